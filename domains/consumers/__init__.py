@@ -1,0 +1,1 @@
+"""Consumers: who lives at a meter, who supplies and serves it, what its occupier consents to."""

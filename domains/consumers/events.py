@@ -1,0 +1,189 @@
+"""What can happen to the access of a meter.
+
+Instants are UTC; `effective_from` is the first instant, `effective_to` the first instant after.
+`decided_at` is when the rules accepted the change; its place in the log, not this time, decides a
+race.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from spine.event import Sealed
+
+
+@dataclass(frozen=True, slots=True)
+class TenancyStarted:
+    """A consumer moved in; what was metered before that is not theirs to see or to share."""
+
+    tenancy_id: str
+    consumer_ref: str
+    effective_from: datetime
+    person: Sealed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TenancyEnded:
+    """The consumer moved out; every consent of this tenancy ends with it."""
+
+    tenancy_id: str
+    effective_to: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SupplyStarted:
+    """The supplier became responsible for the meter."""
+
+    supplier: str
+    effective_from: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SupplyEnded:
+    """The supplier is no longer responsible for the meter; consents stand."""
+
+    supplier: str
+    effective_to: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AgentAppointed:
+    """The agent serves the meter in this role, such as data_service."""
+
+    agent: str
+    agent_role: str
+    effective_from: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AgentAppointmentEnded:
+    """The agent no longer serves the meter in this role."""
+
+    agent: str
+    agent_role: str
+    effective_to: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentRequested:
+    """A data user asked the occupier for consent; it lapses if not answered before `answer_by`."""
+
+    consent_id: str
+    data_user: str
+    tenancy_id: str
+    consumer_ref: str
+    purpose: str
+    categories: tuple[str, ...]
+    history_from: datetime
+    valid_from: datetime
+    expires: datetime
+    answer_by: datetime
+    decided_at: datetime
+    notice_hash: bytes = b""
+    notice_language: str = ""
+    notice: Sealed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentDeclined:
+    """The consumer said no to the request; it cannot be granted later under this id."""
+
+    consent_id: str
+    decided_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentLapsed:
+    """The request was not answered in time; it cannot be granted later under this id."""
+
+    consent_id: str
+    decided_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentGranted:
+    """The occupier allows the data user to read these categories for this purpose."""
+
+    consent_id: str
+    data_user: str
+    tenancy_id: str
+    consumer_ref: str
+    purpose: str
+    categories: tuple[str, ...]
+    history_from: datetime
+    valid_from: datetime
+    expires: datetime
+    decided_at: datetime
+    notice_hash: bytes = b""
+    notice_language: str = ""
+    notice: Sealed | None = None
+    channel: str = ""
+    evidence: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentNarrowed:
+    """The consumer allows less than before; the same consent in a new version."""
+
+    consent_id: str
+    version: int
+    categories: tuple[str, ...]
+    history_from: datetime
+    expires: datetime
+    decided_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentSuspended:
+    """The consent opens nothing until resumed; `suspended_by` is the role that may lift it."""
+
+    consent_id: str
+    suspended_by: str
+    reason: str
+    decided_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentResumed:
+    """The suspension is lifted; the consent stands as it stood before."""
+
+    consent_id: str
+    decided_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentRevoked:
+    """The consumer took the consent back; reads after this point of the log are refused."""
+
+    consent_id: str
+    decided_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentWithdrawn:
+    """The data user gave the consent up; reads after this point of the log are refused."""
+
+    consent_id: str
+    decided_at: datetime
+
+
+ConsumersEvent = (
+    TenancyStarted
+    | TenancyEnded
+    | SupplyStarted
+    | SupplyEnded
+    | AgentAppointed
+    | AgentAppointmentEnded
+    | ConsentRequested
+    | ConsentDeclined
+    | ConsentLapsed
+    | ConsentGranted
+    | ConsentNarrowed
+    | ConsentSuspended
+    | ConsentResumed
+    | ConsentRevoked
+    | ConsentWithdrawn
+)
+
+ConsumersEvents = tuple[ConsumersEvent, ...]

@@ -1,0 +1,149 @@
+"""What a party may be shown of the consents at a meter, and why one opens it or does not.
+
+A view never names another party's consent, never shows a sealed field and leaves out the bars that
+tightening legs put up, since those were never anybody's consent here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+from domains.consumers.consent import unanswered
+from domains.consumers.evolve import is_bar
+from spine.errors import Reason
+from spine.policy import Consent, MeterAccess, Role, consent_refusal
+
+
+class ShownState(StrEnum):
+    """The state of a consent as it stands now: what events brought about, and what time did."""
+
+    REQUESTED = "REQUESTED"
+    DECLINED = "DECLINED"
+    LAPSED = "LAPSED"
+    NOT_YET_VALID = "NOT_YET_VALID"
+    ACTIVE = "ACTIVE"
+    SUSPENDED = "SUSPENDED"
+    REVOKED = "REVOKED"
+    WITHDRAWN = "WITHDRAWN"
+    EXPIRED = "EXPIRED"
+    ENDED = "ENDED"
+
+
+_SHOWN: Final = {
+    None: ShownState.ACTIVE,
+    Reason.CONSENT_NOT_ANSWERED: ShownState.REQUESTED,
+    Reason.CONSENT_DECLINED: ShownState.DECLINED,
+    Reason.CONSENT_LAPSED: ShownState.LAPSED,
+    Reason.CONSENT_NOT_YET_VALID: ShownState.NOT_YET_VALID,
+    Reason.CONSENT_SUSPENDED: ShownState.SUSPENDED,
+    Reason.CONSENT_REVOKED: ShownState.REVOKED,
+    Reason.CONSENT_WITHDRAWN: ShownState.WITHDRAWN,
+    Reason.CONSENT_EXPIRED: ShownState.EXPIRED,
+    Reason.CONSENT_ENDED_WITH_TENANCY: ShownState.ENDED,
+}
+
+_SENTENCES: Final = {
+    ShownState.REQUESTED: "The consumer has not answered the request.",
+    ShownState.DECLINED: "The consumer declined the request.",
+    ShownState.LAPSED: "The request was not answered in time.",
+    ShownState.NOT_YET_VALID: "The consent is granted but its first day has not come.",
+    ShownState.ACTIVE: "The consent is live.",
+    ShownState.SUSPENDED: "The consent is suspended and opens nothing until it is resumed.",
+    ShownState.REVOKED: "The consumer revoked the consent.",
+    ShownState.WITHDRAWN: "The data user gave the consent up.",
+    ShownState.EXPIRED: "The consent has expired.",
+    ShownState.ENDED: "The consent ended when its tenancy did.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentView:
+    """One consent at one meter, as its own parties see it."""
+
+    consent_id: str
+    version: int
+    state: ShownState
+    data_user: str
+    purpose: str
+    categories: tuple[str, ...]
+    history_from: datetime
+    valid_from: datetime
+    expires: datetime
+    changed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a consent opens its meter now or does not, and which stretch it opens or would open.
+
+    `opens_to` is None while nobody has moved out.
+    """
+
+    view: ConsentView
+    refusal: Reason | None
+    opens_from: datetime
+    opens_to: datetime | None
+    sentence: str
+
+
+def consents_for(
+    access: MeterAccess, role: str, party: str, now: datetime
+) -> tuple[ConsentView, ...]:
+    """The party's own consents at the meter, whatever became of them, oldest change first."""
+    own = [c for c in access.consents if not is_bar(c) and _is_own(c, role, party)]
+    own.sort(key=lambda c: (c.changed_at, c.consent_id))
+    return tuple(_view(c, access, now) for c in own)
+
+
+def explain(
+    access: MeterAccess, role: str, party: str, consent_id: str, now: datetime
+) -> Explanation | None:
+    """Why the party's own consent opens the meter or does not; None if the party has no such."""
+    for consent in access.consents:
+        if consent.consent_id == consent_id and not is_bar(consent):
+            if not _is_own(consent, role, party):
+                return None
+            return _explained(consent, access, now)
+    return None
+
+
+def _is_own(consent: Consent, role: str, party: str) -> bool:
+    if role == Role.CONSUMER:
+        return consent.consumer_ref == party
+    return role in (Role.DATA_USER, Role.SUPPLIER) and consent.data_user == party
+
+
+def _view(consent: Consent, access: MeterAccess, now: datetime) -> ConsentView:
+    return ConsentView(
+        consent.consent_id,
+        consent.version,
+        _shown_state(consent, access, now),
+        consent.data_user,
+        consent.purpose,
+        consent.categories,
+        consent.history_from,
+        consent.valid_from,
+        consent.expires,
+        consent.changed_at,
+    )
+
+
+def _shown_state(consent: Consent, access: MeterAccess, now: datetime) -> ShownState:
+    if unanswered(consent, now):
+        return ShownState.LAPSED
+    return _SHOWN[consent_refusal(consent, access, now)]
+
+
+def _explained(consent: Consent, access: MeterAccess, now: datetime) -> Explanation:
+    view = _view(consent, access, now)
+    tenancy = next(t for t in access.tenancies if t.tenancy_id == consent.tenancy_id)
+    return Explanation(
+        view,
+        consent_refusal(consent, access, now),
+        max(consent.history_from, tenancy.effective_from),
+        tenancy.effective_to,
+        _SENTENCES[view.state],
+    )

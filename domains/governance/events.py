@@ -1,0 +1,28 @@
+"""What governance can say. Every fold must read it, so the events stand in `spine.trust`."""
+
+from spine.trust import (
+    AccreditationGranted,
+    AccreditationWithdrawn,
+    GovernanceEvent,
+    ParticipantAdmitted,
+    ParticipantReinstated,
+    ParticipantSuspended,
+    PolicyVersionAdopted,
+    SigningKeyAuthorised,
+    SigningKeyRevoked,
+)
+
+__all__ = [
+    "AccreditationGranted",
+    "AccreditationWithdrawn",
+    "GovernanceEvent",
+    "GovernanceEvents",
+    "ParticipantAdmitted",
+    "ParticipantReinstated",
+    "ParticipantSuspended",
+    "PolicyVersionAdopted",
+    "SigningKeyAuthorised",
+    "SigningKeyRevoked",
+]
+
+GovernanceEvents = tuple[GovernanceEvent, ...]

@@ -1,0 +1,53 @@
+"""Metering: the registry of metering points, and their readings as batches of meter-days.
+
+Two values for the command line to hand to the spine: `METERING` is the chained facts of each
+metering point, `READINGS` the columnar batches, which no chain orders. Both are signed by the
+metering coordinator.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Never
+
+from domains.metering import decider, events, readings, rows
+from spine.domain import Domain
+from spine.errors import Bug
+from spine.event import SignerRole
+from spine.trust import METERING_TOPIC, READINGS_TOPIC
+
+__all__ = ["METERING", "READINGS"]
+
+
+def _no_facts(*_: object) -> Never:
+    raise Bug("readings are batches: they have no commands, facts or state")
+
+
+METERING: Final = Domain(
+    name="metering",
+    topic=METERING_TOPIC,
+    signer=SignerRole.METERING,
+    version=1,
+    events={
+        f"metering.{event.__name__}": event
+        for event in (events.MeteringPointRegistered, events.MeteringPointDeregistered)
+    },
+    state_type=events.MeteringPoint,
+    initial=events.MeteringPoint,
+    evolve=events.evolve,
+    decide=decider.decide,
+)
+
+READINGS: Final = Domain(
+    name="metering",
+    topic=READINGS_TOPIC,
+    signer=SignerRole.METERING,
+    version=1,
+    events={},
+    state_type=type(None),
+    initial=lambda: None,
+    evolve=_no_facts,
+    decide=_no_facts,
+    records={"metering.ReadingsBatch": readings.ReadingsBatch},
+    fold_batch=rows.fold_batch,
+    batch_problem=readings.batch_problem,
+)

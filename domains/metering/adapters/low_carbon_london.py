@@ -1,0 +1,135 @@
+"""Low Carbon London: one smart-metered home of the 2011 to 2014 trial, as CSV.
+
+Source   London Datastore, UK Power Networks, Low Carbon London; CC BY 4.0
+Shape    a line for each reading with the columns LCLid, DateTime and KWH/hh among others
+Zone     UTC all year. The file names none, but both clock-change days have 48 readings at 48
+         different stamps, which no local clock gives: the series does not follow clock time
+Stamps   the START of the half hour, in UTC (inferred; the trial's notes do not say)
+Unit     kWh in the half hour, or the text `Null`; kept as whole Wh
+Quality  none given, so none is claimed
+Meter    the file knows only its own `LCLid`: the metering point must be given, and rows of any
+         other household than the first are not recorded
+
+Known quirks, each in its bucket. The trial's export repeats one midnight reading a month with the
+same value (`duplicate_same`). A stamp off the half-hour grid is `off_grid` whether or not a value
+stands there, so that a row counts once: the one `Null` of the sample is such a row. A few values
+went through single precision on their way (1.042 became 1.0420001): where the text is exactly what
+single precision prints for a whole number of Wh, that number is recorded and a finding says so;
+any other value finer than a Wh is `wrong_decimals`.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from decimal import ROUND_HALF_EVEN, Decimal
+
+import numpy as np
+
+from domains.metering.adapters.report import (
+    NO_QUALITY,
+    Bucket,
+    Collector,
+    Entry,
+    Note,
+    Parsed,
+    decimal_of,
+    wh_of,
+)
+from spine.errors import Invalid, Reason
+from spine.gb import FIRST_DATE, LAST_DATE, Mpan, Mpxn, half_hour_of, on_the_grid
+
+NAME = "low_carbon_london"
+_WHOLE_WH = Decimal("0.001")
+# What single precision holds for certain; it prints one more.
+_SINGLE_DIGITS = 8
+_STAMP = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(\.\d{1,9})?", re.ASCII)
+
+
+def looks_like(head: str) -> bool:
+    """Whether a file that starts so is a Low Carbon London household."""
+    return _columns(head.splitlines()[0] if head else "") is not None
+
+
+def _columns(header: str) -> tuple[int, int, int] | None:
+    """Where household, stamp and value stand; the Datastore's own header has words after KWH/hh."""
+    names = [name.strip().partition(" ")[0] for name in header.split(",")]
+    try:
+        return names.index("LCLid"), names.index("DateTime"), names.index("KWH/hh")
+    except ValueError:
+        return None
+
+
+def read(data: bytes, mpxn: Mpxn | None = None) -> Parsed:
+    """Read a whole file for the metering point given."""
+    if mpxn is None:
+        message = "a Low Carbon London file names no metering point; say which MPAN it is for"
+        raise Invalid(Reason.MPXN_REQUIRED, message, field="mpxn")
+    if not isinstance(mpxn, Mpan):
+        message = "a Low Carbon London file is electricity and needs an MPAN of 13 digits"
+        raise Invalid(Reason.MPAN_FORMAT, message, field="mpxn")
+    header, *lines = re.split("\r\n|\r|\n", data.decode("utf-8-sig", "replace"))
+    columns = _columns(header)
+    if columns is None:
+        message = "the file has not the columns LCLid, DateTime and KWH/hh"
+        raise Invalid(Reason.FILE_UNRECOGNISED, message, field="file")
+    width = header.count(",") + 1
+    rows = [(number, line) for number, line in enumerate(lines, 2) if line.strip()]
+    collector = Collector(rows=len(rows))
+    collector.note_check_digit(mpxn)
+    household = ""
+    for number, line in rows:
+        cells = [cell.strip() for cell in line.split(",")]
+        if len(cells) != width:
+            message = f"the row has {len(cells)} cells, the header {width}"
+            collector.reject(number, Bucket.UNREADABLE, message)
+            continue
+        name, stamp, kwh = (cells[place] for place in columns)
+        household = household or name
+        if name != household:
+            message = "the row is of another household than the first one"
+            collector.reject(number, Bucket.OTHER_METER, message)
+            continue
+        _read_row(collector, number, mpxn, stamp, kwh)
+    return collector.finish()
+
+
+def _read_row(collector: Collector, line: int, mpxn: Mpxn, stamp: str, kwh: str) -> None:
+    start = _start(stamp)
+    if start is None:
+        collector.reject(line, Bucket.UNREADABLE, "the DateTime cannot be read")
+        return
+    wh = _wh(kwh)
+    if wh is Bucket.WRONG_DECIMALS and (meant := _single_precision(kwh)) is not None:
+        wh = meant
+        collector.find(Note.SINGLE_PRECISION, f"{kwh} kWh is {meant} Wh in single precision", line)
+    half_hour = half_hour_of(start) if on_the_grid(start) else None
+    collector.take(line, mpxn, [Entry(half_hour, wh, NO_QUALITY, stamp)])
+
+
+def _start(stamp: str) -> datetime | None:
+    """The stamp as a UTC instant; the Datastore's own files add seven zeros to the seconds."""
+    match = _STAMP.fullmatch(stamp)
+    if match is None:
+        return None
+    try:
+        start = datetime.fromisoformat(match[1]).replace(tzinfo=UTC)
+    except ValueError:
+        return None
+    if match[2] and int(match[2][1:]):
+        start = start.replace(microsecond=1)  # off the grid, however little
+    return start if FIRST_DATE <= start.date() <= LAST_DATE else None
+
+
+def _wh(kwh: str) -> int | Bucket:
+    if kwh.lower() in ("null", ""):
+        return Bucket.NULL
+    value = decimal_of(kwh)
+    return Bucket.UNREADABLE if value is None else wh_of(value)
+
+
+def _single_precision(kwh: str) -> int | None:
+    """The whole Wh that single precision prints as this text, if there is one."""
+    whole = Decimal(kwh).quantize(_WHOLE_WH, ROUND_HALF_EVEN)
+    printed = f"{float(np.float32(whole)):.{_SINGLE_DIGITS}g}"
+    return int(whole.scaleb(3)) if printed == kwh else None

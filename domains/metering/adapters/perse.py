@@ -1,0 +1,126 @@
+"""Perse meter history: the half-hourly record of a metered supply, as JSON.
+
+Source   Perse's meter history API; github:Energy-Sparks/energy-sparks, MIT,
+         spec/fixtures/perse/meter_history_v2_realtime-data.json
+Shape    `{"meta": …, "data": […]}` with one object for each settlement day, which has Date, MPAN,
+         MeasurementQuantity, P1 to P50 and UT1 to UT50
+Zone     local days in London: 46 periods on the spring change, 50 on the autumn change, else 48;
+         periods that the day has not are null and are no values
+Stamps   period n is the nth half hour from local midnight, named by its START
+Unit     kWh, read as decimals and kept as whole Wh; `AI` (active import) only
+Quality  UTn as given: A actual, E estimated
+"""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any
+
+from domains.metering.adapters.report import (
+    NO_QUALITY,
+    QUANTITY,
+    Bucket,
+    Collector,
+    Entry,
+    Parsed,
+    wh_of,
+)
+from spine.errors import Invalid, Reason
+from spine.gb import Mpan, Mpxn, SettlementDate
+
+NAME = "perse"
+PERIODS_MAX = 50
+_FIELDS = ('"MPAN"', '"MeasurementQuantity"', '"P1"', '"Date"')
+
+
+def looks_like(head: str) -> bool:
+    """Whether a file that starts so is a Perse meter history."""
+    return head.lstrip().startswith("{") and all(name in head for name in _FIELDS)
+
+
+def read(data: bytes, mpxn: Mpxn | None = None) -> Parsed:
+    """Read a whole file; it names its own meters, so that `mpxn` must be left out."""
+    if mpxn is not None:
+        message = "a Perse file names its own MPANs; leave the metering point out"
+        raise Invalid(Reason.FIELD_INVALID, message, field="mpxn")
+    days = _days(data)
+    collector = Collector(rows=len(days))
+    for line, day in enumerate(days, 1):
+        _read_day(collector, line, day)
+    return collector.finish()
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any] | None:
+    """An object, or nothing if it names a field twice: JSON would silently keep the last."""
+    fields = dict(pairs)
+    return fields if len(fields) == len(pairs) else None
+
+
+def _days(data: bytes) -> list[object]:
+    """The objects of `data`, numbers as exact decimals."""
+    try:
+        document = json.loads(
+            data.decode("utf-8-sig"),
+            parse_float=Decimal,
+            parse_int=Decimal,
+            parse_constant=Decimal,
+            object_pairs_hook=_unique,
+        )
+    except (ValueError, RecursionError, ArithmeticError) as error:
+        message = "the file starts like a Perse meter history but is not whole JSON"
+        raise Invalid(Reason.FILE_UNREADABLE, message, field="file") from error
+    days = document.get("data") if isinstance(document, dict) else None
+    if not isinstance(days, list):
+        message = "the file starts like a Perse meter history but has no list of days in `data`"
+        raise Invalid(Reason.FILE_UNREADABLE, message, field="file")
+    return days
+
+
+def _read_day(collector: Collector, line: int, day: object) -> None:
+    if not isinstance(day, dict):
+        message = "a day is not an object, or names a field twice"
+        collector.reject(line, Bucket.UNREADABLE, message)
+        return
+    try:
+        mpan = Mpan(_text(day, "MPAN"))
+        date = SettlementDate.parse(_text(day, "Date"))
+        quantity = _text(day, "MeasurementQuantity")
+    except Invalid as invalid:
+        collector.reject(line, Bucket.UNREADABLE, invalid.message)
+        return
+    if quantity != QUANTITY:
+        message = "only AI, active import, is recorded; this day is of another quantity"
+        collector.reject(line, Bucket.OTHER_QUANTITY, message)
+        return
+    collector.take(line, mpan, _entries(day, date))
+
+
+def _text(day: dict[str, Any], name: str) -> str:
+    value = day.get(name)
+    if not isinstance(value, str):
+        raise Invalid(Reason.FIELD_MISSING, f"{name} is missing or is not text", field=name)
+    return value
+
+
+def _entries(day: dict[str, Any], date: SettlementDate) -> list[Entry]:
+    """The values of the day's own periods, and any value that stands at a period beyond them."""
+    periods = date.periods
+    return [
+        Entry(
+            half_hour=date.first_half_hour + n - 1 if n <= periods else None,
+            wh=_wh(day.get(f"P{n}"), flag := day.get(f"UT{n}")),
+            quality=flag or NO_QUALITY,
+            label=f"{date} P{n}",
+        )
+        for n in range(1, PERIODS_MAX + 1)
+        if n <= periods or day.get(f"P{n}") is not None
+    ]
+
+
+def _wh(kwh: object, flag: object) -> int | Bucket:
+    if kwh is None:
+        return Bucket.NULL
+    if not isinstance(kwh, Decimal) or not (flag is None or isinstance(flag, str)):
+        return Bucket.UNREADABLE
+    return wh_of(kwh)

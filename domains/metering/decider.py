@@ -1,0 +1,274 @@
+"""What metering decides: who may register a metering point, and which meter-days may enter the log.
+
+Pure. `decide` turns a command into facts or refuses; `check_rows` judges readings before they are
+appended, at stated positions of the registry and the consumer log. What it lets through is never
+judged by these rules again: they are the coordinator's, and a fold trusts its signature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Final, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from domains.metering.adapters.report import MeterDays
+from domains.metering.events import (
+    EnergyDirection,
+    Fuel,
+    MeasurementQuantity,
+    MeteringEvent,
+    MeteringPoint,
+    MeteringPointDeregistered,
+    MeteringPointRegistered,
+    evolve,
+)
+from spine.domain import Actor
+from spine.errors import Invalid, NotPermitted, Reason, Refused
+from spine.gb import (
+    HALF_HOUR,
+    PERIODS_PER_UTC_DAY,
+    GspGroup,
+    Interval,
+    Mpan,
+    Mprn,
+    half_hour_of,
+    parse_mpxn,
+    utc,
+)
+from spine.policy import MeterAccess, Role
+
+REGISTRARS: Final = frozenset({Role.SUPPLIER, Role.DATA_SERVICE, Role.CONSENT_SERVICE})
+# 20 MW for half an hour: beyond any supply metered here, and a sure sign of a wrong unit.
+READING_WH_MAX: Final = 10_000_000
+_ACTIVE: Final = (MeasurementQuantity.ACTIVE_IMPORT, MeasurementQuantity.ACTIVE_EXPORT)
+
+CodeT = TypeVar("CodeT", Fuel, EnergyDirection, MeasurementQuantity)
+_FOR_EVER: Final = datetime(9999, 12, 31, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterMeteringPoint:
+    """Make a metering point known, so that its readings are accepted from that instant on.
+
+    `mpxn` is the point the command is sent to, said again because its form depends on the fuel.
+    """
+
+    by: Actor
+    mpxn: str
+    fuel: str
+    energy_direction: str
+    measurement_quantity: str
+    registered_from: datetime
+    gsp_group: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DeregisterMeteringPoint:
+    """End a metering point: readings from that instant on are refused."""
+
+    by: Actor
+    effective_to: datetime
+
+
+MeteringCommand = RegisterMeteringPoint | DeregisterMeteringPoint
+
+
+def decide(
+    state: MeteringPoint, command: MeteringCommand, now: datetime
+) -> tuple[MeteringEvent, ...]:
+    """The facts of an accepted command, none if it is already so; otherwise raises one of these.
+
+    NotPermitted  ROLE_NOT_ALLOWED: the actor is no supplier, data service or consent service
+    Invalid       MPAN_FORMAT, MPRN_FORMAT, CODE_UNKNOWN, GSP_GROUP_UNKNOWN, FIELD_INVALID,
+                  TIME_INVALID, INTERVAL_INVALID: a part of the command at fault
+    Refused       METER_EXISTS, METER_NOT_REGISTERED: the registry says otherwise
+    """
+    if command.by.role not in REGISTRARS:
+        message = "only a supplier, a data service or a consent service keeps the registry"
+        raise NotPermitted(Reason.ROLE_NOT_ALLOWED, message)
+    match command:
+        case RegisterMeteringPoint():
+            return _register(state, command, now)
+        case DeregisterMeteringPoint():
+            return _deregister(state, command, now)
+
+
+def _register(
+    state: MeteringPoint, command: RegisterMeteringPoint, now: datetime
+) -> tuple[MeteringEvent, ...]:
+    fuel = _code(Fuel, command.fuel, "fuel")
+    direction = _code(EnergyDirection, command.energy_direction, "energy_direction")
+    quantity = _code(MeasurementQuantity, command.measurement_quantity, "measurement_quantity")
+    group = GspGroup(command.gsp_group) if command.gsp_group else ""
+    registered_from = utc(command.registered_from)
+    if fuel is Fuel.ELECTRICITY:
+        Mpan(command.mpxn)
+    else:
+        Mprn(command.mpxn)
+        if group or quantity is not MeasurementQuantity.ACTIVE_IMPORT:
+            message = "gas is measured as AI, imported energy, and belongs to no GSP group"
+            raise Invalid(Reason.FIELD_INVALID, message, field="fuel")
+    if quantity.direction is not direction:
+        message = "the measurement quantity counts the other direction"
+        raise Invalid(Reason.FIELD_INVALID, message, field="measurement_quantity")
+    registered = MeteringPointRegistered(fuel, group, direction, quantity, registered_from, now)
+    if not state.registered:
+        return (registered,)
+    if state == evolve(MeteringPoint(), registered):
+        return ()
+    raise Refused(Reason.METER_EXISTS, "the metering point is registered already, and otherwise")
+
+
+def _deregister(
+    state: MeteringPoint, command: DeregisterMeteringPoint, now: datetime
+) -> tuple[MeteringEvent, ...]:
+    effective_to = utc(command.effective_to)
+    if state.registered_from is None:
+        raise Refused(Reason.METER_NOT_REGISTERED, "no such metering point is registered")
+    if state.effective_to == effective_to:
+        return ()
+    if state.effective_to is not None:
+        raise Refused(Reason.METER_NOT_REGISTERED, "the metering point has ended already")
+    ended = Interval(state.registered_from, effective_to)
+    return (MeteringPointDeregistered(ended.end, now),)
+
+
+def _code(codes: type[CodeT], text: str, field: str) -> CodeT:
+    try:
+        return codes(text)
+    except ValueError:
+        message = f"{field} is one of {', '.join(codes)}"
+        raise Invalid(Reason.CODE_UNKNOWN, message, field=field) from None
+
+
+# Readings
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedRows:
+    """Which meter-days may enter the log. Counts are of rows, but findings are of metering points.
+
+    `accepted` is a mask, (n,). `refused` gives every other row one reason, the first in the order
+    of `check_rows`. `findings` keep nothing out.
+    """
+
+    accepted: npt.NDArray[np.bool_]
+    refused: Mapping[Reason, int]
+    findings: Mapping[Reason, int]
+
+
+def check_rows(
+    meter_days: MeterDays,
+    registered: Callable[[str], MeteringPoint | None],
+    may_send: Callable[[str], Sequence[Interval]],
+) -> CheckedRows:
+    """Judge meter-days before they are appended; both functions are asked once per metering point.
+
+    `registered` is the registry, `may_send` gives the stretches in which this sender may send for
+    the point (`sending_stretches`). A row is taken or refused whole, by the first of
+
+    METER_NOT_REGISTERED    the point was not registered for all of its half hours
+    QUANTITY_NOT_FOR_METER  an export quantity of an import point, or the reverse
+    SENDER_NOT_APPOINTED    the sender was neither supplier nor data service for all of them
+    READING_OUT_OF_RANGE    a value is negative or above `READING_WH_MAX`
+
+    Findings: MPXN_CHECK_DIGIT, the number's check digit is wrong.
+    """
+    names, point_of_row = np.unique(meter_days.mpxns, return_inverse=True)
+    mpxns = [name.decode() for name in names.tolist()]
+    points = [registered(mpxn) for mpxn in mpxns]
+    spans = _spans(meter_days)
+    values = meter_days.values_wh
+    fit = np.array([_counts(point, meter_days.quantity) for point in points], np.bool_)
+    rules = (
+        (Reason.METER_NOT_REGISTERED, _within(spans, point_of_row, map(_registration, points))),
+        (Reason.QUANTITY_NOT_FOR_METER, fit[point_of_row]),
+        (Reason.SENDER_NOT_APPOINTED, _within(spans, point_of_row, map(may_send, mpxns))),
+        (Reason.READING_OUT_OF_RANGE, ((values >= 0) & (values <= READING_WH_MAX)).all(axis=1)),
+    )
+    accepted = np.ones(len(meter_days), np.bool_)
+    refused: dict[Reason, int] = {}
+    for reason, kept in rules:
+        if count := int(np.count_nonzero(accepted & ~kept)):
+            refused[reason] = count
+        accepted &= kept
+    known = (mpxn for mpxn, point in zip(mpxns, points, strict=True) if point is not None)
+    wrong = sum(not parse_mpxn(mpxn).check_digit_ok for mpxn in known)
+    return CheckedRows(accepted, refused, {Reason.MPXN_CHECK_DIGIT: wrong} if wrong else {})
+
+
+def sending_stretches(access: MeterAccess, sender: str) -> tuple[Interval, ...]:
+    """When this party supplies the meter or is its data service, joined where they meet."""
+    held = [(s.effective_from, s.effective_to) for s in access.supplies if s.supplier == sender]
+    held += [
+        (a.effective_from, a.effective_to)
+        for a in access.appointments
+        if a.agent == sender and a.agent_role == Role.DATA_SERVICE
+    ]
+    stretches: list[Interval] = []
+    for start, end in sorted((start, end or _FOR_EVER) for start, end in held):
+        if stretches and start <= stretches[-1].end:
+            start, end = stretches[-1].start, max(end, stretches.pop().end)
+        if start < end:
+            stretches.append(Interval(start, end))
+    return tuple(stretches)
+
+
+def sender_may_send(access: MeterAccess, sender: str, interval: Interval) -> bool:
+    """Whether the sender is supplier or appointed data service for the whole of the interval."""
+    return any(stretch.contains(interval) for stretch in sending_stretches(access, sender))
+
+
+def _counts(point: MeteringPoint | None, quantity: str) -> bool:
+    """Whether a quantity flows the way of the point; only active energy comes in Wh."""
+    if point is None or quantity not in _ACTIVE:
+        return False
+    return MeasurementQuantity(quantity).direction is point.energy_direction
+
+
+def _registration(point: MeteringPoint | None) -> Sequence[Interval]:
+    if point is None or point.registered_from is None:
+        return ()
+    return (Interval(point.registered_from, point.effective_to or _FOR_EVER),)
+
+
+@dataclass(frozen=True, slots=True)
+class _Spans:
+    """From the first to past the last present half hour of each row, since 1970; (n,) each."""
+
+    start: npt.NDArray[np.int64]
+    end: npt.NDArray[np.int64]
+
+
+def _spans(meter_days: MeterDays) -> _Spans:
+    """A row with no half hour at all counts as the whole day."""
+    midnight = meter_days.days.astype(np.int64) * PERIODS_PER_UTC_DAY
+    present = meter_days.present
+    start = midnight + present.argmax(axis=1)
+    end = midnight + PERIODS_PER_UTC_DAY - present[:, ::-1].argmax(axis=1)
+    return _Spans(start, end)
+
+
+def _within(
+    spans: _Spans, point_of_row: npt.NDArray[np.int64], stretches: Iterable[Sequence[Interval]]
+) -> npt.NDArray[np.bool_]:
+    """Which rows lie wholly within one stretch of their metering point."""
+    by_point = list(stretches)
+    within = np.zeros(len(point_of_row), np.bool_)
+    # The first stretch of every point at once, then the second of those that have one, and so on.
+    for nth in range(max(map(len, by_point), default=0)):
+        bounds = [_whole_half_hours(s[nth]) if nth < len(s) else (0, 0) for s in by_point]
+        start, end = np.array(bounds, np.int64)[point_of_row].T
+        within |= (start <= spans.start) & (spans.end <= end)
+    return within
+
+
+@lru_cache(maxsize=4096)
+def _whole_half_hours(stretch: Interval) -> tuple[int, int]:
+    """The half hours that lie wholly in it, as [start, end) since 1970-01-01T00:00Z."""
+    return half_hour_of(stretch.start + HALF_HOUR - datetime.resolution), half_hour_of(stretch.end)

@@ -1,0 +1,104 @@
+"""What happens to a metering point in the registry, and the state that follows from it.
+
+A metering point is registered once and deregistered at most once: its number is never used again
+for another point. Readings are not facts of this chain; they travel in batches (`readings`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import assert_never
+
+from spine.gb import Interval, utc
+
+
+class Fuel(StrEnum):
+    """What the point meters."""
+
+    ELECTRICITY = "ELECTRICITY"
+    GAS = "GAS"
+
+
+class EnergyDirection(StrEnum):
+    """Which way the energy flows, seen from the premises. A site that does both has two points."""
+
+    IMPORT = "IMPORT"
+    EXPORT = "EXPORT"
+
+
+class MeasurementQuantity(StrEnum):
+    """Active (A) or reactive (R) energy, imported (I) or exported (E)."""
+
+    ACTIVE_IMPORT = "AI"
+    ACTIVE_EXPORT = "AE"
+    REACTIVE_IMPORT = "RI"
+    REACTIVE_EXPORT = "RE"
+
+    @property
+    def direction(self) -> EnergyDirection:
+        """The way of flow that this quantity counts."""
+        return EnergyDirection.IMPORT if self.endswith("I") else EnergyDirection.EXPORT
+
+
+@dataclass(frozen=True, slots=True)
+class MeteringPointRegistered:
+    """The metering point is known to the spine; readings from `registered_from` on are accepted.
+
+    `gsp_group` is empty where it is not known, and always for gas.
+    """
+
+    fuel: str
+    gsp_group: str
+    energy_direction: str
+    measurement_quantity: str
+    registered_from: datetime
+    decided_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class MeteringPointDeregistered:
+    """The metering point ended; readings from `effective_to` on are refused, earlier ones stay."""
+
+    effective_to: datetime
+    decided_at: datetime
+
+
+MeteringEvent = MeteringPointRegistered | MeteringPointDeregistered
+
+
+@dataclass(frozen=True, slots=True)
+class MeteringPoint:
+    """A metering point as its own chain of facts tells it. Instants are UTC."""
+
+    fuel: Fuel = Fuel.ELECTRICITY
+    gsp_group: str = ""
+    energy_direction: EnergyDirection = EnergyDirection.IMPORT
+    measurement_quantity: MeasurementQuantity = MeasurementQuantity.ACTIVE_IMPORT
+    registered_from: datetime | None = None
+    effective_to: datetime | None = None
+
+    @property
+    def registered(self) -> bool:
+        """Whether it was ever registered; the number of a deregistered point stays taken."""
+        return self.registered_from is not None
+
+
+def evolve(state: MeteringPoint, event: MeteringEvent) -> MeteringPoint:
+    """The metering point after one more fact; ValueError for a code that no list holds."""
+    match event:
+        case MeteringPointRegistered():
+            return MeteringPoint(
+                Fuel(event.fuel),
+                event.gsp_group,
+                EnergyDirection(event.energy_direction),
+                MeasurementQuantity(event.measurement_quantity),
+                utc(event.registered_from),
+            )
+        case MeteringPointDeregistered():
+            assert state.registered_from is not None
+            ended = Interval(state.registered_from, event.effective_to)
+            return replace(state, effective_to=ended.end)
+        case _:
+            assert_never(event)

@@ -1,0 +1,120 @@
+"""Meter-days as rows of a store, versioned by their place in the log.
+
+One put for each meter-day and no Python for a half hour. A row explains itself: with its key it
+holds all that one batch said of one day. Nothing is overwritten, so that a read as of any position
+finds what the log said up to there.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from domains.metering.readings import MPXN_BYTES, PRESENT_BYTES, VALUE_BYTES, ReadingsBatch
+from spine.domain import ReadableRows, Rows
+from spine.gb import PERIODS_PER_UTC_DAY
+
+ROW_PREFIX: Final = b"r/"
+BATCH_PREFIX: Final = b"b/"
+_DAY_SIGN: Final = 0x8000_0000  # added, so that days before 1970 sort before those after
+_CODE_END: Final = b"\x1f"
+
+_KEY = np.dtype(
+    [
+        ("prefix", "S2"),
+        ("mpxn", "u1", MPXN_BYTES),
+        ("quantity", "S2"),
+        ("day", ">u4"),
+        ("offset", ">i8"),
+        ("row", ">u4"),
+    ]
+)
+_KEY_PLACE = struct.Struct(">IqI")  # day, offset and row: the end of a key
+_VALUES_END = PRESENT_BYTES + PERIODS_PER_UTC_DAY * VALUE_BYTES
+_QUALITY_END = _VALUES_END + PERIODS_PER_UTC_DAY
+
+
+def fold_batch(batch: ReadingsBatch, offset: int, rows: Rows) -> bool:
+    """Put one row per meter-day, versioned by its place in the log; False if the batch is known.
+
+    A row never overwrites another: a later batch for the same day is a further version.
+    """
+    seen = BATCH_PREFIX + batch.batch_id
+    if rows.get(seen) is not None:
+        return False
+    put = rows.put
+    for key, value in zip(_row_keys(batch, offset), _row_values(batch), strict=True):
+        put(key, value)
+    put(seen, struct.pack(">q", offset))
+    return True
+
+
+def recorded_batch(rows: ReadableRows, batch_id: bytes) -> int | None:
+    """The offset at which the batch of that id was folded; None if it was not."""
+    stored = rows.get(BATCH_PREFIX + batch_id)
+    return None if stored is None else int(struct.unpack(">q", stored)[0])
+
+
+def _row_keys(batch: ReadingsBatch, offset: int) -> list[bytes]:
+    """`r/`, MPxN (13), quantity (2), day (4, 2^31 added), offset (8), row (4), big-endian."""
+    keys = np.empty(batch.rows, _KEY)
+    keys["prefix"] = ROW_PREFIX
+    keys["mpxn"] = np.frombuffer(batch.mpxns, np.uint8).reshape(batch.rows, MPXN_BYTES)
+    keys["quantity"] = batch.measurement_quantity.encode()
+    keys["day"] = np.frombuffer(batch.days, "<u4") ^ np.uint32(_DAY_SIGN)
+    keys["offset"] = offset
+    keys["row"] = np.arange(batch.rows)
+    whole: list[bytes] = keys.view(f"V{_KEY.itemsize}").tolist()
+    return whole
+
+
+def _row_values(batch: ReadingsBatch) -> list[bytes]:
+    """Mask (6), values (192), quality (48) as in the batch, then every code and its end mark."""
+    codes = b"".join(code.encode() + _CODE_END for code in batch.quality_codes)
+    packed = np.empty((batch.rows, _QUALITY_END + len(codes)), np.uint8)
+    for start, end, vector in (
+        (0, PRESENT_BYTES, batch.present),
+        (PRESENT_BYTES, _VALUES_END, batch.values),
+        (_VALUES_END, _QUALITY_END, batch.quality),
+    ):
+        packed[:, start:end] = np.frombuffer(vector, np.uint8).reshape(batch.rows, end - start)
+    packed[:, _QUALITY_END:] = np.frombuffer(codes, np.uint8)
+    whole: list[bytes] = packed.view(f"V{packed.shape[1]}").ravel().tolist()
+    return whole
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One stored meter-day: what one batch said of one day, and the batch's place in the log."""
+
+    day: int
+    offset: int
+    row: int
+    stored: bytes
+
+    def cells(self) -> Iterator[tuple[int, int, str]]:
+        """Its present half hours: (half hour since 1970-01-01T00:00Z, value in Wh, quality)."""
+        mask = int.from_bytes(self.stored[:PRESENT_BYTES], "little")
+        values = struct.unpack_from(f"<{PERIODS_PER_UTC_DAY}i", self.stored, PRESENT_BYTES)
+        codes = self.stored[_QUALITY_END:].decode().split(_CODE_END.decode())
+        first = self.day * PERIODS_PER_UTC_DAY
+        for place, value in enumerate(values):
+            if mask >> place & 1:
+                yield first + place, value, codes[self.stored[_VALUES_END + place]]
+
+
+def versions(
+    rows: ReadableRows, mpxn: str, quantity: str, days: range, below_offset: int
+) -> Iterator[Version]:
+    """The versions of those UTC days from below an offset in the log; of each day in log order."""
+    point = ROW_PREFIX + mpxn.encode().ljust(MPXN_BYTES, b"\x00") + quantity.encode()
+    bounds = (struct.pack(">I", day + _DAY_SIGN) for day in (days.start, days.stop))
+    start, end = (point + day for day in bounds)
+    for key, stored in rows.scan(start, end):
+        sorting_day, offset, row = _KEY_PLACE.unpack_from(key, len(point))
+        if offset < below_offset:
+            yield Version(sorting_day - _DAY_SIGN, offset, row, stored)

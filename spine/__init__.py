@@ -1,0 +1,1 @@
+"""The EnergyOS digital spine: the shared runtime that every domain of energy data stands on."""

@@ -1,0 +1,143 @@
+"""Bytes to values and back: Avro with the Confluent framing on the log, MessagePack in stores.
+
+Decoding is strict. Too many bytes, bytes left over, a second way to write the same value or a value
+of the wrong shape are all `Malformed`; a schema id this build has not is `UnknownSchema`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from datetime import date, datetime
+from functools import lru_cache
+from io import BytesIO
+from typing import Any, Final
+
+import fastavro
+import msgspec
+
+from spine import event
+from spine.domain import Domain
+from spine.event import AccessRequest
+from spine.rows import Malformed, Tools, UnknownSchema
+from spine.schemas import Schema, Schemas
+
+MAGIC: Final = 0
+MAX_VALUE_BYTES: Final = 1 << 20
+_FRAME = struct.Struct(">bI")
+_PASSED_THROUGH = (bytes, datetime, date)
+
+SPINE_RECORDS: Final[Mapping[str, type]] = {
+    f"spine.{record.__name__}": record
+    for record in (
+        event.Opening,
+        event.Facts,
+        event.GovernanceCopy,
+        event.AccessRequests,
+        event.AccessOutcomes,
+        event.Quarantined,
+    )
+}
+
+
+class Codec:
+    """Encodes and decodes the records of the log and the facts of the given domains."""
+
+    def __init__(self, schemas: Schemas, domains: Iterable[Domain] = ()) -> None:
+        self.schemas = schemas
+        self._records = dict(SPINE_RECORDS)
+        self._events: dict[str, type] = {}
+        for domain in domains:
+            self._records.update(domain.records)
+            self._events.update(domain.events)
+        self._names = {cls: name for name, cls in (self._records | self._events).items()}
+        requests: Any = schemas.named("spine.AccessRequests").parsed
+        (entries,) = (f for f in requests["fields"] if f["name"] == "entries")
+        self._entry = entries["type"]["items"]
+
+    def encode(self, value: object) -> bytes:
+        """Confluent-framed Avro of a record or event, in the latest version of its schema."""
+        schema = self.schemas.named(self._names[type(value)])
+        return self._frame(schema, value)
+
+    def decode(self, framed: bytes) -> object:
+        """The record value in those bytes; raises Malformed or UnknownSchema."""
+        return self._decode(framed, self._records)
+
+    def decode_event(self, event_type: str, framed: bytes) -> object:
+        """The event in those bytes, which must be of the type the fact says it is."""
+        cls = self._events.get(event_type)
+        if cls is None:
+            raise UnknownSchema(event_type)
+        decoded = self._decode(framed, self._events)
+        if type(decoded) is not cls:
+            raise Malformed(f"{event_type} holds another type")
+        return decoded
+
+    def encode_entry(self, request: AccessRequest) -> bytes:
+        """The Avro binary of one access request: what its Merkle leaf covers, after the salt."""
+        out = BytesIO()
+        fastavro.schemaless_writer(out, self._entry, _plain(request))
+        return out.getvalue()
+
+    def _frame(self, schema: Schema, value: object) -> bytes:
+        out = BytesIO()
+        out.write(_FRAME.pack(MAGIC, schema.id))
+        fastavro.schemaless_writer(out, schema.parsed, _plain(value))
+        return out.getvalue()
+
+    def _decode(self, framed: bytes, classes: Mapping[str, type]) -> object:
+        if len(framed) > MAX_VALUE_BYTES or len(framed) < _FRAME.size or framed[0] != MAGIC:
+            raise Malformed("no Confluent frame")
+        _, schema_id = _FRAME.unpack_from(framed)
+        schema = self.schemas.by_id.get(schema_id)
+        if schema is None:
+            raise UnknownSchema(str(schema_id))
+        cls = classes.get(schema.name)
+        if cls is None:
+            raise Malformed(f"{schema.name} has no place here")
+        stream = BytesIO(framed)
+        stream.seek(_FRAME.size)
+        try:
+            plain = fastavro.schemaless_reader(
+                stream, schema.parsed, self.schemas.named(schema.name).parsed
+            )
+            if stream.tell() != len(framed):
+                raise Malformed("bytes left over")
+            value: object = msgspec.convert(plain, cls)
+            rewritten = BytesIO()
+            fastavro.schemaless_writer(rewritten, schema.parsed, plain)
+        except Malformed:
+            raise
+        except (ValueError, TypeError, LookupError, EOFError, OverflowError, MemoryError) as error:
+            raise Malformed(f"{schema.name}: {type(error).__name__}") from None
+        if rewritten.getvalue() != framed[_FRAME.size :]:
+            raise Malformed("not the one way to write this value")
+        return value
+
+
+def tools(codec: Codec, verify: Callable[[bytes, bytes, bytes], bool]) -> Tools:
+    """What a pure fold is lent, made from this codec and a way to verify signatures."""
+    return Tools(verify, codec.decode, codec.decode_event, codec.encode_entry, pack, unpack)
+
+
+def pack(value: object) -> bytes:
+    """A value as a row of a store holds it."""
+    return _packer.encode(value)
+
+
+def unpack(row: bytes, kind: Any) -> Any:
+    """The value in a row, as the type it was packed from."""
+    return _unpacker(kind).decode(row)
+
+
+_packer = msgspec.msgpack.Encoder()
+
+
+@lru_cache(maxsize=64)
+def _unpacker(kind: Any) -> msgspec.msgpack.Decoder[Any]:
+    return msgspec.msgpack.Decoder(kind)
+
+
+def _plain(value: object) -> Any:
+    return msgspec.to_builtins(value, builtin_types=_PASSED_THROUGH)

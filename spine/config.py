@@ -1,0 +1,142 @@
+"""All that an operator can set, in one frozen object.
+
+`cli.py` builds `Settings` once and passes values down; no other module reads the environment, so a
+process does what its command line and these variables say and nothing else. Each setting is the
+variable `SPINE_<NAME>`. The defaults run everything on one machine with an embedded broker; a port
+of 0 means a free one, which the data folder remembers so that the next run finds it again.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, FilePath, SecretStr, StringConstraints, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+LogId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Settings(BaseSettings):
+    """The settings of one process; frozen, so that what was checked at the start stays true."""
+
+    model_config = SettingsConfigDict(env_prefix="SPINE_", frozen=True, extra="forbid")
+
+    data_dir: Path = Field(
+        Path(".spine"), description="Folder of everything a run keeps: broker, stores, ports, keys."
+    )
+
+    # The log
+    kafka_bootstrap: str | None = Field(
+        None,
+        min_length=1,
+        description="host:port[,host:port] of an external Kafka cluster; unset: the embedded one.",
+    )
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="How clients speak to an external cluster."
+    )
+    kafka_ssl_cafile: FilePath | None = Field(
+        None, description="Authorities that sign the brokers' certificates (PEM)."
+    )
+    kafka_ssl_certfile: FilePath | None = Field(
+        None, description="Our client certificate for the brokers (PEM)."
+    )
+    kafka_ssl_keyfile: FilePath | None = Field(
+        None, description="Private key of our client certificate (PEM)."
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = Field(
+        None, description="SASL mechanism; needed with the two SASL protocols."
+    )
+    kafka_sasl_username: str | None = Field(None, description="SASL user name.")
+    kafka_sasl_password: SecretStr | None = Field(None, description="SASL password.")
+    kafka_port: Port = Field(0, description="Port of the embedded broker; 0: a free one.")
+    kafka_jar_dir: Path | None = Field(
+        None,
+        description="Where the embedded broker's jars are kept; unset: in the Python environment.",
+    )
+    replication_factor: int = Field(
+        1, ge=1, description="Copies of each topic; 3 on a production cluster."
+    )
+    min_insync_replicas: int = Field(
+        1, ge=1, description="Copies that must hold a record before it counts; 2 where there are 3."
+    )
+    partitions: int = Field(
+        4,
+        ge=1,
+        le=1024,
+        description="Partitions of each meter-keyed topic; fixed when the log is created.",
+    )
+    log_id: LogId | None = Field(
+        None, description="The log's id in hex; pinned, so that no other log is taken for it."
+    )
+
+    # The services
+    listen_host: str = Field("127.0.0.1", description="Address the gRPC services listen on.")
+    dsi_port: Port = Field(0, description="Port of the DSI query surface; 0: a free one.")
+    readings_port: Port = Field(0, description="Port of the readings process; 0: a free one.")
+    governance_port: Port = Field(0, description="Port of the governance coordinator.")
+    consumers_port: Port = Field(0, description="Port of the consumers coordinator.")
+    metering_port: Port = Field(0, description="Port of the metering coordinator.")
+    reflection: bool = Field(True, description="Whether the services describe themselves to tools.")
+    max_deadline_s: float = Field(
+        30.0, gt=0, description="Longest deadline granted to a unary call; a longer one is cut."
+    )
+    max_request_bytes: int = Field(65_536, ge=1024, description="Largest request message.")
+    max_metadata_bytes: int = Field(8_192, ge=1024, description="Largest metadata of a call.")
+    handshake_timeout_ms: int = Field(
+        5_000, ge=100, description="Time a client has to finish the TLS handshake."
+    )
+
+    # Reads
+    permit_ttl_s: float = Field(
+        2.0, gt=0, le=2.0, description="Life of a permit, from before its request was appended."
+    )
+    clock_tolerance_s: float = Field(
+        5.0,
+        gt=0,
+        description="How far a producer's clock may be off the broker's before its record "
+        "no longer moves time.",
+    )
+    fence: bool = Field(
+        True,
+        description="Whether a read waits for its place in the log. Off only in the test that "
+        "shows what happens without: reads then leak after a revocation.",
+    )
+
+    # Faust
+    faust_session_timeout_s: float = Field(
+        6.0, gt=0, description="Silence after which a group gives a worker's partitions away."
+    )
+    faust_heartbeat_s: float = Field(
+        2.0, gt=0, description="How often a worker tells its group that it lives."
+    )
+
+    # Telemetry
+    telemetry: Literal["none", "console", "otlp"] = Field(
+        "none", description="Where traces and metrics go."
+    )
+    otlp_endpoint: str = Field(
+        "http://127.0.0.1:4318", description="OTLP/HTTP collector, used when telemetry is otlp."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Least severe message that is logged."
+    )
+
+    @model_validator(mode="after")
+    def _settings_that_need_each_other(self) -> Self:
+        """Refuse at the start what would otherwise fail, or quietly not hold, later on."""
+        sasl = (self.kafka_sasl_mechanism, self.kafka_sasl_username, self.kafka_sasl_password)
+        if self.kafka_security_protocol.startswith("SASL") and None in sasl:
+            raise ValueError("SASL needs kafka_sasl_mechanism, _username and _password")
+        if self.kafka_bootstrap is None and self.kafka_security_protocol != "PLAINTEXT":
+            raise ValueError("the embedded broker speaks PLAINTEXT on loopback only")
+        if (self.kafka_ssl_certfile is None) != (self.kafka_ssl_keyfile is None):
+            raise ValueError("kafka_ssl_certfile and kafka_ssl_keyfile belong together")
+        if self.kafka_bootstrap is None and self.replication_factor != 1:
+            raise ValueError("the embedded broker is one broker: replication_factor must be 1")
+        if self.min_insync_replicas > self.replication_factor:
+            raise ValueError("min_insync_replicas is larger than replication_factor")
+        if self.replication_factor >= 3 and self.min_insync_replicas < 2:
+            raise ValueError("with 3 replicas, min_insync_replicas must be at least 2")
+        if self.faust_heartbeat_s * 3 > self.faust_session_timeout_s:
+            raise ValueError("three heartbeats must fit into faust_session_timeout_s")
+        return self

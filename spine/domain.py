@@ -1,0 +1,82 @@
+"""What a data domain is to the spine: its events, its rules, and how its partition of the log
+folds.
+
+A domain is a value, handed in by the command line; `spine` never imports one. `Domain.decide` turns
+a command into facts, `Domain.evolve` turns facts into state, both pure (design rule 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from spine.event import SignerRole
+
+
+class ReadableRows(Protocol):
+    """What a view function needs of a store."""
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of a row."""
+
+    def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Rows with start <= key < end, in key order."""
+
+
+class Rows(ReadableRows, Protocol):
+    """The rows of one partition's store, as a fold sees them: its own writes are in them."""
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Write a row; it is kept only together with the position."""
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who commands, from the verified certificate: a `policy.Role` and a party id."""
+
+    role: str
+    party: str
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """One coordinated data domain.
+
+    `events` maps `<domain>.<EventName>` to its class, `records` schema names to the classes of the
+    domain's own record values. `due` gives the commands that time alone makes necessary.
+    `fold_batch(batch, offset, rows)` folds a columnar record and says whether it was new (False: a
+    duplicate); `batch_problem(batch, partition_count)` gives the reason to refuse it, or ''.
+    """
+
+    name: str
+    topic: str
+    signer: SignerRole
+    version: int
+    events: Mapping[str, type]
+    state_type: type
+    initial: Callable[[], Any]
+    evolve: Callable[[Any, Any], Any]
+    decide: Callable[[Any, Any, datetime], tuple[Any, ...]]
+    due: Callable[[Any, datetime], tuple[Any, ...]] = lambda state, now: ()
+    records: Mapping[str, type] = field(default_factory=dict)
+    fold_batch: Callable[[Any, int, Rows], bool] | None = None
+    batch_problem: Callable[[Any, int], str] | None = None
+
+    @property
+    def row_type(self) -> Any:
+        """The type of a subject's row: offset, entry, state."""
+        return tuple[int, int, self.state_type]  # type: ignore[name-defined]
+
+    def event_type(self, event: object) -> str:
+        """The name an event goes by in the log."""
+        return f"{self.name}.{type(event).__name__}"
+
+
+def fold(domain: Domain, events: Iterable[object], state: Any = None) -> Any:
+    """The state after those events: the whole of event sourcing in one line."""
+    current = domain.initial() if state is None else state
+    for event in events:
+        current = domain.evolve(current, event)
+    return current

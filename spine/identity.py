@@ -1,0 +1,379 @@
+"""Who is who: certificates of callers and servers, and the files that hold private keys.
+
+A caller is its certificate's one URI name, `energyos://<role>/<party>`, and nothing a request says.
+TLS checks a certificate at the handshake only; `caller_of` checks it again on every call, because a
+connection can outlive what opened it.
+
+Where no authority is at hand, a development authority is generated, never skipped, so that the
+smallest set-up takes the same paths as the largest. Its keys are files of mode 0600 below the data
+folder; a folder of keys appears whole or not at all, so processes may start side by side.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Self
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from spine.errors import Invalid, Reason, Unauthenticated
+from spine.policy import Role
+
+SCHEME = "energyos"
+# A name in every server certificate of a development authority, for clients that reach a server
+# under an address its certificate does not name.
+DEV_SERVER_NAME = "spine.energyos.internal"
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
+
+CERT_FILE = "cert.pem"
+KEY_FILE = "key.pem"
+CA_FILE = "ca.pem"
+CA_ALIAS = "ca"
+
+CA_LIFE = timedelta(days=3650)
+LIFE = timedelta(days=365)
+# An identity with less than this left is made anew.
+LIFE_LEFT_MIN = timedelta(days=30)
+# Machines whose clocks are a day apart still accept one another's new certificates.
+BACKDATED = timedelta(days=2)
+
+RSA_BITS_MIN = 2048
+CERTIFICATES_CACHED_MAX = 1024
+
+_PARTY = re.compile(r"[A-Za-z0-9._-]{3,64}")
+_ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_URI = re.compile(rf"{SCHEME}://([a-z_]{{1,32}})/({_PARTY.pattern})")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls: role and party by the certificate's URI name, and the certificate's SHA-256."""
+
+    role: Role
+    party: str
+    fingerprint: bytes
+
+    def __str__(self) -> str:
+        return f"{self.role}/{self.party}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """A certificate whose content is sound; whether it is in date depends on when it is asked."""
+
+    caller: Caller
+    not_before: datetime
+    not_after: datetime
+
+
+def caller_of(auth_context: Mapping[str, Iterable[bytes]], now: datetime) -> Caller:
+    """The caller by the certificate of the connection, checked as of `now`."""
+    presented = list(auth_context.get("x509_pem_cert", ()))
+    if len(presented) != 1:
+        raise _unauthenticated("a client certificate is required")
+    checked = _check(bytes(presented[0]))
+    if not checked.not_before <= now <= checked.not_after:
+        raise _unauthenticated("the client certificate is not valid at this time")
+    return checked.caller
+
+
+def _unauthenticated(message: str) -> Unauthenticated:
+    return Unauthenticated(Reason.IDENTITY_MISSING, message)
+
+
+@lru_cache(CERTIFICATES_CACHED_MAX)
+def _check(pem: bytes) -> _Checked:
+    try:
+        certificate = x509.load_pem_x509_certificate(pem)
+        role, party = _name_of(certificate)
+        sound = _is_client(certificate) and _is_strong(certificate.public_key())
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise _unauthenticated("the client certificate cannot be read") from error
+    if not sound:
+        raise _unauthenticated("the certificate is not one for a client of the spine")
+    return _Checked(
+        Caller(role, party, certificate.fingerprint(hashes.SHA256())),
+        certificate.not_valid_before_utc,
+        certificate.not_valid_after_utc,
+    )
+
+
+def _name_of(certificate: x509.Certificate) -> tuple[Role, str]:
+    """Role and party from the one URI name. The common name says nothing."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        raise _unauthenticated("the client certificate has no URI name") from None
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    if len(uris) != 1:
+        raise _unauthenticated("the client certificate must have exactly one URI name")
+    parts = _URI.fullmatch(uris[0])
+    if parts is None or parts[1] not in set(Role):
+        raise _unauthenticated(f"the URI name must read {SCHEME}://<role>/<party>")
+    return Role(parts[1]), parts[2]
+
+
+def _is_client(certificate: x509.Certificate) -> bool:
+    """A leaf, made for authenticating as a client."""
+    try:
+        usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+    except x509.ExtensionNotFound:
+        return False
+    return ExtendedKeyUsageOID.CLIENT_AUTH in usage and not constraints.ca
+
+
+def _is_strong(key: CertificatePublicKeyTypes) -> bool:
+    if isinstance(key, rsa.RSAPublicKey):
+        return key.key_size >= RSA_BITS_MIN
+    return isinstance(key, ec.EllipticCurvePublicKey) and isinstance(
+        key.curve, ec.SECP256R1 | ec.SECP384R1
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A folder with a certificate, its private key and the authority that others are checked by."""
+
+    folder: Path
+
+    @property
+    def cert(self) -> bytes:
+        """The certificate, PEM."""
+        return (self.folder / CERT_FILE).read_bytes()
+
+    @property
+    def key(self) -> bytes:
+        """The private key, PEM."""
+        return (self.folder / KEY_FILE).read_bytes()
+
+    @property
+    def ca(self) -> bytes:
+        """The authority's certificate, PEM."""
+        return (self.folder / CA_FILE).read_bytes()
+
+    @property
+    def caller(self) -> Caller:
+        """Who a server takes the holder for."""
+        return _check(self.cert).caller
+
+
+class Authority:
+    """A development certificate authority over `<identities>/<alias>/{cert,key,ca}.pem`."""
+
+    def __init__(
+        self, identities: Path, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey
+    ) -> None:
+        self._identities = identities
+        self._certificate = certificate
+        self._key = key
+
+    @classmethod
+    def open_or_create(cls, identities: Path) -> Self:
+        """The authority of this folder; generated on first use."""
+        home = identities / CA_ALIAS
+        if not home.exists():
+            _appear(home, _new_authority())
+        certificate = x509.load_pem_x509_certificate((home / CERT_FILE).read_bytes())
+        key = load_pem_private_key((home / KEY_FILE).read_bytes(), None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        return cls(identities, certificate, key)
+
+    @property
+    def ca(self) -> bytes:
+        """The authority's certificate, PEM."""
+        return self._certificate.public_bytes(Encoding.PEM)
+
+    def issue_client(self, role: Role, party: str, alias: str | None = None) -> Identity:
+        """The identity of a party in a role, kept as `alias` (the party if not given)."""
+        return self._issue(alias or party, role, party, ())
+
+    def issue_server(
+        self, role: Role, party: str, hosts: Sequence[str] = (), alias: str | None = None
+    ) -> Identity:
+        """The identity of a server at `hosts`. Servers call one another, so it is a client too."""
+        named = dict.fromkeys((*LOCAL_HOSTS, DEV_SERVER_NAME, *hosts))
+        return self._issue(alias or party, role, party, tuple(named))
+
+    def _issue(self, alias: str, role: Role, party: str, hosts: tuple[str, ...]) -> Identity:
+        if not _PARTY.fullmatch(party):
+            raise Invalid(
+                Reason.FIELD_INVALID, "a party is 3 to 64 of A-Z a-z 0-9 . _ -", field="party"
+            )
+        if not _ALIAS.fullmatch(alias) or alias == CA_ALIAS:
+            raise Invalid(
+                Reason.FIELD_INVALID, "a name is up to 64 of A-Z a-z 0-9 . _ -", field="as"
+            )
+        home = self._identities / alias
+        names = _alternative_names(f"{SCHEME}://{role}/{party}", hosts)
+        if not self._serves(home, names):
+            _appear(home, self._new_leaf(party, names, server=bool(hosts)), replace=True)
+        return Identity(home)
+
+    def _serves(self, home: Path, names: x509.SubjectAlternativeName) -> bool:
+        """Whether what is there is ours, says the same, and has time left."""
+        try:
+            held = x509.load_pem_x509_certificate((home / CERT_FILE).read_bytes())
+            held.verify_directly_issued_by(self._certificate)
+            said = held.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        except (FileNotFoundError, ValueError, InvalidSignature, x509.ExtensionNotFound):
+            return False
+        return said == names and held.not_valid_after_utc > datetime.now(UTC) + LIFE_LEFT_MIN
+
+    def _new_leaf(
+        self, party: str, names: x509.SubjectAlternativeName, *, server: bool
+    ) -> dict[str, bytes]:
+        key = ec.generate_private_key(ec.SECP256R1())
+        usages = [ExtendedKeyUsageOID.CLIENT_AUTH]
+        if server:
+            usages.append(ExtendedKeyUsageOID.SERVER_AUTH)
+        issuer = self._certificate
+        certificate = (
+            _builder(party, issuer.subject, key, LIFE)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_key_usage(signs_certificates=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+            .add_extension(names, critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
+                critical=False,
+            )
+            .sign(self._key, hashes.SHA256())
+        )
+        return {
+            CERT_FILE: certificate.public_bytes(Encoding.PEM),
+            KEY_FILE: _private_pem(key),
+            CA_FILE: self.ca,
+        }
+
+
+def _new_authority() -> dict[str, bytes]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = "EnergyOS development authority"
+    certificate = (
+        _builder(name, _common_name(name), key, CA_LIFE)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_key_usage(signs_certificates=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return {CERT_FILE: certificate.public_bytes(Encoding.PEM), KEY_FILE: _private_pem(key)}
+
+
+def _builder(
+    name: str, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, life: timedelta
+) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(_common_name(name))
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - BACKDATED)
+        .not_valid_after(now + life)
+    )
+
+
+def _common_name(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+def _alternative_names(uri: str, hosts: Iterable[str]) -> x509.SubjectAlternativeName:
+    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri)]
+    for host in hosts:
+        try:
+            names.append(x509.IPAddress(ip_address(host)))
+        except ValueError:
+            names.append(x509.DNSName(host))
+    return x509.SubjectAlternativeName(names)
+
+
+def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def load_or_create_signing_key(path: Path) -> Ed25519PrivateKey:
+    """The Ed25519 key in this file; generated on first use, once, whoever starts beside us."""
+    if not path.exists():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+            fresh = Path(scratch) / path.name
+            _write_private(fresh, _private_pem(Ed25519PrivateKey.generate()))
+            with suppress(FileExistsError):  # another process was first: its key is the key
+                path.hardlink_to(fresh)
+    key = load_pem_private_key(path.read_bytes(), None)
+    assert isinstance(key, Ed25519PrivateKey), "this file holds a key of another kind"
+    return key
+
+
+def signing_key(data_dir: Path, role: str) -> Ed25519PrivateKey:
+    """The signing key of a process role, in `<data_dir>/keys/<role>.key`."""
+    return load_or_create_signing_key(data_dir / "keys" / f"{role}.key")
+
+
+def _private_pem(key: ec.EllipticCurvePrivateKey | Ed25519PrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    """Readable by its owner from the first byte on, and on the disk before anybody relies on it."""
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(descriptor)
+
+
+def _appear(home: Path, files: Mapping[str, bytes], *, replace: bool = False) -> None:
+    """Put a folder in place whole. Where another process is first, its folder stays."""
+    home.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".new-", dir=home.parent))
+    fresh, stale = scratch / "fresh", scratch / "stale"
+    try:
+        fresh.mkdir(mode=0o700)
+        for name, content in files.items():
+            _write_private(fresh / name, content)
+        if replace:
+            with suppress(FileNotFoundError):
+                home.rename(stale)
+        try:
+            fresh.rename(home)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+    finally:
+        shutil.rmtree(scratch)

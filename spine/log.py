@@ -1,0 +1,328 @@
+"""The log on Kafka: append, read a range, create and verify the topics.
+
+Appends go through aiokafka (idempotent, acks=all); ranges are read with kafka-python,
+which blocks, so hosts call it in a thread. Nothing resets an offset silently: a range outside the
+log is an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError as AioKafkaError
+from aiokafka.helpers import create_ssl_context
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.errors import KafkaError, TopicAlreadyExistsError
+
+from spine import trust
+from spine.errors import Bug, Pushback, Reason, SpineError
+from spine.event import LogRecord
+
+APPEND_TIMEOUT_S: Final = 20.0
+MAX_RECORD_BYTES: Final = 1 << 20
+FETCH_BYTES: Final = 8 << 20
+
+
+class LogUnfit(SpineError):
+    """The log is not the one pinned, is not there, or its topics are not set as they must be."""
+
+    grpc_code = "UNAVAILABLE"
+
+
+@dataclass(frozen=True, slots=True)
+class Kafka:
+    """How to reach the cluster. Plain values, so that tests and tools can make one."""
+
+    bootstrap: str
+    security_protocol: str = "PLAINTEXT"
+    ssl_cafile: str | None = None
+    ssl_certfile: str | None = None
+    ssl_keyfile: str | None = None
+    sasl_mechanism: str | None = None
+    sasl_username: str | None = None
+    sasl_password: str | None = None
+
+    def options(self) -> dict[str, Any]:
+        """Connection options, as kafka-python and aiokafka both call them."""
+        options: dict[str, Any] = {
+            "bootstrap_servers": self.bootstrap.split(","),
+            "security_protocol": self.security_protocol,
+        }
+        if "SSL" in self.security_protocol:
+            options["ssl_context"] = self.ssl_context()
+        if self.sasl_mechanism is not None:
+            options["sasl_mechanism"] = self.sasl_mechanism
+            options["sasl_plain_username"] = self.sasl_username
+            options["sasl_plain_password"] = self.sasl_password
+        return options
+
+    def ssl_context(self) -> Any:
+        """TLS towards the brokers, with our certificate if one is set."""
+        return create_ssl_context(
+            cafile=self.ssl_cafile, certfile=self.ssl_certfile, keyfile=self.ssl_keyfile
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """Where a record went. `append_ms` is the broker's append time, milliseconds UTC."""
+
+    topic: str
+    partition: int
+    offset: int
+    append_ms: int
+
+
+class Appender:
+    """Appends records, each acknowledged by all in-sync replicas before `append` returns."""
+
+    def __init__(self, kafka: Kafka) -> None:
+        self._kafka = kafka
+        self._producer: AIOKafkaProducer | None = None
+        self._lock = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Connect. Pushback(LOG_UNREACHABLE) if no broker answers."""
+        await self._connected()
+
+    async def append(
+        self,
+        topic: str,
+        partition: int,
+        key: bytes | None,
+        headers: Sequence[tuple[str, bytes]],
+        value: bytes,
+    ) -> Appended:
+        """Append one record; Pushback(INDETERMINATE) if its fate is unknown."""
+        producer = await self._connected()
+        try:
+            sent = await producer.send(
+                topic, value, key=key, partition=partition, headers=list(headers)
+            )
+            metadata = await asyncio.wait_for(asyncio.shield(sent), APPEND_TIMEOUT_S)
+        except (AioKafkaError, TimeoutError) as error:
+            await self._drop(producer)
+            raise Pushback(
+                Reason.INDETERMINATE,
+                f"the append was not acknowledged ({type(error).__name__}); "
+                "repeat it under the same idempotency key",
+            ) from error
+        return Appended(topic, partition, metadata.offset, metadata.timestamp)
+
+    async def _connected(self) -> AIOKafkaProducer:
+        async with self._lock:
+            if self._producer is None:
+                producer = AIOKafkaProducer(
+                    **self._kafka.options(),
+                    acks="all",
+                    enable_idempotence=True,
+                    compression_type="zstd",
+                    max_request_size=MAX_RECORD_BYTES,
+                    request_timeout_ms=int(APPEND_TIMEOUT_S * 1000),
+                )
+                try:
+                    await producer.start()
+                except AioKafkaError as error:
+                    await producer.stop()
+                    message = "no broker answers"
+                    raise Pushback(Reason.LOG_UNREACHABLE, message) from error
+                self._producer = producer
+            return self._producer
+
+    async def _drop(self, producer: AIOKafkaProducer) -> None:
+        """Start afresh after a failed append: the old producer's sequence numbers are in doubt."""
+        async with self._lock:
+            if self._producer is producer:
+                self._producer = None
+        task = asyncio.create_task(_stop_quietly(producer))
+        _closing.add(task)
+        task.add_done_callback(_closing.discard)
+
+    async def stop(self) -> None:
+        """Flush and disconnect."""
+        if self._producer is not None:
+            await self._producer.stop()
+            self._producer = None
+
+
+_closing: set[asyncio.Task[None]] = set()
+
+
+async def _stop_quietly(producer: AIOKafkaProducer) -> None:
+    with contextlib.suppress(AioKafkaError, TimeoutError):
+        await asyncio.wait_for(producer.stop(), APPEND_TIMEOUT_S)
+
+
+class LogReader:
+    """Reads ranges of partitions straight from the log. Blocking; one user at a time."""
+
+    def __init__(self, kafka: Kafka) -> None:
+        try:
+            self._consumer = KafkaConsumer(
+                **kafka.options(),
+                group_id=None,
+                enable_auto_commit=False,
+                auto_offset_reset="none",
+                allow_auto_create_topics=False,
+                max_partition_fetch_bytes=FETCH_BYTES,
+                fetch_max_wait_ms=100,
+                max_poll_records=5_000,
+                metrics_enabled=False,
+            )
+        except KafkaError as error:
+            raise Pushback(Reason.LOG_UNREACHABLE, "no broker answers") from error
+
+    def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """First offset in the log, and the offset after the last."""
+        place = TopicPartition(topic, partition)
+        try:
+            start = self._consumer.beginning_offsets([place])[place]
+            return start, self._consumer.end_offsets([place])[place]
+        except KafkaError as error:
+            raise Pushback(Reason.LOG_UNREACHABLE, "the log does not answer") from error
+
+    def offset_at(self, topic: str, partition: int, epoch_ms: int) -> int:
+        """The first offset appended at or after that time; the end of the log if there is none."""
+        place = TopicPartition(topic, partition)
+        try:
+            found = self._consumer.offsets_for_times({place: epoch_ms}).get(place)
+        except KafkaError as error:
+            raise Pushback(Reason.LOG_UNREACHABLE, "the log does not answer") from error
+        return self.bounds(topic, partition)[1] if found is None else found.offset
+
+    def read(
+        self, topic: str, partition: int, start: int, end: int | None = None
+    ) -> Iterator[LogRecord]:
+        """Records with start <= offset < end (the present end if None), in order.
+
+        Holes (control records of transactions) are passed over. LogUnfit if the log no longer
+        reaches back to `start`.
+        """
+        first, last = self.bounds(topic, partition)
+        end = last if end is None else min(end, last)
+        if start < first:
+            raise LogUnfit(Reason.LOG_MISSING, f"{topic}-{partition} starts at {first}")
+        if start >= end:
+            return
+        place = TopicPartition(topic, partition)
+        self._consumer.assign([place])
+        self._consumer.seek(place, start)
+        try:
+            while self._consumer.position(place) < end:
+                for message in self._consumer.poll(timeout_ms=1_000).get(place, ()):
+                    if message.offset >= end:
+                        return
+                    yield from_consumer(message)
+        except KafkaError as error:
+            raise Pushback(Reason.LOG_UNREACHABLE, "the log does not answer") from error
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._consumer.close()
+
+
+def from_consumer(message: Any) -> LogRecord:
+    """A record as kafka-python gives it."""
+    return LogRecord(
+        message.topic,
+        message.partition,
+        message.offset,
+        message.timestamp,
+        message.key,
+        tuple((name, value) for name, value in message.headers or ()),
+        message.value,
+    )
+
+
+# -- topics ---------------------------------------------------------------------------------------
+
+
+def partition_counts(meter_keyed: int) -> dict[str, int]:
+    """Every topic of the spine and how many partitions it has."""
+    return dict.fromkeys(trust.METER_KEYED, meter_keyed) | dict.fromkeys(trust.SINGLE_PARTITION, 1)
+
+
+def topic_settings(min_insync_replicas: int) -> dict[str, str]:
+    """What every topic of the log must be set to: kept for ever, timed by the broker (rule 11)."""
+    return {
+        "cleanup.policy": "delete",
+        "retention.ms": "-1",
+        "retention.bytes": "-1",
+        "message.timestamp.type": "LogAppendTime",
+        "min.insync.replicas": str(min_insync_replicas),
+        "unclean.leader.election.enable": "false",
+        "max.message.bytes": str(MAX_RECORD_BYTES),
+    }
+
+
+def create_topics(kafka: Kafka, meter_keyed: int, replicas: int, min_insync: int) -> list[str]:
+    """Create the topics that are not there yet; returns their names."""
+    with _admin(kafka) as admin:
+        present = set(admin.list_topics())
+        missing = {t: n for t, n in partition_counts(meter_keyed).items() if t not in present}
+        if missing:
+            wanted = {
+                topic: {
+                    "num_partitions": count,
+                    "replication_factor": replicas,
+                    "configs": topic_settings(min_insync),
+                }
+                for topic, count in missing.items()
+            }
+            with contextlib.suppress(TopicAlreadyExistsError):
+                admin.create_topics(wanted, wait_for_metadata=True)
+        return sorted(missing)
+
+
+def verify_topics(kafka: Kafka, meter_keyed: int, min_insync: int) -> None:
+    """LogUnfit(TOPIC_SETTINGS) naming the first topic that is missing or not set as it must be."""
+    with _admin(kafka) as admin:
+        described = {t["name"]: t for t in admin.describe_topics(list(trust.TOPICS))}
+        resources = [ConfigResource(ConfigResourceType.TOPIC, t) for t in trust.TOPICS]
+        found = admin.describe_configs(resources, config_filter="all")["topic"]
+    for topic, count in partition_counts(meter_keyed).items():
+        partitions = described.get(topic, {}).get("partitions", ())
+        if len(partitions) != count:
+            raise LogUnfit(
+                Reason.TOPIC_SETTINGS, f"{topic} has {len(partitions)} partitions, not {count}"
+            )
+        replicas = len(partitions[0]["replica_nodes"])
+        wanted = topic_settings(max(min_insync, 2) if replicas >= 3 else min_insync)
+        for setting, value in wanted.items():
+            actual = _config_value(found[topic], setting)
+            if actual != value:
+                raise LogUnfit(
+                    Reason.TOPIC_SETTINGS, f"{topic}: {setting} is {actual}, must be {value}"
+                )
+
+
+def _config_value(settings: Mapping[str, Any], name: str) -> str:
+    entry = settings.get(name)
+    if entry is None:
+        raise Bug(f"the broker did not say what {name} is")
+    return str(entry["value"] if isinstance(entry, Mapping) else entry)
+
+
+class _admin:
+    """An admin client for the length of a with block; its failures are ours."""
+
+    def __init__(self, kafka: Kafka) -> None:
+        self._kafka = kafka
+
+    def __enter__(self) -> KafkaAdminClient:
+        try:
+            self._client = KafkaAdminClient(**self._kafka.options())
+        except KafkaError as error:
+            raise Pushback(Reason.LOG_UNREACHABLE, "no broker answers") from error
+        return self._client
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._client.close()
+        if isinstance(error, KafkaError):
+            raise Pushback(Reason.LOG_UNREACHABLE, "the log does not answer") from error

@@ -1,0 +1,77 @@
+"""RFC 6962 hashing, and the salted root over the entries of one access record.
+
+The root lets one entry be shown, with its salt and path, while the others stay hidden: a salt is
+derived from the record's seed, so showing one says nothing about the next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import struct
+from collections.abc import Sequence
+
+
+def leaf_hash(data: bytes) -> bytes:
+    """SHA-256(0x00 ‖ data), RFC 6962 section 2.1."""
+    return hashlib.sha256(b"\x00" + data).digest()
+
+
+def node_hash(left: bytes, right: bytes) -> bytes:
+    """SHA-256(0x01 ‖ left ‖ right), RFC 6962 section 2.1."""
+    return hashlib.sha256(b"\x01" + left + right).digest()
+
+
+def root(leaves: Sequence[bytes]) -> bytes:
+    """The Merkle tree hash of leaf hashes; of none, SHA-256 of nothing."""
+    if not leaves:
+        return hashlib.sha256(b"").digest()
+    if len(leaves) == 1:
+        return leaves[0]
+    split = _split(len(leaves))
+    return node_hash(root(leaves[:split]), root(leaves[split:]))
+
+
+def path(leaves: Sequence[bytes], index: int) -> tuple[bytes, ...]:
+    """The audit path of one leaf, lowest sibling first (RFC 6962 section 2.1.1)."""
+    if len(leaves) <= 1:
+        return ()
+    split = _split(len(leaves))
+    if index < split:
+        return (*path(leaves[:split], index), root(leaves[split:]))
+    return (*path(leaves[split:], index - split), root(leaves[:split]))
+
+
+def root_from_path(leaf: bytes, index: int, size: int, siblings: Sequence[bytes]) -> bytes:
+    """The root that a leaf and its audit path lead to; ValueError if its length is wrong."""
+    if size <= 1:
+        if siblings:
+            raise ValueError("audit path too long")
+        return leaf
+    if not siblings:
+        raise ValueError("audit path too short")
+    split = _split(size)
+    *below, top = siblings
+    if index < split:
+        return node_hash(root_from_path(leaf, index, split, below), top)
+    return node_hash(top, root_from_path(leaf, index - split, size - split, below))
+
+
+def salt(seed: bytes, index: int) -> bytes:
+    """The 16-byte salt of one entry: HMAC-SHA-256(seed, index), truncated."""
+    return hmac.digest(seed, struct.pack(">I", index), "sha256")[:16]
+
+
+def salted_leaf(entry_salt: bytes, entry: bytes) -> bytes:
+    """The leaf of one entry: its salt, then its Avro bytes."""
+    return leaf_hash(entry_salt + entry)
+
+
+def salted_root(seed: bytes, entries: Sequence[bytes]) -> bytes:
+    """The root over all entries of a record, each under its own salt."""
+    return root([salted_leaf(salt(seed, i), entry) for i, entry in enumerate(entries)])
+
+
+def _split(size: int) -> int:
+    """The largest power of two smaller than `size`."""
+    return 1 << ((size - 1).bit_length() - 1)

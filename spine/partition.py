@@ -1,0 +1,287 @@
+"""One partition is a world of its own: how any host folds one, record by record (rules 3, 4, 8).
+
+`PartitionFold` is pure. It is given what it needs as values: how to verify and decode,
+where the rows are. Faust hosts it to serve; a plain reader hosts the same class to audit.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import replace
+
+from spine import trust
+from spine.domain import Domain
+from spine.errors import Reason, SpineError
+from spine.event import (
+    KEY_ID_HEADER,
+    TYPE_HEADER,
+    Command,
+    Facts,
+    GovernanceCopy,
+    LogRecord,
+    Opening,
+    RecordType,
+    SignerRole,
+)
+from spine.rows import (
+    APPLIED_PREFIX,
+    CLOSED_PREFIX,
+    GOVERNANCE_PREFIX,
+    HEAD_ROW,
+    HELD_PREFIX,
+    QUARANTINE_PREFIX,
+    SUBJECT_PREFIX,
+    Applied,
+    AppliedCommand,
+    Head,
+    Malformed,
+    Refusal,
+    UnknownSchema,
+    history_row,
+)
+from spine.view import Hold, PartitionView, Quarantine, Void
+
+
+class PartitionFold(PartitionView):
+    """Folds one topic-partition. `apply` every record in order; then ask."""
+
+    def apply(self, record: LogRecord) -> Applied:
+        """Fold one record into the rows. Never raises for what a record holds."""
+        applied = Applied()
+        try:
+            self._apply(record, applied)
+        except Hold as held:
+            self._hold(record, 0, self._record_subject(record), applied, held.reason)
+        except Quarantine as poison:
+            self._quarantine(record, 0, applied, poison.reason)
+        except Void as void:
+            applied.refusals.append(Refusal(0, "void", void.reason, self._record_subject(record)))
+        if self.head is not None:
+            self.head = replace(
+                self.head,
+                counts=applied.counted(self.head.counts),
+                holes=self.head.holes + record.offset - self.head.next_offset,
+                next_offset=record.offset + 1,
+            )
+            self.rows.put(HEAD_ROW, self.tools.pack(self.head))
+        return applied
+
+    def _apply(self, record: LogRecord, applied: Applied) -> None:
+        letter = record.header(TYPE_HEADER)
+        if record.value is None or letter is None:
+            raise Quarantine(Reason.RECORD_MALFORMED)
+        if letter == RecordType.OPENING.encode():
+            self._open(record, applied)
+            return
+        if self.head is None:
+            raise Quarantine(Reason.RECORD_UNSIGNED)
+        if letter == RecordType.ACCESS.encode() and self.topic == trust.CONSUMER_LOG:
+            applied.access = 1
+            return
+        if self.head.closed:
+            raise Hold(Reason.PARTITION_CLOSED)
+        role = self.verified_role(record)
+        try:
+            record_type = RecordType(letter.decode())
+        except ValueError:
+            if role is SignerRole.DSI:
+                raise Void(Reason.VOID_ROLE) from None
+            raise Hold(Reason.RECORD_UNKNOWN_TYPE) from None
+        if role not in trust.MAY_WRITE.get((self.topic, record_type), frozenset()):
+            raise Void(Reason.VOID_ROLE)
+        if record.key is not None and self.misplaced(record.key):
+            raise Void(Reason.VOID_PARTITION)
+        value = self.decoded(record.value)
+        if record_type is not RecordType.COPY and self.clock_sure(record):
+            self._advance(record)
+        match value:
+            case Facts():
+                self._apply_facts(record, value, role, applied)
+            case GovernanceCopy() if record_type is RecordType.COPY:
+                self._apply_copy(record, value, applied)
+            case _ if record_type is RecordType.READINGS:
+                self._apply_batch(record, value, applied)
+            case _ if record_type in (RecordType.OUTCOMES, RecordType.QUARANTINE):
+                applied.applied = 1
+            case _:
+                raise Quarantine(Reason.RECORD_MALFORMED)
+
+    def _open(self, record: LogRecord, applied: Applied) -> None:
+        assert record.value is not None
+        value = self.decoded(record.value)
+        if not isinstance(value, Opening):
+            raise Quarantine(Reason.RECORD_MALFORMED)
+        genuine = (
+            value.log_id() == self.log_id
+            and record.header(KEY_ID_HEADER) == trust.key_id(value.root_key)
+            and self.signed_by(value.root_key, record)
+        )
+        if self.head is not None:
+            if genuine and record.value == self.head.opening:
+                applied.duplicates = 1
+                return
+            self.head = replace(self.head, closed=str(Reason.OPENING_DIFFERS))
+            raise Void(Reason.OPENING_DIFFERS)
+        if not genuine:
+            raise Quarantine(Reason.OPENING_DIFFERS)
+        self.head = Head(
+            self.log_id, value.generation, value.partition_count, value.root_key, record.value
+        )
+        self._advance(record)
+        applied.applied = 1
+
+    def _apply_facts(
+        self, record: LogRecord, facts: Facts, role: SignerRole, applied: Applied
+    ) -> None:
+        if (facts.topic, facts.partition) != (self.topic, self.partition):
+            raise Void(Reason.VOID_PARTITION)
+        domain = self.governance if self.topic == trust.GOVERNANCE_TOPIC else self.domain
+        assert domain is not None
+        for entry, command in enumerate(facts.commands):
+            try:
+                if record.key is not None and record.key != command.subject.encode():
+                    raise Void(Reason.VOID_KEY)
+                if self.misplaced(command.subject.encode()):
+                    raise Void(Reason.VOID_PARTITION)
+                self._apply_command(domain, record.offset, entry, command, role, applied)
+            except Hold as held:
+                self._hold(record, entry, command.subject, applied, held.reason)
+            except Quarantine as poison:
+                self._quarantine(record, entry, applied, poison.reason, command.subject)
+            except Void as void:
+                applied.refusals.append(Refusal(entry, "void", void.reason, command.subject))
+
+    def _apply_command(
+        self,
+        domain: Domain,
+        offset: int,
+        entry: int,
+        command: Command,
+        role: SignerRole,
+        applied: Applied,
+    ) -> None:
+        """Duplicate before chain, chain before content; then all facts of the command or none."""
+        if self.closed(command.subject) is not None:
+            raise Hold(Reason.METER_CLOSED)
+        prefix = GOVERNANCE_PREFIX if domain is self.governance else SUBJECT_PREFIX
+        if self.rows.get(APPLIED_PREFIX + prefix + command.id) is not None:
+            applied.duplicates += 1
+            return
+        before = self.subject_row(domain, command.subject)
+        if (command.previous_offset, command.previous_entry) != (before.offset, before.entry):
+            raise Void(Reason.VOID_CHAIN)
+        state, events = before.state, []
+        for fact in command.facts:
+            event = self._decode_fact(domain, fact.type, fact.body)
+            if role is SignerRole.ROOT and not isinstance(
+                event, trust.SigningKeyAuthorised | trust.SigningKeyRevoked
+            ):
+                raise Void(Reason.VOID_ROLE)
+            try:
+                state = domain.evolve(state, event)
+            except (SpineError, AssertionError, LookupError, ValueError):
+                raise Quarantine(Reason.RECORD_OUT_OF_RANGE) from None
+            events.append(event)
+        row = self.tools.pack((offset, entry, state))
+        self.rows.put(prefix + command.subject.encode(), row)
+        if domain is not self.governance:
+            self.rows.put(history_row(command.subject, offset, entry), row)
+        self.rows.put(
+            APPLIED_PREFIX + prefix + command.id,
+            self.tools.pack(AppliedCommand(offset, entry, command.request_digest)),
+        )
+        if domain is self.governance:
+            self._keys.clear()
+            applied.governance = True
+        applied.applied += 1
+        applied.subjects.append(command.subject)
+        applied.events.extend((command.subject, event) for event in events)
+
+    def _decode_fact(self, domain: Domain, fact_type: str, body: bytes) -> object:
+        if not fact_type.startswith(domain.name + "."):
+            raise Void(Reason.VOID_ROLE)
+        if fact_type not in domain.events:
+            raise Hold(Reason.RECORD_UNKNOWN_TYPE)
+        try:
+            return self.tools.decode_event(fact_type, body)
+        except UnknownSchema:
+            raise Hold(Reason.RECORD_UNKNOWN_TYPE) from None
+        except Malformed:
+            raise Quarantine(Reason.RECORD_MALFORMED) from None
+
+    def _apply_copy(self, record: LogRecord, copy: GovernanceCopy, applied: Applied) -> None:
+        assert self.head is not None
+        home = copy.home()
+        if home.topic != trust.GOVERNANCE_TOPIC or home.header(TYPE_HEADER) != b"f":
+            raise Void(Reason.VOID_ROLE)
+        if copy.home_offset <= self.head.last_copy:
+            applied.duplicates = 1
+            return
+        if copy.previous_home_offset != self.head.last_copy:
+            raise Void(Reason.VOID_CHAIN)
+        role = self.verified_role(home)
+        if role not in trust.MAY_WRITE[(trust.GOVERNANCE_TOPIC, RecordType.FACTS)]:
+            raise Void(Reason.VOID_ROLE)
+        assert home.value is not None
+        facts = self.decoded(home.value)
+        if not isinstance(facts, Facts):
+            raise Quarantine(Reason.RECORD_MALFORMED)
+        if self.clock_sure(record):
+            self._advance(record)
+        inner = Applied()
+        for entry, command in enumerate(facts.commands):
+            try:
+                self._apply_command(self.governance, copy.home_offset, entry, command, role, inner)
+            except Hold:
+                self.head = replace(self.head, closed=str(Reason.RECORD_UNKNOWN_TYPE))
+                raise
+            except Void:
+                continue
+        self.head = replace(self.head, last_copy=copy.home_offset)
+        applied.applied = 1
+        applied.governance = True
+        applied.events = inner.events
+
+    def _apply_batch(self, record: LogRecord, batch: object, applied: Applied) -> None:
+        assert self.domain is not None and self.head is not None
+        if self.domain.fold_batch is None or self.domain.batch_problem is None:
+            raise Quarantine(Reason.RECORD_MALFORMED)
+        place = (getattr(batch, "topic", None), getattr(batch, "partition", None))
+        if place != (self.topic, self.partition):
+            raise Void(Reason.VOID_PARTITION)
+        problem = self.domain.batch_problem(batch, self.head.partition_count)
+        if problem == Reason.VOID_PARTITION:
+            raise Void(Reason.VOID_PARTITION)
+        if problem:
+            raise Quarantine(Reason(problem))
+        if self.domain.fold_batch(batch, record.offset, self.rows):
+            applied.applied = 1
+        else:
+            applied.duplicates = 1
+
+    def _advance(self, record: LogRecord) -> None:
+        assert self.head is not None
+        if record.append_ms > self.head.now_ms:
+            self.head = replace(self.head, now_ms=record.append_ms)
+
+    def _record_subject(self, record: LogRecord) -> str:
+        return "" if record.key is None else record.key.decode("utf-8", "replace")
+
+    def _hold(
+        self, record: LogRecord, entry: int, subject: str, applied: Applied, reason: Reason
+    ) -> None:
+        """Keep the place of what this build cannot read, and close what it concerns (rule 8)."""
+        place = struct.pack(">qi", record.offset, entry)
+        self.rows.put(HELD_PREFIX + place, self.tools.pack((subject, str(reason))))
+        if subject:
+            self.rows.put(CLOSED_PREFIX + subject.encode(), self.tools.pack(str(reason)))
+        elif self.head is not None and not self.head.closed:
+            self.head = replace(self.head, closed=str(reason))
+        applied.refusals.append(Refusal(entry, "held", reason, subject))
+
+    def _quarantine(
+        self, record: LogRecord, entry: int, applied: Applied, reason: Reason, subject: str = ""
+    ) -> None:
+        place = struct.pack(">qi", record.offset, entry)
+        self.rows.put(QUARANTINE_PREFIX + place, self.tools.pack(str(reason)))
+        applied.refusals.append(Refusal(entry, "quarantined", reason, subject))

@@ -1,0 +1,172 @@
+"""A partition folded into a store: checked at the start, exact after any kill, rebuilt when in
+doubt.
+
+`StoredFold` is the part that both hosts share. Faust delivers records to it (`fold.py`), an auditor
+reads them (`audit.py`). What it is given is a hint; the position that stands with the rows is the
+truth.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from spine.domain import Domain
+from spine.event import LogRecord
+from spine.log import LogReader, LogUnfit
+from spine.partition import PartitionFold
+from spine.rows import HELD_PREFIX, Applied, Tools
+from spine.store import DamagedStore, Store, StorePosition
+
+BUILD_ROW: Final = b"\x00build"
+RECORDS_PER_COMMIT: Final = 256
+_log = structlog.get_logger()
+
+Progress = Callable[[int, int], None]
+
+
+class StoredFold:
+    """One topic-partition, its reducer and its store.
+
+    `build` names what this build understands: reducer versions and schema set. A store of another
+    reducer version, or one that holds records which another build could not read, is rebuilt.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        topic: str,
+        partition: int,
+        log_id: bytes,
+        tools: Tools,
+        domain: Domain | None,
+        governance: Domain,
+        schema_set: bytes,
+    ) -> None:
+        self.topic, self.partition, self.log_id = topic, partition, log_id
+        self._args = (tools, domain, governance)
+        versions = (domain.version if domain else 0, governance.version)
+        self._build = b"%d.%d." % versions + schema_set
+        try:
+            self.store = Store(path)
+        except DamagedStore as damage:
+            _log.warning("store.damaged", store=path.name, reason=str(damage))
+            Store.discard_all(path)
+            self.store = Store(path)
+        self._begin()
+
+    def _begin(self) -> None:
+        tools, domain, governance = self._args
+        position = self.store.position()
+        self.next_offset = 0 if position is None else position.offset + 1
+        self.fold = PartitionFold(
+            self.topic, self.partition, self.log_id, tools, self.store, domain, governance
+        )
+        if position is None:
+            self.store.put(BUILD_ROW, self._build)
+
+    def check(self, reader: LogReader) -> str:
+        """Check the store against the log; discard it if it is of another log, build or history.
+
+        Returns why it was discarded, or an empty string.
+        """
+        try:
+            reason = self._misfit(reader)
+        except DamagedStore as damage:
+            reason = str(damage)
+        if reason:
+            _log.warning("store.rebuild", topic=self.topic, partition=self.partition, reason=reason)
+            self.store.discard()
+            self._begin()
+        return reason
+
+    def _misfit(self, reader: LogReader) -> str:
+        position = self.store.position()
+        if position is None:
+            return ""
+        here = (self.log_id, self.topic, self.partition)
+        if (position.log_id, position.topic, position.partition) != here:
+            return "it is of another log"
+        build = self.store.get(BUILD_ROW) or b""
+        if build.split(b".")[:2] != self._build.split(b".")[:2]:
+            return "it was folded by another version of the reducers"
+        held = next(self.store.scan(HELD_PREFIX, HELD_PREFIX + b"\xff"), None)
+        if held is not None and build != self._build:
+            return "it holds records that this build may understand"
+        start, end = reader.bounds(self.topic, self.partition)
+        if not start <= position.offset < end:
+            return "the log does not hold the record it stands on"
+        last = next(reader.read(self.topic, self.partition, position.offset, position.offset + 1))
+        if last.digest() != position.record_digest:
+            return "the log holds another record where it stands"
+        return ""
+
+    def apply(self, record: LogRecord) -> Applied | None:
+        """Fold the next record and commit it; None if it is behind. Gaps are not its own."""
+        if record.offset < self.next_offset:
+            return None
+        applied = self.fold.apply(record)
+        self._commit(record)
+        return applied
+
+    def catch_up(
+        self, reader: LogReader, end: int | None = None, progress: Progress | None = None
+    ) -> int:
+        """Read and fold what is missing up to `end` (the present end if None); returns how many."""
+        count, last, uncommitted = 0, None, 0
+        started = self.next_offset
+        target = reader.bounds(self.topic, self.partition)[1] if end is None else end
+        for record in reader.read(self.topic, self.partition, self.next_offset, target):
+            self.fold.apply(record)
+            self.next_offset = record.offset + 1
+            count, last, uncommitted = count + 1, record, uncommitted + 1
+            if uncommitted >= RECORDS_PER_COMMIT:
+                self._commit(last)
+                uncommitted = 0
+                if progress is not None:
+                    progress(self.next_offset - started, target - started)
+        if last is not None and uncommitted:
+            self._commit(last)
+        return count
+
+    def apply_all(self, records: Iterable[LogRecord]) -> list[tuple[LogRecord, Applied]]:
+        """Fold records one by one, each committed; those folded before are passed over."""
+        done = ((record, self.apply(record)) for record in records)
+        return [(record, applied) for record, applied in done if applied is not None]
+
+    def _commit(self, record: LogRecord) -> None:
+        self.store.commit(
+            StorePosition(self.log_id, self.topic, self.partition, record.offset, record.digest())
+        )
+        self.next_offset = record.offset + 1
+
+    def close(self) -> None:
+        """Let go of the store."""
+        self.store.close()
+
+
+def rebuild(fold: StoredFold, reader: LogReader, attempts: int = 2) -> None:
+    """Check and catch up; a store that proves damaged on the way is discarded once and rebuilt."""
+    for attempt in range(attempts):
+        fold.check(reader)
+        try:
+            started = time.monotonic()
+            count = fold.catch_up(reader)
+        except (DamagedStore, LogUnfit):
+            if attempt + 1 == attempts:
+                raise
+            fold.store.discard()
+            fold._begin()
+            continue
+        _log.info(
+            "fold.caught_up",
+            topic=fold.topic,
+            partition=fold.partition,
+            records=count,
+            seconds=round(time.monotonic() - started, 3),
+        )
+        return

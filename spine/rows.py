@@ -1,0 +1,174 @@
+"""What the rows of a partition's store hold, and what a fold says of each record it consumed.
+
+Row keys begin with a prefix that names their kind. They are MessagePack; a store's digest covers
+them, so a change of shape is a new version of the reducers.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from spine.domain import Domain, ReadableRows
+from spine.errors import Reason
+from spine.event import NO_PREDECESSOR, AccessRequest
+from spine.policy import Decision, MeterAccess
+
+HEAD_ROW: Final = b"\x00head"
+GOVERNANCE_PREFIX: Final = b"g/"
+SUBJECT_PREFIX: Final = b"s/"
+APPLIED_PREFIX: Final = b"i/"
+HELD_PREFIX: Final = b"h/"
+CLOSED_PREFIX: Final = b"c/"
+QUARANTINE_PREFIX: Final = b"q/"
+HISTORY_PREFIX: Final = b"v/"
+
+
+class Malformed(Exception):
+    """Bytes that no released schema explains, or that break its rules."""
+
+
+class UnknownSchema(Exception):
+    """A schema id, or a type of fact, that this build does not know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """The effects a fold is lent, so that it stays pure.
+
+    `decode(framed)` gives a record value or raises Malformed or UnknownSchema; `decode_event(type,
+    body)` the same for a fact; `encode_entry` the canonical Avro bytes of one access request.
+    """
+
+    verify: Callable[[bytes, bytes, bytes], bool]
+    decode: Callable[[bytes], object]
+    decode_event: Callable[[str, bytes], object]
+    encode_entry: Callable[[AccessRequest], bytes]
+    pack: Callable[[object], bytes]
+    unpack: Callable[[bytes, Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """The balance of rule 8, counted in entries: consumed is the sum of all the others."""
+
+    consumed: int = 0
+    applied: int = 0
+    duplicate: int = 0
+    void: int = 0
+    quarantined: int = 0
+    held: int = 0
+    access: int = 0
+
+    @property
+    def balanced(self) -> bool:
+        """Whether nothing was lost."""
+        return self.consumed == (
+            self.applied + self.duplicate + self.void + self.quarantined + self.held + self.access
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What a fold knows of its whole partition. `now_ms`: rule 11; `last_copy`: home offset."""
+
+    log_id: bytes
+    generation: int
+    partition_count: int
+    root_key: bytes
+    opening: bytes
+    now_ms: int = 0
+    last_copy: int = NO_PREDECESSOR
+    next_offset: int = 0
+    holes: int = 0
+    closed: str = ""
+    counts: Counts = field(default_factory=Counts)
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A row: the state of one subject and the position of its last applied command."""
+
+    offset: int
+    entry: int
+    state: Any
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedCommand:
+    """A row: where a command id was applied, and the digest of the request that bore it."""
+
+    offset: int
+    entry: int
+    request_digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An entry that was not applied: void, quarantined or held, and by which rule."""
+
+    entry: int
+    outcome: str
+    reason: Reason
+    subject: str = ""
+
+
+@dataclass(slots=True)
+class Applied:
+    """What one record did to the partition."""
+
+    subjects: list[str] = field(default_factory=list)
+    events: list[tuple[str, object]] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
+    duplicates: int = 0
+    applied: int = 0
+    access: int = 0
+    governance: bool = False
+
+    def counted(self, counts: Counts) -> Counts:
+        """The balance with this record in it."""
+        tally = {"void": 0, "quarantined": 0, "held": 0}
+        for refusal in self.refusals:
+            tally[refusal.outcome] += 1
+        entries = self.applied + self.duplicates + self.access + len(self.refusals)
+        return Counts(
+            counts.consumed + entries,
+            counts.applied + self.applied,
+            counts.duplicate + self.duplicates,
+            counts.void + tally["void"],
+            counts.quarantined + tally["quarantined"],
+            counts.held + tally["held"],
+            counts.access + self.access,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """The fold's decision on one member of one logged request, and the state it rests on."""
+
+    entry: int
+    request: AccessRequest
+    member: str
+    decision: Decision
+    now_ms: int
+    policy_version: int
+    access: MeterAccess = field(default_factory=MeterAccess)
+
+
+def subject_history(
+    rows: ReadableRows,
+    unpack: Callable[[bytes, Any], Any],
+    domain: Domain,
+    subject: str,
+    below: int,
+) -> Iterator[Subject]:
+    """Every state of a subject whose command stands below that offset, oldest first."""
+    start = history_row(subject, 0, 0)
+    for _, row in rows.scan(start, history_row(subject, below, 0)):
+        yield Subject(*unpack(row, domain.row_type))
+
+
+def history_row(subject: str, offset: int, entry: int) -> bytes:
+    return HISTORY_PREFIX + subject.encode() + b"\x00" + struct.pack(">qi", offset, entry)

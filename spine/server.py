@@ -1,0 +1,400 @@
+"""The gRPC edge: what every call of every service goes through before and after its handler.
+
+In this order: who calls (the certificate, checked again on each call), within which limits (a
+deadline is required and capped), as part of which trace. Around all of it stands the one place that
+turns an exception into a status: a `SpineError` with google.rpc details, anything else as INTERNAL
+with a constant text. Nobody but the log reads what went wrong inside.
+
+A streaming handler is an async generator. It is driven here, not by grpc, so that it is closed at
+once when its caller goes away: whatever it holds is let go in the same moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import grpc
+import structlog
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2  # type: ignore[import-untyped]
+from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from opentelemetry.trace import SpanKind
+
+from spine import telemetry
+from spine.errors import Bug, Invalid, Pushback, Reason, SpineError
+from spine.identity import Caller, Identity, caller_of
+
+ERROR_DOMAIN: Final = "energyos"
+INTERNAL_TEXT: Final = "internal error"
+MESSAGE_CHARS_MAX: Final = 500
+STATUS_DETAILS: Final = "grpc-status-details-bin"
+# A deadline travels rounded up, in coarser steps the longer it is.
+DEADLINE_ROUNDING: Final = 1.02
+HEALTH_POLL_S: Final = 0.5
+# What a client takes in one answer; servers send at most 4 MiB.
+CLIENT_RECEIVE_BYTES_MAX: Final = 8 * 1024 * 1024
+
+log = structlog.get_logger(__name__)
+
+BadRequest = error_details_pb2.BadRequest
+ErrorInfo = error_details_pb2.ErrorInfo
+RetryInfo = error_details_pb2.RetryInfo
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one server takes from its callers. All that is above is refused, most of it by grpc."""
+
+    request_bytes: int = 64 * 1024
+    answer_bytes: int = 4 * 1024 * 1024
+    metadata_bytes: int = 8 * 1024
+    handshake_timeout_ms: int = 5_000
+    deadline_s: float = 30.0
+    # Of a call that streams either way. Also how long an ageing connection may still serve.
+    stream_deadline_s: float = 3_600.0
+    concurrent_calls: int = 1_000
+    streams_per_connection: int = 100
+    connections: int = 1_000
+    connection_idle_ms: int = 300_000
+    connection_age_ms: int = 600_000
+    ping_interval_min_ms: int = 60_000
+    ping_strikes: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service to serve: its full name, and the generated function that registers its servicer."""
+
+    name: str
+    add: Callable[[Any, grpc.aio.Server], None]
+    servicer: object
+
+
+@dataclass(frozen=True, slots=True)
+class SpineServer:
+    """A server bound to its port."""
+
+    grpc_server: grpc.aio.Server
+    port: int
+
+    async def start(self) -> None:
+        """Take calls from now on."""
+        await self.grpc_server.start()
+
+    async def stop(self, grace_s: float = 0.5) -> None:
+        """Take no more calls, give those under way this long, then cut them."""
+        await self.grpc_server.stop(grace_s)
+
+
+_caller: ContextVar[Caller] = ContextVar("caller")
+
+
+def current_caller() -> Caller:
+    """Who makes the call that is being handled."""
+    try:
+        return _caller.get()
+    except LookupError:
+        raise Bug("there is a caller only while a call is handled") from None
+
+
+# The server
+
+
+def build_server(
+    identity: Identity,
+    services: Sequence[Service],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    limits: Limits | None = None,
+    reflect: bool = False,
+    serving: Callable[[], bool] = lambda: True,
+) -> SpineServer:
+    """A server of these services over mutual TLS, with health and, if wanted, reflection.
+
+    `serving` is asked at each health check. Port 0 is a free one. Call it inside the event loop.
+    """
+    limits = limits or Limits()
+    server = grpc.aio.server(
+        interceptors=[_Edge(limits)],
+        options=_options(limits),
+        maximum_concurrent_rpcs=limits.concurrent_calls,
+    )
+    for service in services:
+        service.add(service.servicer, server)
+    names = [service.name for service in services]
+    health_pb2_grpc.add_HealthServicer_to_server(_Health({"", *names}, serving), server)
+    if reflect:
+        reflection.enable_server_reflection([*names, HEALTH, reflection.SERVICE_NAME], server)
+    credentials = grpc.ssl_server_credentials(
+        [(identity.key, identity.cert)], identity.ca, require_client_auth=True
+    )
+    return SpineServer(server, server.add_secure_port(f"{host}:{port}", credentials))
+
+
+def _options(limits: Limits) -> list[tuple[str, int]]:
+    return [
+        # Without this, a second server on the same port would quietly share its calls.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", limits.request_bytes),
+        ("grpc.max_send_message_length", limits.answer_bytes),
+        # Between the two, grpc would refuse at random.
+        ("grpc.max_metadata_size", limits.metadata_bytes),
+        ("grpc.absolute_max_metadata_size", limits.metadata_bytes),
+        ("grpc.server_handshake_timeout_ms", limits.handshake_timeout_ms),
+        ("grpc.max_concurrent_streams", limits.streams_per_connection),
+        ("grpc.max_allowed_incoming_connections", limits.connections),
+        ("grpc.max_connection_idle_ms", limits.connection_idle_ms),
+        ("grpc.max_connection_age_ms", limits.connection_age_ms),
+        ("grpc.max_connection_age_grace_ms", int(limits.stream_deadline_s * 1000)),
+        ("grpc.http2.min_ping_interval_without_data_ms", limits.ping_interval_min_ms),
+        ("grpc.http2.max_ping_strikes", limits.ping_strikes),
+        ("grpc.keepalive_permit_without_calls", 0),
+    ]
+
+
+HEALTH: Final = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+
+
+class _Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # its base has no types
+    """grpc.health.v1 over a question: is it serving now?"""
+
+    def __init__(self, names: Iterable[str], serving: Callable[[], bool]) -> None:
+        self._names = frozenset(names)
+        self._serving = serving
+
+    async def Check(self, request: Any, context: Context) -> health_pb2.HealthCheckResponse:
+        if request.service not in self._names:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no such service here")
+        return self._status(request.service)
+
+    async def Watch(
+        self, request: Any, context: Context
+    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
+        said = None
+        while True:
+            status = self._status(request.service)
+            if status != said:
+                yield status
+                said = status
+            await asyncio.sleep(HEALTH_POLL_S)
+
+    def _status(self, name: str) -> health_pb2.HealthCheckResponse:
+        statuses = health_pb2.HealthCheckResponse
+        if name not in self._names:
+            return statuses(status=statuses.SERVICE_UNKNOWN)
+        serving = self._serving()
+        return statuses(status=statuses.SERVING if serving else statuses.NOT_SERVING)
+
+
+# What every call goes through
+
+
+class _Edge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in its stub only
+    """Puts every handler inside the stages."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        shape = (handler.request_streaming, handler.response_streaming)
+        max_s = self._limits.stream_deadline_s if any(shape) else self._limits.deadline_s
+        around = _Around(handler_call_details.method, max_s)
+        wrap = around.streaming if handler.response_streaming else around.unary
+        return _BUILD[shape](
+            wrap(getattr(handler, _BEHAVIOUR[shape])),
+            handler.request_deserializer,
+            handler.response_serializer,
+        )
+
+
+# By whether requests stream, and whether responses do.
+_BEHAVIOUR: Final = {
+    (False, False): "unary_unary",
+    (False, True): "unary_stream",
+    (True, False): "stream_unary",
+    (True, True): "stream_stream",
+}
+_BUILD: Final = {
+    shape: getattr(grpc, f"{name}_rpc_method_handler") for shape, name in _BEHAVIOUR.items()
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Around:
+    """The stages around the handler of one method."""
+
+    method: str
+    deadline_max_s: float
+
+    def unary(self, behaviour: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        """The handler of a single answer, inside the stages."""
+
+        async def handle(request: Any, context: Context) -> Any:
+            async with self._stages(context):
+                return await behaviour(request, context)
+
+        return handle
+
+    def streaming(
+        self, behaviour: Callable[..., AsyncIterator[Any]]
+    ) -> Callable[..., Awaitable[None]]:
+        """The handler of many answers, inside the stages, closed with the call."""
+
+        async def handle(request: Any, context: Context) -> None:
+            async with self._stages(context):
+                if inspect.iscoroutinefunction(behaviour):
+                    raise Bug(f"the handler of {self.method} is not an async generator")
+                async with aclosing(behaviour(request, context)) as answers:  # type: ignore[type-var]
+                    async for answer in answers:
+                        await context.write(answer)
+
+        return handle
+
+    @asynccontextmanager
+    async def _stages(self, context: Context) -> AsyncIterator[None]:
+        try:
+            _caller.set(caller_of(context.auth_context(), datetime.now(UTC)))
+            if not self.method.startswith("/grpc."):
+                self._check_deadline(context.time_remaining())
+            with telemetry.span(
+                self.method.removeprefix("/"),
+                parent=telemetry.extract(_traceparent(context)),
+                kind=SpanKind.SERVER,
+                attributes={"rpc.system": "grpc", "rpc.method": self.method},
+            ):
+                yield
+        except grpc.aio.AbortError:
+            raise
+        except NotImplementedError:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not served here")
+        except SpineError as error:
+            if isinstance(error, Bug):
+                log.error("invariant_broken", method=self.method, exc_info=error)
+            await _abort(context, status_of(error))
+        except Exception as error:
+            log.error("call_failed", method=self.method, exc_info=error)
+            await _abort(context, _status("INTERNAL", INTERNAL_TEXT, Reason.BUG))
+
+    def _check_deadline(self, left_s: float | None) -> None:
+        """A call without an end would hold its place for ever, and one far off nearly so."""
+        if left_s is None or left_s > self.deadline_max_s * DEADLINE_ROUNDING:
+            raise Invalid(
+                Reason.DEADLINE_REQUIRED,
+                f"a deadline of at most {self.deadline_max_s:g} s is required",
+                field="deadline",
+            )
+
+
+def _traceparent(context: Context) -> str | bytes | None:
+    """The caller's trace, if it sent one. Nothing else of its metadata is read."""
+    metadata = context.invocation_metadata() or ()
+    return next((value for name, value in metadata if name == telemetry.TRACEPARENT), None)
+
+
+# Errors, both ways
+
+
+def status_of(error: SpineError) -> Status:
+    """The google.rpc.Status of an error. The one place that maps."""
+    if isinstance(error, Bug):
+        return _status("INTERNAL", INTERNAL_TEXT, Reason.BUG)
+    message = telemetry.redact(error.message)[:MESSAGE_CHARS_MAX]
+    more: list[Message] = []
+    if isinstance(error, Pushback):
+        retry = RetryInfo()
+        retry.retry_delay.FromMilliseconds(round(error.retry_after_s * 1000))
+        more.append(retry)
+    if isinstance(error, Invalid):
+        violation = BadRequest.FieldViolation(field=error.field, description=message)
+        more.append(BadRequest(field_violations=[violation]))
+    return _status(error.grpc_code, message, error.reason, *more)
+
+
+def _status(code: str, message: str, reason: Reason, *more: Message) -> Status:
+    status = Status(code=grpc.StatusCode[code].value[0], message=message)
+    for detail in (ErrorInfo(reason=reason, domain=ERROR_DOMAIN), *more):
+        status.details.add().Pack(detail)
+    return status
+
+
+_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
+
+
+async def _abort(context: Context, status: Status) -> None:
+    details = ((STATUS_DETAILS, status.SerializeToString()),)
+    await context.abort(_CODES[status.code], status.message, details)
+
+
+class Failure(NamedTuple):
+    """A failed call as its caller sees it. `reason` is empty if grpc itself refused."""
+
+    code: str
+    reason: str
+    message: str
+    retry_after_s: float | None
+    field: str = ""
+
+
+def error_from(error: grpc.RpcError) -> Failure:
+    """What a failed call said, from either kind of channel."""
+    assert isinstance(error, grpc.aio.AioRpcError | grpc.Call)
+    metadata: Any = error.trailing_metadata() or ()
+    packed = dict(metadata).get(STATUS_DETAILS, b"")
+    info, retry, bad = ErrorInfo(), RetryInfo(), BadRequest()
+    retry_after_s = None
+    for detail in Status.FromString(packed).details:
+        if detail.Unpack(retry):
+            retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
+        else:
+            detail.Unpack(info) or detail.Unpack(bad)
+    field = bad.field_violations[0].field if bad.field_violations else ""
+    return Failure(error.code().name, info.reason, error.details() or "", retry_after_s, field)
+
+
+def connect(
+    target: str, identity_dir: Path, *, ca: Path | None = None, server_name: str | None = None
+) -> grpc.aio.Channel:
+    """A channel to `host:port` as the identity in that folder.
+
+    `server_name` is for a server reached under an address that its certificate does not name;
+    those of a development authority all carry `spine.identity.DEV_SERVER_NAME`.
+    """
+    return grpc.aio.secure_channel(target, *_client(identity_dir, ca, server_name))
+
+
+def connect_sync(
+    target: str, identity_dir: Path, *, ca: Path | None = None, server_name: str | None = None
+) -> grpc.Channel:
+    """The same for a program without an event loop."""
+    return grpc.secure_channel(target, *_client(identity_dir, ca, server_name))
+
+
+def _client(
+    identity_dir: Path, ca: Path | None, server_name: str | None
+) -> tuple[grpc.ChannelCredentials, list[tuple[str, Any]]]:
+    identity = Identity(identity_dir)
+    trusted = ca.read_bytes() if ca else identity.ca
+    override = [] if server_name is None else [("grpc.ssl_target_name_override", server_name)]
+    return (
+        grpc.ssl_channel_credentials(trusted, identity.key, identity.cert),
+        [("grpc.max_receive_message_length", CLIENT_RECEIVE_BYTES_MAX), *override],
+    )

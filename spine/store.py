@@ -1,0 +1,230 @@
+"""Rows and the position they were computed from, written in one batch (rule 7).
+
+A store can be deleted at any time: it comes back from the log with the same logical content, which
+`digest` shows. RocksDB through rocksdict; one process writes a store, others open it read-only as a
+secondary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import shutil
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from rocksdict import AccessType, Options, Rdict, ReadOptions, WriteBatch
+
+from spine.codec import pack, unpack
+from spine.domain import ReadableRows
+
+POSITION_ROW: Final = b"\xff\xffposition"
+
+
+class DamagedStore(Exception):
+    """The store cannot be opened or read; discard it and rebuild from the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class StorePosition:
+    """How far a store has come: log, topic-partition, offset and digest of the last record."""
+
+    log_id: bytes
+    topic: str
+    partition: int
+    offset: int
+    record_digest: bytes
+
+
+class MemoryRows:
+    """Rows that live as long as the process: for what is folded once and thrown away."""
+
+    def __init__(self) -> None:
+        self._rows: dict[bytes, bytes] = {}
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of a row."""
+        return self._rows.get(key)
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Write a row."""
+        self._rows[key] = value
+
+    def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Rows with start <= key < end, in key order."""
+        return iter(sorted((k, v) for k, v in self._rows.items() if start <= k < end))
+
+
+class Store:
+    """The one writer of a store. `put` is pending until `commit` writes it with the position.
+
+    Each life of a store is a numbered folder under `path`; `discard` starts the next one, so that a
+    reader of the old one notices.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+        self._open(_latest_life(path) or 1)
+
+    def _open(self, life: int) -> None:
+        self._pending: dict[bytes, bytes] = {}
+        self._life = life
+        try:
+            self._db = Rdict(str(self.path / str(life)), options=_options())
+        except Exception as error:
+            raise DamagedStore(f"{self.path.name}: {error}") from error
+
+    @staticmethod
+    def discard_all(path: Path) -> None:
+        """Drop the files of a store that cannot even be opened; the next life has a new number."""
+        life = _latest_life(path) or 0
+        (path / str(life + 1)).mkdir(parents=True)
+        shutil.rmtree(path / str(life), ignore_errors=True)
+
+    def discard(self) -> None:
+        """Start again with an empty store."""
+        self._db.close()
+        self.discard_all(self.path)
+        self._open(self._life + 1)
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of a row, pending writes included."""
+        if key in self._pending:
+            return self._pending[key]
+        try:
+            found: bytes | None = self._db.get(key)
+        except Exception as error:
+            raise DamagedStore(f"{self.path.name}: {error}") from error
+        return found
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Write a row with the next commit."""
+        self._pending[key] = value
+
+    def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Rows with start <= key < end, in key order, pending writes included."""
+        pending = sorted((k, v) for k, v in self._pending.items() if start <= k < end)
+        last = None
+        for key, value in heapq.merge(pending, _scan(self._db, start, end), key=lambda kv: kv[0]):
+            if key != last:
+                yield key, value
+            last = key
+
+    def commit(self, position: StorePosition) -> None:
+        """Write all pending rows and the position, or nothing."""
+        batch = WriteBatch(raw_mode=True)
+        for key, value in self._pending.items():
+            batch.put(key, value)
+        batch.put(POSITION_ROW, pack(position))
+        self._db.write(batch)
+        self._pending.clear()
+
+    def forget_pending(self) -> None:
+        """Drop what was not committed."""
+        self._pending.clear()
+
+    def position(self) -> StorePosition | None:
+        """How far the committed rows have come; None for a new store."""
+        return read_position(self)
+
+    def digest(self) -> bytes:
+        """SHA-256 over all committed rows in key order; the position row is not part of it."""
+        return rows_digest(_scan(self._db, b"", POSITION_ROW))
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._db.close()
+
+
+class StoreReader:
+    """A read-only secondary of a store that another process writes. `refresh` catches up."""
+
+    def __init__(self, path: Path, secondary: Path) -> None:
+        self._path, self._secondary = path, secondary
+        self._db: Rdict | None = None
+        self._life = 0
+
+    def refresh(self) -> bool:
+        """See what the writer has written since; False while there is no readable store."""
+        try:
+            life = _latest_life(self._path)
+            if self._db is None or life != self._life:
+                self.close()
+                self._open(life or 1)
+            assert self._db is not None
+            self._db.try_catch_up_with_primary()
+        except Exception:
+            self._db = None
+            return False
+        return True
+
+    def _open(self, life: int) -> None:
+        shutil.rmtree(self._secondary, ignore_errors=True)
+        self._secondary.mkdir(parents=True)
+        access = AccessType.secondary(str(self._secondary))
+        self._db = Rdict(str(self._path / str(life)), options=_options(), access_type=access)
+        self._life = life
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of a row as of the last refresh."""
+        if self._db is None:
+            return None
+        found: bytes | None = self._db.get(key)
+        return found
+
+    def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Rows with start <= key < end, in key order, as of the last refresh."""
+        return iter(()) if self._db is None else _scan(self._db, start, end)
+
+    def position(self) -> StorePosition | None:
+        """How far the rows of the last refresh have come."""
+        return read_position(self)
+
+    def close(self) -> None:
+        """Let go of the files."""
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+
+def read_position(rows: ReadableRows) -> StorePosition | None:
+    """The position that stands with the rows; None for a new store."""
+    stored = rows.get(POSITION_ROW)
+    if stored is None:
+        return None
+    position: StorePosition = unpack(stored, StorePosition)
+    return position
+
+
+def rows_digest(rows: Iterator[tuple[bytes, bytes]]) -> bytes:
+    """SHA-256 over rows in key order, lengths included."""
+    digest = hashlib.sha256()
+    for key, value in rows:
+        digest.update(struct.pack(">II", len(key), len(value)) + key + value)
+    return digest.digest()
+
+
+def _latest_life(path: Path) -> int | None:
+    lives = [int(child.name) for child in path.iterdir() if child.name.isdecimal()]
+    return max(lives, default=None)
+
+
+def _scan(db: Rdict, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+    options = ReadOptions()
+    options.set_iterate_upper_bound(end)
+    rows: Iterator[tuple[bytes, bytes]] = iter(db.items(from_key=start, read_opt=options))  # type: ignore[arg-type]
+    for key, value in rows:
+        if key >= end:
+            return
+        yield key, value
+
+
+def _options() -> Options:
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.set_max_open_files(256)
+    return options

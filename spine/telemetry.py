@@ -1,0 +1,238 @@
+"""What operators see: traces, metrics and log lines, and never a meter's number in any of them.
+
+One trace runs from the call through the record (`traceparent` header) to the last fold. Every
+metric is declared here, with unit and description, view lag first. Log lines go to stderr, as JSON
+unless somebody is watching; whatever a library logs takes the same way. Each line is redacted last,
+when it is text, so that no key, exception or traceback can carry an MPAN past it.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final, Literal, TextIO
+
+import structlog
+from opentelemetry import metrics, trace
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import (
+    ConsoleMetricExporter,
+    MetricExporter,
+    PeriodicExportingMetricReader,
+)
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import (
+    BatchSpanProcessor,
+    ConsoleSpanExporter,
+    SpanExporter,
+)
+from opentelemetry.trace import Span, SpanKind, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+Export = Literal["none", "console", "otlp"]
+Attributes = dict[str, str | int | float | bool]
+
+TRACEPARENT: Final = "traceparent"
+METRICS_EVERY_MS: Final = 10_000
+# A collector that is away must not hold up a process that wants to stop.
+OTLP_TIMEOUT_S: Final = 2.0
+REDACTED: Final = "<mpxn>"
+
+# An MPAN has 13 digits, 21 with its top line. A hexadecimal id or digest may hold as many in a row
+# by chance; one of those has letters among them and is left whole.
+_MPXN_LIKE = re.compile(r"\b(?=[0-9]*[a-f])[0-9a-f]{16,}\b|\d{13,}")
+
+tracer = trace.get_tracer("energyos.spine")
+_meter = metrics.get_meter("energyos.spine")
+_propagator = TraceContextTextMapPropagator()
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric as it is declared; the documentation lists every one."""
+
+    name: str
+    unit: str
+    description: str
+
+
+METRICS: Final[list[Metric]] = []
+
+
+def _declared(name: str, unit: str, description: str) -> tuple[str, str, str]:
+    METRICS.append(Metric(name, unit, description))
+    return name, unit, description
+
+
+view_lag_ms = _meter.create_gauge(
+    *_declared(
+        "spine.view.lag",
+        "ms",
+        "Age, by append time, of the oldest record that a view has yet to fold; 0 if it is level.",
+    )
+)
+view_records_behind = _meter.create_gauge(
+    *_declared("spine.view.behind", "{record}", "Records of the log that a view has yet to fold.")
+)
+entries = _meter.create_counter(
+    *_declared(
+        "spine.entries",
+        "{entry}",
+        "Entries of the log consumed by a fold, by `outcome`: applied, duplicate, void, "
+        "quarantined, held or access.",
+    )
+)
+decisions = _meter.create_counter(
+    *_declared(
+        "spine.decisions",
+        "{decision}",
+        "Reads decided, by `decision` (permit or refuse) and `reason`.",
+    )
+)
+releases = _meter.create_counter(
+    *_declared(
+        "spine.releases",
+        "{release}",
+        "What became of decided reads, by `release` (RELEASED, REFUSED or NOT_RELEASED).",
+    )
+)
+append_latency_ms = _meter.create_histogram(
+    *_declared(
+        "spine.append.latency",
+        "ms",
+        "Time from sending a record to the broker to its acknowledgement by all replicas.",
+    )
+)
+quarantined = _meter.create_counter(
+    *_declared("spine.quarantine", "{record}", "Records quarantined, by `rule`.")
+)
+
+
+def redact(text: str) -> str:
+    """The text without anything that looks like an MPAN."""
+    return _MPXN_LIKE.sub(lambda found: found[0] if _is_hex(found[0]) else REDACTED, text)
+
+
+def _is_hex(token: str) -> bool:
+    return not token.isdecimal()
+
+
+def inject_traceparent() -> bytes | None:
+    """The current span for a record's `traceparent` header; None outside of any trace."""
+    carrier: dict[str, str] = {}
+    _propagator.inject(carrier)
+    return carrier[TRACEPARENT].encode() if TRACEPARENT in carrier else None
+
+
+def extract(traceparent: bytes | str | None) -> Context:
+    """The trace to go on with; a new one if there is none or it is malformed."""
+    if isinstance(traceparent, bytes):
+        traceparent = traceparent.decode("ascii", "replace")
+    return _propagator.extract({TRACEPARENT: traceparent} if traceparent else {}, Context())
+
+
+@contextmanager
+def span(
+    name: str,
+    *,
+    parent: Context | None = None,
+    kind: SpanKind = SpanKind.INTERNAL,
+    attributes: Attributes | None = None,
+) -> Iterator[Span]:
+    """A span that names the kind of a failure, never its text, which may hold what is private."""
+    with tracer.start_as_current_span(
+        name,
+        context=parent,
+        kind=kind,
+        attributes=attributes,
+        record_exception=False,
+        set_status_on_exception=False,
+    ) as current:
+        try:
+            yield current
+        except Exception as error:
+            current.set_attribute("error.type", type(error).__name__)
+            current.set_status(StatusCode.ERROR)
+            raise
+
+
+def set_up_telemetry(service: str, export: Export, otlp_endpoint: str = "") -> None:
+    """Send traces and metrics of this process where the setting says. Once a process."""
+    if export == "none":
+        return
+    resource = Resource.create({SERVICE_NAME: service})
+    spans, measures = _exporters(export, otlp_endpoint)
+    traces = TracerProvider(resource=resource)
+    traces.add_span_processor(BatchSpanProcessor(spans))
+    trace.set_tracer_provider(traces)
+    reader = PeriodicExportingMetricReader(measures, export_interval_millis=METRICS_EVERY_MS)
+    metrics.set_meter_provider(MeterProvider([reader], resource=resource))
+
+
+def _exporters(export: Export, otlp_endpoint: str) -> tuple[SpanExporter, MetricExporter]:
+    if export == "console":
+        return ConsoleSpanExporter(out=sys.stderr), ConsoleMetricExporter(out=sys.stderr)
+    base = otlp_endpoint.rstrip("/")
+    return (
+        OTLPSpanExporter(f"{base}/v1/traces", timeout=OTLP_TIMEOUT_S),
+        OTLPMetricExporter(f"{base}/v1/metrics", timeout=OTLP_TIMEOUT_S),
+    )
+
+
+class _Redacting(structlog.stdlib.ProcessorFormatter):
+    """Turns a log event into its line and takes the MPxNs out of the line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
+def set_up_logging(level: str = "INFO", stream: TextIO | None = None) -> None:
+    """One way out for our lines and the libraries': stderr, one line an event, redacted."""
+    out = stream or sys.stderr
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        _add_trace,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    render: list[structlog.typing.Processor] = (
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+        if out.isatty()
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    )
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(
+        _Redacting(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+        )
+    )
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
+
+
+def _add_trace(
+    logger: structlog.typing.WrappedLogger, method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """The trace a line belongs to."""
+    context = trace.get_current_span().get_span_context()
+    if context.is_valid:
+        event["trace_id"] = f"{context.trace_id:032x}"
+    return event

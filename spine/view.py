@@ -1,0 +1,263 @@
+"""One partition as folded so far: whose signature counts, what is known, what a read would come to.
+
+Pure, and read-only: `PartitionFold` (in `partition.py`) adds what changes it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Final
+
+from spine import merkle, trust
+from spine.domain import Domain, Rows
+from spine.errors import Reason
+from spine.event import (
+    ENTRIES_ROOT_HEADER,
+    KEY_ID_HEADER,
+    NO_PREDECESSOR,
+    PRODUCED_AT_HEADER,
+    SIGNATURE_HEADER,
+    AccessRequest,
+    AccessRequests,
+    LogRecord,
+    SignerRole,
+    from_epoch_ms,
+    murmur2_partition,
+    signed_bytes,
+)
+from spine.policy import POLICIES, MeterAccess, Refuse, Situation
+from spine.policy_data import POLICY_DATA, data_hash
+from spine.rows import (
+    APPLIED_PREFIX,
+    CLOSED_PREFIX,
+    GOVERNANCE_PREFIX,
+    HEAD_ROW,
+    SUBJECT_PREFIX,
+    AppliedCommand,
+    Decided,
+    Head,
+    Malformed,
+    Subject,
+    Tools,
+    UnknownSchema,
+)
+
+CLOCK_TOLERANCE_MS: Final = 5_000
+
+
+class Void(Exception):
+    """Validly signed and decoded, but not to be applied: the reason says by which rule."""
+
+    def __init__(self, reason: Reason) -> None:
+        self.reason = reason
+
+
+class Quarantine(Void):
+    """Unsigned, badly signed, undecodable, or out of its rules: kept apart, whole."""
+
+
+class Hold(Void):
+    """Validly signed, but not understood by this build: what it concerns closes."""
+
+
+class PartitionView:
+    """What one topic-partition says at the position its rows stand at.
+
+    `log_id` is the pinned log id; records of any other log are quarantined, an opening of another
+    log closes the partition.
+    """
+
+    def __init__(
+        self,
+        topic: str,
+        partition: int,
+        log_id: bytes,
+        tools: Tools,
+        rows: Rows,
+        domain: Domain | None,
+        governance: Domain,
+    ) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.log_id = log_id
+        self.tools = tools
+        self.rows = rows
+        self.domain = domain
+        self.governance = governance
+        self._reload()
+
+    def _reload(self) -> None:
+        stored = self.rows.get(HEAD_ROW)
+        self.head: Head | None = None if stored is None else self.tools.unpack(stored, Head)
+        self._keys: dict[bytes, trust.SigningKey | None] = {}
+
+    def key(self, kid: bytes) -> trust.SigningKey | None:
+        """The signing key of that id, as far as this partition has been told."""
+        if kid not in self._keys:
+            standing = self.standing(trust.key_subject(kid))
+            self._keys[kid] = standing.key
+        return self._keys[kid]
+
+    def standing(self, subject: str) -> trust.Standing:
+        """What governance has said of a key, a party or the policy, here."""
+        state = self.subject_row(self.governance, subject).state
+        assert isinstance(state, trust.Standing)
+        return state
+
+    def participant(self, party: str) -> trust.Participant | None:
+        """The participant of that id."""
+        return self.standing(trust.party_subject(party)).participant
+
+    def subject(self, subject: str) -> Subject:
+        """The state of a subject of this partition's own domain, and its last position."""
+        domain = self.governance if self.topic == trust.GOVERNANCE_TOPIC else self.domain
+        assert domain is not None
+        return self.subject_row(domain, subject)
+
+    def applied_command(self, command_id: bytes) -> AppliedCommand | None:
+        """Where a command id was applied; None if it was not."""
+        home = self.topic == trust.GOVERNANCE_TOPIC
+        prefix = GOVERNANCE_PREFIX if home else SUBJECT_PREFIX
+        stored = self.rows.get(APPLIED_PREFIX + prefix + command_id)
+        if stored is None:
+            return None
+        found: AppliedCommand = self.tools.unpack(stored, AppliedCommand)
+        return found
+
+    def closed(self, subject: str) -> Reason | None:
+        """Why this subject, or the whole partition, is closed; None if it is open."""
+        if self.head is not None and self.head.closed:
+            return Reason.PARTITION_CLOSED
+        if self.rows.get(CLOSED_PREFIX + subject.encode()) is not None:
+            return Reason.METER_CLOSED
+        return None
+
+    def decide_access(
+        self, record: LogRecord, wanted: Collection[bytes] | None = None
+    ) -> tuple[Decided, ...]:
+        """Decide the requests of an access record at its own offset (rule 5).
+
+        Call after `apply` of the same record and before the next. Only request ids in `wanted` are
+        decided, all if None. A record that is not validly signed by a DSI server, or is out of
+        place, decides nothing.
+        """
+        try:
+            role = self.verified_role(record)
+            value = None if record.value is None else self.decoded(record.value)
+        except Void:
+            return ()
+        if role is not SignerRole.DSI or not isinstance(value, AccessRequests):
+            return ()
+        if (value.topic, value.partition) != (self.topic, self.partition):
+            return ()
+        entries = [self.tools.encode_entry(entry) for entry in value.entries]
+        if record.header(ENTRIES_ROOT_HEADER) != merkle.salted_root(value.salt_seed, entries):
+            return ()
+        sure = self.clock_sure(record)
+        return tuple(
+            decided
+            for index, request in enumerate(value.entries)
+            if wanted is None or request.request_id in wanted
+            for decided in self._decide(index, request, record.append_ms, sure)
+        )
+
+    def judge(
+        self, request: AccessRequest, member: str, at_ms: int, clock_sure: bool = True
+    ) -> Decided:
+        """Judge one request for one meter on the rows as they are, at the larger of `now` and
+        `at_ms`.
+        """
+        assert self.head is not None
+        now_ms = max(self.head.now_ms, at_ms)
+        policy = self.standing(trust.POLICY_SUBJECT).policy
+        closed = self.closed(member)
+        if self.misplaced(member.encode()):
+            return Decided(0, request, member, Refuse(Reason.METER_UNKNOWN), now_ms, 0)
+        if policy is None or policy.version not in POLICIES:
+            return Decided(0, request, member, Refuse(Reason.PARTITION_CLOSED), now_ms, 0)
+        if data_hash(POLICY_DATA[policy.version]) != policy.data_hash:
+            return Decided(0, request, member, Refuse(Reason.PARTITION_CLOSED), now_ms, 0)
+        row = self.subject(member)
+        known = row.offset != NO_PREDECESSOR
+        assert isinstance(row.state, MeterAccess)
+        situation = Situation(
+            row.state if known else None,
+            self.participant(request.party),
+            from_epoch_ms(now_ms),
+            closed,
+            clock_sure,
+        )
+        decision = POLICIES[policy.version](request, situation)
+        return Decided(0, request, member, decision, now_ms, policy.version, row.state)
+
+    def _decide(
+        self, index: int, request: AccessRequest, append_ms: int, sure: bool
+    ) -> tuple[Decided, ...]:
+        return tuple(
+            replace(self.judge(request, member, append_ms, sure), entry=index)
+            for member in request.meters
+        )
+
+    def subject_row(self, domain: Domain, subject: str) -> Subject:
+        prefix = GOVERNANCE_PREFIX if domain is self.governance else SUBJECT_PREFIX
+        stored = self.rows.get(prefix + subject.encode())
+        if stored is None:
+            return Subject(NO_PREDECESSOR, NO_PREDECESSOR, domain.initial())
+        offset, entry, state = self.tools.unpack(stored, domain.row_type)
+        return Subject(offset, entry, state)
+
+    def verified_role(self, record: LogRecord) -> SignerRole:
+        """The role of the key that signed the record; quarantine if it is unknown here."""
+        assert self.head is not None
+        kid = record.header(KEY_ID_HEADER)
+        if kid is None or record.header(SIGNATURE_HEADER) is None:
+            raise Quarantine(Reason.RECORD_UNSIGNED)
+        if kid == trust.key_id(self.head.root_key):
+            if not self.signed_by(self.head.root_key, record):
+                raise Quarantine(Reason.RECORD_BAD_SIGNATURE)
+            return SignerRole.ROOT
+        key = self.key(kid)
+        if key is None or not self.signed_by(key.public_key, record):
+            raise Quarantine(Reason.RECORD_BAD_SIGNATURE)
+        if key.revoked:
+            raise Void(Reason.VOID_SIGNER_REVOKED)
+        return SignerRole(key.role)
+
+    def signed_by(self, public_key: bytes, record: LogRecord) -> bool:
+        signature = record.header(SIGNATURE_HEADER)
+        return signature is not None and self.tools.verify(
+            public_key,
+            signed_bytes(
+                self.log_id,
+                record.topic,
+                record.partition,
+                record.key,
+                record.headers,
+                record.value,
+            ),
+            signature,
+        )
+
+    def decoded(self, framed: bytes) -> object:
+        try:
+            return self.tools.decode(framed)
+        except UnknownSchema:
+            raise Hold(Reason.RECORD_UNKNOWN_TYPE) from None
+        except Malformed:
+            raise Quarantine(Reason.RECORD_MALFORMED) from None
+
+    def misplaced(self, key: bytes) -> bool:
+        assert self.head is not None
+        if self.topic not in trust.METER_KEYED:
+            return False
+        home: int = murmur2_partition(key, self.head.partition_count)
+        return home != self.partition
+
+    def clock_sure(self, record: LogRecord) -> bool:
+        produced = record.header(PRODUCED_AT_HEADER)
+        if produced is None or len(produced) != 8:
+            return False
+        produced_ms: int = struct.unpack(">q", produced)[0]
+        return abs(produced_ms - record.append_ms) <= CLOCK_TOLERANCE_MS

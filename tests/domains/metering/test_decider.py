@@ -1,0 +1,305 @@
+"""The registry's rules, one row per refusal in order of precedence, and the rules for readings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import numpy as np
+import pytest
+
+from domains.metering import METERING
+from domains.metering.adapters.report import MeterDays
+from domains.metering.decider import (
+    READING_WH_MAX,
+    DeregisterMeteringPoint,
+    RegisterMeteringPoint,
+    check_rows,
+    decide,
+    sender_may_send,
+    sending_stretches,
+)
+from domains.metering.events import (
+    EnergyDirection,
+    MeteringEvent,
+    MeteringPoint,
+    MeteringPointDeregistered,
+    MeteringPointRegistered,
+)
+from domains.metering.views import MeteringPointView, metering_point_view
+from spine.domain import Actor, fold
+from spine.errors import Invalid, NotPermitted, Reason, Refused, SpineError
+from spine.gb import Interval, half_hour_of
+from spine.policy import Appointment, MeterAccess, Supply
+
+NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
+START = datetime(2024, 1, 1, tzinfo=UTC)
+END = datetime(2024, 5, 1, tzinfo=UTC)
+MPAN, MPAN_WRONG_DIGIT, MPRN = "1200000000011", "1200000000012", "123456789"
+SUPPLIER = Actor("supplier", "SUPP")
+
+REGISTER = RegisterMeteringPoint(SUPPLIER, MPAN, "ELECTRICITY", "IMPORT", "AI", START, "_C")
+DEREGISTER = DeregisterMeteringPoint(SUPPLIER, END)
+REGISTERED = MeteringPointRegistered("ELECTRICITY", "_C", "IMPORT", "AI", START, NOW)
+DEREGISTERED = MeteringPointDeregistered(END, NOW)
+
+
+def decided(given: Sequence[MeteringEvent], command: Any) -> tuple[object, ...]:
+    state: MeteringPoint = fold(METERING, given)
+    return decide(state, command, NOW)
+
+
+@pytest.mark.parametrize(
+    ("given", "command", "then"),
+    [
+        ([], REGISTER, (REGISTERED,)),
+        ([], replace(REGISTER, by=Actor("data_service", "D")), (REGISTERED,)),
+        ([], replace(REGISTER, by=Actor("consent_service", "C")), (REGISTERED,)),
+        ([], replace(REGISTER, gsp_group=""), (replace(REGISTERED, gsp_group=""),)),
+        ([REGISTERED], REGISTER, ()),
+        ([REGISTERED], DEREGISTER, (DEREGISTERED,)),
+        ([REGISTERED, DEREGISTERED], DEREGISTER, ()),
+    ],
+)
+def test_facts(given: list[MeteringEvent], command: Any, then: tuple[object, ...]) -> None:
+    assert decided(given, command) == then
+
+
+def test_export_and_gas_points() -> None:
+    export = replace(REGISTER, energy_direction="EXPORT", measurement_quantity="AE")
+    assert decided([], export) == (
+        replace(REGISTERED, energy_direction="EXPORT", measurement_quantity="AE"),
+    )
+    gas = replace(REGISTER, mpxn=MPRN, fuel="GAS", gsp_group="")
+    assert decided([], gas) == (replace(REGISTERED, fuel="GAS", gsp_group=""),)
+
+
+def test_an_instant_is_recorded_in_utc() -> None:
+    bst = timezone(timedelta(hours=1))
+    command = replace(REGISTER, registered_from=datetime(2024, 4, 1, tzinfo=bst))
+    (event,) = decided([], command)
+    assert isinstance(event, MeteringPointRegistered)
+    assert event.registered_from.isoformat() == "2024-03-31T23:00:00+00:00"
+
+
+NAIVE = datetime(2024, 1, 1)  # noqa: DTZ001 - the flaw under test
+
+
+@pytest.mark.parametrize(
+    ("given", "command", "error", "reason"),
+    [
+        ([], replace(REGISTER, by=Actor("consumer", "x")), NotPermitted, "ROLE_NOT_ALLOWED"),
+        ([], replace(REGISTER, by=Actor("data_user", "x")), NotPermitted, "ROLE_NOT_ALLOWED"),
+        ([], replace(REGISTER, fuel="COAL"), Invalid, "CODE_UNKNOWN"),
+        ([], replace(REGISTER, energy_direction="UP"), Invalid, "CODE_UNKNOWN"),
+        ([], replace(REGISTER, measurement_quantity="XX"), Invalid, "CODE_UNKNOWN"),
+        ([], replace(REGISTER, gsp_group="_I"), Invalid, "GSP_GROUP_UNKNOWN"),
+        ([], replace(REGISTER, registered_from=NAIVE), Invalid, "TIME_INVALID"),
+        ([], replace(REGISTER, mpxn=MPRN), Invalid, "MPAN_FORMAT"),
+        ([], replace(REGISTER, fuel="GAS", gsp_group=""), Invalid, "MPRN_FORMAT"),
+        ([], replace(REGISTER, fuel="GAS", mpxn=MPRN), Invalid, "FIELD_INVALID"),
+        ([], replace(REGISTER, measurement_quantity="AE"), Invalid, "FIELD_INVALID"),
+        ([REGISTERED], replace(REGISTER, gsp_group="_A"), Refused, "METER_EXISTS"),
+        ([REGISTERED, DEREGISTERED], REGISTER, Refused, "METER_EXISTS"),
+        ([], replace(DEREGISTER, by=Actor("dsi", "x")), NotPermitted, "ROLE_NOT_ALLOWED"),
+        ([], replace(DEREGISTER, effective_to=NAIVE), Invalid, "TIME_INVALID"),
+        ([], DEREGISTER, Refused, "METER_NOT_REGISTERED"),
+        (
+            [REGISTERED, DEREGISTERED],
+            replace(DEREGISTER, effective_to=NOW),
+            Refused,
+            "METER_NOT_REGISTERED",
+        ),
+        ([REGISTERED], replace(DEREGISTER, effective_to=START), Invalid, "INTERVAL_INVALID"),
+    ],
+)
+def test_refusals(
+    given: list[MeteringEvent], command: Any, error: type[SpineError], reason: str
+) -> None:
+    with pytest.raises(error) as refusal:
+        decided(given, command)
+    assert refusal.value.reason == reason
+    assert MPAN not in str(refusal.value)
+
+
+@pytest.mark.parametrize("field", ["fuel", "energy_direction", "measurement_quantity"])
+def test_a_fact_with_an_unknown_code_does_not_fold(field: str) -> None:
+    changes: Any = {field: "?"}
+    with pytest.raises(ValueError, match="not a valid"):
+        fold(METERING, [replace(REGISTERED, **changes)])
+
+
+def test_the_view_of_a_metering_point() -> None:
+    assert metering_point_view(MPAN, METERING.initial()) is None
+    state = fold(METERING, [REGISTERED, DEREGISTERED])
+    assert metering_point_view(MPAN, state) == MeteringPointView(
+        MPAN, "ELECTRICITY", "_C", "IMPORT", "AI", START, END
+    )
+
+
+# Which readings may enter
+
+DAY = 19_800  # 2024-03-18
+MIDNIGHT = datetime(2024, 3, 18, tzinfo=UTC)
+POINT: MeteringPoint = fold(METERING, [REGISTERED])
+ALWAYS = (Interval(START, NOW),)
+
+
+def one_day(mpxn: str = MPAN, quantity: str = "AI", **changes: Any) -> MeterDays:
+    """A whole day of 100 Wh a half hour, or with other columns."""
+    day = MeterDays(
+        mpxns=np.array([mpxn], "S13"),
+        days=np.array([DAY], np.int32),
+        present=np.ones((1, 48), np.bool_),
+        values_wh=np.full((1, 48), 100, np.int32),
+        quality=np.zeros((1, 48), np.uint8),
+        quality_codes=("A",),
+        quantity=quantity,
+    )
+    return replace(day, **changes)
+
+
+def with_value(wh: int) -> MeterDays:
+    day = one_day()
+    day.values_wh[0, 7] = wh
+    return day
+
+
+@pytest.mark.parametrize(
+    ("day", "point", "stretches", "reason"),
+    [
+        (one_day(), POINT, ALWAYS, None),
+        (with_value(READING_WH_MAX), POINT, ALWAYS, None),
+        (one_day(), None, (), "METER_NOT_REGISTERED"),
+        (one_day(), MeteringPoint(), ALWAYS, "METER_NOT_REGISTERED"),
+        (
+            one_day(),
+            replace(POINT, registered_from=MIDNIGHT + timedelta(minutes=1)),
+            ALWAYS,
+            "METER_NOT_REGISTERED",
+        ),
+        (one_day(), replace(POINT, effective_to=MIDNIGHT), ALWAYS, "METER_NOT_REGISTERED"),
+        (one_day(quantity="AE"), POINT, ALWAYS, "QUANTITY_NOT_FOR_METER"),
+        (one_day(quantity="RI"), POINT, ALWAYS, "QUANTITY_NOT_FOR_METER"),
+        (
+            one_day(),
+            replace(POINT, energy_direction=EnergyDirection.EXPORT),
+            ALWAYS,
+            "QUANTITY_NOT_FOR_METER",
+        ),
+        (one_day(), POINT, (), "SENDER_NOT_APPOINTED"),
+        (one_day(), POINT, (Interval(START, MIDNIGHT),), "SENDER_NOT_APPOINTED"),
+        (with_value(-1), POINT, ALWAYS, "READING_OUT_OF_RANGE"),
+        (with_value(READING_WH_MAX + 1), POINT, ALWAYS, "READING_OUT_OF_RANGE"),
+    ],
+)
+def test_which_readings_may_enter(
+    day: MeterDays,
+    point: MeteringPoint | None,
+    stretches: tuple[Interval, ...],
+    reason: str | None,
+) -> None:
+    checked = check_rows(day, lambda _: point, lambda _: stretches)
+    assert checked.accepted.tolist() == [reason is None]
+    assert checked.refused == ({} if reason is None else {reason: 1})
+    assert checked.findings == {}
+
+
+def test_only_the_half_hours_present_must_lie_in_the_appointment() -> None:
+    """An appointment from local midnight in summer starts at 23:00Z of the day before."""
+    present = np.zeros((1, 48), np.bool_)
+    present[0, 46:] = True
+    late = (Interval(MIDNIGHT + timedelta(hours=23), NOW),)
+    assert check_rows(one_day(present=present), lambda _: POINT, lambda _: late).accepted.all()
+    assert not check_rows(one_day(), lambda _: POINT, lambda _: late).accepted.any()
+
+
+def test_each_row_is_judged_by_itself_and_each_point_asked_once() -> None:
+    names = [MPAN, MPAN_WRONG_DIGIT, MPAN, MPRN]
+    three = MeterDays(
+        mpxns=np.array(names, "S13"),
+        days=np.array([DAY, DAY, DAY - 1, DAY], np.int32),
+        present=np.ones((4, 48), np.bool_),
+        values_wh=np.zeros((4, 48), np.int32),
+        quality=np.zeros((4, 48), np.uint8),
+        quality_codes=("A",),
+    )
+    asked: list[str] = []
+
+    def registered(mpxn: str) -> MeteringPoint | None:
+        asked.append(mpxn)
+        return None if mpxn == MPRN else POINT
+
+    stretches = {
+        MPAN: (Interval(START, MIDNIGHT - timedelta(days=9)), Interval(MIDNIGHT, NOW)),
+        MPAN_WRONG_DIGIT: ALWAYS,
+        MPRN: ALWAYS,
+    }
+    checked = check_rows(three, registered, stretches.__getitem__)
+    assert checked.accepted.tolist() == [True, True, False, False]
+    assert checked.refused == {Reason.SENDER_NOT_APPOINTED: 1, Reason.METER_NOT_REGISTERED: 1}
+    assert checked.findings == {Reason.MPXN_CHECK_DIGIT: 1}
+    assert sorted(asked) == sorted(set(names))
+
+
+def test_nothing_to_check() -> None:
+    nothing = one_day(
+        mpxns=np.array([], "S13"),
+        days=np.array([], np.int32),
+        present=np.zeros((0, 48), np.bool_),
+        values_wh=np.zeros((0, 48), np.int32),
+        quality=np.zeros((0, 48), np.uint8),
+    )
+    checked = check_rows(nothing, lambda _: None, lambda _: ())
+    assert (len(checked.accepted), checked.refused) == (0, {})
+
+
+# Who may send
+
+
+def days(count: int) -> datetime:
+    return START + timedelta(days=count)
+
+
+ACCESS = MeterAccess(
+    supplies=(Supply("SUPP", days(0), days(10)), Supply("RIVL", days(10))),
+    appointments=(
+        Appointment("SUPP", "data_service", days(10), days(20)),
+        Appointment("SUPP", "data_service", days(25), days(25)),
+        Appointment("SUPP", "data_service", days(30), days(40)),
+        Appointment("DATA", "data_service", days(0)),
+        Appointment("METR", "meter_operator", days(0)),
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("sender", "first", "last", "may"),
+    [
+        ("SUPP", 0, 10, True),
+        ("SUPP", 5, 20, True),  # as supplier, and from day 10 on as data service
+        ("SUPP", 5, 21, False),
+        ("SUPP", 20, 21, False),
+        ("SUPP", 35, 40, True),
+        ("SUPP", 15, 35, False),
+        ("RIVL", 9, 11, False),
+        ("RIVL", 10, 9000, True),
+        ("DATA", 0, 9000, True),
+        ("METR", 0, 1, False),
+        ("", 0, 1, False),
+    ],
+)
+def test_who_may_send(sender: str, first: int, last: int, may: bool) -> None:
+    assert sender_may_send(ACCESS, sender, Interval(days(first), days(last))) is may
+
+
+def test_stretches_are_joined_where_they_meet() -> None:
+    assert sending_stretches(ACCESS, "SUPP") == (
+        Interval(days(0), days(20)),
+        Interval(days(30), days(40)),
+    )
+    nested = MeterAccess(supplies=(Supply("S", days(0)), Supply("S", days(3), days(4))))
+    (stretch,) = sending_stretches(nested, "S")
+    assert stretch.end.year == 9999 and half_hour_of(stretch.end) > 0
