@@ -16,13 +16,16 @@ from typing import Any, Final
 import faust
 import structlog
 
+from spine import telemetry
 from spine.errors import Pushback, Reason
 from spine.event import LogRecord
 from spine.log import Kafka, LogReader
 from spine.replay import StoredFold, rebuild
-from spine.rows import Applied
+from spine.rows import Applied, Counts
 
 EXIT_FOLD_FAILED: Final = 70
+WATCH_EVERY_S: Final = 2.0
+STALLED_AFTER_S: Final = 30.0
 HEAL_AFTER_ASSIGNMENT_S: Final = (0.2, 1.0, 3.0)
 _log = structlog.get_logger()
 
@@ -62,12 +65,15 @@ class LiveFold:
 
     def deliver(self, record: LogRecord) -> None:
         """Fold one record that follows on the last, tell the listeners, wake who waited for it."""
-        applied = self.stored.apply(record)
-        if applied is None:
-            return
-        self.moved_at = time.monotonic()
-        for listener in self.listeners:
-            listener(record, applied)
+        trace = telemetry.extract(record.header(telemetry.TRACEPARENT))
+        with telemetry.span("fold", parent=trace, attributes={"topic": record.topic}):
+            applied = self.stored.apply(record)
+            if applied is None:
+                return
+            self.moved_at = time.monotonic()
+            for listener in self.listeners:
+                listener(record, applied)
+        _count(record.topic, applied)
         still_waiting = []
         for offset, done in self._waiters:
             if offset < self.next_offset:
@@ -76,6 +82,16 @@ class LiveFold:
             else:
                 still_waiting.append((offset, done))
         self._waiters = still_waiting
+
+
+def _count(topic: str, applied: Applied) -> None:
+    counts = applied.counted(Counts())
+    for outcome in ("applied", "duplicate", "void", "quarantined", "held", "access"):
+        if number := getattr(counts, outcome):
+            telemetry.entries.add(number, {"topic": topic, "outcome": outcome})
+    for refusal in applied.refusals:
+        if refusal.outcome == "quarantined":
+            telemetry.quarantined.add(1, {"rule": str(refusal.reason)})
 
 
 class FaustFolds:
@@ -102,6 +118,7 @@ class FaustFolds:
         self._reader: LogReader | None = None
         self._reading = asyncio.Lock()
         self._healing: set[asyncio.Task[None]] = set()
+        self._watching: asyncio.Task[None] | None = None
         self._app: Any = None
 
     async def start(self) -> None:
@@ -111,11 +128,13 @@ class FaustFolds:
             await asyncio.to_thread(rebuild, live.stored, self._reader)
         self._app = self._faust_app()
         await self._app.start()
+        self._watching = asyncio.create_task(self._watch())
 
     async def stop(self) -> None:
         """Stop folding. Answers stop with it."""
-        for task in self._healing:
+        for task in (*self._healing, *filter(None, [self._watching])):
             task.cancel()
+        self._watching = None
         if self._app is not None:
             await self._app.stop()
             self._app = None
@@ -214,6 +233,40 @@ class FaustFolds:
                     await self._heal(live)
                 except Pushback as unreachable:
                     _log.warning("fold.heal_failed", reason=str(unreachable))
+
+    async def _watch(self) -> None:
+        """Measure the lag; a fold that stands still although the log goes on ends the process.
+
+        Consumers have been seen alive but idle after rebalances and broker restarts, so progress
+        while there is something to fold is the only sign of life that counts.
+        """
+        behind_since: dict[tuple[str, int], tuple[int, float]] = {}
+        while True:
+            await asyncio.sleep(WATCH_EVERY_S)
+            for place, live in self.folds.items():
+                end = await self._end(place)
+                if end is None:
+                    continue
+                now = time.monotonic()
+                at, since = behind_since.get(place, (live.next_offset, now))
+                if end <= live.next_offset or at != live.next_offset:
+                    at, since = live.next_offset, now
+                behind_since[place] = (at, since)
+                where = {"topic": place[0], "partition": place[1]}
+                telemetry.view_lag_ms.set(round((now - since) * 1000), where)
+                telemetry.view_records_behind.set(max(0, end - live.next_offset), where)
+                if now - since > STALLED_AFTER_S:
+                    self._on_failure(RuntimeError(f"{place[0]}-{place[1]} stands still"))
+
+    async def _end(self, place: tuple[str, int]) -> int | None:
+        reader = self._reader
+        if reader is None:
+            return None
+        try:
+            async with self._reading:
+                return (await asyncio.to_thread(reader.bounds, *place))[1]
+        except Pushback:
+            return None
 
 
 def _from_faust(message: Any) -> LogRecord:

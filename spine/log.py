@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,7 +21,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
-from spine import trust
+from spine import telemetry, trust
 from spine.errors import Bug, Pushback, Reason, SpineError
 from spine.event import LogRecord
 
@@ -101,6 +102,7 @@ class Appender:
     ) -> Appended:
         """Append one record; Pushback(INDETERMINATE) if its fate is unknown."""
         producer = await self._connected()
+        started = time.monotonic()
         try:
             sent = await producer.send(
                 topic, value, key=key, partition=partition, headers=list(headers)
@@ -113,6 +115,8 @@ class Appender:
                 f"the append was not acknowledged ({type(error).__name__}); "
                 "repeat it under the same idempotency key",
             ) from error
+        elapsed_ms = (time.monotonic() - started) * 1000
+        telemetry.append_latency_ms.record(elapsed_ms, {"topic": topic})
         return Appended(topic, partition, metadata.offset, metadata.timestamp)
 
     async def _connected(self) -> AIOKafkaProducer:

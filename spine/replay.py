@@ -57,7 +57,12 @@ class StoredFold:
             _log.warning("store.damaged", store=path.name, reason=str(damage))
             Store.discard_all(path)
             self.store = Store(path)
-        self._begin()
+        try:
+            self._begin()
+        except DamagedStore as damage:
+            _log.warning("store.damaged", store=path.name, reason=str(damage))
+            self.store.discard()
+            self._begin()
 
     def _begin(self) -> None:
         tools, domain, governance = self._args
@@ -100,8 +105,9 @@ class StoredFold:
         start, end = reader.bounds(self.topic, self.partition)
         if not start <= position.offset < end:
             return "the log does not hold the record it stands on"
-        last = next(reader.read(self.topic, self.partition, position.offset, position.offset + 1))
-        if last.digest() != position.record_digest:
+        here_again = reader.read(self.topic, self.partition, position.offset, position.offset + 1)
+        last = next(here_again, None)
+        if last is None or last.digest() != position.record_digest:
             return "the log holds another record where it stands"
         return ""
 

@@ -22,6 +22,7 @@ from spine.codec import pack, unpack
 from spine.domain import ReadableRows
 
 POSITION_ROW: Final = b"\xff\xffposition"
+DAMAGE_MARK: Final = "damaged"
 
 
 class DamagedStore(Exception):
@@ -61,8 +62,9 @@ class MemoryRows:
 class Store:
     """The one writer of a store. `put` is pending until `commit` writes it with the position.
 
-    Each life of a store is a numbered folder under `path`; `discard` starts the next one, so that a
-    reader of the old one notices.
+    What proves damaged on reading is marked, so that the next start rebuilds it. Each life of a
+    store is a numbered folder under `path`; `discard` starts the next one, so that a reader of the
+    old one notices.
     """
 
     def __init__(self, path: Path) -> None:
@@ -73,6 +75,8 @@ class Store:
     def _open(self, life: int) -> None:
         self._pending: dict[bytes, bytes] = {}
         self._life = life
+        if (self.path / DAMAGE_MARK).exists():
+            raise DamagedStore(f"{self.path.name}: marked as damaged")
         try:
             self._db = Rdict(str(self.path / str(life)), options=_options())
         except Exception as error:
@@ -83,6 +87,7 @@ class Store:
         """Drop the files of a store that cannot even be opened; the next life has a new number."""
         life = _latest_life(path) or 0
         (path / str(life + 1)).mkdir(parents=True)
+        (path / DAMAGE_MARK).unlink(missing_ok=True)
         shutil.rmtree(path / str(life), ignore_errors=True)
 
     def discard(self) -> None:
@@ -95,11 +100,7 @@ class Store:
         """The value of a row, pending writes included."""
         if key in self._pending:
             return self._pending[key]
-        try:
-            found: bytes | None = self._db.get(key)
-        except Exception as error:
-            raise DamagedStore(f"{self.path.name}: {error}") from error
-        return found
+        return _get(self._db, self.path, key)
 
     def put(self, key: bytes, value: bytes) -> None:
         """Write a row with the next commit."""
@@ -109,7 +110,8 @@ class Store:
         """Rows with start <= key < end, in key order, pending writes included."""
         pending = sorted((k, v) for k, v in self._pending.items() if start <= k < end)
         last = None
-        for key, value in heapq.merge(pending, _scan(self._db, start, end), key=lambda kv: kv[0]):
+        stored = _scan(self._db, self.path, start, end)
+        for key, value in heapq.merge(pending, stored, key=lambda kv: kv[0]):
             if key != last:
                 yield key, value
             last = key
@@ -133,7 +135,7 @@ class Store:
 
     def digest(self) -> bytes:
         """SHA-256 over all committed rows in key order; the position row is not part of it."""
-        return rows_digest(_scan(self._db, b"", POSITION_ROW))
+        return rows_digest(_scan(self._db, self.path, b"", POSITION_ROW))
 
     def close(self) -> None:
         """Let go of the files."""
@@ -171,14 +173,11 @@ class StoreReader:
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a row as of the last refresh."""
-        if self._db is None:
-            return None
-        found: bytes | None = self._db.get(key)
-        return found
+        return None if self._db is None else _get(self._db, self._path, key)
 
     def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Rows with start <= key < end, in key order, as of the last refresh."""
-        return iter(()) if self._db is None else _scan(self._db, start, end)
+        return iter(()) if self._db is None else _scan(self._db, self._path, start, end)
 
     def position(self) -> StorePosition | None:
         """How far the rows of the last refresh have come."""
@@ -213,14 +212,35 @@ def _latest_life(path: Path) -> int | None:
     return max(lives, default=None)
 
 
-def _scan(db: Rdict, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+def _get(db: Rdict, path: Path, key: bytes) -> bytes | None:
+    try:
+        found: bytes | None = db.get(key)
+    except Exception as error:
+        raise _damage(path, error) from error
+    return found
+
+
+def _scan(db: Rdict, path: Path, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Rows in key order. An iterator just ends at a damaged block, and only its status tells."""
     options = ReadOptions()
     options.set_iterate_upper_bound(end)
-    rows: Iterator[tuple[bytes, bytes]] = iter(db.items(from_key=start, read_opt=options))  # type: ignore[arg-type]
-    for key, value in rows:
+    rows = db.iter(options)
+    rows.seek(start)
+    while rows.valid():
+        key, value = rows.key(), rows.value()
         if key >= end:
             return
         yield key, value
+        rows.next()
+    try:
+        rows.status()
+    except Exception as error:
+        raise _damage(path, error) from error
+
+
+def _damage(path: Path, error: Exception) -> DamagedStore:
+    (path / DAMAGE_MARK).touch()
+    return DamagedStore(f"{path.name}: {error}")
 
 
 def _options() -> Options:

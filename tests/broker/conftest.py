@@ -8,7 +8,10 @@ import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 
+from spine.config import Settings
 from spine.embedded import EmbeddedKafka
+from spine.log import Kafka
+from tests.helpers.log import open_new_log
 
 
 @pytest.fixture
@@ -16,6 +19,12 @@ def own_kafka(tmp_path: Path) -> Iterator[EmbeddedKafka]:
     """A broker of the test's own, started, to be killed and started at will."""
     with EmbeddedKafka(tmp_path) as broker:
         yield broker
+
+
+@pytest.fixture
+async def own_log(own_kafka: EmbeddedKafka, tmp_path: Path) -> tuple[Settings, Kafka]:
+    """A log of the test's own, opened, with the signing keys of every role in its data folder."""
+    return await open_new_log(own_kafka, tmp_path)
 
 
 @pytest.fixture

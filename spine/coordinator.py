@@ -1,0 +1,174 @@
+"""From an accepted command to facts in the log: decide, sign, append, wait until the own fold
+agrees.
+
+The only way in which a domain's facts come about (design rule 4). Two coordinators may race without
+locks: each names the predecessor it decided on, and the loser's record is void for everyone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, Final
+from weakref import WeakValueDictionary
+
+from spine.domain import Actor, Domain
+from spine.errors import Conflict, Pushback, Reason
+from spine.event import Command, Fact, Facts, RecordType, from_epoch_ms, murmur2_partition
+from spine.fold import FaustFolds, LiveFold
+from spine.partition import PartitionFold
+from spine.rows import AppliedCommand
+from spine.trust import METER_KEYED
+from spine.writer import LogWriter, wall_clock_ms
+
+FOLD_TIMEOUT_S: Final = 10.0
+TIGHTENING_ATTEMPTS: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A command with who gave it and under which idempotency key.
+
+    `method` and `party` scope the key; `digest` is the SHA-256 of the request, so that other
+    content under the same key is a conflict.
+    """
+
+    subject: str
+    command: Any
+    actor: Actor
+    method: str
+    idempotency_key: str
+    digest: bytes
+
+    @property
+    def id(self) -> bytes:
+        """16 bytes that name this command for ever."""
+        parts = (self.actor.role, self.actor.party, self.method, self.idempotency_key, self.subject)
+        return sha256("\x1f".join(parts).encode()).digest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Handled:
+    """Where the facts of a command stand. `replayed`: an earlier send of it had already applied."""
+
+    topic: str
+    partition: int
+    offset: int
+    entry: int
+    replayed: bool
+    changed: bool = True
+
+
+class Coordinator:
+    """Handles the commands of one domain on the folds of this process."""
+
+    def __init__(
+        self,
+        domain: Domain,
+        folds: FaustFolds,
+        writer: LogWriter,
+        partition_count: int,
+        tightens: Callable[[Any], bool],
+    ) -> None:
+        self.domain, self._folds, self._writer = domain, folds, writer
+        self._partitions = partition_count if domain.topic in METER_KEYED else 1
+        self._tightens = tightens
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def live(self, subject: str) -> LiveFold:
+        """The fold that knows the subject."""
+        return self._folds[self.domain.topic, murmur2_partition(subject.encode(), self._partitions)]
+
+    def state(self, subject: str) -> Any:
+        """The subject's state as this process has folded it."""
+        return self.live(subject).stored.fold.subject(subject).state
+
+    def earlier(self, order: Order) -> Handled | None:
+        """Where this command was applied before, if it was.
+
+        Conflict(IDEMPOTENCY_CONFLICT) if its key was used for another request.
+        """
+        fold = self.live(order.subject).stored.fold
+        applied = fold.applied_command(order.id)
+        return None if applied is None else self._replayed(order, applied)
+
+    async def handle(self, order: Order) -> Handled:
+        """Carry out one command.
+
+        Refused by a rule; Conflict(RACE_LOST) if a loosening command lost a race,
+        Conflict(IDEMPOTENCY_CONFLICT) on other content under the same key; Pushback(INDETERMINATE)
+        if the append was not acknowledged: repeat it under the same key.
+        """
+        async with self._locks.setdefault(order.subject, asyncio.Lock()):
+            attempts = TIGHTENING_ATTEMPTS if self._tightens(order.command) else 1
+            for _ in range(attempts):
+                handled = await self._attempt(order)
+                if handled is not None:
+                    return handled
+        raise Conflict(Reason.RACE_LOST, "another command came first; look again and decide")
+
+    async def _attempt(self, order: Order) -> Handled | None:
+        live = self.live(order.subject)
+        fold = live.stored.fold
+        if (earlier := self.earlier(order)) is not None:
+            return earlier
+        self._ready(fold, order.subject)
+        assert fold.head is not None
+        row = fold.subject(order.subject)
+        now = from_epoch_ms(max(wall_clock_ms(), fold.head.now_ms))
+        events = self.domain.decide(row.state, order.command, now)
+        if not events:
+            return Handled(
+                self.domain.topic, fold.partition, row.offset, row.entry, False, changed=False
+            )
+        command = Command(
+            order.id,
+            order.subject,
+            order.digest,
+            row.offset,
+            row.entry,
+            f"{order.actor.role}/{order.actor.party}",
+            tuple(
+                Fact(self.domain.event_type(e), now, self._writer.codec.encode(e)) for e in events
+            ),
+        )
+        appended = await self._writer.write(
+            RecordType.FACTS,
+            self.domain.topic,
+            fold.partition,
+            Facts(self.domain.topic, fold.partition, (command,)),
+            key=order.subject.encode(),
+        )
+        try:
+            await live.passed(appended.offset, FOLD_TIMEOUT_S)
+        except Pushback:
+            message = "appended, not folded yet; repeat it under the same idempotency key"
+            raise Pushback(Reason.INDETERMINATE, message) from None
+        applied = live.stored.fold.applied_command(order.id)
+        if applied is None:
+            return None
+        if applied.offset != appended.offset:
+            return self._replayed(order, applied)
+        return Handled(self.domain.topic, fold.partition, applied.offset, applied.entry, False)
+
+    def _replayed(self, order: Order, applied: AppliedCommand) -> Handled:
+        if applied.request_digest != order.digest:
+            raise Conflict(
+                Reason.IDEMPOTENCY_CONFLICT, "this idempotency key was used for another request"
+            )
+        live = self.live(order.subject)
+        return Handled(
+            self.domain.topic, live.stored.partition, applied.offset, applied.entry, True
+        )
+
+    def _ready(self, fold: PartitionFold, subject: str) -> None:
+        """A signer uses a key only where its own fold has seen it; closed meters take no facts."""
+        key = fold.key(self._writer.signer.kid)
+        if fold.head is None or key is None or key.revoked:
+            raise Pushback(Reason.KEY_NOT_SEEN, "our key does not count in the partition")
+        if (closed := fold.closed(subject)) is not None:
+            raise Pushback(
+                closed, "closed until a build understands what it holds", retry_after_s=60
+            )

@@ -1,0 +1,1 @@
+"""The DSI query surface: every answer it gives stands in the log."""

@@ -1,0 +1,119 @@
+"""The answer to a decided request, from rows alone: what the DSI sends and the audit rebuilds.
+
+Nothing here knows gRPC, Faust or the time. The same decision, the same rows and the same positions
+give the same answer, byte for byte, for ever.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from domains.consumers.views import ConsentView, consents_for
+from domains.metering import METERING
+from domains.metering.views import MeteringPointView, metering_point_view, readings_as_of
+from spine import trust
+from spine.answer import HalfHour, absent_runs, half_hours, half_hours_digest, records_digest
+from spine.codec import unpack
+from spine.domain import ReadableRows
+from spine.event import AbsentRun, from_epoch_ms
+from spine.gb import Interval
+from spine.policy import Category, MeterAccess, Permit
+from spine.rows import Decided, subject_history
+
+NOTHING = bytes(32)
+
+
+@dataclass(frozen=True, slots=True)
+class MeteringPointRecord:
+    """Standing data as released: the register's view, and who supplies the meter."""
+
+    view: MeteringPointView
+    supplier: str
+    offset: int
+    entry: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is released: half hours, or records; `rows` counts those that carry something."""
+
+    rows: int
+    digest: bytes
+    absent: tuple[AbsentRun, ...] = ()
+    half_hours: tuple[HalfHour, ...] = ()
+    metering_point: MeteringPointRecord | None = None
+    consents: tuple[ConsentView, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The rows an answer is made from, by topic, and how far below each it may look."""
+
+    rows: Mapping[str, ReadableRows]
+    below: Mapping[str, int]
+
+
+def answer(decided: Decided, access: MeterAccess, sources: Sources) -> Answer:
+    """The answer to a permitted request. `access` is the meter's state at the decision."""
+    match decided.request.category:
+        case Category.METERING_POINT:
+            return _metering_point(decided, access, sources)
+        case Category.CONSENTS:
+            return _consents(decided, access)
+        case _:
+            return _readings(decided, sources)
+
+
+def _readings(decided: Decided, sources: Sources) -> Answer:
+    request, permit = decided.request, decided.decision
+    assert isinstance(permit, Permit)
+    asked = Interval(request.interval_from, request.interval_to)
+    found = readings_as_of(
+        sources.rows[trust.READINGS_TOPIC],
+        decided.member,
+        request.measurement_quantity,
+        asked,
+        sources.below[trust.READINGS_TOPIC],
+    )
+    now = from_epoch_ms(decided.now_ms)
+    rows = half_hours(decided.member, asked, permit.covered, found, now)
+    present = sum(row.recorded is not None for row in rows)
+    return Answer(present, half_hours_digest(rows), absent_runs(rows), rows)
+
+
+def _metering_point(decided: Decided, access: MeterAccess, sources: Sources) -> Answer:
+    at = decided.request.as_of_valid or from_epoch_ms(decided.now_ms)
+    rows, below = sources.rows[trust.METERING_TOPIC], sources.below[trust.METERING_TOPIC]
+    history = deque(subject_history(rows, unpack, METERING, decided.member, below), maxlen=1)
+    latest = history[0] if history else None
+    view = None if latest is None else metering_point_view(decided.member, latest.state)
+    if latest is None or view is None or not _valid_at(view, at):
+        return Answer(0, records_digest(()))
+    record = MeteringPointRecord(view, _supplier_at(access, at), latest.offset, latest.entry)
+    return Answer(1, records_digest((record,)), metering_point=record)
+
+
+def _valid_at(view: MeteringPointView, at: datetime) -> bool:
+    return view.registered_from <= at and (view.effective_to is None or at < view.effective_to)
+
+
+def _supplier_at(access: MeterAccess, at: datetime) -> str:
+    return next(
+        (
+            supply.supplier
+            for supply in access.supplies
+            if supply.effective_from <= at
+            and (supply.effective_to is None or at < supply.effective_to)
+        ),
+        "",
+    )
+
+
+def _consents(decided: Decided, access: MeterAccess) -> Answer:
+    request = decided.request
+    now = from_epoch_ms(decided.now_ms)
+    consents = tuple(consents_for(access, request.role, request.party, now))
+    return Answer(len(consents), records_digest(consents), consents=consents)

@@ -1,0 +1,244 @@
+"""One read from question to outcome: positions, log, decision, rows, release. No gRPC here.
+
+The order is the promise: data positions are picked before the append, nothing is read before the
+fold has decided, nothing leaves after the permit's two seconds, and every decision gets an outcome.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from domains.metering.views import readings_as_of
+from spine import telemetry, trust
+from spine.access import AccessLog, OutcomeLog, Vector, Verdict
+from spine.answer import Release
+from spine.dsi.answering import NOTHING, Answer, answer
+from spine.dsi.data import DataViews
+from spine.errors import NotPermitted, Pushback, Reason
+from spine.event import AccessOutcome, AccessRequest, DataPosition, epoch_ms, murmur2_partition
+from spine.gb import HALF_HOUR, Interval, tzdata_version
+from spine.identity import Caller
+from spine.log import LogReader
+from spine.policy import Category, Permit
+from spine.rows import Decided
+
+REACH_TIMEOUT_S: Final = 5.0
+TOPIC_OF_CATEGORY: Final[Mapping[str, str]] = {
+    Category.METERING_POINT: trust.METERING_TOPIC,
+    Category.CONSENTS: "",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What is asked, apart from the meters. Instants UTC."""
+
+    caller: Caller
+    method: str
+    purpose: str
+    basis: str
+    category: str
+    interval: Interval
+    measurement_quantity: str = ""
+    consent_id: str = ""
+    as_of_valid: datetime | None = None
+    as_of_known: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One member of a read, decided; what it may be sent if that was a permit."""
+
+    verdict: Verdict
+    decided: Decided
+
+    @property
+    def permitted(self) -> bool:
+        """Whether anything may be released."""
+        return isinstance(self.decided.decision, Permit)
+
+    @property
+    def refused(self) -> Reason:
+        """The reason for the refusal, as this caller may know it."""
+        assert not isinstance(self.decided.decision, Permit)
+        return self.decided.decision.disclosed
+
+
+class Reads:
+    """The read path of one DSI server."""
+
+    def __init__(
+        self,
+        access: Mapping[int, AccessLog],
+        outcomes: OutcomeLog,
+        data: DataViews,
+        reader: LogReader,
+        schema_set: bytes,
+        reducer_version: int,
+    ) -> None:
+        self.access, self._outcomes, self.data = access, outcomes, data
+        self._reader, self._reading = reader, asyncio.Lock()
+        self._schema_set, self._reducer_version = schema_set, reducer_version
+
+    def partition_of(self, mpxn: str) -> int:
+        """The partition that is the meter's world."""
+        return murmur2_partition(mpxn.encode(), len(self.access))
+
+    async def positions(
+        self, category: str, partition: int, at_least: Vector, as_of_known: datetime | None = None
+    ) -> Vector:
+        """The data positions a read of this partition will look at (rule 6).
+
+        Never beyond what is folded here; at least what the caller has seen, or Pushback.
+        """
+        for wanted in at_least:
+            if wanted.partition != partition:
+                continue
+            if wanted.topic == trust.CONSUMER_LOG:
+                live = self.access[partition].live
+                await live.passed(wanted.offset - 1, REACH_TIMEOUT_S)
+            elif wanted.topic in (trust.READINGS_TOPIC, trust.METERING_TOPIC):
+                await self.data.reach(wanted.topic, partition, wanted.offset, REACH_TIMEOUT_S)
+        topic = TOPIC_OF_CATEGORY.get(category, trust.READINGS_TOPIC)
+        if not topic:
+            return ()
+        offset = self.data.next_offset(topic, partition)
+        if as_of_known is not None:
+            async with self._reading:
+                known = await asyncio.to_thread(
+                    self._reader.offset_at, topic, partition, epoch_ms(as_of_known) + 1
+                )
+            offset = min(offset, known)
+        return (DataPosition(topic, partition, offset),)
+
+    def request(self, query: Query, meters: tuple[str, ...]) -> AccessRequest:
+        """The request as it goes into the log, under a fresh id."""
+        return AccessRequest(
+            os.urandom(16),
+            query.caller.party,
+            query.caller.role,
+            query.caller.fingerprint,
+            "",
+            query.method,
+            query.purpose,
+            query.basis,
+            query.category,
+            query.measurement_quantity,
+            query.consent_id,
+            meters,
+            query.interval.start,
+            query.interval.end,
+            query.as_of_valid,
+            query.as_of_known,
+            0,
+        )
+
+    def changed(self, query: Query, mpxn: str, before: Vector, after: Vector) -> Interval | None:
+        """The stretch of a query's interval whose readings differ between two positions."""
+        old, new = (
+            readings_as_of(
+                self.data.sources(vector).rows[trust.READINGS_TOPIC],
+                mpxn,
+                query.measurement_quantity,
+                query.interval,
+                vector[0].offset,
+            )
+            for vector in (before, after)
+        )
+        starts = [start for start, recorded in new.items() if old.get(start) != recorded]
+        return Interval(min(starts), max(starts) + HALF_HOUR) if starts else None
+
+    async def decide(
+        self, query: Query, meters: tuple[str, ...], vector: Vector
+    ) -> tuple[Judged, ...]:
+        """Log a request for meters of one partition and return each member's decision.
+
+        Refused members have their outcome by then; permitted ones owe one (`release`, `withhold`).
+        """
+        request = self.request(query, meters)
+        with telemetry.span("decide"):
+            access = self.access[self.partition_of(meters[0])]
+            verdict = await access.decide(request, vector)
+        judged = tuple(Judged(verdict, decided) for decided in verdict.decided)
+        for each in judged:
+            reason = "" if each.permitted else str(each.decided.decision.reason)  # type: ignore[union-attr]
+            decision = "permit" if each.permitted else "refuse"
+            telemetry.decisions.add(1, {"decision": decision, "reason": reason})
+            if not each.permitted:
+                self._outcome(each, Release.REFUSED, "", None, 0)
+        return judged
+
+    def answer(self, judged: Judged) -> Answer:
+        """The answer to a permitted member; Pushback(PERMIT_EXPIRED) if its time is over."""
+        made = answer(
+            judged.decided, judged.decided.access, self.data.sources(judged.verdict.vector)
+        )
+        if judged.verdict.expired:
+            self.withhold(judged, Reason.PERMIT_EXPIRED)
+            raise Pushback(Reason.PERMIT_EXPIRED, "the permit ran out before the answer was ready")
+        return made
+
+    def release(self, judged: Judged, released: Answer, chunk: int = 0) -> None:
+        """Record that the answer went out."""
+        self._outcome(judged, Release.RELEASED, "", released, chunk)
+
+    def withhold(self, judged: Judged, why: Reason, chunk: int = 0) -> None:
+        """Record that nothing went out although it was permitted."""
+        self._outcome(judged, Release.NOT_RELEASED, str(why), None, chunk)
+
+    async def read_one(self, query: Query, mpxn: str, at_least: Vector) -> tuple[Judged, Answer]:
+        """A whole read of one meter; NotPermitted with the reason the caller may know."""
+        vector = await self.positions(
+            query.category, self.partition_of(mpxn), at_least, query.as_of_known
+        )
+        return await self.read_at(query, mpxn, vector)
+
+    async def read_at(self, query: Query, mpxn: str, vector: Vector) -> tuple[Judged, Answer]:
+        """A whole read of one meter at given data positions."""
+        (judged,) = await self.decide(query, (mpxn,), vector)
+        if not judged.permitted:
+            raise NotPermitted(judged.refused, "the read is not permitted")
+        released = self.answer(judged)
+        self.release(judged, released)
+        return judged, released
+
+    def _outcome(
+        self, judged: Judged, release: Release, why: str, released: Answer | None, chunk: int
+    ) -> None:
+        verdict, decided = judged.verdict, judged.decided
+        if verdict.offset < 0:
+            return
+        decision = decided.decision
+        permit = decision if isinstance(decision, Permit) else None
+        telemetry.releases.add(1, {"release": str(release)})
+        self._outcomes.add(
+            verdict.partition,
+            (
+                AccessOutcome(
+                    decided.request.request_id,
+                    verdict.partition,
+                    verdict.offset,
+                    decided.entry,
+                    decided.member,
+                    chunk,
+                    "PERMIT" if permit else "REFUSE",
+                    "" if isinstance(decision, Permit) else str(decision.reason),
+                    str(release),
+                    why,
+                    permit.consent_id if permit else "",
+                    permit.consent_version if permit else 0,
+                    decided.policy_version,
+                    self._reducer_version,
+                    self._schema_set,
+                    tzdata_version(),
+                    released.rows if released else 0,
+                    released.digest if released else NOTHING,
+                    released.absent if released else (),
+                ),
+            ),
+        )

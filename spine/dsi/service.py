@@ -1,0 +1,358 @@
+"""The Dsi service of `proto/spine/dsi/v1`: requests in, decided answers out."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import AsyncIterator, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import msgspec
+
+from domains.consumers.views import ConsentView
+from spine import trust
+from spine.access import Vector
+from spine.answer import HalfHour
+from spine.common.v1 import common_pb2
+from spine.dsi.advice import Adviser
+from spine.dsi.answering import Answer, MeteringPointRecord
+from spine.dsi.reads import Judged, Query, Reads
+from spine.dsi.stream import HALF_HOURS_PER_CHUNK, Chunk, ReadingsStream
+from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
+from spine.dsi.watch import Watches
+from spine.errors import Invalid, Reason
+from spine.event import DataPosition, epoch_ms, from_epoch_ms
+from spine.gb import HALF_HOUR, Interval, on_the_grid, parse_mpxn
+from spine.policy import Category, Permit
+from spine.server import current_caller
+from spine.services import wire
+
+MAX_METERS: Final = 1_000
+MAX_PAGE: Final = 17_568
+MAX_INTERVAL: Final = timedelta(days=3_653)
+INSTANT: Final = timedelta(milliseconds=1)
+ACTIVE_IMPORT: Final = "AI"
+READABLE: Final = frozenset({Category.HH_CONSUMPTION, Category.EXPORT})
+
+
+class DsiService(dsi_pb2_grpc.DsiServicer):
+    """Answers the queries of accredited parties and consumers."""
+
+    def __init__(self, reads: Reads, watches: Watches, adviser: Adviser, log_id: bytes) -> None:
+        self._reads, self._watches, self._adviser = reads, watches, adviser
+        self._log_id = log_id
+
+    async def GetReadings(self, request: Any, context: Any) -> Any:
+        """One page of the half hours of one metering point."""
+        mpxn = str(parse_mpxn(request.mpxn))
+        asked = _interval(request.interval)
+        digest = _request_digest(request)
+        if request.cursor:
+            start, vector = _resume(request.cursor, digest)
+            if not asked.start <= start < asked.end or not self._plausible(mpxn, vector):
+                raise Invalid(Reason.CURSOR_INVALID, "the cursor is not of this request")
+        else:
+            start = asked.start
+            vector = await self._reads.positions(
+                Category.HH_CONSUMPTION,
+                self._reads.partition_of(mpxn),
+                self._at_least(request),
+                wire.optional_instant(request, "as_of_known"),
+            )
+        end = min(asked.end, start + _page(request.page_size) * HALF_HOUR)
+        query = self._readings_query("GetReadings", request, Interval(start, end))
+        judged, made = await self._reads.read_at(query, mpxn, vector)
+        return dsi_pb2.GetReadingsResponse(
+            rows=_rows(made.half_hours),
+            decision=_decision(judged),
+            positions=self._token(vector, judged),
+            digest=made.digest,
+            next_cursor=_cursor(digest, end, vector) if end < asked.end else "",
+        )
+
+    async def StreamReadings(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        """The half hours of up to 1,000 metering points, then each new version if wanted."""
+        mpxns = list(dict.fromkeys(str(parse_mpxn(mpxn)) for mpxn in request.mpxns))
+        if not 1 <= len(mpxns) <= MAX_METERS or len(mpxns) != len(request.mpxns):
+            raise Invalid(
+                Reason.REQUEST_TOO_LARGE, "1 to 1,000 metering points, each once", field="mpxns"
+            )
+        if request.follow and request.HasField("as_of_known"):
+            raise Invalid(
+                Reason.FIELD_INVALID, "follow and as_of_known exclude each other", field="follow"
+            )
+        query = self._readings_query("StreamReadings", request, _interval(request.interval))
+        stream = ReadingsStream(self._reads, self._watches, query, mpxns, self._at_least(request))
+        async for chunk in stream.chunks(request.follow):
+            yield self._chunk(chunk)
+
+    async def GetMeteringPoint(self, request: Any, context: Any) -> Any:
+        """The standing data of one metering point."""
+        mpxn = str(parse_mpxn(request.mpxn))
+        as_of_valid = wire.optional_instant(request, "as_of_valid")
+        category = Category.METERING_POINT
+        query = self._record_query("GetMeteringPoint", request, category, as_of_valid)
+        judged, made = await self._reads.read_one(query, mpxn, self._at_least(request))
+        return dsi_pb2.GetMeteringPointResponse(
+            metering_point=_metering_point(made.metering_point),
+            decision=_decision(judged),
+            positions=self._token(judged.verdict.vector, judged),
+            digest=made.digest,
+        )
+
+    async def ListConsents(self, request: Any, context: Any) -> Any:
+        """The caller's own consents at one metering point."""
+        mpxn = str(parse_mpxn(request.mpxn))
+        query = self._record_query("ListConsents", request, Category.CONSENTS, None)
+        judged, made = await self._reads.read_one(query, mpxn, self._at_least(request))
+        return dsi_pb2.ListConsentsResponse(
+            consents=[_consent(consent) for consent in made.consents],
+            decision=_decision(judged),
+            positions=self._token(judged.verdict.vector, judged),
+            digest=made.digest,
+        )
+
+    async def CheckAccess(self, request: Any, context: Any) -> Any:
+        """What reads would come to, as of the stated positions."""
+        if not 1 <= len(request.questions) <= MAX_METERS:
+            raise Invalid(Reason.REQUEST_TOO_LARGE, "1 to 1,000 questions", field="questions")
+        caller = current_caller()
+        questions = [
+            (str(parse_mpxn(q.mpxn)), q.data_user, q.purpose, q.category or Category.HH_CONSUMPTION)
+            for q in request.questions
+        ]
+        partitions = sorted({self._reads.partition_of(mpxn) for mpxn, *_ in questions})
+        for partition in partitions:
+            await self._reads.positions(Category.CONSENTS, partition, self._at_least(request))
+            await self._reads.access[partition].ensure_moving()
+        advice = [self._adviser.advise(caller, *question) for question in questions]
+        as_of = [
+            DataPosition(trust.CONSUMER_LOG, p, self._reads.access[p].live.next_offset)
+            for p in partitions
+        ]
+        return dsi_pb2.CheckAccessResponse(
+            advice=[
+                dsi_pb2.AccessAdvice(
+                    would_permit=each.would_permit,
+                    reason=each.reason,
+                    rule=each.rule,
+                    consent_id=each.consent_id,
+                    fact=each.fact
+                    and common_pb2.RecordRef(
+                        topic=trust.CONSUMER_LOG,
+                        partition=each.fact[0],
+                        offset=each.fact[1],
+                        entry=each.fact[2],
+                    ),
+                )
+                for each in advice
+            ],
+            as_of=self._positions(as_of),
+        )
+
+    def _readings_query(self, method: str, request: Any, interval: Interval) -> Query:
+        category = request.category or Category.HH_CONSUMPTION
+        if category not in READABLE and category in set(Category):
+            raise Invalid(
+                Reason.CATEGORY_UNKNOWN, "readings are HH_CONSUMPTION or EXPORT", field="category"
+            )
+        return Query(
+            current_caller(),
+            method,
+            _code(request.purpose, "purpose"),
+            _code(request.basis, "basis"),
+            category,
+            interval,
+            _code(request.measurement_quantity or ACTIVE_IMPORT, "measurement_quantity", 2),
+            consent_id=_consent_id(request),
+            as_of_known=wire.optional_instant(request, "as_of_known"),
+        )
+
+    def _record_query(
+        self, method: str, request: Any, category: Category, as_of_valid: datetime | None
+    ) -> Query:
+        at = as_of_valid or from_epoch_ms(epoch_ms(datetime.now(UTC)))
+        return Query(
+            current_caller(),
+            method,
+            _code(request.purpose, "purpose"),
+            _code(request.basis, "basis"),
+            category,
+            Interval(at, at + INSTANT),
+            consent_id=_consent_id(request),
+            as_of_valid=as_of_valid,
+            as_of_known=wire.optional_instant(request, "as_of_known"),
+        )
+
+    def _at_least(self, request: Any) -> Vector:
+        return wire.at_least(request, self._log_id)
+
+    def _plausible(self, mpxn: str, vector: Vector) -> bool:
+        partition = self._reads.partition_of(mpxn)
+        return len(vector) == 1 and all(
+            p.topic == trust.READINGS_TOPIC
+            and p.partition == partition
+            and 0 <= p.offset <= self._reads.data.next_offset(p.topic, p.partition)
+            for p in vector
+        )
+
+    def _token(self, vector: Iterable[DataPosition], judged: Judged) -> Any:
+        decided = DataPosition(
+            trust.CONSUMER_LOG, judged.verdict.partition, judged.verdict.offset + 1
+        )
+        return self._positions([*vector, decided])
+
+    def _positions(self, positions: Iterable[DataPosition]) -> Any:
+        return wire.position_token(self._log_id, positions)
+
+    def _chunk(self, chunk: Chunk) -> Any:
+        answer: Answer | None = chunk.answer
+        return dsi_pb2.StreamReadingsResponse(
+            mpxn=chunk.mpxn,
+            chunk=chunk.number,
+            rows=_rows(answer.half_hours) if answer else (),
+            decision=_decision(chunk.judged) if answer and chunk.judged else None,
+            positions=self._token(chunk.judged.verdict.vector, chunk.judged)
+            if answer and chunk.judged
+            else None,
+            digest=answer.digest if answer else b"",
+            interval_complete=chunk.complete,
+            refused=chunk.refused or "",
+        )
+
+
+class _Cursor(msgspec.Struct, array_like=True, frozen=True):
+    version: int
+    request: bytes
+    start_ms: int
+    vector: tuple[tuple[str, int, int], ...]
+
+
+def _cursor(request: bytes, start: datetime, vector: Vector) -> str:
+    places = tuple((p.topic, p.partition, p.offset) for p in vector)
+    packed = msgspec.msgpack.encode(_Cursor(1, request, epoch_ms(start), places))
+    return base64.urlsafe_b64encode(packed).decode()
+
+
+def _resume(cursor: str, request: bytes) -> tuple[datetime, Vector]:
+    """Where a page begins and at which positions; Invalid(CURSOR_INVALID) for any other text."""
+    try:
+        packed = base64.b64decode(cursor.encode("ascii"), altchars=b"-_", validate=True)
+        kept = msgspec.msgpack.decode(packed, type=_Cursor)
+        start = from_epoch_ms(kept.start_ms)
+    except (ValueError, OverflowError, OSError, msgspec.MsgspecError):
+        raise Invalid(Reason.CURSOR_INVALID, "the cursor cannot be read", field="cursor") from None
+    if kept.version != 1 or kept.request != request or not on_the_grid(start):
+        raise Invalid(Reason.CURSOR_INVALID, "the cursor is not of this request", field="cursor")
+    return start, tuple(DataPosition(*place) for place in kept.vector)
+
+
+def _request_digest(request: Any) -> bytes:
+    """What a cursor is bound to: the caller and the request but for the cursor itself."""
+    bare = type(request)()
+    bare.CopyFrom(request)
+    bare.ClearField("cursor")
+    bare.ClearField("at_least")
+    caller = current_caller()
+    content = f"{caller}\n".encode() + bare.SerializeToString(deterministic=True)
+    return hashlib.sha256(content).digest()[:16]
+
+
+def _interval(interval: Any) -> Interval:
+    if not interval.HasField("start") or not interval.HasField("end"):
+        raise Invalid(Reason.FIELD_MISSING, "an interval has a start and an end", field="interval")
+    asked = Interval(
+        wire.instant(interval.start, "interval"), wire.instant(interval.end, "interval")
+    )
+    if not (on_the_grid(asked.start) and on_the_grid(asked.end)):
+        raise Invalid(
+            Reason.INTERVAL_INVALID, "both ends must lie on a half hour", field="interval"
+        )
+    if asked.end - asked.start > MAX_INTERVAL:
+        raise Invalid(Reason.REQUEST_TOO_LARGE, "at most 10 years", field="interval")
+    return asked
+
+
+def _page(size: int) -> int:
+    if not 0 <= size <= MAX_PAGE:
+        raise Invalid(Reason.FIELD_INVALID, f"at most {MAX_PAGE} a page", field="page_size")
+    return size or HALF_HOURS_PER_CHUNK
+
+
+def _code(text: str, field: str, longest: int = 64) -> str:
+    if not text:
+        raise Invalid(Reason.FIELD_MISSING, f"{field} is required", field=field)
+    if len(text) > longest or not text.isascii() or not text.isprintable():
+        raise Invalid(Reason.FIELD_INVALID, f"{field} is not a code", field=field)
+    return text
+
+
+def _consent_id(request: Any) -> str:
+    named = getattr(request, "consent_id", "")
+    return _code(named, "consent_id") if named else ""
+
+
+def _rows(rows: Sequence[HalfHour]) -> list[Any]:
+    return [_half_hour(row) for row in rows]
+
+
+def _half_hour(row: HalfHour) -> Any:
+    if row.recorded is None:
+        return dsi_pb2.HalfHour(start=wire.stamp(row.start), absent=f"ABSENT_{row.absent}")
+    recorded = row.recorded
+    return dsi_pb2.HalfHour(
+        start=wire.stamp(row.start),
+        value_wh=recorded.value_wh,
+        quality=recorded.quality,
+        version=dsi_pb2.Version(offset=recorded.offset, row=recorded.row),
+    )
+
+
+def _decision(judged: Judged) -> Any:
+    verdict, decided = judged.verdict, judged.decided
+    permit = decided.decision if isinstance(decided.decision, Permit) else None
+    return dsi_pb2.Decision(
+        request_id=decided.request.request_id,
+        partition=verdict.partition,
+        offset=verdict.offset,
+        entry=decided.entry,
+        decided_at=wire.stamp(from_epoch_ms(decided.now_ms)),
+        consent_id=permit.consent_id if permit else "",
+        consent_version=permit.consent_version if permit else 0,
+        policy_version=decided.policy_version,
+    )
+
+
+def _metering_point(record: MeteringPointRecord | None) -> Any:
+    if record is None:
+        return None
+    view = record.view
+    return dsi_pb2.MeteringPoint(
+        mpxn=view.mpxn,
+        fuel=view.fuel,
+        gsp_group=view.gsp_group,
+        energy_direction=view.energy_direction,
+        measurement_quantity=view.measurement_quantity,
+        registered_from=wire.stamp(view.registered_from),
+        effective_to=view.effective_to and wire.stamp(view.effective_to),
+        supplier=record.supplier,
+        version=common_pb2.RecordRef(
+            topic=trust.METERING_TOPIC, offset=record.offset, entry=record.entry
+        ),
+    )
+
+
+def _consent(view: ConsentView) -> Any:
+    return dsi_pb2.Consent(
+        consent_id=view.consent_id,
+        version=view.version,
+        state=view.state,
+        data_user=view.data_user,
+        purpose=view.purpose,
+        categories=view.categories,
+        history_from=wire.stamp(view.history_from),
+        valid_from=wire.stamp(view.valid_from),
+        expires=wire.stamp(view.expires),
+        changed_at=wire.stamp(view.changed_at),
+    )

@@ -1,0 +1,166 @@
+"""StreamReadings: the interval in chunks, then every new version; each chunk fenced (rule 5)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from spine import trust
+from spine.access import Vector
+from spine.dsi.answering import Answer
+from spine.dsi.reads import Judged, Query, Reads
+from spine.dsi.watch import Watch, Watches
+from spine.errors import NotPermitted, Reason
+from spine.gb import HALF_HOUR, Interval
+
+HALF_HOURS_PER_CHUNK: Final = 1_488
+FOLLOW_POLL_S: Final = 0.1
+CHUNK: Final = HALF_HOURS_PER_CHUNK * HALF_HOUR
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What is sent for one meter at a time: an answer, or the reason for which it was cut."""
+
+    mpxn: str
+    number: int
+    judged: Judged | None = None
+    answer: Answer | None = None
+    complete: bool = False
+    refused: Reason | None = None
+
+
+class ReadingsStream:
+    """One open stream over meters of any partitions."""
+
+    def __init__(
+        self, reads: Reads, watches: Watches, query: Query, mpxns: Sequence[str], at_least: Vector
+    ) -> None:
+        self._reads, self._watches = reads, watches
+        self._query, self._at_least = query, at_least
+        self._numbers = dict.fromkeys(mpxns, 0)
+        self._cut: dict[str, Reason] = {}
+        self._partitions: dict[int, list[str]] = {}
+        for mpxn in mpxns:
+            self._partitions.setdefault(reads.partition_of(mpxn), []).append(mpxn)
+
+    async def chunks(self, follow: bool) -> AsyncGenerator[Chunk, None]:
+        """Every chunk in order; NotPermitted with the last reason once no meter is left."""
+        vectors = {
+            partition: await self._reads.positions(
+                self._query.category, partition, self._at_least, self._query.as_of_known
+            )
+            for partition in self._partitions
+        }
+        for partition in self._partitions:
+            async for chunk in self._interval(partition, vectors[partition]):
+                yield chunk
+        if follow and self._left():
+            async for chunk in self._follow(vectors):
+                yield chunk
+        if not self._left():
+            raise NotPermitted(self._last_reason(), "no metering point of the stream is left")
+
+    def _left(self) -> list[str]:
+        return [mpxn for mpxn in self._numbers if mpxn not in self._cut]
+
+    def _last_reason(self) -> Reason:
+        return list(self._cut.values())[-1]
+
+    async def _interval(self, partition: int, vector: Vector) -> AsyncIterator[Chunk]:
+        start, end = self._query.interval.start, self._query.interval.end
+        while start < end:
+            window = Interval(start, min(start + CHUNK, end))
+            members = [m for m in self._partitions[partition] if m not in self._cut]
+            async for chunk in self._send(window, members, vector, complete=window.end == end):
+                yield chunk
+            start = window.end
+
+    async def _send(
+        self, window: Interval, members: list[str], vector: Vector, complete: bool
+    ) -> AsyncIterator[Chunk]:
+        """One chunk for each member; a set whose permit runs out on the way is asked for again."""
+        waiting = list(members)
+        while waiting:
+            query = replace(self._query, interval=window)
+            judged = list(await self._reads.decide(query, tuple(waiting), vector))
+            try:
+                first = True
+                while judged and (first or not judged[0].verdict.expired):
+                    each, first = judged.pop(0), False
+                    waiting.remove(each.decided.member)
+                    yield self._chunk(each, complete)
+            except GeneratorExit:
+                self._withhold(judged, Reason.CLIENT_GONE)
+                raise
+            self._withhold(judged, Reason.PERMIT_EXPIRED)
+
+    def _withhold(self, judged: Sequence[Judged], why: Reason) -> None:
+        for each in judged:
+            if each.permitted:
+                self._reads.withhold(each, why, self._numbers[each.decided.member])
+
+    def _chunk(self, judged: Judged, complete: bool) -> Chunk:
+        mpxn = judged.decided.member
+        number = self._numbers[mpxn]
+        if not judged.permitted:
+            self._cut[mpxn] = judged.refused
+            return Chunk(mpxn, number, judged, refused=judged.refused)
+        made = self._reads.answer(judged)
+        self._reads.release(judged, made, number)
+        self._numbers[mpxn] += 1
+        return Chunk(mpxn, number, judged, made, complete)
+
+    async def _follow(self, vectors: dict[int, Vector]) -> AsyncIterator[Chunk]:
+        watches = [self._watch(partition) for partition in self._partitions]
+        try:
+            while self._left():
+                for watch in watches:
+                    async for chunk in self._news(watch, vectors):
+                        yield chunk
+                    for chunk in self._cuts(watch):
+                        yield chunk
+                if self._left():
+                    await _first_change(watches)
+        finally:
+            for watch in watches:
+                self._watches.remove(watch)
+
+    def _watch(self, partition: int) -> Watch:
+        members = tuple(m for m in self._partitions[partition] if m not in self._cut)
+        watch = Watch(self._reads.request(self._query, members), partition)
+        self._watches.add(watch)
+        self._watches.judge(watch)
+        return watch
+
+    def _cuts(self, watch: Watch) -> list[Chunk]:
+        cut = {m: r for m, r in watch.cut.items() if m not in self._cut}
+        self._cut.update(cut)
+        watch.changed.clear()
+        return [Chunk(mpxn, self._numbers[mpxn], refused=reason) for mpxn, reason in cut.items()]
+
+    async def _news(self, watch: Watch, vectors: dict[int, Vector]) -> AsyncIterator[Chunk]:
+        """Chunks over the half hours that changed since the positions last sent."""
+        before = vectors[watch.partition]
+        offset = self._reads.data.next_offset(trust.READINGS_TOPIC, watch.partition)
+        if not watch.members or offset <= before[0].offset:
+            return
+        after = (replace(before[0], offset=offset),)
+        vectors[watch.partition] = after
+        for mpxn in sorted(watch.members):
+            changed = self._reads.changed(self._query, mpxn, before, after)
+            if changed is not None and mpxn not in watch.cut:
+                async for chunk in self._send(changed, [mpxn], after, complete=False):
+                    yield chunk
+
+
+async def _first_change(watches: list[Watch]) -> None:
+    """Wait a little for new readings, and not at all once something was cut."""
+    waits = [asyncio.create_task(watch.changed.wait()) for watch in watches]
+    try:
+        await asyncio.wait(waits, timeout=FOLLOW_POLL_S, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()

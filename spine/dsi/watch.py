@@ -1,0 +1,89 @@
+"""Open streams are cut by the fold itself, without a request (rule 5).
+
+Whenever a fact of a watched meter, or of governance, is folded, and once a second for what time
+alone ends, the stream's own terms are judged again on the folded state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from spine.access import AccessLog
+from spine.errors import Reason
+from spine.event import AccessRequest, LogRecord
+from spine.policy import Refuse
+from spine.rows import Applied
+
+JUDGE_EVERY_S: Final = 1.0
+
+
+class Watch:
+    """What one open stream may still send. `cut` fills up with members and reasons."""
+
+    def __init__(self, request: AccessRequest, partition: int) -> None:
+        self.request, self.partition = request, partition
+        self.members = set(request.meters)
+        self.cut: dict[str, Reason] = {}
+        self.changed = asyncio.Event()
+
+
+class Watches:
+    """All open streams of a server, and the listeners that judge them again."""
+
+    def __init__(self, access: Mapping[int, AccessLog]) -> None:
+        self._access = access
+        self._open: set[Watch] = set()
+        self._ticking: asyncio.Task[None] | None = None
+        for partition, log in access.items():
+            log.live.listeners.append(self._listener(partition))
+
+    def add(self, watch: Watch) -> None:
+        """Watch a stream from now on."""
+        self._open.add(watch)
+        if self._ticking is None:
+            self._ticking = asyncio.create_task(self._tick())
+
+    def remove(self, watch: Watch) -> None:
+        """The stream has ended."""
+        self._open.discard(watch)
+
+    def judge(self, watch: Watch) -> None:
+        """Judge all of a stream's members on the state as it is."""
+        self._judge(watch, set(watch.members))
+
+    def close(self) -> None:
+        """Stop judging."""
+        if self._ticking is not None:
+            self._ticking.cancel()
+            self._ticking = None
+
+    def _listener(self, partition: int) -> Callable[[LogRecord, Applied], None]:
+        def on_record(_: LogRecord, applied: Applied) -> None:
+            touched = set(applied.subjects) | {r.subject for r in applied.refusals}
+            if not touched and not applied.governance:
+                return
+            for watch in self._open:
+                if watch.partition == partition:
+                    everyone = applied.governance or "" in touched
+                    self._judge(watch, watch.members if everyone else watch.members & touched)
+
+        return on_record
+
+    def _judge(self, watch: Watch, members: set[str]) -> None:
+        fold = self._access[watch.partition].live.stored.fold
+        now_ms = time.time_ns() // 1_000_000
+        for member in sorted(members):
+            decision = fold.judge(watch.request, member, now_ms).decision
+            if isinstance(decision, Refuse):
+                watch.members.discard(member)
+                watch.cut[member] = decision.disclosed
+                watch.changed.set()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(JUDGE_EVERY_S)
+            for watch in list(self._open):
+                self.judge(watch)

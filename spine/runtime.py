@@ -1,0 +1,259 @@
+"""What every process of the spine is made of: the log it belongs to, its folds, key and server.
+
+Built once from `Settings` by the command line. A process says where it listens in
+`<data_dir>/services/<name>.json`, and takes the same port again when it comes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from spine import trust
+from spine.codec import Codec, tools
+from spine.config import Settings
+from spine.domain import Domain
+from spine.errors import NotFound, Reason
+from spine.event import SignerRole
+from spine.fold import FaustFolds
+from spine.identity import Authority, signing_key
+from spine.log import Appender, Kafka, LogReader, verify_topics
+from spine.opening import LogIdentity
+from spine.policy import Role
+from spine.replay import StoredFold
+from spine.schemas import Schemas
+from spine.server import Limits, Service, SpineServer, build_server
+from spine.signing import Signer, verify
+from spine.writer import LogWriter
+
+LOG_FILE: Final = "log.json"
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Domains:
+    """The domains this installation coordinates, by the topic each is folded from."""
+
+    governance: Domain
+    by_topic: Mapping[str, Domain]
+
+    def __iter__(self) -> Any:
+        return iter((self.governance, *self.by_topic.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """One process's view of the installation."""
+
+    settings: Settings
+    kafka: Kafka
+    identity: LogIdentity
+    domains: Domains
+    codec: Codec
+
+    @classmethod
+    def of(cls, settings: Settings, kafka: Kafka, domains: Domains) -> Runtime:
+        """Open the log that was created in the data folder; LogUnfit if there is none."""
+        identity = LogIdentity.load(settings.data_dir / LOG_FILE)
+        return cls(settings, kafka, identity, domains, Codec(Schemas.load(), domains))
+
+    @property
+    def partitions(self) -> int:
+        """Partitions of every meter-keyed topic."""
+        return self.identity.opening.partition_count
+
+    def stores(self, process: str) -> Path:
+        """Where a process keeps its stores."""
+        return self.settings.data_dir / "stores" / process
+
+    def stored_fold(self, path: Path, topic: str, partition: int) -> StoredFold:
+        """The fold of one topic-partition, its store under `path`."""
+        return StoredFold(
+            path / f"{topic}-{partition}",
+            topic,
+            partition,
+            self.identity.log_id,
+            tools(self.codec, verify),
+            self.domains.by_topic.get(topic),
+            self.domains.governance,
+            self.codec.schemas.set_hash,
+        )
+
+    def folds(self, process: str, topics: Iterable[str]) -> FaustFolds:
+        """All partitions of these topics, hosted by Faust for one process."""
+        places = [
+            (topic, partition)
+            for topic in topics
+            for partition in range(self.partitions if topic in trust.METER_KEYED else 1)
+        ]
+        return FaustFolds(
+            f"spine-{self.identity.log_id.hex()[:8]}-{process}",
+            self.kafka,
+            [self.stored_fold(self.stores(process), *place) for place in places],
+            session_timeout_s=self.settings.faust_session_timeout_s,
+            heartbeat_s=self.settings.faust_heartbeat_s,
+        )
+
+    def signer(self, role: SignerRole) -> Signer:
+        """The signing key this installation keeps for a role."""
+        return Signer.of(signing_key(self.settings.data_dir, role))
+
+    def writer(self, appender: Appender, role: SignerRole, name: str) -> LogWriter:
+        """A writer that signs for a role."""
+        source = f"/energyos/{role}/{name}"
+        return LogWriter(appender, self.signer(role), self.identity.log_id, self.codec, source)
+
+    def authority(self) -> Authority:
+        """The development certificate authority of the data folder."""
+        return Authority.open_or_create(self.settings.data_dir / "identities")
+
+    def server(
+        self,
+        name: str,
+        role: Role,
+        services: Sequence[Service],
+        port: int,
+        serving: Callable[[], bool],
+        request_bytes: int | None = None,
+    ) -> SpineServer:
+        """A server under the identity of this process."""
+        settings = self.settings
+        identity = self.authority().issue_server(role, name, (settings.listen_host,))
+        return build_server(
+            identity,
+            services,
+            host=settings.listen_host,
+            port=port or remembered_port(settings.data_dir, name),
+            limits=Limits(
+                request_bytes=request_bytes or settings.max_request_bytes,
+                metadata_bytes=settings.max_metadata_bytes,
+                handshake_timeout_ms=settings.handshake_timeout_ms,
+                deadline_s=settings.max_deadline_s,
+            ),
+            reflect=settings.reflection,
+            serving=serving,
+        )
+
+    def verify_topics(self) -> None:
+        """LogUnfit(TOPIC_SETTINGS) if a topic is not set as the log needs it. Blocking."""
+        verify_topics(self.kafka, self.partitions, self.settings.min_insync_replicas)
+
+    def reader(self) -> LogReader:
+        """A plain reader of the log."""
+        return LogReader(self.kafka)
+
+
+# -- where services are ---------------------------------------------------------------------------
+
+
+def announce(data_dir: Path, name: str, host: str, port: int) -> None:
+    """Say where a service listens; written whole or not at all."""
+    place = _service_file(data_dir, name)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    draft = place.with_suffix(".new")
+    draft.write_text(json.dumps({"host": host, "port": port, "pid": os.getpid()}))
+    draft.replace(place)
+
+
+def service_target(data_dir: Path, name: str) -> str:
+    """host:port of a service; NotFound if it was never started from this data folder."""
+    try:
+        kept = json.loads(_service_file(data_dir, name).read_text())
+    except FileNotFoundError:
+        raise NotFound(Reason.STARTING, f"{name} has not been started here") from None
+    return f"{kept['host']}:{kept['port']}"
+
+
+def remembered_port(data_dir: Path, name: str) -> int:
+    """The port a service had last time if it is still free, else 0: any free one."""
+    try:
+        port = int(json.loads(_service_file(data_dir, name).read_text())["port"])
+    except (FileNotFoundError, ValueError, KeyError):
+        return 0
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return 0
+    return port
+
+
+def _service_file(data_dir: Path, name: str) -> Path:
+    return data_dir / "services" / f"{name}.json"
+
+
+# -- running --------------------------------------------------------------------------------------
+
+
+class Process:
+    """A process of the spine from its start to its end: folds first, then the server."""
+
+    def __init__(self, runtime: Runtime, name: str) -> None:
+        self.runtime, self.name = runtime, name
+        self.appender = Appender(runtime.kafka)
+        self.folds: FaustFolds | None = None
+        self.server: SpineServer | None = None
+        self.ready = False
+        self._ending: list[Callable[[], Any]] = []
+
+    def on_end(self, close: Callable[[], Any]) -> None:
+        """Call this at the end, last come first called; it may be a coroutine function."""
+        self._ending.append(close)
+
+    async def fold(self, topics: Iterable[str]) -> FaustFolds:
+        """Verify the log, catch up and keep folding these topics."""
+        await asyncio.to_thread(self.runtime.verify_topics)
+        await self.appender.start()
+        self.folds = self.runtime.folds(self.name, topics)
+        await self.folds.start()
+        return self.folds
+
+    async def serve(
+        self, role: Role, services: Sequence[Service], port: int, request_bytes: int | None = None
+    ) -> None:
+        """Answer from now on, and say where."""
+        runtime = self.runtime
+        self.server = runtime.server(
+            self.name, role, services, port, lambda: self.ready, request_bytes
+        )
+        await self.server.start()
+        self.ready = True
+        host = runtime.settings.listen_host
+        announce(runtime.settings.data_dir, self.name, host, self.server.port)
+        _log.info("process.ready", process=self.name, port=self.server.port)
+
+    async def until_signalled(self) -> None:
+        """Run until SIGTERM or SIGINT, then stop in order."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        await stop.wait()
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Stop answering, then folding, then appending; let go of the stores."""
+        self.ready = False
+        if self.server is not None:
+            await self.server.stop()
+        for close in reversed(self._ending):
+            with contextlib.suppress(Exception):
+                result = close()
+                if asyncio.iscoroutine(result):
+                    await result
+        if self.folds is not None:
+            await self.folds.stop()
+        await self.appender.stop()
+        if self.folds is not None:
+            self.folds.close()

@@ -1,0 +1,131 @@
+"""`spine up`: the embedded broker and every process of the spine, kept running on one machine.
+
+Whatever ends without being asked to is started again, the broker included.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from spine.embedded import EmbeddedKafka
+
+PROCESSES: Final[dict[str, tuple[str, ...]]] = {
+    "governance": ("coordinator", "governance"),
+    "consumers": ("coordinator", "consumers"),
+    "metering": ("coordinator", "metering"),
+    "readings": ("readings",),
+    "dsi": ("dsi",),
+}
+READY_TIMEOUT_S: Final = 60.0
+STOP_TIMEOUT_S: Final = 10.0
+LOOK_EVERY_S: Final = 0.2
+RESTART_PAUSE_S: Final = (0.0, 0.5, 1.0, 2.0, 5.0)
+STEADY_AFTER_S: Final = 30.0
+_log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Child:
+    """One supervised process and how often it had to be started."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    started: float = field(default_factory=time.monotonic)
+    starts: int = 1
+
+
+class Supervisor:
+    """Starts and keeps the broker (unless the cluster is an external one) and the processes."""
+
+    def __init__(self, data_dir: Path, kafka: EmbeddedKafka | None, environment: dict[str, str]):
+        self._data_dir, self._kafka, self._environment = data_dir, kafka, environment
+        self.children: dict[str, Child] = {}
+
+    def start(self, note: Callable[[str], None] = lambda _: None) -> None:
+        """Start every process; returns once all of them answer. The broker must be up."""
+        for name in PROCESSES:
+            self._launch(name)
+        waiting = set(PROCESSES)
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while waiting:
+            self.look()
+            for name in sorted(waiting):
+                if self.answers(name):
+                    waiting.discard(name)
+                    note(name)
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not ready in time: {', '.join(sorted(waiting))}")
+            time.sleep(LOOK_EVERY_S)
+
+    def run(self, stopped: Callable[[], bool]) -> None:
+        """Keep everything running until `stopped`."""
+        while not stopped():
+            self.look()
+            time.sleep(LOOK_EVERY_S)
+
+    def look(self) -> None:
+        """Start again whatever has ended."""
+        if self._kafka is not None and not self._kafka.is_alive():
+            _log.warning("supervisor.restart", process="kafka")
+            self._kafka.start()
+        for child in list(self.children.values()):
+            if child.process.poll() is not None and self._rested(child):
+                _log.warning(
+                    "supervisor.restart", process=child.name, exit_code=child.process.returncode
+                )
+                self._launch(child.name)
+
+    def stop(self) -> None:
+        """End every process this supervisor started, then the broker."""
+        for child in self.children.values():
+            if child.process.poll() is None:
+                child.process.terminate()
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        for child in self.children.values():
+            try:
+                child.process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.process.kill()
+                child.process.wait()
+        if self._kafka is not None:
+            self._kafka.stop()
+
+    def answers(self, name: str) -> bool:
+        """Whether the present process of that name has said where it listens."""
+        child = self.children[name]
+        try:
+            announced = json.loads((self._data_dir / "services" / f"{name}.json").read_text())
+        except (FileNotFoundError, ValueError):
+            return False
+        return bool(announced["pid"] == child.process.pid)
+
+    def _rested(self, child: Child) -> bool:
+        lived = time.monotonic() - child.started
+        if lived > STEADY_AFTER_S:
+            child.starts = 1
+        return lived >= RESTART_PAUSE_S[min(child.starts, len(RESTART_PAUSE_S)) - 1]
+
+    def _launch(self, name: str) -> None:
+        logs = self._data_dir / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        with (logs / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "spine", *PROCESSES[name]],
+                env=os.environ | self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        before = self.children.get(name)
+        self.children[name] = Child(name, process, starts=before.starts + 1 if before else 1)

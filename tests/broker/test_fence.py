@@ -1,0 +1,211 @@
+"""The fence on a real broker: with it no read passes after a revocation, without it some do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+import pytest_asyncio
+
+from domains.governance.commands import SuspendParticipant
+from spine.dsi.stream import ReadingsStream
+from spine.embedded import EmbeddedKafka
+from spine.errors import NotPermitted, Pushback, Reason
+from tests.helpers.log import open_new_log
+from tests.helpers.town import (
+    ADVISER,
+    BOARD,
+    DAY,
+    MPAN,
+    STRANGER,
+    Dsi,
+    Town,
+    at_least,
+    open_dsi,
+    query,
+    settle,
+)
+
+ROUNDS = 25
+
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def town(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Town]:
+    data_dir = tmp_path_factory.mktemp("town")
+    with EmbeddedKafka(data_dir) as broker:
+        settings, kafka = await open_new_log(broker, data_dir)
+        async with settle(settings, kafka) as settled:
+            yield settled
+
+
+@pytest_asyncio.fixture(autouse=True, loop_scope="module")
+async def nothing_left_allowed(town: Town) -> AsyncIterator[None]:
+    yield
+    for consent in town.consumers.state(MPAN).consents:
+        await town.revoke(consent.consent_id)
+
+
+async def reads_after_revocation(town: Town, dsi: Dsi, name: str) -> tuple[int, int]:
+    """Rounds of grant, read, revoke, read: how many were permitted before, and how many after.
+
+    A read of the naive kind asks the view as it is; the view of a server lags behind what the
+    coordinator has acknowledged, here by a fold that is held up for the moment.
+    """
+    before = after = 0
+    live = dsi.folds["consumers.events.v1", town.partition]
+    for number in range(ROUNDS):
+        consent = f"{name}-{number}"
+        granted = await town.grant(consent)
+        await live.passed(granted.offset, 5)
+        judged, _ = await dsi.reads.read_one(query(), MPAN, ())
+        before += judged.permitted
+        deliver = live.deliver
+        held: list[object] = []
+        live.deliver = held.append  # type: ignore[method-assign, assignment]
+        await town.revoke(consent)
+        reading = asyncio.create_task(dsi.reads.read_one(query(), MPAN, ()))
+        await asyncio.sleep(0.02)
+        live.deliver = deliver  # type: ignore[method-assign]
+        for record in held:
+            live.deliver(record)  # type: ignore[arg-type]
+        try:
+            await reading
+            after += 1
+        except NotPermitted as refused:
+            assert refused.reason is Reason.CONSENT_REVOKED
+    return before, after
+
+
+async def test_no_read_passes_after_a_revocation_and_without_the_fence_some_do(
+    town: Town,
+) -> None:
+    recorded = await town.record()
+    async with open_dsi(town) as dsi, open_dsi(town, "naive", fence=False) as naive:
+        for server in (dsi, naive):
+            await server.data.reach(recorded.topic, recorded.partition, recorded.offset + 1, 5)
+        assert await reads_after_revocation(town, dsi, "fenced") == (ROUNDS, 0)
+        before, violations = await reads_after_revocation(town, naive, "naive")
+        assert before == ROUNDS
+        assert violations > 0, "the naive read must leak, or this test shows nothing"
+
+
+async def test_the_answer_is_what_was_recorded_as_of_the_positions(town: Town) -> None:
+    first = await town.record(wh=100, reference="as-of")
+    await town.grant("consent-the_answer_is")
+    async with open_dsi(town) as dsi:
+        _, answer = await dsi.reads.read_one(query(), MPAN, at_least(first))
+        assert answer.rows == 7 * 48
+        assert {row.recorded.value_wh for row in answer.half_hours if row.recorded} == {100}
+        vector = await dsi.reads.positions("HH_CONSUMPTION", town.partition, ())
+        second = await town.record(days=1, wh=250, reference="corrected")
+        _, corrected = await dsi.reads.read_one(query(), MPAN, at_least(second))
+        values = [row.recorded.value_wh for row in corrected.half_hours if row.recorded]
+        assert values == [250] * 48 + [100] * 6 * 48
+        _, as_before = await dsi.reads.read_at(query(), MPAN, vector)
+        assert as_before.digest == answer.digest
+
+
+async def test_strangers_and_unknown_meters_are_refused_alike(town: Town) -> None:
+    await town.record()
+    await town.grant("consent-strangers")
+    async with open_dsi(town) as dsi:
+        refusals = []
+        for mpxn in (MPAN, "1200000000011"):
+            with pytest.raises(NotPermitted) as refused:
+                await dsi.reads.read_one(query(STRANGER), mpxn, ())
+            refusals.append((refused.value.reason, refused.value.message))
+        assert refusals[0] == refusals[1]
+        assert refusals[0][0] is Reason.NOT_PERMITTED
+
+
+async def test_a_stopped_fold_stops_every_answer(town: Town) -> None:
+    await town.record()
+    granted = await town.grant("consent-a_stopped")
+    async with open_dsi(town) as dsi:
+        live = dsi.folds["consumers.events.v1", town.partition]
+        await live.passed(granted.offset, 5)
+        await dsi.reads.read_one(query(), MPAN, ())
+        await dsi.reads.access[town.partition].ensure_moving()
+        await dsi.folds.stop()
+        with pytest.raises(Pushback) as stopped:
+            await dsi.reads.read_one(query(), MPAN, ())
+        assert stopped.value.reason is Reason.FOLD_BEHIND
+        assert stopped.value.retry_after_s > 0
+        live.moved_at -= 60
+        with pytest.raises(Pushback):
+            await dsi.reads.access[town.partition].ensure_moving()
+
+
+async def test_a_server_whose_clock_is_off_is_refused_and_facts_do_not_follow_its_clock(
+    town: Town,
+) -> None:
+    await town.record()
+    await town.grant("consent-a_server_whose")
+    async with open_dsi(town, clock_off_ms=6_000) as dsi:
+        with pytest.raises(NotPermitted) as refused:
+            await dsi.reads.read_one(query(), MPAN, ())
+        assert refused.value.reason is Reason.CLOCK_UNSURE
+    async with open_dsi(town, "almost", clock_off_ms=3_000) as dsi:
+        judged, _ = await dsi.reads.read_one(query(), MPAN, ())
+        assert judged.permitted
+
+
+async def test_a_permit_that_ran_out_releases_nothing(town: Town) -> None:
+    await town.record()
+    await town.grant("consent-a_permit")
+    async with open_dsi(town) as dsi:
+        vector = await dsi.reads.positions("HH_CONSUMPTION", town.partition, ())
+        (judged,) = await dsi.reads.decide(query(), (MPAN,), vector)
+        late = replace(judged, verdict=replace(judged.verdict, expires_at=0.0))
+        with pytest.raises(Pushback) as expired:
+            dsi.reads.answer(late)
+        assert expired.value.reason is Reason.PERMIT_EXPIRED
+
+
+async def test_an_open_stream_gets_new_versions_and_is_cut_without_a_request(town: Town) -> None:
+    await town.record()
+    await town.grant("consent-an_open")
+    async with open_dsi(town) as dsi:
+        stream = ReadingsStream(dsi.reads, dsi.watches, query(), [MPAN], ())
+        chunks = stream.chunks(follow=True)
+        first = await asyncio.wait_for(anext(chunks), 10)
+        assert first.answer is not None
+        assert first.answer.rows == 7 * 48
+        assert first.complete
+        await town.record(days=1, wh=321, reference="news")
+        news = await asyncio.wait_for(anext(chunks), 10)
+        assert news.answer is not None
+        assert news.answer.half_hours[0].start == DAY
+        assert len(news.answer.half_hours) == 48
+        waiting = asyncio.ensure_future(anext(chunks))
+        await asyncio.sleep(0.3)
+        assert not waiting.done()
+        await town.revoke("consent-an_open")
+        cut = await asyncio.wait_for(waiting, 5)
+        assert cut.refused is Reason.CONSENT_REVOKED
+        with pytest.raises(NotPermitted) as ended:
+            await anext(chunks)
+        assert ended.value.reason is Reason.CONSENT_REVOKED
+
+
+async def test_a_suspension_cuts_streams_and_refuses_reads(town: Town) -> None:
+    await town.record()
+    await town.grant("consent-a_suspension")
+    async with open_dsi(town) as dsi:
+        stream = ReadingsStream(dsi.reads, dsi.watches, query(), [MPAN], ())
+        chunks = stream.chunks(follow=True)
+        await asyncio.wait_for(anext(chunks), 10)
+        waiting = asyncio.ensure_future(anext(chunks))
+        await asyncio.sleep(0.2)
+        await town.govern(SuspendParticipant(BOARD, ADVISER.party, "under investigation"))
+        cut = await asyncio.wait_for(waiting, 5)
+        assert cut.refused is Reason.PARTICIPANT_SUSPENDED
+        await chunks.aclose()
+        with pytest.raises(NotPermitted) as refused:
+            await dsi.reads.read_one(query(), MPAN, ())
+        assert refused.value.reason is Reason.PARTICIPANT_SUSPENDED

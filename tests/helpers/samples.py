@@ -1,0 +1,235 @@
+"""One fixed value of every released schema: what `tests/golden/values.json` keeps the bytes of."""
+
+from __future__ import annotations
+
+import struct
+from datetime import UTC, datetime
+from typing import Final
+
+from domains.consumers import events as consumers
+from domains.consumers.commands import ConsentTerms
+from domains.consumers.fan_out import FanOutCompleted, FanOutOrdered
+from domains.metering.events import MeteringPointDeregistered, MeteringPointRegistered
+from domains.metering.readings import ReadingsBatch
+from spine import event, trust
+from spine.answer import Absent, HalfHour, Recorded
+from spine.policy_data import POLICY_DATA_V1, data_hash
+
+METER: Final = "1200000000003"
+OLD_DAY: Final = 20_240  # 2025-06-01
+
+
+def at(month: int, day: int, hour: int = 0, minute: int = 0) -> datetime:
+    """An instant of 2026, UTC."""
+    return datetime(2026, month, day, hour, minute, tzinfo=UTC)
+
+
+SEALED = event.Sealed("k-1", bytes(range(12)), b"sealed and unread", "consumers/t-1")
+TERMS = ConsentTerms(
+    "adviser",
+    "c-1",
+    "ENERGY_ADVICE",
+    ("HH_CONSUMPTION", "TARIFF"),
+    at(1, 1),
+    at(2, 1),
+    at(12, 31, 23, 59),
+    b"\x11" * 32,
+    "cy-GB",
+    SEALED,
+)
+REQUEST = event.AccessRequest(
+    bytes(range(16)),
+    "adviser",
+    "data_user",
+    b"\x22" * 32,
+    "dsi-2",
+    "GetReadings",
+    "ENERGY_ADVICE",
+    "CONSENT",
+    "HH_CONSUMPTION",
+    "AI",
+    "consent-1",
+    (METER, "1200000000005"),
+    at(6, 1),
+    at(6, 2),
+    at(6, 3, 4, 5),
+    None,
+    0,
+)
+
+
+def readings_batch(mpxn: str, partition: int, first_wh: int = 100) -> ReadingsBatch:
+    """One meter-day, its last half hour absent and one value estimated."""
+    values = [first_wh + i for i in range(47)] + [0]
+    return ReadingsBatch(
+        trust.READINGS_TOPIC,
+        partition,
+        bytes(range(16)),
+        "agent-1",
+        "file-7",
+        b"\x33" * 32,
+        3,
+        5,
+        "AI",
+        "Wh",
+        1,
+        mpxn.encode(),
+        struct.pack("<i", OLD_DAY),
+        b"\xff\xff\xff\xff\xff\x7f",
+        struct.pack("<48i", *values),
+        bytes([0, 1] + [0] * 46),
+        ("A", "E"),
+    )
+
+
+_TERMS_OF_CONSENT = (
+    "consent-1",
+    "adviser",
+    "t-1",
+    "c-1",
+    "ENERGY_ADVICE",
+    ("HH_CONSUMPTION", "TARIFF"),
+    at(1, 1),
+    at(2, 1),
+    at(12, 31),
+)
+
+# In the order of the released ids. A null is chosen here and a value there, so both are kept.
+VALUES: Final[dict[str, object]] = {
+    "spine/Opening/1": event.Opening(1, 4, b"\x44" * 32, at(1, 1), bytes(range(16))),
+    "spine/Facts/1": event.Facts(
+        "consumers.events.v1",
+        3,
+        (
+            event.Command(
+                bytes(range(16)),
+                METER,
+                b"\x55" * 32,
+                -1,
+                -1,
+                "consent_service/portal",
+                (event.Fact("consumers.TenancyEnded", at(3, 4, 5, 6), b"\x00\x00\x00\x00\xd8x"),),
+            ),
+            event.Command(bytes(16), "1200000000005", bytes(32), 1 << 40, 199, "", ()),
+        ),
+    ),
+    "spine/GovernanceCopy/1": event.GovernanceCopy(
+        "governance.events.v1",
+        0,
+        7,
+        1_767_225_600_123,
+        5,
+        b"party:adviser",
+        (event.Header("t", b"f"), event.Header("sig", b"\x66" * 64)),
+        b"\x00\x00\x00\x00\x02",
+    ),
+    "spine/AccessRequests/1": event.AccessRequests(
+        "consumers.events.v1",
+        3,
+        "dsi-1",
+        b"\x77" * 32,
+        ((event.DataPosition("metering.readings.v1", 3, 42),), ()),
+        (REQUEST,),
+    ),
+    "spine/AccessOutcomes/1": event.AccessOutcomes(
+        "access.outcomes.v1",
+        3,
+        "dsi-1",
+        (
+            event.AccessOutcome(
+                bytes(range(16)),
+                3,
+                17,
+                0,
+                METER,
+                2,
+                "PERMIT",
+                "",
+                "RELEASED",
+                "",
+                "consent-1",
+                1,
+                1,
+                1,
+                b"\x88" * 32,
+                "2026a",
+                48,
+                b"\x99" * 32,
+                (event.AbsentRun(at(6, 1, 23, 30), 1, "NEVER_RECORDED"),),
+            ),
+        ),
+    ),
+    "spine/Quarantined/1": event.Quarantined(
+        "metering.readings.v1",
+        3,
+        9,
+        0,
+        1_767_225_600_123,
+        "READINGS_MALFORMED",
+        None,
+        (event.Header("t", b"r"),),
+        b"junk",
+    ),
+    "governance/AccreditationGranted/1": trust.AccreditationGranted(
+        "data_user", "REC", "other user", ("ENERGY_ADVICE",), at(1, 1), None
+    ),
+    "governance/AccreditationWithdrawn/1": trust.AccreditationWithdrawn("data_user", "REC"),
+    "governance/ParticipantAdmitted/1": trust.ParticipantAdmitted("Cyngor Ynni Cyf"),
+    "governance/ParticipantReinstated/1": trust.ParticipantReinstated("assured again"),
+    "governance/ParticipantSuspended/1": trust.ParticipantSuspended("assurance lapsed"),
+    "governance/PolicyVersionAdopted/1": trust.PolicyVersionAdopted(1, data_hash(POLICY_DATA_V1)),
+    "governance/SigningKeyAuthorised/1": trust.SigningKeyAuthorised(b"\xaa" * 32, "dsi", "dsi-1"),
+    "governance/SigningKeyRevoked/1": trust.SigningKeyRevoked("rotated"),
+    "consumers/AgentAppointed/1": consumers.AgentAppointed("agent-1", "data_service", at(1, 1)),
+    "consumers/AgentAppointmentEnded/1": consumers.AgentAppointmentEnded(
+        "agent-1", "data_service", at(9, 1)
+    ),
+    "consumers/ConsentDeclined/1": consumers.ConsentDeclined("consent-1", at(5, 1)),
+    "consumers/ConsentGranted/1": consumers.ConsentGranted(
+        *_TERMS_OF_CONSENT, at(5, 1), b"\xbb" * 32, "en-GB", SEALED, "web", "evidence-1"
+    ),
+    "consumers/ConsentLapsed/1": consumers.ConsentLapsed("consent-1", at(5, 1)),
+    "consumers/ConsentNarrowed/1": consumers.ConsentNarrowed(
+        "consent-1", 2, ("HH_CONSUMPTION",), at(2, 1), at(11, 30), at(5, 1)
+    ),
+    "consumers/ConsentRequested/1": consumers.ConsentRequested(
+        *_TERMS_OF_CONSENT, at(5, 15), at(5, 1)
+    ),
+    "consumers/ConsentResumed/1": consumers.ConsentResumed("consent-1", at(5, 1)),
+    "consumers/ConsentRevoked/1": consumers.ConsentRevoked("consent-1", at(5, 1)),
+    "consumers/ConsentSuspended/1": consumers.ConsentSuspended(
+        "consent-1", "consumer", "away for a while", at(5, 1)
+    ),
+    "consumers/ConsentWithdrawn/1": consumers.ConsentWithdrawn("consent-1", at(5, 1)),
+    "consumers/FanOutCompleted/1": FanOutCompleted(1, "GRANT", at(5, 1)),
+    "consumers/FanOutOrdered/1": FanOutOrdered(
+        1,
+        "consent-1",
+        "GRANT",
+        (METER, "1200000000001"),
+        TERMS,
+        at(5, 15),
+        "web",
+        "evidence-1",
+        "",
+        "consent_service",
+        "portal",
+        at(5, 1),
+    ),
+    "consumers/SupplyEnded/1": consumers.SupplyEnded("supplier-1", at(8, 1)),
+    "consumers/SupplyStarted/1": consumers.SupplyStarted("supplier-1", at(1, 1)),
+    "consumers/TenancyEnded/1": consumers.TenancyEnded("t-1", at(8, 1)),
+    "consumers/TenancyStarted/1": consumers.TenancyStarted("t-1", "c-1", at(1, 1), SEALED),
+    "metering/MeteringPointDeregistered/1": MeteringPointDeregistered(at(9, 1), at(8, 1)),
+    "metering/MeteringPointRegistered/1": MeteringPointRegistered(
+        "ELECTRICITY", "_K", "IMPORT", "AI", at(1, 1), at(1, 2)
+    ),
+    "metering/ReadingsBatch/1": readings_batch(METER, 3),
+}
+
+HALF_HOURS: Final = (
+    HalfHour(METER, at(6, 1), Recorded(123, "A", 9, 0)),
+    HalfHour(METER, at(6, 1, 0, 30), Recorded(0, "", 1 << 40, 499)),
+    HalfHour(METER, at(6, 1, 1), None, Absent.NEVER_RECORDED),
+    HalfHour(METER, at(6, 1, 1, 30), None, Absent.CONSENT_DOES_NOT_COVER),
+)
