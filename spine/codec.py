@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import fastavro
 import msgspec
+from fastavro.validation import validate
 
 from spine import event
 from spine.domain import Domain
@@ -99,21 +100,25 @@ class Codec:
         stream = BytesIO(framed)
         stream.seek(_FRAME.size)
         try:
-            plain = fastavro.schemaless_reader(
-                stream, schema.parsed, self.schemas.named(schema.name).parsed
-            )
+            plain = fastavro.schemaless_reader(stream, schema.parsed, None)
             if stream.tell() != len(framed):
                 raise Malformed("bytes left over")
-            value: object = msgspec.convert(plain, cls)
+            if not validate(plain, schema.parsed, raise_errors=False):
+                raise Malformed("a number beyond its type")
             rewritten = BytesIO()
             fastavro.schemaless_writer(rewritten, schema.parsed, plain)
+            if rewritten.getvalue() != framed[_FRAME.size :]:
+                raise Malformed("not the one way to write this value")
+            latest = self.schemas.named(schema.name)
+            if latest is not schema:
+                stream.seek(_FRAME.size)
+                plain = fastavro.schemaless_reader(stream, schema.parsed, latest.parsed)
+            value: object = msgspec.convert(plain, cls)
+            return value
         except Malformed:
             raise
         except (ValueError, TypeError, LookupError, EOFError, OverflowError, MemoryError) as error:
             raise Malformed(f"{schema.name}: {type(error).__name__}") from None
-        if rewritten.getvalue() != framed[_FRAME.size :]:
-            raise Malformed("not the one way to write this value")
-        return value
 
 
 def tools(codec: Codec, verify: Callable[[bytes, bytes, bytes], bool]) -> Tools:

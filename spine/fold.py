@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import faust
 import structlog
+from opentelemetry.util.types import AnyValue
 
 from spine import telemetry
 from spine.errors import Pushback, Reason
@@ -234,6 +235,15 @@ class FaustFolds:
                 except Pushback as unreachable:
                     _log.warning("fold.heal_failed", reason=str(unreachable))
 
+    async def level(self, timeout_s: float) -> None:
+        """Return once every fold has what the log holds now; else Pushback(FOLD_BEHIND)."""
+        for place, live in self.folds.items():
+            end = await self._end(place)
+            if end is None:
+                raise Pushback(Reason.LOG_UNREACHABLE, "the log does not answer")
+            if end > live.next_offset:
+                await live.passed(end - 1, timeout_s)
+
     async def _watch(self) -> None:
         """Measure the lag; a fold that stands still although the log goes on ends the process.
 
@@ -252,7 +262,7 @@ class FaustFolds:
                 if end <= live.next_offset or at != live.next_offset:
                     at, since = live.next_offset, now
                 behind_since[place] = (at, since)
-                where = {"topic": place[0], "partition": place[1]}
+                where: dict[str, AnyValue] = {"topic": place[0], "partition": place[1]}
                 telemetry.view_lag_ms.set(round((now - since) * 1000), where)
                 telemetry.view_records_behind.set(max(0, end - live.next_offset), where)
                 if now - since > STALLED_AFTER_S:

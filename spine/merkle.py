@@ -43,8 +43,10 @@ def path(leaves: Sequence[bytes], index: int) -> tuple[bytes, ...]:
 
 
 def root_from_path(leaf: bytes, index: int, size: int, siblings: Sequence[bytes]) -> bytes:
-    """The root that a leaf and its audit path lead to; ValueError if its length is wrong."""
-    if size <= 1:
+    """The root that a leaf and its audit path lead to; ValueError if no tree has such a path."""
+    if not 0 <= index < size:
+        raise ValueError("no such leaf")
+    if size == 1:
         if siblings:
             raise ValueError("audit path too long")
         return leaf

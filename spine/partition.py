@@ -15,11 +15,13 @@ from spine.errors import Reason, SpineError
 from spine.event import (
     KEY_ID_HEADER,
     TYPE_HEADER,
+    AccessOutcomes,
     Command,
     Facts,
     GovernanceCopy,
     LogRecord,
     Opening,
+    Quarantined,
     RecordType,
     SignerRole,
 )
@@ -33,6 +35,7 @@ from spine.rows import (
     SUBJECT_PREFIX,
     Applied,
     AppliedCommand,
+    Counts,
     Head,
     Malformed,
     Refusal,
@@ -95,46 +98,69 @@ class PartitionFold(PartitionView):
         if record_type is not RecordType.COPY and self.clock_sure(record):
             self._advance(record)
         match value:
-            case Facts():
+            case Facts() if record_type is RecordType.FACTS:
                 self._apply_facts(record, value, role, applied)
             case GovernanceCopy() if record_type is RecordType.COPY:
                 self._apply_copy(record, value, applied)
             case _ if record_type is RecordType.READINGS:
                 self._apply_batch(record, value, applied)
-            case _ if record_type in (RecordType.OUTCOMES, RecordType.QUARANTINE):
+            case AccessOutcomes() if record_type is RecordType.OUTCOMES:
+                if (value.topic, value.partition) != (self.topic, self.partition):
+                    raise Void(Reason.VOID_PARTITION)
+                applied.applied = 1
+            case Quarantined() if record_type is RecordType.QUARANTINE:
                 applied.applied = 1
             case _:
                 raise Quarantine(Reason.RECORD_MALFORMED)
 
     def _open(self, record: LogRecord, applied: Applied) -> None:
         assert record.value is not None
-        value = self.decoded(record.value)
-        if not isinstance(value, Opening):
-            raise Quarantine(Reason.RECORD_MALFORMED)
-        genuine = (
-            value.log_id() == self.log_id
-            and record.header(KEY_ID_HEADER) == trust.key_id(value.root_key)
-            and self.signed_by(value.root_key, record)
+        value = self._decoded_opening(record, record.value)
+        signed = record.header(KEY_ID_HEADER) == trust.key_id(value.root_key) and self.signed_by(
+            value.root_key, record, value.log_id()
         )
+        if not signed:
+            raise Quarantine(Reason.RECORD_BAD_SIGNATURE)
         if self.head is not None:
-            if genuine and record.value == self.head.opening:
+            if record.value == self.head.opening:
                 applied.duplicates = 1
                 return
             self.head = replace(self.head, closed=str(Reason.OPENING_DIFFERS))
             raise Void(Reason.OPENING_DIFFERS)
-        if not genuine:
+        if value.log_id() != self.log_id:
             raise Quarantine(Reason.OPENING_DIFFERS)
+        early = sum(1 for _ in self.rows.scan(QUARANTINE_PREFIX, QUARANTINE_PREFIX + b"\xff"))
         self.head = Head(
-            self.log_id, value.generation, value.partition_count, value.root_key, record.value
+            self.log_id,
+            value.generation,
+            value.partition_count,
+            value.root_key,
+            record.value,
+            next_offset=early,
+            counts=Counts(consumed=early, quarantined=early),
         )
         self._advance(record)
         applied.applied = 1
+
+    def _decoded_opening(self, record: LogRecord, framed: bytes) -> Opening:
+        """The opening in those bytes; only what the root key signed is held for a later build."""
+        try:
+            value = self.decoded(framed)
+        except Hold:
+            if self.head is None or not self.signed_by(self.head.root_key, record):
+                raise Quarantine(Reason.RECORD_MALFORMED) from None
+            raise
+        if not isinstance(value, Opening):
+            raise Quarantine(Reason.RECORD_MALFORMED)
+        return value
 
     def _apply_facts(
         self, record: LogRecord, facts: Facts, role: SignerRole, applied: Applied
     ) -> None:
         if (facts.topic, facts.partition) != (self.topic, self.partition):
             raise Void(Reason.VOID_PARTITION)
+        if not facts.commands:
+            raise Quarantine(Reason.RECORD_MALFORMED)
         domain = self.governance if self.topic == trust.GOVERNANCE_TOPIC else self.domain
         assert domain is not None
         for entry, command in enumerate(facts.commands):
@@ -170,6 +196,8 @@ class PartitionFold(PartitionView):
         before = self.subject_row(domain, command.subject)
         if (command.previous_offset, command.previous_entry) != (before.offset, before.entry):
             raise Void(Reason.VOID_CHAIN)
+        if not command.facts:
+            raise Quarantine(Reason.RECORD_MALFORMED)
         state, events = before.state, []
         for fact in command.facts:
             event = self._decode_fact(domain, fact.type, fact.body)
@@ -245,6 +273,8 @@ class PartitionFold(PartitionView):
     def _apply_batch(self, record: LogRecord, batch: object, applied: Applied) -> None:
         assert self.domain is not None and self.head is not None
         if self.domain.fold_batch is None or self.domain.batch_problem is None:
+            raise Quarantine(Reason.RECORD_MALFORMED)
+        if type(batch) not in self.domain.records.values():
             raise Quarantine(Reason.RECORD_MALFORMED)
         place = (getattr(batch, "topic", None), getattr(batch, "partition", None))
         if place != (self.topic, self.partition):

@@ -59,8 +59,8 @@ class Schemas:
             full_name = f"{declared['namespace']}.{declared['name']}"
             if full_name != f"{NAMESPACE}{domain}.{name}":
                 raise Invalid(Reason.SCHEMA_INCOMPATIBLE, f"{path} declares {full_name}")
-            _refuse_unbounded(declared, path)
             parsed = fastavro.parse_schema(declared)
+            _refuse_unbounded(parsed, path, {})
             loaded[schema_id] = Schema(schema_id, f"{domain}.{name}", int(version), text, parsed)
         return cls(loaded)
 
@@ -98,25 +98,45 @@ def incompatibilities(reader: Schema, writer: Schema) -> Iterator[str]:
             yield f"{reader.name} {reader.version} cannot read {writer.version}: {message}"
 
 
-def _refuse_unbounded(node: Any, path: str, open_names: tuple[str, ...] = ()) -> None:
-    """Refuse recursion, and arrays or maps whose items take no bytes."""
+def _refuse_unbounded(
+    node: Any, path: str, known: dict[str, Any], inside: tuple[str, ...] = ()
+) -> None:
+    """Refuse recursion, records without fields, and arrays or maps whose items take no bytes.
+
+    `node` is as fastavro parsed it: names in full. `known` collects the named types met so far.
+    """
     match node:
-        case str() if node in open_names:
+        case str() if node in inside:
             raise Invalid(Reason.SCHEMA_INCOMPATIBLE, f"{path} is recursive at {node}")
         case list():
             for branch in node:
-                _refuse_unbounded(branch, path, open_names)
+                _refuse_unbounded(branch, path, known, inside)
         case {"type": "record", "fields": fields, "name": name}:
             if not fields:
                 raise Invalid(Reason.SCHEMA_INCOMPATIBLE, f"{path}: record {name} has no fields")
-            full = f"{node.get('namespace', '')}.{name}".lstrip(".")
             for field in fields:
-                _refuse_unbounded(field["type"], path, (*open_names, name, full))
+                _refuse_unbounded(field["type"], path, known, (*inside, name))
+            known[name] = node
+        case {"type": "fixed", "name": name}:
+            known[name] = node
         case {"type": "array", "items": items} | {"type": "map", "values": items}:
-            if items == "null" or (isinstance(items, dict) and items.get("size") == 0):
+            _refuse_unbounded(items, path, known, inside)
+            if _takes_no_bytes(items, known):
                 raise Invalid(Reason.SCHEMA_INCOMPATIBLE, f"{path}: items without a size")
-            _refuse_unbounded(items, path, open_names)
         case {"type": dict() | list() as inner}:
-            _refuse_unbounded(inner, path, open_names)
+            _refuse_unbounded(inner, path, known, inside)
         case _:
             pass
+
+
+def _takes_no_bytes(node: Any, known: Mapping[str, Any]) -> bool:
+    """Whether values of this type are written as nothing at all."""
+    match node:
+        case "null" | {"type": "null"} | {"type": "fixed", "size": 0}:
+            return True
+        case str() if node in known:
+            return _takes_no_bytes(known[node], known)
+        case {"type": "record", "fields": fields}:
+            return all(_takes_no_bytes(field["type"], known) for field in fields)
+        case _:
+            return False

@@ -91,14 +91,16 @@ class PartitionView:
     def _reload(self) -> None:
         stored = self.rows.get(HEAD_ROW)
         self.head: Head | None = None if stored is None else self.tools.unpack(stored, Head)
-        self._keys: dict[bytes, trust.SigningKey | None] = {}
+        self._keys: dict[bytes, trust.SigningKey] = {}
 
     def key(self, kid: bytes) -> trust.SigningKey | None:
         """The signing key of that id, as far as this partition has been told."""
-        if kid not in self._keys:
-            standing = self.standing(trust.key_subject(kid))
-            self._keys[kid] = standing.key
-        return self._keys[kid]
+        known = self._keys.get(kid)
+        if known is None:
+            known = self.standing(trust.key_subject(kid)).key
+            if known is not None:
+                self._keys[kid] = known
+        return known
 
     def standing(self, subject: str) -> trust.Standing:
         """What governance has said of a key, a party or the policy, here."""
@@ -143,6 +145,8 @@ class PartitionView:
         decided, all if None. A record that is not validly signed by a DSI server, or is out of
         place, decides nothing.
         """
+        if self.head is None:
+            return ()
         try:
             role = self.verified_role(record)
             value = None if record.value is None else self.decoded(record.value)
@@ -201,6 +205,7 @@ class PartitionView:
         )
 
     def subject_row(self, domain: Domain, subject: str) -> Subject:
+        """The state of a subject of that domain; its initial state if nothing was applied."""
         prefix = GOVERNANCE_PREFIX if domain is self.governance else SUBJECT_PREFIX
         stored = self.rows.get(prefix + subject.encode())
         if stored is None:
@@ -223,14 +228,18 @@ class PartitionView:
             raise Quarantine(Reason.RECORD_BAD_SIGNATURE)
         if key.revoked:
             raise Void(Reason.VOID_SIGNER_REVOKED)
-        return SignerRole(key.role)
+        try:
+            return SignerRole(key.role)
+        except ValueError:  # a role of a later build: what it may write is not ours to say
+            raise Hold(Reason.RECORD_UNKNOWN_TYPE) from None
 
-    def signed_by(self, public_key: bytes, record: LogRecord) -> bool:
+    def signed_by(self, public_key: bytes, record: LogRecord, log_id: bytes | None = None) -> bool:
+        """Whether this key signed the record, for this log unless another is named."""
         signature = record.header(SIGNATURE_HEADER)
         return signature is not None and self.tools.verify(
             public_key,
             signed_bytes(
-                self.log_id,
+                self.log_id if log_id is None else log_id,
                 record.topic,
                 record.partition,
                 record.key,
@@ -241,6 +250,7 @@ class PartitionView:
         )
 
     def decoded(self, framed: bytes) -> object:
+        """The record value in those bytes; held or quarantined if there is none."""
         try:
             return self.tools.decode(framed)
         except UnknownSchema:
@@ -249,6 +259,7 @@ class PartitionView:
             raise Quarantine(Reason.RECORD_MALFORMED) from None
 
     def misplaced(self, key: bytes) -> bool:
+        """Whether the key hashes to another partition than this one."""
         assert self.head is not None
         if self.topic not in trust.METER_KEYED:
             return False
@@ -256,6 +267,7 @@ class PartitionView:
         return home != self.partition
 
     def clock_sure(self, record: LogRecord) -> bool:
+        """Whether producer time and append time agree well enough (rule 11)."""
         produced = record.header(PRODUCED_AT_HEADER)
         if produced is None or len(produced) != 8:
             return False

@@ -1,0 +1,5 @@
+"""`python -m spine` is `spine`."""
+
+from spine.cli import main
+
+main()

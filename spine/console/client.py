@@ -1,0 +1,111 @@
+"""What the command line asks of the services, as one identity of the data folder."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from spine.common.v1 import common_pb2
+from spine.consumers.v1 import consumers_pb2, consumers_pb2_grpc
+from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
+from spine.errors import Invalid, Reason
+from spine.governance.v1 import governance_pb2, governance_pb2_grpc
+from spine.metering.v1 import metering_pb2, metering_pb2_grpc
+from spine.runtime import service_target
+from spine.server import connect_sync
+
+CALL_S: Final = 20.0
+STREAM_S: Final = 3_000.0
+
+
+def stamp(instant: datetime) -> Timestamp:
+    """An instant as protobuf wants it."""
+    made = Timestamp()
+    made.FromDatetime(instant.astimezone(UTC))
+    return made
+
+
+def interval(start: datetime, end: datetime) -> Any:
+    """A half-open interval."""
+    return common_pb2.Interval(start=stamp(start), end=stamp(end))
+
+
+class Client:
+    """One identity's calls. Every command gets a fresh idempotency key unless one is given."""
+
+    def __init__(self, data_dir: Path, alias: str) -> None:
+        self._data_dir = data_dir
+        self.identity = data_dir / "identities" / alias
+        if not self.identity.exists():
+            raise Invalid(Reason.IDENTITY_MISSING, f"there is no identity called {alias} here")
+
+    @contextmanager
+    def _stub(self, service: str, stub: Any) -> Iterator[Any]:
+        with connect_sync(service_target(self._data_dir, service), self.identity) as channel:
+            yield stub(channel)
+
+    def governance(self, method: str, **fields: Any) -> Any:
+        """A command to the governance coordinator."""
+        return self._command(
+            "governance", governance_pb2_grpc.GovernanceStub, governance_pb2, method, fields
+        )
+
+    def consumers(self, method: str, **fields: Any) -> Any:
+        """A command to the consumers coordinator."""
+        return self._command(
+            "consumers", consumers_pb2_grpc.ConsumersStub, consumers_pb2, method, fields
+        )
+
+    def metering(self, method: str, **fields: Any) -> Any:
+        """A command to the metering coordinator."""
+        return self._command(
+            "metering", metering_pb2_grpc.MeteringStub, metering_pb2, method, fields
+        )
+
+    def dsi(self, method: str, **fields: Any) -> Any:
+        """A query to the DSI."""
+        with self._stub("dsi", dsi_pb2_grpc.DsiStub) as stub:
+            request = getattr(dsi_pb2, f"{method}Request")(**fields)
+            return getattr(stub, method)(request, timeout=CALL_S)
+
+    def readings(self, mpxn: str, **terms: Any) -> Iterator[Any]:
+        """Every page of GetReadings."""
+        with self._stub("dsi", dsi_pb2_grpc.DsiStub) as stub:
+            request = dsi_pb2.GetReadingsRequest(mpxn=mpxn, **terms)
+            while True:
+                page = stub.GetReadings(request, timeout=CALL_S)
+                yield page
+                if not page.next_cursor:
+                    return
+                request.cursor = page.next_cursor
+
+    @contextmanager
+    def stream(self, mpxns: Sequence[str], **terms: Any) -> Iterator[Any]:
+        """An open StreamReadings call."""
+        with self._stub("dsi", dsi_pb2_grpc.DsiStub) as stub:
+            call = stub.StreamReadings(
+                dsi_pb2.StreamReadingsRequest(mpxns=mpxns, **terms), timeout=STREAM_S
+            )
+            try:
+                yield call
+            finally:
+                call.cancel()
+
+    def _command(
+        self, service: str, stub: Any, messages: Any, method: str, fields: dict[str, Any]
+    ) -> Any:
+        with self._stub(service, stub) as made:
+            request = getattr(messages, f"{method}Request")(**fields)
+            if "idempotency_key" in request.DESCRIPTOR.fields_by_name:
+                request.idempotency_key = request.idempotency_key or uuid.uuid4().hex
+            return getattr(made, method)(request, timeout=CALL_S)
+
+
+RpcError: Final = grpc.RpcError

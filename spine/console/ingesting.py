@@ -1,0 +1,84 @@
+"""`spine ingest readings`: files in, and exactly what became of every row and half hour."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+
+from spine.console.context import As, AsJson, settings
+from spine.console.output import err, say, say_json
+from spine.ingest import IngestReport, ingest_file
+from spine.runtime import service_target
+
+Files = Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="Readings files.")]
+MpxnOption = Annotated[str, typer.Option("--mpxn", help="The meter, where the file names none.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """The commands of this module."""
+    ingest = typer.Typer(no_args_is_help=True, help="Take in files.")
+    ingest.command("readings")(readings)
+    ingest.callback()(_files)
+    app.add_typer(ingest, name="ingest")
+
+
+def _files() -> None:
+    """Take in files."""
+
+
+def readings(
+    files: Files,
+    as_: As,
+    mpxn: MpxnOption = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read, do not send.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Record half-hourly readings as the supplier or data service that --as names."""
+    reports = []
+    for path in files:
+        report = send(path, as_, mpxn=mpxn or None, dry_run=dry_run, show=not as_json)
+        reports.append(report)
+        if not as_json:
+            for line in report.lines():
+                say(line)
+    if as_json:
+        say_json([report.as_dict() for report in reports])
+
+
+def send(
+    path: Path,
+    alias: str,
+    *,
+    mpxn: str | None = None,
+    dry_run: bool = False,
+    data_dir: Path | None = None,
+    show: bool = False,
+) -> IngestReport:
+    """Take in one file as that identity, with a progress bar if somebody is watching."""
+    home = data_dir or settings().data_dir
+    target = "" if dry_run else service_target(home, "metering")
+    with Progress(console=err, disable=not show, transient=True) as bar:
+        task = bar.add_task(path.name, total=None)
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        return asyncio.run(
+            ingest_file(
+                path,
+                target,
+                home / "identities" / alias,
+                mpxn=mpxn,
+                dry_run=dry_run,
+                progress=progress,
+            )
+        )
+
+
+def in_a_line(report: IngestReport) -> str:
+    """The report of one file, in a line."""
+    return f"half hours {report.half_hours}; {report.total_kwh:,.1f} kWh"

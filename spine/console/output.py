@@ -1,0 +1,94 @@
+"""How commands speak: tables for people, JSON for programs, one sentence and a code on failure.
+
+Exit codes: 0 done, 2 wrong usage, 3 refused or not permitted, 4 conflict, 5 not now (try again),
+6 an audit found a difference, 7 invalid input or settings, 1 anything else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from spine.errors import SpineError
+from spine.server import error_from
+
+EXIT_CODES: Final[Mapping[str, int]] = {
+    "INVALID_ARGUMENT": 7,
+    "UNAUTHENTICATED": 3,
+    "NOT_FOUND": 3,
+    "FAILED_PRECONDITION": 3,
+    "PERMISSION_DENIED": 3,
+    "ABORTED": 4,
+    "UNAVAILABLE": 5,
+    "DEADLINE_EXCEEDED": 5,
+    "RESOURCE_EXHAUSTED": 5,
+}
+EXIT_DIFFERENT: Final = 6
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say_json(value: object) -> None:
+    """One JSON document on standard output."""
+    out.print_json(json.dumps(value, default=_plain))
+
+
+def say(text: str) -> None:
+    """A line for people."""
+    out.print(text)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A table for people."""
+    made = Table(title=title, title_justify="left", header_style="bold")
+    for column in columns:
+        made.add_column(column)
+    for row in rows:
+        made.add_row(*("" if cell is None else str(cell) for cell in row))
+    out.print(made)
+
+
+def when(stamp: Timestamp) -> str:
+    """An instant as people and programs both read it."""
+    return stamp.ToDatetime(tzinfo=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def fail(error: SpineError) -> int:
+    """Say what a rule of ours said; the exit code."""
+    return _fail(error.grpc_code, str(error.reason), error.message)
+
+
+def fail_rpc(error: grpc.RpcError) -> int:
+    """Say what a service said; the exit code."""
+    failure = error_from(error)
+    return _fail(failure.code, failure.reason or failure.code, failure.message)
+
+
+def fail_settings(error: ValidationError) -> int:
+    """Say which settings do not hold; the exit code."""
+    for problem in error.errors():
+        name = "_".join(str(part) for part in problem["loc"]).upper()
+        _fail("INVALID_ARGUMENT", "FIELD_INVALID", f"SPINE_{name}: {problem['msg']}")
+    return EXIT_CODES["INVALID_ARGUMENT"]
+
+
+def _fail(code: str, reason: str, message: str) -> int:
+    err.print(f"[bold red]{reason}[/]  {message}")
+    return EXIT_CODES.get(code, 1)
+
+
+def _plain(value: Any) -> object:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat()
+    if isinstance(value, bytes):
+        return value.hex()
+    raise TypeError(f"no JSON for {type(value).__name__}")

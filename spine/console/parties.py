@@ -1,0 +1,343 @@
+"""Commands that change things: participants, meters, tenancies, supply, agents, consents."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from spine.console.client import Client, stamp
+from spine.console.context import CONSENT_SERVICE, OPERATOR, As, AsJson, Mpxn, instant, settings
+from spine.console.output import out, say, say_json, table, when
+from spine.identity import Authority
+from spine.policy import Role
+
+From = Annotated[str, typer.Option("--from", help="Date or time, UTC.")]
+Until = Annotated[str, typer.Option("--until", help="Date or time, UTC; exclusive.")]
+ConsentId = Annotated[str, typer.Argument(help="The consent.")]
+Meters = Annotated[list[str], typer.Argument(help="One or more MPxNs.")]
+DEFAULT_CATEGORIES = ("HH_CONSUMPTION",)
+
+
+def add_to(app: typer.Typer) -> None:
+    """The commands of this module."""
+    participant = typer.Typer(no_args_is_help=True, help="Organisations and what they may do.")
+    participant.command()(admit)
+    participant.command()(suspend)
+    participant.command()(reinstate)
+    participant.command("list")(list_participants)
+    app.add_typer(participant, name="participant")
+    meter = typer.Typer(no_args_is_help=True, help="Metering points.")
+    meter.command("register")(register)
+    meter.command("supply")(supply)
+    meter.command("agent")(agent)
+    app.add_typer(meter, name="meter")
+    tenancy = typer.Typer(no_args_is_help=True, help="Who lives where.")
+    tenancy.command("start")(start_tenancy)
+    tenancy.command("end")(end_tenancy)
+    app.add_typer(tenancy, name="tenancy")
+    consent = typer.Typer(no_args_is_help=True, help="What consumers allow.")
+    consent.command()(request)
+    consent.command()(grant)
+    consent.command()(narrow)
+    consent.command()(revoke)
+    consent.command()(withdraw)
+    app.add_typer(consent, name="consent")
+
+
+def client(alias: str) -> Client:
+    """The calls of one identity."""
+    return Client(settings().data_dir, alias)
+
+
+def _acknowledge(answer: Any, what: str, as_json: bool, **more: object) -> None:
+    record = answer.record
+    if as_json:
+        place = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
+        say_json({"done": what, "replayed": answer.replayed, "record": place, **more})
+    else:
+        say(f"{what}  [dim]{record.topic}-{record.partition}@{record.offset}[/]")
+
+
+# -- participants ---------------------------------------------------------------------------------
+
+
+def admit(
+    party: Annotated[str, typer.Argument(help="Party id; also the name of its certificate.")],
+    role: Annotated[Role, typer.Option(help="Role to accredit it for.")],
+    name: Annotated[str, typer.Option(help="Name of the organisation.")] = "",
+    scheme: Annotated[str, typer.Option(help="Accreditation scheme.")] = "DSI",
+    tier: Annotated[str, typer.Option(help="Tier of the scheme.")] = "1",
+    as_: As = OPERATOR,
+    as_json: AsJson = False,
+) -> None:
+    """Admit an organisation, accredit it, and issue its development certificate."""
+    calls = client(as_)
+    calls.governance("AdmitParticipant", party=party, name=name or party)
+    answer = calls.governance(
+        "GrantAccreditation",
+        party=party,
+        role=role,
+        scheme=scheme,
+        tier=tier,
+        effective_from=stamp(datetime.now(UTC) - timedelta(minutes=1)),
+    )
+    issue(settings().data_dir, role, party)
+    holding = f"{answer.partitions_holding} of {answer.partitions_total} partitions hold it"
+    _acknowledge(answer, f"{party} admitted as {role}; {holding}", as_json)
+
+
+def issue(data_dir: Path, role: Role, party: str, alias: str | None = None) -> None:
+    """A development certificate for a party, kept under its name."""
+    Authority.open_or_create(data_dir / "identities").issue_client(role, party, alias)
+
+
+def suspend(
+    party: Annotated[str, typer.Argument(help="Party id.")],
+    reason: Annotated[str, typer.Option(help="Why, as a code.")] = "UNDER_INVESTIGATION",
+    as_: As = OPERATOR,
+    as_json: AsJson = False,
+) -> None:
+    """Suspend an organisation; acknowledged once every partition of every topic holds it."""
+    answer = client(as_).governance("SuspendParticipant", party=party, reason=reason)
+    holding = f"{answer.partitions_holding} of {answer.partitions_total} partitions hold it"
+    _acknowledge(answer, f"{party} suspended; {holding}", as_json)
+
+
+def reinstate(
+    party: Annotated[str, typer.Argument(help="Party id.")],
+    reason: Annotated[str, typer.Option(help="Why, as a code.")] = "CLEARED",
+    as_: As = OPERATOR,
+    as_json: AsJson = False,
+) -> None:
+    """Lift the suspension of an organisation."""
+    answer = client(as_).governance("ReinstateParticipant", party=party, reason=reason)
+    _acknowledge(answer, f"{party} reinstated", as_json)
+
+
+def list_participants(as_: As = OPERATOR, as_json: AsJson = False) -> None:
+    """Every organisation, its roles and whether it is suspended."""
+    found = client(as_).governance("ListParticipants").participants
+    rows = [
+        (p.party, p.name, ", ".join(a.role for a in p.accreditations), p.suspended) for p in found
+    ]
+    if as_json:
+        keys = ("party", "name", "roles", "suspended")
+        say_json([dict(zip(keys, row, strict=True)) for row in rows])
+    else:
+        table("Participants", ("party", "name", "roles", "suspended"), rows)
+
+
+# -- meters ---------------------------------------------------------------------------------------
+
+
+def register(
+    mpxn: Mpxn,
+    from_: From,
+    as_: As,
+    gsp_group: Annotated[str, typer.Option(help="Such as _C; empty if not known.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Register a metering point, so that its readings are accepted."""
+    answer = client(as_).metering(
+        "RegisterMeteringPoint",
+        mpxn=mpxn,
+        gsp_group=gsp_group,
+        registered_from=stamp(instant(from_)),
+    )
+    _acknowledge(answer, "metering point registered", as_json)
+
+
+def supply(
+    mpxn: Mpxn,
+    supplier: Annotated[str, typer.Argument(help="Party id of the supplier.")],
+    from_: From,
+    as_: As = CONSENT_SERVICE,
+    as_json: AsJson = False,
+) -> None:
+    """Record who supplies a meter from a day on."""
+    answer = client(as_).consumers(
+        "StartSupply", mpxn=mpxn, supplier=supplier, effective_from=stamp(instant(from_))
+    )
+    _acknowledge(answer, f"supply by {supplier} recorded", as_json)
+
+
+def agent(
+    mpxn: Mpxn,
+    party: Annotated[str, typer.Argument(help="Party id of the data service.")],
+    from_: From,
+    as_: As = CONSENT_SERVICE,
+    as_json: AsJson = False,
+) -> None:
+    """Appoint a data service to a meter."""
+    answer = client(as_).consumers(
+        "AppointAgent",
+        mpxn=mpxn,
+        agent=party,
+        agent_role=Role.DATA_SERVICE,
+        effective_from=stamp(instant(from_)),
+    )
+    _acknowledge(answer, f"{party} appointed", as_json)
+
+
+# -- tenancies ------------------------------------------------------------------------------------
+
+
+def start_tenancy(
+    mpxn: Mpxn,
+    from_: From,
+    alias: Annotated[str, typer.Option("--alias", help="Name for the consumer's certificate.")],
+    name: Annotated[str, typer.Option(help="The person's name; sealed before it is logged.")] = "",
+    contact: Annotated[str, typer.Option(help="A contact; sealed before it is logged.")] = "",
+    as_: As = CONSENT_SERVICE,
+    as_json: AsJson = False,
+) -> None:
+    """Record that somebody moves in, and issue the consumer's development certificate."""
+    answer = client(as_).consumers(
+        "StartTenancy",
+        mpxn=mpxn,
+        effective_from=stamp(instant(from_)),
+        person={"name": name, "contact": contact},
+    )
+    issue(settings().data_dir, Role.CONSUMER, answer.consumer_ref, alias)
+    _acknowledge(
+        answer,
+        f"tenancy {answer.tenancy_id} of {answer.consumer_ref} started",
+        as_json,
+        consumer_ref=answer.consumer_ref,
+        tenancy_id=answer.tenancy_id,
+    )
+
+
+def end_tenancy(
+    mpxn: Mpxn,
+    tenancy_id: Annotated[str, typer.Argument(help="The tenancy.")],
+    until: Until,
+    as_: As = CONSENT_SERVICE,
+    as_json: AsJson = False,
+) -> None:
+    """Record that somebody moves out; consents of that tenancy end with it."""
+    answer = client(as_).consumers(
+        "EndTenancy", mpxn=mpxn, tenancy_id=tenancy_id, effective_to=stamp(instant(until))
+    )
+    _acknowledge(answer, "tenancy ended", as_json)
+
+
+# -- consents -------------------------------------------------------------------------------------
+
+
+def request(
+    mpxns: Meters,
+    purpose: Annotated[str, typer.Option(help="Purpose code.")],
+    history_from: Annotated[str, typer.Option(help="Earliest half hour asked for.")],
+    expires: Annotated[str, typer.Option(help="End of the consent asked for.")],
+    answer_by: Annotated[str, typer.Option(help="Until when the consumer can answer.")],
+    data_user: Annotated[str, typer.Option(help="Who would read; yourself if empty.")],
+    as_: As,
+    category: Annotated[list[str] | None, typer.Option(help="Category, repeatable.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask the occupier for consent."""
+    answer = client(as_).consumers(
+        "RequestConsent",
+        mpxns=mpxns,
+        data_user=data_user,
+        terms=_terms(purpose, category, history_from, expires),
+        answer_by=stamp(instant(answer_by)),
+    )
+    _legs(answer, as_json)
+
+
+def grant(
+    mpxns: Meters,
+    data_user: Annotated[str, typer.Option(help="Party id of who may read.")],
+    purpose: Annotated[str, typer.Option(help="Purpose code, such as ENERGY_ADVICE.")],
+    history_from: Annotated[str, typer.Option(help="Earliest half hour that it opens.")],
+    expires: Annotated[str, typer.Option(help="When it ends by itself.")],
+    as_: As,
+    category: Annotated[list[str] | None, typer.Option(help="Category, repeatable.")] = None,
+    consent_id: Annotated[str, typer.Option(help="Answer to this request.")] = "",
+    notice: Annotated[str, typer.Option(help="Notice shown; sealed before it is logged.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Allow somebody to read, as the occupier (--as its certificate) or on its behalf."""
+    answer = client(as_).consumers(
+        "GrantConsent",
+        consent_id=consent_id,
+        mpxns=mpxns,
+        data_user=data_user,
+        terms=_terms(purpose, category, history_from, expires),
+        notice={"text": notice, "language": "en-GB", "channel": "cli"},
+    )
+    _legs(answer, as_json)
+
+
+def narrow(
+    consent_id: ConsentId,
+    mpxns: Meters,
+    as_: As,
+    category: Annotated[list[str] | None, typer.Option(help="What is left.")] = None,
+    history_from: Annotated[str, typer.Option(help="Later start.")] = "",
+    expires: Annotated[str, typer.Option(help="Earlier end.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Allow less under the same consent; it gets a new version."""
+    fields: dict[str, Any] = {}
+    if history_from:
+        fields["history_from"] = stamp(instant(history_from))
+    if expires:
+        fields["expires"] = stamp(instant(expires))
+    answer = client(as_).consumers(
+        "NarrowConsent", consent_id=consent_id, mpxns=mpxns, categories=category or (), **fields
+    )
+    _legs(answer, as_json)
+
+
+def revoke(consent_id: ConsentId, mpxns: Meters, as_: As, as_json: AsJson = False) -> None:
+    """Take a consent back. When this returns, no read begun afterwards passes."""
+    answer = client(as_).consumers("RevokeConsent", consent_id=consent_id, mpxns=mpxns)
+    _legs(answer, as_json)
+
+
+def withdraw(consent_id: ConsentId, mpxns: Meters, as_: As, as_json: AsJson = False) -> None:
+    """Give a consent up, as the data user."""
+    answer = client(as_).consumers("WithdrawConsent", consent_id=consent_id, mpxns=mpxns)
+    _legs(answer, as_json)
+
+
+def _terms(
+    purpose: str, category: list[str] | None, history_from: str, expires: str
+) -> dict[str, Any]:
+    return {
+        "purpose": purpose,
+        "categories": category or DEFAULT_CATEGORIES,
+        "history_from": stamp(instant(history_from)),
+        "valid_from": stamp(datetime.now(UTC)),
+        "expires": stamp(instant(expires)),
+    }
+
+
+def _legs(answer: Any, as_json: bool) -> None:
+    legs = [
+        {
+            "mpxn": leg.mpxn,
+            "state": leg.state,
+            "version": leg.version,
+            "refused": leg.refused,
+            "record": f"{leg.record.topic}-{leg.record.partition}@{leg.record.offset}",
+        }
+        for leg in answer.legs
+    ]
+    if as_json:
+        say_json({"consent_id": answer.consent_id, "legs": legs, "replayed": answer.replayed})
+        return
+    say(f"consent {answer.consent_id}")
+    for leg in legs:
+        out.print(f"  {leg['mpxn']}  {leg['refused'] or leg['state']}  [dim]{leg['record']}[/]")
+
+
+def when_or_open(stamp_: Any) -> str:
+    """An instant, or that there is none."""
+    return when(stamp_) if stamp_.seconds else "open"

@@ -1,0 +1,117 @@
+"""Commands that run something: everything (`up`), one process, or the demonstration."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Annotated, Final
+
+import typer
+
+from spine.config import Settings
+from spine.console.context import kafka, runtime, settings
+from spine.console.logs import ensure_log, issue_identities
+from spine.console.output import err, out
+from spine.embedded import EmbeddedKafka
+from spine.errors import Invalid, Reason
+from spine.runtime import Process, Runtime
+from spine.supervise import PROCESSES, Supervisor
+from spine.telemetry import set_up_logging, set_up_telemetry
+
+COORDINATORS: Final = ("governance", "consumers", "metering")
+
+
+def add_to(app: typer.Typer) -> None:
+    """The commands of this module."""
+    app.command()(up)
+    app.command()(coordinator)
+    app.command()(dsi)
+    app.command()(readings)
+    app.command()(demo)
+
+
+def up() -> None:
+    """Start the embedded broker and every process, and keep them running until Ctrl-C."""
+    with running(settings(), note=lambda text: out.print(f"  [green]●[/] {text}")) as supervisor:
+        out.print("Everything is up. Ctrl-C stops it; what was recorded stays.")
+        stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        supervisor.run(stop.is_set)
+        out.print("Stopping …")
+
+
+@contextlib.contextmanager
+def running(chosen: Settings, note: Callable[[str], None] = lambda _: None) -> Iterator[Supervisor]:
+    """The whole installation, up for the length of a with block."""
+    embedded = None
+    environment = {"SPINE_DATA_DIR": str(chosen.data_dir)}
+    if chosen.kafka_bootstrap is None:
+        embedded = EmbeddedKafka(chosen.data_dir, chosen.kafka_port, chosen.kafka_jar_dir)
+        embedded.start()
+        environment["SPINE_KAFKA_BOOTSTRAP"] = embedded.bootstrap
+        note(f"kafka at {embedded.bootstrap}")
+    supervisor = Supervisor(chosen.data_dir, embedded, environment)
+    try:
+        asyncio.run(ensure_log(chosen, kafka()))
+        issue_identities(chosen.data_dir)
+        supervisor.start(note)
+        yield supervisor
+    finally:
+        supervisor.stop()
+
+
+def coordinator(
+    domain: Annotated[str, typer.Argument(help=f"One of {', '.join(COORDINATORS)}.")],
+) -> None:
+    """Run the coordinator of one domain."""
+    from spine.services.consumers import start_consumers
+    from spine.services.governance import start_governance
+    from spine.services.metering import start_metering
+
+    starts = {
+        "governance": start_governance,
+        "consumers": start_consumers,
+        "metering": start_metering,
+    }
+    if domain not in starts:
+        raise Invalid(Reason.CODE_UNKNOWN, f"there is no domain called {domain}", field="domain")
+    _run(domain, starts[domain])
+
+
+def dsi() -> None:
+    """Run a DSI query server."""
+    from spine.dsi.process import start_dsi
+
+    _run("dsi", start_dsi)
+
+
+def readings() -> None:
+    """Run the process that folds readings for the DSI."""
+    from spine.dsi.process import start_readings
+
+    _run("readings", start_readings)
+
+
+def demo() -> None:
+    """The main job on real readings, told in under forty lines."""
+    from spine.console.demo import tell
+
+    tell()
+
+
+def _run(name: str, start: Callable[[Runtime], Awaitable[Process]]) -> None:
+    assert name in PROCESSES
+    chosen = settings()
+    set_up_logging(chosen.log_level)
+    set_up_telemetry(f"spine-{name}", chosen.telemetry, chosen.otlp_endpoint)
+
+    async def live() -> None:
+        process = await start(runtime())
+        await process.until_signalled()
+
+    asyncio.run(live())
+    err.print(f"{name} stopped")

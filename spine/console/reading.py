@@ -1,0 +1,253 @@
+"""Commands that ask the DSI: readings, streams, metering points, consents, and advice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import grpc
+import typer
+
+from spine.console.client import interval
+from spine.console.context import As, AsJson, Mpxn, instant
+from spine.console.output import say, say_json, table, when
+from spine.console.parties import client
+from spine.dsi.v1 import dsi_pb2
+from spine.policy import Basis, Category
+from spine.server import error_from
+
+Purpose = Annotated[str, typer.Option(help="Purpose code, such as ENERGY_ADVICE.")]
+ByBasis = Annotated[Basis, typer.Option("--basis", help="Lawful basis.")]
+FromTime = Annotated[str, typer.Option("--from", help="First half hour, UTC.")]
+ToTime = Annotated[str, typer.Option("--to", help="End, UTC, exclusive.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """The commands of this module."""
+    app.command()(read)
+    app.command()(watch)
+    groups = {group.name: group.typer_instance for group in app.registered_groups}
+    meter, consent = groups["meter"], groups["consent"]
+    assert meter is not None and consent is not None
+    meter.command("show")(show_meter)
+    consent.command("show")(show_consents)
+    consent.command("explain")(explain)
+
+
+def read(
+    mpxn: Mpxn,
+    from_: FromTime,
+    to: ToTime,
+    purpose: Purpose,
+    as_: As,
+    basis: ByBasis = Basis.CONSENT,
+    as_of_known: Annotated[str, typer.Option(help="As it was known then.")] = "",
+    rows: Annotated[
+        bool, typer.Option("--rows", help="Every half hour, not just the days.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Read the half hours of a meter, if a live consent or duty covers them at this instant."""
+    asked = {"purpose": purpose, "basis": basis, "interval": interval(instant(from_), instant(to))}
+    if as_of_known:
+        asked["as_of_known"] = interval(instant(as_of_known), instant(as_of_known)).start
+    pages = list(client(as_).readings(mpxn, **asked))
+    if as_json:
+        say_json([page_as_dict(page) for page in pages])
+        return
+    half_hours = [row for page in pages for row in page.rows]
+    if rows:
+        table("Half hours", ("start", "Wh", "quality"), _lines(half_hours))
+    else:
+        table("Readings by UTC day", ("day", "kWh", "half hours", "absent"), _days(half_hours))
+    say(decided(pages[-1].decision))
+
+
+def watch(
+    mpxns: Annotated[list[str], typer.Argument(help="MPxNs to follow.")],
+    from_: FromTime,
+    to: ToTime,
+    purpose: Purpose,
+    as_: As,
+    basis: ByBasis = Basis.CONSENT,
+    as_json: AsJson = False,
+) -> None:
+    """Stream half hours and each new version, until the consent ends."""
+    asked = interval(instant(from_), instant(to))
+    terms: dict[str, Any] = {"purpose": purpose, "basis": basis, "interval": asked}
+    with client(as_).stream(mpxns, follow=True, **terms) as call:
+        for chunk in call:
+            if as_json:
+                say_json(chunk_as_dict(chunk))
+            else:
+                say(describe_chunk(chunk))
+
+
+def show_meter(
+    mpxn: Mpxn, purpose: Purpose, as_: As, basis: ByBasis = Basis.CONSENT, as_json: AsJson = False
+) -> None:
+    """The standing data of a metering point."""
+    answer = client(as_).dsi("GetMeteringPoint", mpxn=mpxn, purpose=purpose, basis=basis)
+    point = answer.metering_point
+    shown = {
+        "mpxn": point.mpxn,
+        "fuel": point.fuel,
+        "gsp_group": point.gsp_group,
+        "energy_direction": point.energy_direction,
+        "measurement_quantity": point.measurement_quantity,
+        "registered_from": when(point.registered_from),
+        "supplier": point.supplier,
+    }
+    if as_json:
+        say_json(shown)
+    else:
+        table("Metering point", ("", ""), shown.items())
+        say(decided(answer.decision))
+
+
+def show_consents(
+    mpxn: Mpxn, purpose: Purpose, as_: As, basis: ByBasis = Basis.CONSENT, as_json: AsJson = False
+) -> None:
+    """Your own consents at a meter."""
+    answer = client(as_).dsi("ListConsents", mpxn=mpxn, purpose=purpose, basis=basis)
+    columns = ("consent", "version", "state", "data user", "purpose", "categories", "expires")
+    rows = [
+        (
+            c.consent_id,
+            c.version,
+            c.state,
+            c.data_user,
+            c.purpose,
+            ", ".join(c.categories),
+            when(c.expires),
+        )
+        for c in answer.consents
+    ]
+    if as_json:
+        say_json([dict(zip(columns, row, strict=True)) for row in rows])
+    else:
+        table("Consents", columns, rows)
+
+
+def explain(
+    mpxn: Mpxn,
+    data_user: Annotated[str, typer.Option(help="Who would read.")],
+    purpose: Purpose,
+    as_: As,
+    category: Annotated[
+        Category, typer.Option(help="What would be read.")
+    ] = Category.HH_CONSUMPTION,
+    as_json: AsJson = False,
+) -> None:
+    """What a read would come to now, and the rule and fact that settle it. Advisory."""
+    question = dsi_pb2.AccessQuestion(
+        mpxn=mpxn, data_user=data_user, purpose=purpose, category=category
+    )
+    answer = client(as_).dsi("CheckAccess", questions=[question])
+    (advice,) = answer.advice
+    place = f"{advice.fact.topic}-{advice.fact.partition}@{advice.fact.offset}"
+    shown = {
+        "would_permit": advice.would_permit,
+        "reason": advice.reason,
+        "rule": advice.rule,
+        "fact": place if advice.fact.topic else "",
+        "consent_id": advice.consent_id,
+    }
+    if as_json:
+        say_json(shown)
+    else:
+        table("What a read would come to", ("", ""), shown.items())
+
+
+# -- how answers are shown ------------------------------------------------------------------------
+
+
+def decided(decision: Any) -> str:
+    """Where and under what a read was permitted, in a line."""
+    under = f" under consent {decision.consent_id} v{decision.consent_version}"
+    return (
+        f"[green]permitted[/] at partition {decision.partition} offset {decision.offset}"
+        f"{under if decision.consent_id else ''}"
+    )
+
+
+def describe_chunk(chunk: Any) -> str:
+    """A chunk of a stream, in a line."""
+    if chunk.refused:
+        return f"[red]cut[/] {chunk.mpxn}: {chunk.refused}"
+    present = [row for row in chunk.rows if row.WhichOneof("reading") == "value_wh"]
+    kwh = sum(row.value_wh for row in present) / 1000
+    return (
+        f"chunk {chunk.chunk} of {chunk.mpxn}: {len(present)} half hours, {kwh:,.3f} kWh, "
+        f"decided at {chunk.decision.partition}@{chunk.decision.offset}"
+    )
+
+
+def page_as_dict(page: Any) -> dict[str, Any]:
+    """A page for programs."""
+    return {
+        "rows": [_row(row) for row in page.rows],
+        "decision": _decision(page.decision),
+        "digest": page.digest,
+        "positions": [
+            {"topic": p.topic, "partition": p.partition, "offset": p.offset}
+            for p in page.positions.positions
+        ],
+    }
+
+
+def chunk_as_dict(chunk: Any) -> dict[str, Any]:
+    """A chunk for programs."""
+    return {
+        "mpxn": chunk.mpxn,
+        "chunk": chunk.chunk,
+        "refused": chunk.refused,
+        "rows": [_row(row) for row in chunk.rows],
+        "decision": _decision(chunk.decision),
+        "digest": chunk.digest,
+    }
+
+
+def _decision(decision: Any) -> dict[str, Any]:
+    return {
+        "request_id": decision.request_id,
+        "partition": decision.partition,
+        "offset": decision.offset,
+        "decided_at": when(decision.decided_at),
+        "consent_id": decision.consent_id,
+    }
+
+
+def _row(row: Any) -> dict[str, Any]:
+    if row.WhichOneof("reading") == "value_wh":
+        return {"start": when(row.start), "value_wh": row.value_wh, "quality": row.quality}
+    return {"start": when(row.start), "absent": absent(row)}
+
+
+def absent(row: Any) -> str:
+    """The typed reason for which a half hour has no value."""
+    return dsi_pb2.Absent.Name(row.absent).removeprefix("ABSENT_")
+
+
+def _lines(rows: list[Any]) -> Iterator[tuple[object, ...]]:
+    for row in rows:
+        if row.WhichOneof("reading") == "value_wh":
+            yield when(row.start), row.value_wh, row.quality
+        else:
+            yield when(row.start), "", absent(row)
+
+
+def _days(rows: list[Any]) -> Iterator[tuple[object, ...]]:
+    days: dict[str, list[Any]] = {}
+    for row in rows:
+        days.setdefault(when(row.start)[:10], []).append(row)
+    for day, members in days.items():
+        present = [row for row in members if row.WhichOneof("reading") == "value_wh"]
+        reasons = sorted({absent(row) for row in members if row not in present})
+        kwh = sum(row.value_wh for row in present) / 1000
+        yield day, f"{kwh:,.3f}", len(present), ", ".join(reasons)
+
+
+def cut_reason(error: grpc.RpcError) -> str:
+    """Why a stream ended."""
+    return error_from(error).reason

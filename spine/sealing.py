@@ -1,0 +1,114 @@
+"""Personal data sealed with AES-256-GCM, one key for each subject, in a vault apart from the log.
+
+The log is kept for ever and people have a right to be forgotten: what is sealed can be read as long
+as the subject's key is in the vault, and by nobody once it is destroyed. A key goes by a random id,
+so that a sealed value says nothing about its subject; only the vault knows which is whose.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import sqlite3
+import threading
+from hashlib import sha256
+from pathlib import Path
+from typing import Final, Self
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from spine.event import Sealed
+
+VAULT_FILE: Final = "vault.sqlite"
+KEY_BYTES: Final = 32
+NONCE_BYTES: Final = 12
+BUSY_TIMEOUT_S: Final = 10.0
+
+_TABLES: Final = """
+CREATE TABLE IF NOT EXISTS keys (
+    key_id TEXT PRIMARY KEY, subject TEXT NOT NULL UNIQUE, key BLOB NOT NULL
+);
+CREATE TABLE IF NOT EXISTS secret (one INTEGER PRIMARY KEY CHECK (one = 1), value BLOB NOT NULL);
+"""
+
+
+class Vault:
+    """The keys of this installation's subjects. Its calls block on the disk; any thread may call.
+
+    A key is on the disk before anything is sealed with it. A destroyed one is overwritten there.
+    """
+
+    def __init__(self, path: Path, db: sqlite3.Connection) -> None:
+        self.path = path
+        self._db = db
+        self._lock = threading.Lock()
+        self._secret = self._read_secret()
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open the vault in this file; made on first use, readable by its owner only."""
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        path.chmod(0o600)
+        db = sqlite3.connect(
+            path, timeout=BUSY_TIMEOUT_S, check_same_thread=False, isolation_level=None
+        )
+        # No write-ahead log: a destroyed key would live on in it.
+        db.execute("PRAGMA journal_mode = DELETE")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA secure_delete = ON")
+        db.executescript(_TABLES)
+        return cls(path, db)
+
+    def seal(self, subject: str, context: str, plaintext: bytes) -> Sealed:
+        """Seal it under the subject's key, which is made on first use, and bind it to `context`."""
+        key_id, key = self._key_for(subject)
+        nonce = os.urandom(NONCE_BYTES)
+        sealed = AESGCM(key).encrypt(nonce, plaintext, context.encode())
+        return Sealed(key_id, nonce, sealed, context)
+
+    def unseal(self, sealed: Sealed) -> bytes | None:
+        """What was sealed; None if its key is gone, or if it is not what that key sealed."""
+        with self._lock:
+            row = self._db.execute(
+                "SELECT key FROM keys WHERE key_id = ?", (sealed.key_id,)
+            ).fetchone()
+        if row is None:
+            return None
+        try:
+            return AESGCM(row[0]).decrypt(sealed.nonce, sealed.ciphertext, sealed.context.encode())
+        except (InvalidTag, ValueError):
+            return None
+
+    def destroy(self, subject: str) -> bool:
+        """Destroy the subject's key, for ever; returns whether there was one."""
+        with self._lock:
+            done = self._db.execute("DELETE FROM keys WHERE subject = ?", (subject,))
+            return done.rowcount > 0
+
+    def token(self, *scope: str) -> str:
+        """16 hex digits that look random and are the same for the same scope: ids for retries."""
+        message = b"".join(len(part).to_bytes(4) + part for part in (s.encode() for s in scope))
+        return hmac.digest(self._secret, message, sha256)[:8].hex()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with self._lock:
+            self._db.close()
+
+    def _key_for(self, subject: str) -> tuple[str, bytes]:
+        find = "SELECT key_id, key FROM keys WHERE subject = ?"
+        with self._lock:
+            row = self._db.execute(find, (subject,)).fetchone()
+            if row is None:
+                fresh = (os.urandom(16).hex(), subject, os.urandom(KEY_BYTES))
+                self._db.execute("INSERT OR IGNORE INTO keys VALUES (?, ?, ?)", fresh)
+                row = self._db.execute(find, (subject,)).fetchone()
+        return row[0], row[1]
+
+    def _read_secret(self) -> bytes:
+        with self._lock:
+            self._db.execute("INSERT OR IGNORE INTO secret VALUES (1, ?)", (os.urandom(KEY_BYTES),))
+            secret: bytes = self._db.execute("SELECT value FROM secret").fetchone()[0]
+            return secret

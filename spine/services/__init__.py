@@ -1,0 +1,1 @@
+"""The gRPC services through which the coordinators take commands."""

@@ -1,0 +1,381 @@
+"""The Consumers service of `proto/spine/consumers/v1`, and the process behind it.
+
+A request becomes a command of the caller at a meter. Names, contacts and notice texts come in clear
+over TLS and are sealed here, before there is a command. What the coordinator names itself (tenancy,
+consumer reference, consent id) follows from the idempotency key, so a retry is given it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from hashlib import sha256
+from typing import Any, Final
+
+from domains.consumers import commands, decider, fan_out
+from domains.consumers.commands import ConsentTerms, ConsumersCommand, check_role
+from domains.consumers.evolve import find_consent, is_bar
+from domains.consumers.fan_out import Action, OrderFanOut
+from spine import trust
+from spine.consumers.v1 import consumers_pb2, consumers_pb2_grpc
+from spine.coordinator import Coordinator
+from spine.domain import Actor
+from spine.errors import Conflict, Reason, Refused
+from spine.event import Sealed, SignerRole
+from spine.gb import parse_mpxn
+from spine.policy import MeterAccess, Role
+from spine.runtime import Process, Runtime
+from spine.sealing import VAULT_FILE, Vault
+from spine.server import Service
+from spine.services import terms, wire
+from spine.services.background import every
+from spine.services.lapses import Lapses
+from spine.services.legs import FanOuts, LegDone
+
+PERSON_CHARS_MAX: Final = 200
+LAPSE_EVERY_S: Final = 1.0
+SEND_MISSING_EVERY_S: Final = 3.0
+# No consumer reference is this short, so nobody ever lives under it.
+NOBODY: Final = "-"
+
+LegOf = Callable[[MeterAccess], ConsumersCommand]
+
+
+class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
+    """Takes the commands about tenancies, supply, agents and consents.
+
+    The decider judges role and party. Errors are those of `Coordinator.handle`, Invalid for a
+    malformed request, and, of a consent, the first leg's if every leg was refused.
+    """
+
+    def __init__(
+        self, meters: Coordinator, fan_outs: FanOuts, home: Coordinator, vault: Vault, log_id: bytes
+    ) -> None:
+        self._meters, self._fan_outs, self._home = meters, fan_outs, home
+        self._vault, self._log_id = vault, log_id
+
+    # -- occupancy ------------------------------------------------------------------------------
+
+    async def StartTenancy(self, request: Any, context: Any) -> Any:
+        """Somebody moved in; ids that were left out are made here and returned."""
+        by, mpxn = wire.caller(), str(parse_mpxn(request.mpxn))
+        check_role(commands.StartTenancy, by)
+        scope = (by.role, by.party, "StartTenancy", wire.idempotency_key(request), mpxn)
+        tenancy_id = request.tenancy_id or f"t-{self._vault.token('tenancy', *scope)}"
+        consumer_ref = request.consumer_ref or f"c-{self._vault.token('consumer', *scope)}"
+        command = commands.StartTenancy(
+            by,
+            wire.identifier(tenancy_id, "tenancy_id"),
+            wire.identifier(consumer_ref, "consumer_ref"),
+            wire.required_instant(request, "effective_from"),
+            await self._sealed_person(request, tenancy_id, consumer_ref),
+        )
+        handled = await self._meters.handle(wire.order(request, "StartTenancy", mpxn, command, by))
+        return consumers_pb2.StartTenancyResponse(
+            positions=wire.position_token(self._log_id, [wire.past(handled)]),
+            record=wire.record_ref(handled),
+            replayed=handled.replayed,
+            tenancy_id=tenancy_id,
+            consumer_ref=consumer_ref,
+        )
+
+    async def EndTenancy(self, request: Any, context: Any) -> Any:
+        """The occupier moved out; every consent of the tenancy ends with it."""
+        command = commands.EndTenancy(
+            wire.caller(),
+            wire.identifier(request.tenancy_id, "tenancy_id"),
+            wire.required_instant(request, "effective_to"),
+        )
+        return await self._at_meter(request, "EndTenancy", command)
+
+    async def StartSupply(self, request: Any, context: Any) -> Any:
+        """A supplier takes the meter over."""
+        command = commands.StartSupply(
+            wire.caller(),
+            wire.identifier(request.supplier, "supplier"),
+            wire.required_instant(request, "effective_from"),
+        )
+        return await self._at_meter(request, "StartSupply", command)
+
+    async def EndSupply(self, request: Any, context: Any) -> Any:
+        """A supply ends."""
+        command = commands.EndSupply(
+            wire.caller(),
+            wire.identifier(request.supplier, "supplier"),
+            wire.required_instant(request, "effective_to"),
+        )
+        return await self._at_meter(request, "EndSupply", command)
+
+    async def AppointAgent(self, request: Any, context: Any) -> Any:
+        """An agent takes a role at the meter."""
+        command = commands.AppointAgent(
+            wire.caller(),
+            wire.identifier(request.agent, "agent"),
+            request.agent_role,
+            wire.required_instant(request, "effective_from"),
+        )
+        return await self._at_meter(request, "AppointAgent", command)
+
+    async def EndAgentAppointment(self, request: Any, context: Any) -> Any:
+        """An appointment ends."""
+        command = commands.EndAgentAppointment(
+            wire.caller(),
+            wire.identifier(request.agent, "agent"),
+            request.agent_role,
+            wire.required_instant(request, "effective_to"),
+        )
+        return await self._at_meter(request, "EndAgentAppointment", command)
+
+    # -- consents -------------------------------------------------------------------------------
+
+    async def RequestConsent(self, request: Any, context: Any) -> Any:
+        """A data user asks whoever lives at the meters; that need not be told who it is."""
+        by = wire.caller()
+        check_role(commands.RequestConsent, by)
+        consent_id = self._new_consent_id(request, "RequestConsent", by)
+        data_user = terms.party(request, "data_user", by, (Role.DATA_USER, Role.SUPPLIER))
+        consumer_ref = self._occupier(terms.mpxns(request))
+        answer_by = wire.required_instant(request, "answer_by")
+        agreed = await self._terms(request, consent_id, data_user, consumer_ref)
+        order = OrderFanOut(
+            by, consent_id, Action.REQUEST, terms.mpxns(request), agreed, answer_by=answer_by
+        )
+        command = commands.RequestConsent(by, consent_id, agreed, answer_by)
+        return await self._consent(request, order, lambda access: command)
+
+    async def DeclineConsent(self, request: Any, context: Any) -> Any:
+        """The consumer says no to a request."""
+        order = self._ending(request, Action.DECLINE)
+        command = commands.DeclineConsent(order.by, order.consent_id)
+        return await self._consent(request, order, lambda access: command)
+
+    async def GrantConsent(self, request: Any, context: Any) -> Any:
+        """The consumer consents, unasked or in answer to a request."""
+        by = wire.caller()
+        check_role(commands.GrantConsent, by)
+        consent_id = self._new_consent_id(request, "GrantConsent", by)
+        data_user = wire.identifier(request.data_user, "data_user")
+        consumer_ref = terms.party(request, "consumer_ref", by, (Role.CONSUMER,))
+        agreed = await self._terms(request, consent_id, data_user, consumer_ref)
+        channel, evidence = terms.channel(request), terms.evidence(request)
+        order = OrderFanOut(
+            by,
+            consent_id,
+            Action.GRANT,
+            terms.mpxns(request),
+            agreed,
+            channel=channel,
+            evidence=evidence,
+        )
+        command = commands.GrantConsent(by, consent_id, agreed, channel, evidence)
+        return await self._consent(request, order, lambda access: command)
+
+    async def NarrowConsent(self, request: Any, context: Any) -> Any:
+        """The consumer allows less from now on; what the request leaves out stays as it is."""
+        order = self._ending(request, Action.NARROW)
+        narrowed = terms.narrowed(request)
+
+        def leg(access: MeterAccess) -> ConsumersCommand:
+            consent = find_consent(access, order.consent_id)
+            if consent is None or is_bar(consent):
+                raise Refused(Reason.CONSENT_UNKNOWN, "the meter has no such consent")
+            return commands.NarrowConsent(order.by, order.consent_id, *narrowed(consent))
+
+        def home(state: fan_out.FanOut) -> OrderFanOut:
+            categories, history_from, expires = narrowed(state.terms)
+            scope = replace(
+                state.terms, categories=categories, history_from=history_from, expires=expires
+            )
+            return replace(order, terms=scope)
+
+        return await self._consent(request, order, leg, home)
+
+    async def SuspendConsent(self, request: Any, context: Any) -> Any:
+        """Nothing is read under the consent until it is resumed."""
+        order = self._ending(request, Action.SUSPEND, wire.code(request.reason, "reason"))
+        command = commands.SuspendConsent(order.by, order.consent_id, order.reason)
+        return await self._consent(request, order, lambda access: command)
+
+    async def ResumeConsent(self, request: Any, context: Any) -> Any:
+        """A suspension is lifted by who imposed it."""
+        order = self._ending(request, Action.RESUME, wire.optional_code(request.reason, "reason"))
+        command = commands.ResumeConsent(order.by, order.consent_id)
+        return await self._consent(request, order, lambda access: command)
+
+    async def RevokeConsent(self, request: Any, context: Any) -> Any:
+        """The consumer ends the consent."""
+        order = self._ending(request, Action.REVOKE, wire.optional_code(request.reason, "reason"))
+        command = commands.RevokeConsent(order.by, order.consent_id)
+        return await self._consent(request, order, lambda access: command)
+
+    async def WithdrawConsent(self, request: Any, context: Any) -> Any:
+        """The data user gives the consent up."""
+        order = self._ending(request, Action.WITHDRAW, wire.optional_code(request.reason, "reason"))
+        command = commands.WithdrawConsent(order.by, order.consent_id)
+        return await self._consent(request, order, lambda access: command)
+
+    # -- how commands are carried out -----------------------------------------------------------
+
+    async def _at_meter(self, request: Any, method: str, command: Any) -> Any:
+        mpxn = str(parse_mpxn(request.mpxn))
+        order = wire.order(request, method, mpxn, command, command.by)
+        handled = await self._meters.handle(order)
+        return consumers_pb2.CommandResponse(
+            positions=wire.position_token(self._log_id, [wire.past(handled)]),
+            record=wire.record_ref(handled),
+            replayed=handled.replayed,
+        )
+
+    async def _consent(
+        self,
+        request: Any,
+        order: OrderFanOut,
+        leg: LegOf,
+        home: Callable[[fan_out.FanOut], OrderFanOut] = lambda state: NotImplemented,
+    ) -> Any:
+        """Order it at home or give it straight to the meters named; answer with every leg."""
+        method = f"{order.action.title()}Consent"
+        mpxns, by, consent_id = order.mpxns, order.by, order.consent_id
+        positions = []
+        if self._fan_outs.at_home(by, consent_id, Action(order.action), mpxns):
+            command = home(self._home.state(consent_id))
+            if command is NotImplemented:
+                command = order
+            given = wire.order(request, method, consent_id, command, by)
+            handled, found = await self._fan_outs.order(given)
+            named = {done.mpxn: done for done in found}
+            legs = [named[mpxn] for mpxn in mpxns if mpxn in named]
+            replayed = handled.replayed
+            positions.append(wire.past(handled))
+        else:
+            giving = (self._leg(request, method, mpxn, leg, by, len(mpxns)) for mpxn in mpxns)
+            legs = list(await asyncio.gather(*giving))
+            replayed = all(done.handled is None or done.handled.replayed for done in legs)
+        errors = [done.error for done in legs if done.error is not None]
+        if len(errors) == len(legs):
+            raise errors[0]
+        positions += [wire.past(done.handled) for done in legs if done.handled is not None]
+        return consumers_pb2.ConsentResponse(
+            consent_id=consent_id,
+            legs=[self._shown(consent_id, done) for done in legs],
+            positions=wire.position_token(self._log_id, positions),
+            replayed=replayed,
+        )
+
+    async def _leg(
+        self, request: Any, method: str, mpxn: str, leg: LegOf, by: Actor, of: int
+    ) -> LegDone:
+        """One meter on its own. Beside others, a refusal or a lost race is this leg's answer."""
+        try:
+            command = leg(self._meters.state(mpxn))
+            order = wire.order(request, method, mpxn, command, by)
+            return LegDone(mpxn, await self._meters.handle(order))
+        except (Refused, Conflict) as error:
+            if of == 1 or error.reason is Reason.IDEMPOTENCY_CONFLICT:
+                raise
+            return LegDone(mpxn, error=error)
+
+    def _shown(self, consent_id: str, done: LegDone) -> Any:
+        consent = find_consent(self._meters.state(done.mpxn), consent_id)
+        known = consent is not None and not is_bar(consent)
+        return consumers_pb2.Leg(
+            mpxn=done.mpxn,
+            state=consent.state if consent is not None and known else "",
+            version=consent.version if consent is not None and known else 0,
+            refused=done.error.reason if done.error is not None else "",
+            record=None if done.handled is None else wire.record_ref(done.handled),
+        )
+
+    # -- what requests say ----------------------------------------------------------------------
+
+    def _ending(self, request: Any, action: Action, reason: str = "") -> OrderFanOut:
+        """An order about a consent there is."""
+        consent_id = wire.identifier(request.consent_id, "consent_id")
+        return OrderFanOut(wire.caller(), consent_id, action, terms.mpxns(request), reason=reason)
+
+    def _new_consent_id(self, request: Any, method: str, by: Actor) -> str:
+        scope = (by.role, by.party, method, wire.idempotency_key(request))
+        consent_id = request.consent_id or f"k-{self._vault.token('consent', *scope)}"
+        return wire.identifier(consent_id, "consent_id")
+
+    def _occupier(self, mpxns: Sequence[str]) -> str:
+        """Who lives at the first of the meters where anybody does."""
+        for mpxn in mpxns:
+            tenancy = self._meters.state(mpxn).tenancy_at(wire.now())
+            if tenancy is not None:
+                return str(tenancy.consumer_ref)
+        return NOBODY
+
+    async def _terms(
+        self, request: Any, consent_id: str, data_user: str, consumer_ref: str
+    ) -> ConsentTerms:
+        text = terms.notice_text(request)
+        sealed = None
+        if text and consumer_ref != NOBODY:
+            sealed = await self._sealed(consumer_ref, f"notice/{consent_id}", text.encode())
+        return replace(
+            terms.agreed(request, data_user, consumer_ref),
+            notice_hash=sha256(text.encode()).digest() if text else b"",
+            notice_language=terms.language(request),
+            notice=sealed,
+        )
+
+    async def _sealed_person(
+        self, request: Any, tenancy_id: str, consumer_ref: str
+    ) -> Sealed | None:
+        person = {
+            field: wire.optional_words(
+                getattr(request.person, field), f"person.{field}", PERSON_CHARS_MAX
+            )
+            for field in ("name", "contact")
+        }
+        if not any(person.values()):
+            return None
+        plain = json.dumps(person, ensure_ascii=False).encode()
+        return await self._sealed(consumer_ref, f"person/{tenancy_id}", plain)
+
+    async def _sealed(self, subject: str, context: str, plaintext: bytes) -> Sealed:
+        return await asyncio.to_thread(self._vault.seal, subject, context, plaintext)
+
+
+# -- the process ----------------------------------------------------------------------------------
+
+
+async def start_consumers(runtime: Runtime, name: str = "consumers") -> Process:
+    """Start the consumers coordinator; returns once it answers.
+
+    In the background it sends what is missing of consents over several meters, and closes requests
+    that were not answered in time.
+    """
+    process = Process(runtime, name)
+    folds = await process.fold([trust.CONSUMER_LOG, trust.CONSUMERS_REFERENCE])
+    writer = runtime.writer(process.appender, SignerRole.CONSUMERS, name)
+    domains = runtime.domains.by_topic
+    meters = Coordinator(
+        domains[trust.CONSUMER_LOG], folds, writer, runtime.partitions, decider.tightens
+    )
+    home = Coordinator(
+        domains[trust.CONSUMERS_REFERENCE], folds, writer, runtime.partitions, fan_out.tightens
+    )
+    fan_outs = FanOuts(meters, home, name)
+    fan_outs.watch()
+    lapses = Lapses(meters, [folds[trust.CONSUMER_LOG, p] for p in range(runtime.partitions)])
+    await lapses.watch()
+    vault = await asyncio.to_thread(Vault.open, runtime.settings.data_dir / VAULT_FILE)
+    process.on_end(vault.close)
+    every(process, SEND_MISSING_EVERY_S, fan_outs.send_missing)
+    every(process, LAPSE_EVERY_S, lapses.lapse)
+    await process.serve(
+        Role.COORDINATOR,
+        [
+            Service(
+                consumers_pb2.DESCRIPTOR.services_by_name["Consumers"].full_name,
+                consumers_pb2_grpc.add_ConsumersServicer_to_server,
+                ConsumersService(meters, fan_outs, home, vault, runtime.identity.log_id),
+            )
+        ],
+        runtime.settings.consumers_port,
+    )
+    return process

@@ -1,0 +1,290 @@
+"""The Governance service of `proto/spine/governance/v1`, and the process behind it.
+
+A command is decided at home and then copied to every partition of every topic; the answer counts
+the partitions that hold it (design rule 12). What an answer could not wait for, and what a crash
+left out, is sent in the background.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Iterator
+from hashlib import sha256
+from typing import Any, Final
+
+import structlog
+
+from domains.governance.commands import (
+    AdmitParticipant,
+    AdoptPolicyVersion,
+    AuthoriseSigningKey,
+    GovernanceCommand,
+    GrantAccreditation,
+    ReinstateParticipant,
+    RevokeSigningKey,
+    SuspendParticipant,
+    WithdrawAccreditation,
+)
+from domains.governance.decider import subject_of, tightens
+from spine import trust
+from spine.coordinator import Coordinator, Order
+from spine.domain import Actor
+from spine.errors import Invalid, Pushback, Reason
+from spine.event import DataPosition, SignerRole
+from spine.fold import LiveFold
+from spine.governance.v1 import governance_pb2, governance_pb2_grpc
+from spine.policy import Role
+from spine.policy_data import POLICY_DATA, data_hash
+from spine.rows import GOVERNANCE_PREFIX
+from spine.runtime import Process, Runtime
+from spine.server import Service
+from spine.services import wire
+from spine.services.background import every
+from spine.spread import Spreader
+
+NAME_CHARS_MAX: Final = 200
+PAGE: Final = 100
+PAGE_MAX: Final = 1_000
+REACH_TIMEOUT_S: Final = 5.0
+SPREAD_AGAIN_S: Final = 2.0
+# What is left of a deadline for the answer to travel in.
+ANSWER_S: Final = 0.5
+_PARTIES: Final = GOVERNANCE_PREFIX + trust.party_subject("").encode()
+_log = structlog.get_logger()
+
+
+class GovernanceService(governance_pb2_grpc.GovernanceServicer):
+    """Takes the commands of governance and tells how far their facts have spread.
+
+    The decider refuses every role but governance. Errors are those of `Coordinator.handle`.
+    """
+
+    def __init__(self, home: Coordinator, live: LiveFold, spreader: Spreader, log_id: bytes):
+        self._home, self._live, self._spreader = home, live, spreader
+        self._log_id = log_id
+        self._spreading: set[asyncio.Task[int]] = set()
+
+    async def AuthoriseSigningKey(self, request: Any, context: Any) -> Any:
+        """Let the records of a signing key count."""
+        command = AuthoriseSigningKey(
+            wire.caller(),
+            request.public_key,
+            request.role,
+            wire.identifier(request.holder, "holder"),
+        )
+        return await self._carry_out(request, "AuthoriseSigningKey", command, context)
+
+    async def RevokeSigningKey(self, request: Any, context: Any) -> Any:
+        """Make void what a key signs from now on."""
+        reason = wire.code(request.reason, "reason")
+        command = RevokeSigningKey(wire.caller(), request.key_id, reason)
+        return await self._carry_out(request, "RevokeSigningKey", command, context)
+
+    async def AdmitParticipant(self, request: Any, context: Any) -> Any:
+        """Make an organisation known under a party id."""
+        name = wire.words(request.name, "name", NAME_CHARS_MAX)
+        command = AdmitParticipant(wire.caller(), _party(request), name)
+        return await self._carry_out(request, "AdmitParticipant", command, context)
+
+    async def GrantAccreditation(self, request: Any, context: Any) -> Any:
+        """Let a participant act in a role."""
+        command = GrantAccreditation(
+            wire.caller(),
+            _party(request),
+            request.role,
+            wire.code(request.scheme, "scheme"),
+            wire.optional_code(request.tier, "tier"),
+            tuple(sorted(set(request.purposes))),
+            wire.required_instant(request, "effective_from"),
+            wire.optional_instant(request, "effective_to"),
+        )
+        return await self._carry_out(request, "GrantAccreditation", command, context)
+
+    async def WithdrawAccreditation(self, request: Any, context: Any) -> Any:
+        """Take a role under a scheme from a participant."""
+        scheme = wire.code(request.scheme, "scheme")
+        command = WithdrawAccreditation(wire.caller(), _party(request), request.role, scheme)
+        return await self._carry_out(request, "WithdrawAccreditation", command, context)
+
+    async def SuspendParticipant(self, request: Any, context: Any) -> Any:
+        """Stop every read of a participant."""
+        reason = wire.code(request.reason, "reason")
+        command = SuspendParticipant(wire.caller(), _party(request), reason)
+        return await self._carry_out(request, "SuspendParticipant", command, context)
+
+    async def ReinstateParticipant(self, request: Any, context: Any) -> Any:
+        """Lift a suspension."""
+        reason = wire.code(request.reason, "reason")
+        command = ReinstateParticipant(wire.caller(), _party(request), reason)
+        return await self._carry_out(request, "ReinstateParticipant", command, context)
+
+    async def AdoptPolicyVersion(self, request: Any, context: Any) -> Any:
+        """Judge reads by this version from now on, if its data is what this build holds."""
+        data = POLICY_DATA.get(request.version)
+        if data is not None and request.data_hash != data_hash(data):
+            message = "this build holds other data under that version"
+            raise Invalid(Reason.FIELD_INVALID, message, field="data_hash")
+        command = AdoptPolicyVersion(wire.caller(), request.version)
+        return await self._carry_out(request, "AdoptPolicyVersion", command, context)
+
+    async def ListParticipants(self, request: Any, context: Any) -> Any:
+        """A page of the participants, in order of party id; any caller may ask."""
+        for wanted in wire.at_least(request, self._log_id):
+            if wanted.topic == trust.GOVERNANCE_TOPIC:
+                await self._live.passed(wanted.offset - 1, REACH_TIMEOUT_S)
+        if not 0 <= request.page_size <= PAGE_MAX:
+            message = f"at most {PAGE_MAX} a page"
+            raise Invalid(Reason.FIELD_INVALID, message, field="page_size")
+        size = request.page_size or PAGE
+        page: list[tuple[str, trust.Participant]] = []
+        last = ""
+        for party, participant in self._participants(_after(request.cursor)):
+            if len(page) == size:
+                last = page[-1][0]
+                break
+            page.append((party, participant))
+        here = DataPosition(trust.GOVERNANCE_TOPIC, 0, self._live.next_offset)
+        return governance_pb2.ListParticipantsResponse(
+            participants=[_shown(party, participant) for party, participant in page],
+            next_cursor=base64.urlsafe_b64encode(last.encode()).decode(),
+            positions=wire.position_token(self._log_id, [here]),
+        )
+
+    def _participants(self, after: str) -> Iterator[tuple[str, trust.Participant]]:
+        fold = self._live.stored.fold
+        start = _PARTIES + after.encode() + (b"\x00" if after else b"")
+        for key, row in fold.rows.scan(start, _PARTIES + b"\xff"):
+            standing = fold.tools.unpack(row, fold.governance.row_type)[2]
+            if standing.participant is not None:
+                yield key.removeprefix(_PARTIES).decode(), standing.participant
+
+    async def _carry_out(
+        self, request: Any, method: str, command: GovernanceCommand, context: Any
+    ) -> Any:
+        order = wire.order(request, method, subject_of(command), command, command.by)
+        handled = await self._home.handle(order)
+        await self._spread(context.time_remaining() - ANSWER_S)
+        return governance_pb2.CommandResponse(
+            positions=wire.position_token(self._log_id, [wire.past(handled)]),
+            record=wire.record_ref(handled),
+            replayed=handled.replayed,
+            partitions_holding=1 + self._spreader.holding(handled.offset),
+            partitions_total=1 + len(self._spreader.targets),
+        )
+
+    async def _spread(self, timeout_s: float) -> None:
+        """Spread what is missing; it goes on when the time to answer has come."""
+        task = asyncio.create_task(self._spreader.spread())
+        self._spreading.add(task)
+        task.add_done_callback(self._spread_ended)
+        await asyncio.wait({task}, timeout=max(timeout_s, 0))
+
+    def _spread_ended(self, task: asyncio.Task[int]) -> None:
+        self._spreading.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.warning("governance.spread_failed", reason=str(error))
+
+    async def close(self) -> None:
+        """Stop spreading; the next start goes on."""
+        for task in set(self._spreading):
+            task.cancel()
+            await asyncio.wait({task})
+
+
+def _party(request: Any) -> str:
+    return wire.identifier(request.party, "party")
+
+
+def _after(cursor: str) -> str:
+    """The party after which a page begins; Invalid(CURSOR_INVALID) for any other text."""
+    try:
+        return base64.b64decode(cursor.encode("ascii"), altchars=b"-_", validate=True).decode()
+    except ValueError:
+        raise Invalid(Reason.CURSOR_INVALID, "the cursor cannot be read", field="cursor") from None
+
+
+def _shown(party: str, participant: trust.Participant) -> Any:
+    return governance_pb2.Participant(
+        party=party,
+        name=participant.name,
+        suspended=participant.suspended,
+        accreditations=[
+            governance_pb2.Accreditation(
+                role=held.role,
+                scheme=held.scheme,
+                tier=held.tier,
+                purposes=held.purposes,
+                effective_from=wire.stamp(held.effective_from),
+                effective_to=held.effective_to and wire.stamp(held.effective_to),
+            )
+            for held in participant.accreditations
+        ],
+    )
+
+
+# -- the process ----------------------------------------------------------------------------------
+
+
+async def start_governance(runtime: Runtime, name: str = "governance") -> Process:
+    """Start the governance coordinator; returns once it answers and everything due is spread.
+
+    In a new log it adopts the newest version of the policy that this build knows.
+    """
+    process = Process(runtime, name)
+    folds = await process.fold([trust.GOVERNANCE_TOPIC])
+    writer = runtime.writer(process.appender, SignerRole.GOVERNANCE, name)
+    domain = runtime.domains.governance
+    home = Coordinator(domain, folds, writer, runtime.partitions, tightens)
+    live = folds[trust.GOVERNANCE_TOPIC, 0]
+    progress = runtime.settings.data_dir / "spread" / f"{name}.json"
+    spreader = Spreader(writer, domain, runtime.partitions, progress)
+    live.listeners.append(spreader.note)
+    await asyncio.to_thread(_load, runtime, spreader)
+    if home.state(trust.POLICY_SUBJECT).policy is None:
+        await home.handle(_first_policy(name))
+    service = GovernanceService(home, live, spreader, runtime.identity.log_id)
+    process.on_end(service.close)
+    try:
+        await spreader.spread()
+    except Pushback as unacknowledged:
+        _log.warning("governance.spread_failed", reason=str(unacknowledged))
+    every(process, SPREAD_AGAIN_S, lambda: _spread_missing(spreader))
+    await process.serve(
+        Role.COORDINATOR,
+        [
+            Service(
+                governance_pb2.DESCRIPTOR.services_by_name["Governance"].full_name,
+                governance_pb2_grpc.add_GovernanceServicer_to_server,
+                service,
+            )
+        ],
+        runtime.settings.governance_port,
+    )
+    return process
+
+
+def _load(runtime: Runtime, spreader: Spreader) -> None:
+    reader = runtime.reader()
+    try:
+        spreader.load(reader, runtime.codec)
+    finally:
+        reader.close()
+
+
+def _first_policy(name: str) -> Order:
+    version = max(POLICY_DATA)
+    by = Actor(Role.GOVERNANCE, name)
+    return Order(
+        trust.POLICY_SUBJECT,
+        AdoptPolicyVersion(by, version),
+        by,
+        "AdoptPolicyVersion",
+        f"first-policy-{version}",
+        sha256(data_hash(POLICY_DATA[version])).digest(),
+    )
+
+
+async def _spread_missing(spreader: Spreader) -> None:
+    if not spreader.complete:
+        await spreader.spread()

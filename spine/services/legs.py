@@ -1,0 +1,225 @@
+"""A consent over several meters: its orders at home, its legs at the meters, and what is missing.
+
+An order is decided once at home; then each of its legs is an ordinary command at its meter, sent
+under a key that follows from the order, so whoever sends it again changes nothing (design rule 12).
+A leg is decided when its meter said yes or no. A leg that could not be sent stays missing, holds
+back only what comes after it at the same meter, and is sent again in the background.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any, Final
+from weakref import WeakValueDictionary
+
+import structlog
+
+from domains.consumers.commands import check_own
+from domains.consumers.fan_out import (
+    Action,
+    CompleteFanOut,
+    FanOut,
+    FanOutOrdered,
+    legs,
+    open_orders,
+)
+from spine.coordinator import Coordinator, Handled, Order
+from spine.domain import Actor
+from spine.errors import Bug, Conflict, NotPermitted, Pushback, Reason, Refused, SpineError
+from spine.event import LogRecord
+from spine.policy import Role
+from spine.rows import SUBJECT_PREFIX, Applied, subject_history
+
+LEG_ATTEMPTS: Final = 8
+LEGS_AT_ONCE: Final = 32
+_ENDING: Final = frozenset({Action.DECLINE, Action.REVOKE, Action.WITHDRAW})
+_BEGINNING: Final = frozenset({Action.REQUEST, Action.GRANT})
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class LegDone:
+    """What became of one leg: where its facts stand, or why there are none."""
+
+    mpxn: str
+    handled: Handled | None = None
+    error: SpineError | None = None
+
+
+class FanOuts:
+    """Orders consents at home and sees their legs through."""
+
+    def __init__(self, meters: Coordinator, home: Coordinator, name: str) -> None:
+        self._meters, self._home = meters, home
+        self._by = Actor(Role.COORDINATOR, name)
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._at_once = asyncio.Semaphore(LEGS_AT_ONCE)
+        self._open: set[str] = set()
+        self._open_before: set[str] = set()
+
+    # -- what is open ---------------------------------------------------------------------------
+
+    def watch(self) -> None:
+        """Know the consents with open orders: those there are, and from now on those that come."""
+        live = self._home.live("")
+        live.listeners.append(self._note)
+        fold = live.stored.fold
+        for key, row in fold.rows.scan(SUBJECT_PREFIX, SUBJECT_PREFIX + b"\xff"):
+            state = fold.tools.unpack(row, self._home.domain.row_type)[2]
+            if open_orders(state):
+                self._open.add(key.removeprefix(SUBJECT_PREFIX).decode())
+        self._open_before = set(self._open)
+
+    def _note(self, record: LogRecord, applied: Applied) -> None:
+        for consent_id in applied.subjects:
+            if open_orders(self._state(consent_id)):
+                self._open.add(consent_id)
+            else:
+                self._open.discard(consent_id)
+
+    async def send_missing(self) -> None:
+        """Send the legs of orders that were open at the last look and still are."""
+        stuck = self._open & self._open_before
+        self._open_before = set(self._open)
+        for consent_id in sorted(stuck):
+            await self.send(consent_id)
+
+    # -- ordering -------------------------------------------------------------------------------
+
+    def at_home(self, by: Actor, consent_id: str, action: Action, mpxns: Sequence[str]) -> bool:
+        """Whether this is ordered at home, or goes straight to the meters that were named.
+
+        Home is for several meters. A later command goes there if it names all meters of the
+        consent; one that names some, or that somebody else's order stands in the way of, is carried
+        out just where it was asked for.
+        """
+        state = self._state(consent_id)
+        if action in _BEGINNING:
+            return len(mpxns) > 1 or bool(state.orders)
+        if not state.orders or set(mpxns) != set(state.mpxns):
+            return False
+        try:
+            check_own(by, state.terms)
+        except NotPermitted:
+            return False
+        return True
+
+    async def order(self, order: Order) -> tuple[Handled, tuple[LegDone, ...]]:
+        """Order at home, send what is missing; the legs of this order, each as it was decided.
+
+        Refused or Conflict as by `Coordinator.handle`; Pushback if a leg could not be sent: it will
+        be, and the same order under the same key tells how it went.
+        """
+        handled = await self._home.handle(order)
+        ordered = self._ordered(order, handled)
+        sent = await self.send(order.subject)
+        done = []
+        for mpxn, command in legs(ordered):
+            leg = sent.get((ordered.number, mpxn)) or self._found(ordered, mpxn, command)
+            if isinstance(leg.error, Pushback):
+                raise leg.error
+            done.append(leg)
+        return handled, tuple(done)
+
+    async def send(self, consent_id: str) -> dict[tuple[int, str], LegDone]:
+        """Send every leg of the consent's open orders, in their order, and complete them.
+
+        What ends the consent does not wait for what is under way: it stands above it at each meter.
+        """
+        ending = {o.action for o in open_orders(self._state(consent_id))} <= _ENDING
+        name = f"{consent_id}/{ending}"
+        lock = self._locks.setdefault(name, asyncio.Lock())
+        async with lock:
+            done: dict[tuple[int, str], LegDone] = {}
+            missing: dict[str, SpineError] = {}
+            for order in open_orders(self._state(consent_id)):
+                sending = [self._send(order, *leg, missing) for leg in legs(order)]
+                for leg in await asyncio.gather(*sending):
+                    done[order.number, leg.mpxn] = leg
+                    if isinstance(leg.error, Pushback):
+                        missing[leg.mpxn] = leg.error
+                if missing.keys().isdisjoint(order.mpxns):
+                    await self._complete(order)
+            return done
+
+    async def _send(
+        self, order: FanOutOrdered, mpxn: str, command: Any, missing: dict[str, SpineError]
+    ) -> LegDone:
+        """One leg. It was decided at home that it shall be, so a lost race is run again."""
+        if mpxn in missing:
+            return LegDone(mpxn, error=missing[mpxn])
+        leg = _leg(order, mpxn, command)
+        async with self._at_once:
+            for _ in range(LEG_ATTEMPTS):
+                try:
+                    return LegDone(mpxn, await self._meters.handle(leg))
+                except Conflict as conflict:
+                    if conflict.reason is not Reason.RACE_LOST:
+                        return LegDone(mpxn, error=conflict)
+                except Bug:
+                    raise
+                except SpineError as error:
+                    return LegDone(mpxn, error=error)
+        return LegDone(mpxn, error=Pushback(Reason.OVERLOADED, "too much happens at the meter"))
+
+    async def _complete(self, order: FanOutOrdered) -> None:
+        complete = CompleteFanOut(self._by, order.number)
+        key = f"{order.consent_id}/{order.number}"
+        digest = sha256(key.encode()).digest()
+        try:
+            await self._home.handle(
+                Order(order.consent_id, complete, self._by, "CompleteFanOut", key, digest)
+            )
+        except Pushback as later:
+            _log.warning("fan_out.not_completed", reason=str(later.reason))
+
+    # -- what was ordered -----------------------------------------------------------------------
+
+    def _state(self, consent_id: str) -> FanOut:
+        state = self._home.state(consent_id)
+        assert isinstance(state, FanOut)
+        return state
+
+    def _ordered(self, order: Order, handled: Handled) -> FanOutOrdered:
+        """What stands at home for this command: its own order, or the one that said so before."""
+        if not handled.changed:
+            orders = [o.ordered for o in self._state(order.subject).orders]
+            return ([o for o in orders if o.action == order.command.action] or orders)[-1]
+        fold = self._home.live(order.subject).stored.fold
+        past = subject_history(
+            fold.rows, fold.tools.unpack, self._home.domain, order.subject, handled.offset + 1
+        )
+        for row in past:
+            if (row.offset, row.entry) == (handled.offset, handled.entry):
+                assert isinstance(row.state, FanOut)
+                return row.state.orders[-1].ordered
+        raise Bug("an order was applied and is not in its history")
+
+    def _found(self, order: FanOutOrdered, mpxn: str, command: Any) -> LegDone:
+        """What became of a leg that was decided earlier; a refusal leaves no fact to look up."""
+        leg = _leg(order, mpxn, command)
+        if (earlier := self._meters.earlier(leg)) is not None:
+            return LegDone(mpxn, earlier)
+        fold = self._meters.live(mpxn).stored.fold
+        row = fold.subject(mpxn)
+        try:
+            if self._meters.domain.decide(row.state, command, datetime.now(UTC)):
+                raise Refused(Reason.CONSENT_UNKNOWN, "the leg was refused at the time")
+        except SpineError as refusal:
+            return LegDone(mpxn, error=refusal)
+        topic = self._meters.domain.topic
+        return LegDone(
+            mpxn, Handled(topic, fold.partition, row.offset, row.entry, True, changed=False)
+        )
+
+
+def _leg(order: FanOutOrdered, mpxn: str, command: Any) -> Order:
+    """The leg as a command at its meter: the same, under the same key, whoever sends it."""
+    by = Actor(order.actor_role, order.actor_party)
+    key = f"{order.consent_id}/{order.number}"
+    digest = sha256(f"{key}/{mpxn}".encode()).digest()
+    return Order(mpxn, command, by, "FanOutLeg", key, digest)

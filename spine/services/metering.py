@@ -1,0 +1,158 @@
+"""The metering coordinator: the `Metering` service of `proto/spine/metering/v1` and its process.
+
+Registry commands go the way of all commands, through the coordinator. Readings are columns and go
+another way (`recording`). Their topic is not folded here; what was appended before is known from a
+cache (`deliveries`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+from domains.metering.decider import (
+    DeregisterMeteringPoint,
+    MeteringCommand,
+    RegisterMeteringPoint,
+)
+from domains.metering.events import EnergyDirection, Fuel, MeasurementQuantity
+from spine import telemetry, trust
+from spine.coordinator import Coordinator
+from spine.errors import Invalid, NotPermitted, Reason
+from spine.event import SignerRole
+from spine.gb import Mpan, parse_mpxn
+from spine.metering.v1 import metering_pb2, metering_pb2_grpc
+from spine.policy import Role
+from spine.runtime import Process, Runtime
+from spine.server import Service, current_caller
+from spine.services import wire
+from spine.services.deliveries import Deliveries
+from spine.services.recording import Intake, Recorder, Tally
+
+SENDERS: Final = frozenset({Role.SUPPLIER, Role.DATA_SERVICE})
+REQUEST_BYTES_MAX: Final = 1 << 20
+ACTIVE: Final = (MeasurementQuantity.ACTIVE_IMPORT, MeasurementQuantity.ACTIVE_EXPORT)
+CACHE_FILE: Final = "deliveries.sqlite"
+
+
+async def start_metering(runtime: Runtime, name: str = "metering") -> Process:
+    """Start the metering coordinator; returns once it answers."""
+    process = Process(runtime, name)
+    folds = await process.fold([trust.METERING_TOPIC, trust.CONSUMER_LOG])
+    writer = runtime.writer(process.appender, SignerRole.METERING, name)
+    deliveries = Deliveries(runtime.stores(name) / CACHE_FILE, runtime.identity.log_id)
+    process.on_end(deliveries.close)
+    reader = await asyncio.to_thread(runtime.reader)
+    try:
+        await asyncio.to_thread(deliveries.check, reader, runtime.codec)
+    finally:
+        await asyncio.to_thread(reader.close)
+    recorder = Recorder(folds, writer, deliveries, runtime.partitions)
+    process.on_end(recorder.drain)
+    domain = runtime.domains.by_topic[trust.METERING_TOPIC]
+    coordinator = Coordinator(domain, folds, writer, runtime.partitions, tightens)
+    await process.serve(
+        Role.COORDINATOR,
+        [
+            Service(
+                metering_pb2.DESCRIPTOR.services_by_name["Metering"].full_name,
+                metering_pb2_grpc.add_MeteringServicer_to_server,
+                MeteringService(coordinator, recorder, runtime.identity.log_id),
+            )
+        ],
+        runtime.settings.metering_port,
+        REQUEST_BYTES_MAX,
+    )
+    return process
+
+
+def tightens(command: object) -> bool:
+    """Whether the command can only take a right away, so that a lost race may be run again."""
+    return isinstance(command, DeregisterMeteringPoint)
+
+
+class MeteringService(metering_pb2_grpc.MeteringServicer):
+    """Requests in, facts and batches of readings in the log."""
+
+    def __init__(self, coordinator: Coordinator, recorder: Recorder, log_id: bytes) -> None:
+        self._coordinator, self._recorder, self._log_id = coordinator, recorder, log_id
+
+    async def RegisterMeteringPoint(self, request: Any, context: Any) -> Any:
+        """Make a metering point known."""
+        mpxn = parse_mpxn(request.mpxn)
+        direction = request.energy_direction or EnergyDirection.IMPORT
+        active = next((q for q in ACTIVE if q.direction == direction), ACTIVE[0])
+        command = RegisterMeteringPoint(
+            wire.caller(),
+            str(mpxn),
+            request.fuel or (Fuel.ELECTRICITY if isinstance(mpxn, Mpan) else Fuel.GAS),
+            direction,
+            request.measurement_quantity or active,
+            wire.required_instant(request, "registered_from"),
+            request.gsp_group,
+        )
+        return await self._handle("RegisterMeteringPoint", str(mpxn), command, request)
+
+    async def DeregisterMeteringPoint(self, request: Any, context: Any) -> Any:
+        """End a metering point."""
+        mpxn = str(parse_mpxn(request.mpxn))
+        command = DeregisterMeteringPoint(
+            wire.caller(), wire.required_instant(request, "effective_to")
+        )
+        return await self._handle("DeregisterMeteringPoint", mpxn, command, request)
+
+    async def _handle(self, method: str, mpxn: str, command: MeteringCommand, request: Any) -> Any:
+        order = wire.order(request, method, mpxn, command, command.by)
+        handled = await self._coordinator.handle(order)
+        return metering_pb2.CommandResponse(
+            positions=wire.position_token(self._log_id, [wire.past(handled)]),
+            record=wire.record_ref(handled),
+            replayed=handled.replayed,
+        )
+
+    async def RecordReadings(self, requests: AsyncIterator[Any], context: Any) -> Any:
+        """Judge and record meter-days, chunk by chunk; see the .proto for what is refused how.
+
+        NotPermitted  ROLE_NOT_ALLOWED: the caller is neither supplier nor data service
+        Invalid       FIELD_MISSING, FIELD_INVALID, CODE_UNKNOWN: the header at fault;
+                      REQUEST_TOO_LARGE, READINGS_MALFORMED: a chunk, of which nothing is recorded
+        Conflict      IDEMPOTENCY_CONFLICT: another file under the same reference
+        Pushback      an append in doubt, or not possible now: send it all again
+        """
+        caller = current_caller()
+        if caller.role not in SENDERS:
+            message = "readings come from suppliers and data services"
+            raise NotPermitted(Reason.ROLE_NOT_ALLOWED, message)
+        intake: Intake | None = None
+        with telemetry.span("readings.record") as span:
+            async for request in requests:
+                if request.WhichOneof("message") == "chunk" and intake is not None:
+                    await intake.take(request.chunk)
+                elif request.WhichOneof("message") == "header" and intake is None:
+                    intake = Intake(self._recorder, caller.party, request.header)
+                    await self._recorder.level()
+                else:
+                    raise Invalid(
+                        Reason.FIELD_INVALID, "one header comes first, then chunks", field="message"
+                    )
+            if intake is None:
+                raise Invalid(Reason.FIELD_MISSING, "there is no header", field="header")
+            tally = await intake.finish()
+            span.set_attributes({"rows": tally.received.rows, "batches": tally.batches_recorded})
+        return self._report(tally)
+
+    def _report(self, tally: Tally) -> Any:
+        return metering_pb2.RecordReadingsReport(
+            rows_received=tally.received.rows,
+            half_hours_received=tally.received.half_hours,
+            rows_recorded=tally.recorded.rows,
+            half_hours_recorded=tally.recorded.half_hours,
+            rows_duplicate=tally.duplicate.rows,
+            half_hours_duplicate=tally.duplicate.half_hours,
+            batches_recorded=tally.batches_recorded,
+            batches_duplicate=tally.batches_duplicate,
+            rows_refused=tally.rows_refused,
+            half_hours_refused=tally.half_hours_refused,
+            positions=wire.position_token(self._log_id, tally.positions),
+        )

@@ -1,0 +1,337 @@
+"""Readings on their way from a call into the log: judged by whole chunks, appended as batches.
+
+Rows are judged at stated positions of the registry and the consumer log, then appended under the
+metering key, several appends at a time for all calls together. A caller that sends faster than the
+log takes waits at the transport, for a chunk is read only when the one before it found its place.
+Nothing here runs Python for a half hour.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import structlog
+
+from domains.metering import readings
+from domains.metering.adapters.report import MeterDays
+from domains.metering.decider import check_rows, sending_stretches
+from domains.metering.events import MeasurementQuantity, MeteringPoint
+from domains.metering.readings import Delivery, ReadingsBatch
+from spine import trust
+from spine.coordinator import FOLD_TIMEOUT_S
+from spine.errors import Bug, Invalid, Pushback, Reason
+from spine.event import DataPosition, RecordType, murmur2_partition
+from spine.fold import FaustFolds
+from spine.gb import PERIODS_PER_UTC_DAY, Interval
+from spine.policy import MeterAccess
+from spine.services.deliveries import Deliveries
+from spine.writer import LogWriter
+
+CHUNK_ROWS_MAX: Final = 2_000
+QUALITY_CODE_CHARS_MAX: Final = 8
+REFERENCE_CHARS_MAX: Final = 64
+APPENDS_IN_FLIGHT: Final = 8
+_ROW_BYTES: Final = {
+    "mpxns": readings.MPXN_BYTES,
+    "days": 4,
+    "present": readings.PRESENT_BYTES,
+    "values_wh": PERIODS_PER_UTC_DAY * readings.VALUE_BYTES,
+    "quality": PERIODS_PER_UTC_DAY,
+}
+_log = structlog.get_logger()
+
+
+class Amount(NamedTuple):
+    """So many meter-days, with so many half hours that hold a value."""
+
+    rows: int = 0
+    half_hours: int = 0
+
+    def plus(self, other: Amount) -> Amount:
+        """Both together."""
+        return Amount(self.rows + other.rows, self.half_hours + other.half_hours)
+
+
+NOTHING: Final = Amount()
+
+
+def _amount(days: MeterDays) -> Amount:
+    return Amount(len(days), days.recorded)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of everything sent in one call. `next_offsets` is by partition."""
+
+    received: Amount = NOTHING
+    recorded: Amount = NOTHING
+    duplicate: Amount = NOTHING
+    batches_recorded: int = 0
+    batches_duplicate: int = 0
+    rows_refused: Counter[str] = field(default_factory=Counter)
+    half_hours_refused: Counter[str] = field(default_factory=Counter)
+    next_offsets: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def positions(self) -> list[DataPosition]:
+        """The position after the last batch in each partition that holds any of them."""
+        places = self.next_offsets.items()
+        return [DataPosition(trust.READINGS_TOPIC, partition, at) for partition, at in places]
+
+    def check(self) -> None:
+        """Bug if anything received is not accounted for exactly once."""
+        refused = Amount(self.rows_refused.total(), self.half_hours_refused.total())
+        if self.received != self.recorded.plus(self.duplicate).plus(refused):
+            raise Bug("the report of recorded readings does not balance")
+
+
+class Sent(NamedTuple):
+    """A batch on its way; `offset` ends with its offset. Not `new`: it was sent before."""
+
+    partition: int
+    amount: Amount
+    new: bool
+    offset: asyncio.Future[int]
+
+
+class Intake:
+    """One call of RecordReadings: its header, then chunk after chunk, then its tally."""
+
+    def __init__(self, recorder: Recorder, party: str, header: Any) -> None:
+        self._recorder = recorder
+        self._header = checked_header(header)
+        self._delivery = Delivery(party, header.sender_reference, header.source_digest)
+        recorder.deliveries.claim(self._delivery)
+        self._tally = Tally()
+        self._under_way: list[Sent] = []
+
+    async def take(self, chunk: Any) -> None:
+        """Record what may be recorded of a chunk; waits while too many appends are under way."""
+        days = columns_of(chunk, self._header)
+        received = self._tally.received.plus(_amount(days))
+        batches, refused = self._recorder.judged(days, self._delivery)
+        self._tally.received = received
+        for reason, amount in refused.items():
+            self._tally.rows_refused[reason] += amount.rows
+            self._tally.half_hours_refused[reason] += amount.half_hours
+        for batch, amount in batches:
+            self._under_way.append(await self._recorder.send(batch, amount))
+            self._settle([sent for sent in self._under_way if sent.offset.done()])
+
+    async def finish(self) -> Tally:
+        """Wait for the appends still under way; Pushback if one of them is in doubt."""
+        if self._under_way:
+            await asyncio.wait([sent.offset for sent in self._under_way])
+        self._settle(self._under_way)
+        self._tally.check()
+        return self._tally
+
+    def _settle(self, done: Sequence[Sent]) -> None:
+        tally = self._tally
+        for sent in done:
+            following = sent.offset.result() + 1
+            known = tally.next_offsets.get(sent.partition, 0)
+            tally.next_offsets[sent.partition] = max(known, following)
+            if sent.new:
+                tally.recorded = tally.recorded.plus(sent.amount)
+                tally.batches_recorded += 1
+            else:
+                tally.duplicate = tally.duplicate.plus(sent.amount)
+                tally.batches_duplicate += 1
+        self._under_way = [sent for sent in self._under_way if sent not in done]
+
+
+class Recorder:
+    """Judges meter-days by the folds of this process and appends them, for all calls together."""
+
+    def __init__(
+        self, folds: FaustFolds, writer: LogWriter, deliveries: Deliveries, partitions: int
+    ) -> None:
+        self.deliveries = deliveries
+        self._folds, self._writer, self._partitions = folds, writer, partitions
+        self._slots = asyncio.Semaphore(APPENDS_IN_FLIGHT)
+        self._appending: dict[bytes, asyncio.Task[int]] = {}
+
+    def judged(
+        self, days: MeterDays, delivery: Delivery
+    ) -> tuple[list[tuple[ReadingsBatch, Amount]], dict[str, Amount]]:
+        """The batches to append, and by reason what is refused. All at one state of the folds."""
+        stretches = partial(self._stretches, delivery.sender)
+        checked = check_rows(days, self._registered, stretches)
+        batches = []
+        for partition, rows in readings.split(
+            readings.take(days, checked.accepted), self._partitions
+        ):
+            self._check_signer(partition)
+            batch = readings.batch_from_columns(
+                rows,
+                partition,
+                delivery,
+                registration_position=self._folds[trust.METERING_TOPIC, partition].next_offset,
+                consumer_log_position=self._folds[trust.CONSUMER_LOG, partition].next_offset,
+            )
+            batches.append((batch, _amount(rows)))
+        return batches, self._refused(readings.take(days, ~checked.accepted), stretches)
+
+    def _refused(
+        self, days: MeterDays, stretches: Callable[[str], Sequence[Interval]]
+    ) -> dict[str, Amount]:
+        """What these rows are refused for. Rows of as many half hours each are counted at once."""
+        refused: dict[str, Amount] = {}
+        half_hours = days.present.sum(axis=1)
+        for each in np.unique(half_hours).tolist():
+            alike = readings.take(days, half_hours == each)
+            for reason, rows in check_rows(alike, self._registered, stretches).refused.items():
+                amount = Amount(rows, rows * each)
+                refused[reason] = refused.get(reason, NOTHING).plus(amount)
+        return refused
+
+    def _registered(self, mpxn: str) -> MeteringPoint | None:
+        point: MeteringPoint | None = self._state(trust.METERING_TOPIC, mpxn)
+        return point
+
+    def _stretches(self, sender: str, mpxn: str) -> Sequence[Interval]:
+        access: MeterAccess | None = self._state(trust.CONSUMER_LOG, mpxn)
+        return () if access is None else sending_stretches(access, sender)
+
+    def _state(self, topic: str, mpxn: str) -> Any:
+        """What this process knows of a point; None while it does not understand all of it."""
+        partition = murmur2_partition(mpxn.encode(), self._partitions)
+        fold = self._folds[topic, partition].stored.fold
+        match fold.closed(mpxn):
+            case None:
+                return fold.subject(mpxn).state
+            case Reason.METER_CLOSED:
+                return None
+            case closed:
+                message = "closed until a build understands what it holds"
+                raise Pushback(closed, message, retry_after_s=60)
+
+    def _check_signer(self, partition: int) -> None:
+        """A key that is not known, or no longer, would make void what is reported as recorded."""
+        key = self._folds[trust.METERING_TOPIC, partition].stored.fold.key(self._writer.signer.kid)
+        if key is None or key.revoked:
+            raise Pushback(Reason.KEY_NOT_SEEN, "the partition does not know our key")
+
+    async def send(self, batch: ReadingsBatch, amount: Amount) -> Sent:
+        """Append a batch unless that has been done; returns once there is a place for the append.
+
+        The append goes on if the caller goes away, so that its outcome is remembered.
+        """
+        await self._slots.acquire()
+        appending = self._appending.get(batch.batch_id)
+        known = None if appending else self.deliveries.offset_of(batch.batch_id)
+        if appending is None and known is None:
+            task = asyncio.create_task(self._append(batch))
+            self._appending[batch.batch_id] = task
+            task.add_done_callback(partial(self._appended, batch.batch_id))
+            return Sent(batch.partition, amount, True, task)
+        self._slots.release()
+        return Sent(batch.partition, amount, False, appending or _done(known))
+
+    async def _append(self, batch: ReadingsBatch) -> int:
+        appended = await self._writer.write(
+            RecordType.READINGS, trust.READINGS_TOPIC, batch.partition, batch
+        )
+        self.deliveries.remember(batch.batch_id, batch.partition, appended.offset)
+        return appended.offset
+
+    def _appended(self, batch_id: bytes, task: asyncio.Task[int]) -> None:
+        self._slots.release()
+        del self._appending[batch_id]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.warning("readings.append_failed", error=str(error))
+
+    async def level(self) -> None:
+        """Have all registrations and appointments that were acknowledged by now; or Pushback."""
+        await self._folds.level(FOLD_TIMEOUT_S)
+
+    async def drain(self) -> None:
+        """Wait for the appends under way, at the end of the process."""
+        await asyncio.gather(*self._appending.values(), return_exceptions=True)
+
+
+def _done(offset: int | None) -> asyncio.Future[int]:
+    assert offset is not None
+    done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    done.set_result(offset)
+    return done
+
+
+# What a call must look like
+
+
+def checked_header(header: Any) -> Any:
+    """The header if chunks can be read by it; Invalid(FIELD_INVALID or CODE_UNKNOWN) if not."""
+    reference = header.sender_reference
+    if not 1 <= len(reference) <= REFERENCE_CHARS_MAX or not _is_plain(reference):
+        message = f"a reference is 1 to {REFERENCE_CHARS_MAX} printable ASCII characters"
+        raise Invalid(Reason.FIELD_INVALID, message, field="sender_reference")
+    if len(header.source_digest) != readings.DIGEST_BYTES:
+        raise Invalid(Reason.FIELD_INVALID, "a SHA-256 has 32 bytes", field="source_digest")
+    if header.measurement_quantity not in set(MeasurementQuantity):
+        message = f"a quantity is one of {', '.join(MeasurementQuantity)}"
+        raise Invalid(Reason.CODE_UNKNOWN, message, field="measurement_quantity")
+    codes = header.quality_codes
+    fit = all(len(code) <= QUALITY_CODE_CHARS_MAX and _is_plain(code) for code in codes)
+    if not fit or not 1 <= len(codes) <= readings.QUALITY_CODES_MAX or len({*codes}) < len(codes):
+        message = "1 to 255 different codes of at most 8 printable ASCII characters"
+        raise Invalid(Reason.FIELD_INVALID, message, field="quality_codes")
+    return header
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and text.isprintable()
+
+
+def columns_of(chunk: Any, header: Any) -> MeterDays:
+    """The chunk as columns, once it keeps every rule that the fold has for the vectors of a batch.
+
+    Invalid: REQUEST_TOO_LARGE for too many rows, READINGS_MALFORMED for vectors that do not fit.
+    """
+    rows = len(chunk.days) // _ROW_BYTES["days"]
+    if rows > CHUNK_ROWS_MAX:
+        message = f"a chunk is at most {CHUNK_ROWS_MAX} rows"
+        raise Invalid(Reason.REQUEST_TOO_LARGE, message, field="chunk")
+    for name, size in _ROW_BYTES.items():
+        if not rows or len(getattr(chunk, name)) != rows * size:
+            message = f"{name} must be {size} bytes for each row, and there must be a row"
+            raise Invalid(Reason.READINGS_MALFORMED, message, field=name)
+    for start in range(0, rows, readings.BATCH_ROWS_MAX):
+        part = _as_batch(chunk, header, start, min(start + readings.BATCH_ROWS_MAX, rows))
+        if readings.batch_problem(part, partition_count=1) == Reason.READINGS_MALFORMED:
+            message = "a metering point, day, quality or absent half hour is not as described"
+            raise Invalid(Reason.READINGS_MALFORMED, message, field="chunk")
+    return readings.columns(_as_batch(chunk, header, 0, rows))
+
+
+def _as_batch(chunk: Any, header: Any, start: int, end: int) -> ReadingsBatch:
+    """Some rows of a chunk in the shape of a batch that is never appended."""
+    vectors = {
+        name: getattr(chunk, name)[start * size : end * size] for name, size in _ROW_BYTES.items()
+    }
+    return ReadingsBatch(
+        topic=trust.READINGS_TOPIC,
+        partition=0,
+        batch_id=bytes(readings.BATCH_ID_BYTES),
+        sender="-",
+        sender_reference=header.sender_reference,
+        source_digest=header.source_digest,
+        registration_position=0,
+        consumer_log_position=0,
+        measurement_quantity=header.measurement_quantity,
+        unit=readings.UNIT,
+        rows=end - start,
+        mpxns=vectors["mpxns"],
+        days=vectors["days"],
+        present=vectors["present"],
+        values=vectors["values_wh"],
+        quality=vectors["quality"],
+        quality_codes=tuple(header.quality_codes),
+    )

@@ -1,0 +1,103 @@
+"""What a request about a consent says: its meters, its parties, its terms and its notice."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from domains.consumers.commands import ConsentTerms
+from spine.domain import Actor
+from spine.errors import Invalid, Reason
+from spine.gb import parse_mpxn
+from spine.policy import Consent, Role
+from spine.services import wire
+
+METERS_MAX: Final = 100
+NOTICE_CHARS_MAX: Final = 16_384
+_LANGUAGE: Final = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,4}", re.ASCII)
+_EVIDENCE: Final = re.compile(r"[A-Za-z0-9._:/#-]{1,128}", re.ASCII)
+
+Scope = tuple[tuple[str, ...], datetime, datetime]
+
+
+def mpxns(request: Any) -> tuple[str, ...]:
+    """The meters named; Invalid unless they are 1 to 100, each once."""
+    named = tuple(str(parse_mpxn(mpxn)) for mpxn in request.mpxns)
+    if not 1 <= len(named) <= METERS_MAX or len(set(named)) < len(named):
+        message = f"1 to {METERS_MAX} metering points, each once"
+        raise Invalid(Reason.FIELD_INVALID, message, field="mpxns")
+    return named
+
+
+def party(request: Any, field: str, by: Actor, own: Sequence[Role]) -> str:
+    """The party in that field; left out, it is the caller, if that is one of these roles."""
+    named = getattr(request, field)
+    return by.party if not named and by.role in own else wire.identifier(named, field)
+
+
+def agreed(request: Any, data_user: str, consumer_ref: str) -> ConsentTerms:
+    """The terms as sent, without the notice. Categories are put in order, for it means nothing."""
+    sent = request.terms
+    return ConsentTerms(
+        data_user,
+        consumer_ref,
+        wire.code(sent.purpose, "terms.purpose"),
+        _categories(sent.categories, "terms.categories"),
+        wire.required_instant(sent, "history_from"),
+        wire.required_instant(sent, "valid_from"),
+        wire.required_instant(sent, "expires"),
+    )
+
+
+def narrowed(request: Any) -> Callable[[ConsentTerms | Consent], Scope]:
+    """What is left of a scope by this request; what it leaves out stays as it was."""
+    categories = _categories(request.categories, "categories") if request.categories else None
+    history_from = wire.optional_instant(request, "history_from")
+    expires = wire.optional_instant(request, "expires")
+    return lambda old: (
+        categories or old.categories,
+        history_from or old.history_from,
+        expires or old.expires,
+    )
+
+
+def _categories(named: Sequence[str], field: str) -> tuple[str, ...]:
+    if not named:
+        raise Invalid(Reason.FIELD_MISSING, "a consent names at least one category", field=field)
+    codes = {wire.code(category, field) for category in named}
+    if len(codes) < len(named):
+        raise Invalid(Reason.FIELD_INVALID, "a category is named twice", field=field)
+    return tuple(sorted(codes))
+
+
+def notice_text(request: Any) -> str:
+    """The text that was shown, or nothing. It is never part of an error."""
+    text: str = request.notice.text
+    if len(text) > NOTICE_CHARS_MAX:
+        message = f"a notice is at most {NOTICE_CHARS_MAX} characters"
+        raise Invalid(Reason.FIELD_INVALID, message, field="notice.text")
+    return text
+
+
+def language(request: Any) -> str:
+    """The language of the notice, or nothing."""
+    return _matching(_LANGUAGE, request.notice.language, "notice.language", "a BCP 47 tag")
+
+
+def channel(request: Any) -> str:
+    """How the notice was shown, or nothing."""
+    return wire.optional_code(request.notice.channel, "notice.channel")
+
+
+def evidence(request: Any) -> str:
+    """The sender's reference to its proof, or nothing."""
+    kind = "a reference of 1 to 128 of A-Z a-z 0-9 . _ : / # -"
+    return _matching(_EVIDENCE, request.notice.evidence, "notice.evidence", kind)
+
+
+def _matching(pattern: re.Pattern[str], text: str, field: str, kind: str) -> str:
+    if text and not pattern.fullmatch(text):
+        raise Invalid(Reason.FIELD_INVALID, f"{field} is {kind}", field=field)
+    return text

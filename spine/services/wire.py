@@ -1,0 +1,180 @@
+"""What every gRPC service maps the same way: instants, ids and codes, positions, the order behind a
+write.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from spine.common.v1 import common_pb2
+from spine.coordinator import Handled, Order
+from spine.domain import Actor
+from spine.errors import Invalid, Reason
+from spine.event import DataPosition, epoch_ms, from_epoch_ms
+from spine.server import current_caller
+
+KEY_CHARS_MAX: Final = 64
+_ID: Final = re.compile(r"[A-Za-z0-9._-]{3,64}", re.ASCII)
+_CODE: Final = re.compile(r"[A-Z0-9_]{1,64}", re.ASCII)
+
+
+# -- out ------------------------------------------------------------------------------------------
+
+
+def stamp(at: datetime) -> Timestamp:
+    """An instant as the wire has it."""
+    written = Timestamp()
+    written.FromDatetime(at)
+    return written
+
+
+def position_token(log_id: bytes, positions: Iterable[DataPosition]) -> Any:
+    """The PositionToken of an answer: the furthest of each topic-partition, in their order."""
+    furthest: dict[tuple[str, int], int] = {}
+    for p in positions:
+        place = (p.topic, p.partition)
+        furthest[place] = max(p.offset, furthest.get(place, 0))
+    return common_pb2.PositionToken(
+        log_id=log_id,
+        positions=[
+            common_pb2.Position(topic=topic, partition=partition, offset=offset)
+            for (topic, partition), offset in sorted(furthest.items())
+        ],
+    )
+
+
+def past(handled: Handled) -> DataPosition:
+    """The position just after the record that holds the facts of a command."""
+    return DataPosition(handled.topic, handled.partition, handled.offset + 1)
+
+
+def record_ref(handled: Handled) -> Any:
+    """The RecordRef of the record that holds the facts of a command."""
+    return common_pb2.RecordRef(
+        topic=handled.topic,
+        partition=handled.partition,
+        offset=handled.offset,
+        entry=handled.entry,
+    )
+
+
+# -- in -------------------------------------------------------------------------------------------
+
+
+def now() -> datetime:
+    """This machine's time, in whole milliseconds. No decision in the log rests on it."""
+    return from_epoch_ms(epoch_ms(datetime.now(UTC)))
+
+
+def instant(written: Timestamp, field: str) -> datetime:
+    """The instant a caller wrote, in whole milliseconds; Invalid(TIME_INVALID) if there is none."""
+    try:
+        at = written.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise Invalid(Reason.TIME_INVALID, "no such time", field=field) from None
+    return from_epoch_ms(epoch_ms(at))
+
+
+def optional_instant(request: Any, field: str) -> datetime | None:
+    """The instant in that field; None if the field is unset or the message has no such field."""
+    if field not in request.DESCRIPTOR.fields_by_name or not request.HasField(field):
+        return None
+    return instant(getattr(request, field), field)
+
+
+def required_instant(request: Any, field: str) -> datetime:
+    """The instant in that field; Invalid(FIELD_MISSING) if it is unset."""
+    at = optional_instant(request, field)
+    if at is None:
+        raise Invalid(Reason.FIELD_MISSING, f"{field} is required", field=field)
+    return at
+
+
+def identifier(text: str, field: str) -> str:
+    """A party, tenancy or consent id; Invalid if it is missing or not 3 to 64 of its characters."""
+    if not text:
+        raise Invalid(Reason.FIELD_MISSING, f"{field} is required", field=field)
+    if not _ID.fullmatch(text):
+        raise Invalid(Reason.FIELD_INVALID, f"{field} is 3 to 64 of A-Z a-z 0-9 . _ -", field=field)
+    return text
+
+
+def code(text: str, field: str) -> str:
+    """A code in capitals; Invalid if it is missing or could be free text."""
+    if not text:
+        raise Invalid(Reason.FIELD_MISSING, f"{field} is required", field=field)
+    if not _CODE.fullmatch(text):
+        raise Invalid(Reason.FIELD_INVALID, f"{field} is 1 to 64 of A-Z 0-9 _", field=field)
+    return text
+
+
+def optional_code(text: str, field: str) -> str:
+    """A code in capitals, or nothing."""
+    return code(text, field) if text else ""
+
+
+def words(text: str, field: str, longest: int) -> str:
+    """A text for people, not empty; Invalid if it is too long or would upset a terminal."""
+    if not text:
+        raise Invalid(Reason.FIELD_MISSING, f"{field} is required", field=field)
+    return optional_words(text, field, longest)
+
+
+def optional_words(text: str, field: str, longest: int) -> str:
+    """A text for people, or nothing."""
+    if len(text) > longest or any(not c.isprintable() for c in text):
+        raise Invalid(
+            Reason.FIELD_INVALID, f"{field} is at most {longest} printable characters", field=field
+        )
+    return text
+
+
+def at_least(request: Any, log_id: bytes) -> tuple[DataPosition, ...]:
+    """How much of the log the answer has to include; Invalid if the token is of another log."""
+    token = request.at_least
+    if token.positions and token.log_id != log_id:
+        raise Invalid(
+            Reason.POSITION_INVALID, "the position token is of another log", field="at_least"
+        )
+    return tuple(DataPosition(p.topic, p.partition, p.offset) for p in token.positions)
+
+
+# -- writes ---------------------------------------------------------------------------------------
+
+
+def caller() -> Actor:
+    """Who commands, by the certificate of the call that is being handled."""
+    calling = current_caller()
+    return Actor(calling.role, calling.party)
+
+
+def idempotency_key(request: Any) -> str:
+    """The key every write carries; Invalid(IDEMPOTENCY_KEY_REQUIRED) if there is no usable one."""
+    key: str = request.idempotency_key
+    if not 1 <= len(key) <= KEY_CHARS_MAX or not key.isascii() or not key.isprintable():
+        raise Invalid(
+            Reason.IDEMPOTENCY_KEY_REQUIRED,
+            f"a write carries an idempotency key of 1 to {KEY_CHARS_MAX} printable characters",
+            field="idempotency_key",
+        )
+    return key
+
+
+def request_digest(request: Any, *without: str) -> bytes:
+    """SHA-256 of a request but for its idempotency key and the fields in `without`."""
+    bare = type(request)()
+    bare.CopyFrom(request)
+    for field in ("idempotency_key", *without):
+        bare.ClearField(field)
+    return hashlib.sha256(bare.SerializeToString(deterministic=True)).digest()
+
+
+def order(request: Any, method: str, subject: str, command: Any, by: Actor) -> Order:
+    """The order for one subject that a request gives; its key is checked here."""
+    return Order(subject, command, by, method, idempotency_key(request), request_digest(request))

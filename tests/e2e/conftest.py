@@ -1,0 +1,98 @@
+"""One whole installation for all end-to-end tests, as `spine up` runs it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spine.config import Settings
+from spine.console import context
+from spine.console.client import Client, stamp
+from spine.console.context import CONSENT_SERVICE, OPERATOR
+from spine.console.parties import issue
+from spine.console.processes import running
+from spine.policy import Role
+from spine.supervise import Supervisor
+
+SINCE = datetime(2012, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Installation:
+    """A running installation and its people."""
+
+    data_dir: Path
+    supervisor: Supervisor
+    tenancies: dict[str, str] = field(default_factory=dict)
+
+    def as_(self, alias: str) -> Client:
+        """The calls of one identity."""
+        return Client(self.data_dir, alias)
+
+    def party(self, party: str, role: Role) -> Client:
+        """An organisation, admitted and accredited."""
+        board = self.as_(OPERATOR)
+        board.governance("AdmitParticipant", party=party, name=party)
+        start = stamp(datetime.now(UTC) - timedelta(minutes=1))
+        terms = {"party": party, "role": role, "scheme": "DSI", "tier": "1"}
+        board.governance("GrantAccreditation", effective_from=start, **terms)
+        issue(self.data_dir, role, party)
+        return self.as_(party)
+
+    def meter(self, mpxn: str, supplier: str) -> None:
+        """A registered meter, supplied since 2012."""
+        start = stamp(SINCE)
+        supplied = {"mpxn": mpxn, "supplier": supplier, "effective_from": start}
+        self.as_(CONSENT_SERVICE).consumers("StartSupply", **supplied)
+        self.as_(supplier).metering("RegisterMeteringPoint", mpxn=mpxn, registered_from=start)
+
+    def occupier(self, mpxn: str, alias: str, person: dict[str, str] | None = None) -> Client:
+        """A consumer who lives there since 2012."""
+        answer = self.as_(CONSENT_SERVICE).consumers(
+            "StartTenancy", mpxn=mpxn, effective_from=stamp(SINCE), person=person or {}
+        )
+        issue(self.data_dir, Role.CONSUMER, answer.consumer_ref, alias)
+        self.tenancies[alias] = answer.tenancy_id
+        return self.as_(alias)
+
+
+def grant(consumer: Client, mpxn: str, data_user: str, **more: Any) -> str:
+    """The occupier allows energy advice from its half hours; the consent id."""
+    now = datetime.now(UTC)
+    terms = {
+        "purpose": "ENERGY_ADVICE",
+        "categories": ["HH_CONSUMPTION"],
+        "history_from": stamp(SINCE),
+        "valid_from": stamp(now - timedelta(seconds=1)),
+        "expires": stamp(now + timedelta(days=30)),
+    }
+    fields: dict[str, Any] = {"mpxns": [mpxn], "data_user": data_user, "terms": terms, **more}
+    answer = consumer.consumers("GrantConsent", **fields)
+    (leg,) = answer.legs
+    assert leg.state == "ACTIVE"
+    return str(answer.consent_id)
+
+
+@pytest.fixture(scope="session")
+def spine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    """Everything up, kept up, with a supplier and an adviser."""
+    chosen = Settings(data_dir=tmp_path_factory.mktemp("installation"))
+    context.use(chosen)
+    stop = threading.Event()
+    with running(chosen) as supervisor:
+        keeper = threading.Thread(target=supervisor.run, args=(stop.is_set,))
+        keeper.start()
+        installation = Installation(chosen.data_dir, supervisor)
+        installation.party("north-supply", Role.SUPPLIER)
+        installation.party("bright-advice", Role.DATA_USER)
+        try:
+            yield installation
+        finally:
+            stop.set()
+            keeper.join()

@@ -1,0 +1,94 @@
+"""Any one process, the broker included, is killed; everything comes back without a hand's help."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+
+import grpc
+import psutil
+import pytest
+
+from spine.console import ingesting
+from spine.console.client import Client, interval
+from spine.policy import Basis
+from spine.supervise import PROCESSES
+from tests.e2e.conftest import Installation, grant
+
+MPAN = "1600000000010"
+TIMEOUT_S = 60.0
+COLUMNS = "LCLid,stdorToU,DateTime,KWH/hh,Acorn,Acorn_grouped"
+values = count(100)
+DAY = (datetime(2024, 7, 1, tzinfo=UTC), datetime(2024, 7, 2, tzinfo=UTC))
+
+
+@pytest.fixture(scope="module")
+def occupier(spine: Installation) -> Client:
+    spine.meter(MPAN, "north-supply")
+    return spine.occupier(MPAN, "survivor")
+
+
+def eventually(what: str, attempt: Callable[[], object]) -> None:
+    """Try until it works; the last failure if it never does."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            attempt()
+        except grpc.RpcError:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{what} did not come back") from None
+            time.sleep(0.2)
+        else:
+            return
+
+
+def whole_job(spine: Installation, occupier: Client, file: Path) -> None:
+    """A command to every coordinator, new readings, and a read that sees them: all must work."""
+    wh = next(values)
+    file.write_text(f"{COLUMNS}\nMAC000001,Std,2024-07-01 12:00:00,{wh / 1000:.3f},A,A\n")
+    report = ingesting.send(file, "north-supply", mpxn=MPAN)
+    seen = {
+        "log_id": report.log_id,
+        "positions": [
+            {"topic": p.topic, "partition": p.partition, "offset": p.offset}
+            for p in report.positions
+        ],
+    }
+    consent_id = grant(occupier, MPAN, "bright-advice")
+    terms = {"purpose": "ENERGY_ADVICE", "basis": Basis.CONSENT, "interval": interval(*DAY)}
+    (page,) = spine.as_("bright-advice").readings(MPAN, at_least=seen, **terms)
+    assert page.rows[24].value_wh == wh
+    occupier.consumers("RevokeConsent", consent_id=consent_id, mpxns=[MPAN])
+    spine.as_("north-supply").metering(
+        "RegisterMeteringPoint",
+        mpxn=MPAN,
+        registered_from=datetime(2012, 1, 1, tzinfo=UTC),
+    )
+    spine.as_("governance-board").governance("ListParticipants")
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_a_killed_process_comes_back(
+    spine: Installation, occupier: Client, name: str, tmp_path: Path
+) -> None:
+    killed = spine.supervisor.children[name].process
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait(10)
+    eventually(name, lambda: whole_job(spine, occupier, tmp_path / "readings.csv"))
+    assert spine.supervisor.children[name].process.pid != killed.pid
+
+
+def test_a_killed_broker_comes_back(spine: Installation, occupier: Client, tmp_path: Path) -> None:
+    (broker,) = (
+        child
+        for child in psutil.Process().children(recursive=True)
+        if "kafka.Kafka" in child.cmdline()
+    )
+    broker.kill()
+    broker.wait(10)
+    eventually("kafka", lambda: whole_job(spine, occupier, tmp_path / "readings.csv"))
