@@ -13,7 +13,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, Final
 
-import faust
 import structlog
 from opentelemetry.util.types import AnyValue
 
@@ -152,6 +151,8 @@ class FaustFolds:
         return self.folds[place]
 
     def _faust_app(self) -> Any:
+        import faust  # here, so that who only reads the log never loads it
+
         app = faust.App(
             self._name,
             broker=[f"kafka://{host}" for host in self._kafka.bootstrap.split(",")],
@@ -179,6 +180,8 @@ class FaustFolds:
         return app
 
     def _credentials(self) -> Any:
+        import faust
+
         kafka = self._kafka
         tls = kafka.ssl_context() if "SSL" in kafka.security_protocol else None
         if kafka.sasl_mechanism is not None:
@@ -241,7 +244,7 @@ class FaustFolds:
             end = await self._end(place)
             if end is None:
                 raise Pushback(Reason.LOG_UNREACHABLE, "the log does not answer")
-            if end > live.next_offset:
+            if end > live.next_offset and await self._holds_more(live, end):
                 await live.passed(end - 1, timeout_s)
 
     async def _watch(self) -> None:
@@ -261,6 +264,8 @@ class FaustFolds:
                 at, since = behind_since.get(place, (live.next_offset, now))
                 if end <= live.next_offset or at != live.next_offset:
                     at, since = live.next_offset, now
+                if since < now and not await self._holds_more(live, end):
+                    end, since = live.next_offset, now
                 behind_since[place] = (at, since)
                 where: dict[str, AnyValue] = {"topic": place[0], "partition": place[1]}
                 telemetry.view_lag_ms.set(round((now - since) * 1000), where)
@@ -277,6 +282,18 @@ class FaustFolds:
                 return (await asyncio.to_thread(reader.bounds, *place))[1]
         except Pushback:
             return None
+
+    async def _holds_more(self, live: LiveFold, end: int) -> bool:
+        """Whether a record stands between the fold and the end, and not only a real hole."""
+        reader, stored = self._reader, live.stored
+        if reader is None:
+            return False
+        try:
+            async with self._reading:
+                missing = reader.read(stored.topic, stored.partition, live.next_offset, end)
+                return await asyncio.to_thread(next, missing, None) is not None
+        except Pushback:
+            return True
 
 
 def _from_faust(message: Any) -> LogRecord:

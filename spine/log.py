@@ -28,6 +28,7 @@ from spine.event import LogRecord
 APPEND_TIMEOUT_S: Final = 20.0
 MAX_RECORD_BYTES: Final = 1 << 20
 FETCH_BYTES: Final = 8 << 20
+POLL_MS: Final = 100  # a range that ends in a hole is waited for no longer than this
 
 
 class LogUnfit(SpineError):
@@ -219,7 +220,7 @@ class LogReader:
         self._consumer.seek(place, start)
         try:
             while self._consumer.position(place) < end:
-                for message in self._consumer.poll(timeout_ms=1_000).get(place, ()):
+                for message in self._consumer.poll(timeout_ms=POLL_MS).get(place, ()):
                     if message.offset >= end:
                         return
                     yield from_consumer(message)

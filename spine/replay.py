@@ -9,15 +9,15 @@ truth.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
 from spine.domain import Domain
 from spine.event import LogRecord
-from spine.log import LogReader, LogUnfit
+from spine.log import LogUnfit
 from spine.partition import PartitionFold
 from spine.rows import HELD_PREFIX, Applied, Tools
 from spine.store import DamagedStore, Store, StorePosition
@@ -27,6 +27,19 @@ RECORDS_PER_COMMIT: Final = 256
 _log = structlog.get_logger()
 
 Progress = Callable[[int, int], None]
+OnRecord = Callable[[LogRecord, Applied], None]
+
+
+class RangeReader(Protocol):
+    """What a fold reads with: `spine.log.LogReader`, or a log in memory."""
+
+    def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """First offset, and the one after the last."""
+
+    def read(
+        self, topic: str, partition: int, start: int, end: int | None = None
+    ) -> Iterator[LogRecord]:
+        """Records with start <= offset < end, in order."""
 
 
 class StoredFold:
@@ -74,7 +87,7 @@ class StoredFold:
         if position is None:
             self.store.put(BUILD_ROW, self._build)
 
-    def check(self, reader: LogReader) -> str:
+    def check(self, reader: RangeReader) -> str:
         """Check the store against the log; discard it if it is of another log, build or history.
 
         Returns why it was discarded, or an empty string.
@@ -89,7 +102,7 @@ class StoredFold:
             self._begin()
         return reason
 
-    def _misfit(self, reader: LogReader) -> str:
+    def _misfit(self, reader: RangeReader) -> str:
         position = self.store.position()
         if position is None:
             return ""
@@ -120,14 +133,23 @@ class StoredFold:
         return applied
 
     def catch_up(
-        self, reader: LogReader, end: int | None = None, progress: Progress | None = None
+        self,
+        reader: RangeReader,
+        end: int | None = None,
+        progress: Progress | None = None,
+        on_record: OnRecord | None = None,
     ) -> int:
-        """Read and fold what is missing up to `end` (the present end if None); returns how many."""
+        """Read and fold what is missing up to `end` (the present end if None); returns how many.
+
+        `on_record` is called after each record is folded and before the next.
+        """
         count, last, uncommitted = 0, None, 0
         started = self.next_offset
         target = reader.bounds(self.topic, self.partition)[1] if end is None else end
         for record in reader.read(self.topic, self.partition, self.next_offset, target):
-            self.fold.apply(record)
+            applied = self.fold.apply(record)
+            if on_record is not None:
+                on_record(record, applied)
             self.next_offset = record.offset + 1
             count, last, uncommitted = count + 1, record, uncommitted + 1
             if uncommitted >= RECORDS_PER_COMMIT:
@@ -155,7 +177,7 @@ class StoredFold:
         self.store.close()
 
 
-def rebuild(fold: StoredFold, reader: LogReader, attempts: int = 2) -> None:
+def rebuild(fold: StoredFold, reader: RangeReader, attempts: int = 2) -> None:
     """Check and catch up; a store that proves damaged on the way is discarded once and rebuilt."""
     for attempt in range(attempts):
         fold.check(reader)

@@ -171,4 +171,5 @@ def subject_history(
 
 
 def history_row(subject: str, offset: int, entry: int) -> bytes:
+    """The key under which a subject's state after one command is kept, for reads as of then."""
     return HISTORY_PREFIX + subject.encode() + b"\x00" + struct.pack(">qi", offset, entry)

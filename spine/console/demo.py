@@ -11,11 +11,12 @@ from typing import Any, Final
 
 import grpc
 
+from spine.audit import Verdict
 from spine.console import ingesting
 from spine.console.audits import run_audit
 from spine.console.client import Client, interval, stamp
 from spine.console.context import CONSENT_SERVICE, OPERATOR, settings, use
-from spine.console.output import out
+from spine.console.output import EXIT_DIFFERENT, out
 from spine.console.parties import issue
 from spine.console.processes import running
 from spine.policy import Basis, Role
@@ -169,7 +170,7 @@ def _refused(adviser: Client) -> None:
 
 def _audited() -> None:
     report = run_audit()
-    counts = ", ".join(f"{count} {verdict}" for verdict, count in report.counts.items())
+    counts = ", ".join(f"{report.counts[verdict]} {verdict}" for verdict in Verdict)
     _line("The log is audited", f"every decision made again, every answer rebuilt: {counts}")
     if not report.ok:
-        raise SystemExit(6)
+        raise SystemExit(EXIT_DIFFERENT)

@@ -7,7 +7,7 @@ byte and can be kept as a golden value.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -28,6 +28,7 @@ from domains.metering import METERING, READINGS
 from spine import merkle, trust
 from spine.codec import Codec, tools
 from spine.domain import Domain
+from spine.errors import Reason
 from spine.event import (
     ENTRIES_ROOT_HEADER,
     NO_PREDECESSOR,
@@ -47,6 +48,7 @@ from spine.event import (
     epoch_ms,
     from_epoch_ms,
 )
+from spine.log import Appended, LogUnfit
 from spine.opening import first_keys
 from spine.partition import PartitionFold
 from spine.policy_data import POLICY_DATA_V1, data_hash
@@ -340,6 +342,74 @@ class Scene:
             for key, value in self.rows.scan(b"", b"\xff\xff")
             if key[:2] in (b"g/", b"s/", b"i/", b"v/", b"r/", b"b/")
         }
+
+
+class MemoryLog:
+    """A log without a broker, which reads and appends as `LogReader` and `Appender` do."""
+
+    def __init__(self, *records: LogRecord) -> None:
+        self._records: dict[tuple[str, int], list[LogRecord]] = {}
+        self._starts: dict[tuple[str, int], int] = {}
+        self._ends: dict[tuple[str, int], int] = {}
+        self.clock_ms = epoch_ms(BEGUN)
+        for record in records:
+            self.keep(record)
+
+    def keep(self, record: LogRecord) -> None:
+        """It stands in the log from now on."""
+        place = record.topic, record.partition
+        self._records.setdefault(place, []).append(record)
+        self._ends[place] = record.offset + 1
+
+    async def append(
+        self,
+        topic: str,
+        partition: int,
+        key: bytes | None,
+        headers: Sequence[tuple[str, bytes]],
+        value: bytes,
+    ) -> Appended:
+        """Append one record at the next offset."""
+        self.clock_ms += 1
+        offset = self.bounds(topic, partition)[1]
+        self.keep(LogRecord(topic, partition, offset, self.clock_ms, key, tuple(headers), value))
+        return Appended(topic, partition, offset, self.clock_ms)
+
+    def leave_hole(self, topic: str, partition: int) -> None:
+        """An offset without a record, as a transaction's end leaves one."""
+        self._ends[topic, partition] = self.bounds(topic, partition)[1] + 1
+
+    def cut(self, topic: str, partition: int, below: int) -> None:
+        """Lose what stands below an offset."""
+        self._starts[topic, partition] = below
+
+    def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """First offset in the log, and the offset after the last."""
+        place = topic, partition
+        return self._starts.get(place, 0), self._ends.get(place, 0)
+
+    def offset_at(self, topic: str, partition: int, epoch_ms: int) -> int:
+        """The first offset appended at or after that time; the end of the log if there is none."""
+        later = (r.offset for r in self._held(topic, partition) if r.append_ms >= epoch_ms)
+        return next(later, self.bounds(topic, partition)[1])
+
+    def read(
+        self, topic: str, partition: int, start: int, end: int | None = None
+    ) -> Iterator[LogRecord]:
+        """Records with start <= offset < end; LogUnfit if the log no longer reaches back."""
+        first, last = self.bounds(topic, partition)
+        if start < first:
+            raise LogUnfit(Reason.LOG_MISSING, f"{topic}-{partition} starts at {first}")
+        stop = last if end is None else min(end, last)
+        yield from [r for r in self._held(topic, partition) if start <= r.offset < stop]
+
+    def _held(self, topic: str, partition: int) -> list[LogRecord]:
+        place = topic, partition
+        first = self._starts.get(place, 0)
+        return [r for r in self._records.get(place, []) if r.offset >= first]
+
+    def close(self) -> None:
+        """Nothing to let go of."""
 
 
 def digest(rows: MemoryRows) -> bytes:

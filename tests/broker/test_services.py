@@ -1,0 +1,740 @@
+"""The governance and consumers coordinators over mutual TLS, on a real log."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from itertools import count
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import grpc
+import pytest
+import pytest_asyncio
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from domains.consumers import decider
+from domains.consumers.commands import GrantConsent, RevokeConsent
+from domains.consumers.evolve import find_consent
+from spine import trust
+from spine.codec import tools
+from spine.consumers.v1 import consumers_pb2, consumers_pb2_grpc
+from spine.coordinator import Coordinator, Order
+from spine.domain import Actor
+from spine.embedded import EmbeddedKafka
+from spine.errors import Pushback, Reason
+from spine.event import LogRecord, SignerRole
+from spine.governance.v1 import governance_pb2, governance_pb2_grpc
+from spine.identity import Identity
+from spine.installation import DOMAINS
+from spine.log import partition_counts
+from spine.partition import PartitionFold
+from spine.policy import Consent, MeterAccess, Role
+from spine.policy_data import POLICY_DATA, data_hash
+from spine.runtime import Process, Runtime
+from spine.sealing import VAULT_FILE, Vault
+from spine.server import Failure, connect, error_from
+from spine.services.consumers import start_consumers
+from spine.services.governance import start_governance
+from spine.services.terms import agreed
+from spine.signing import verify
+from spine.store import MemoryRows
+from tests.helpers.log import open_new_log
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+PARTITIONS_OF_ALL_TOPICS = 24
+MOVED_IN = datetime(2025, 1, 1, tzinfo=UTC)
+NAME, CONTACT, NOTICE = "Gwenllian Marker-One", "marker.two@example.org", "Marker three: we read."
+ADVISER = "adviser"
+_numbers = count(1)
+
+
+def new_mpan() -> str:
+    return f"12000000{next(_numbers):05d}"
+
+
+def key() -> str:
+    return uuid4().hex
+
+
+def stamp(at: datetime) -> Timestamp:
+    written = Timestamp()
+    written.FromDatetime(at)
+    return written
+
+
+def in_days(days: float) -> datetime:
+    return (datetime.now(UTC) + timedelta(days=days)).replace(microsecond=0)
+
+
+EXPIRES = in_days(90)
+
+
+@dataclass
+class World:
+    """A log with both coordinators, and the parties that call them."""
+
+    runtime: Runtime
+    governance: Process
+    consumers: Process
+    channels: dict[tuple[int, str], grpc.aio.Channel]
+
+    def who(self, role: Role, party: str) -> Identity:
+        return self.runtime.authority().issue_client(role, party, f"{role}-{party}")
+
+    def channel(self, process: Process, role: Role, party: str) -> grpc.aio.Channel:
+        assert process.server is not None
+        name = (process.server.port, f"{role}-{party}")
+        if name not in self.channels:
+            target = f"127.0.0.1:{process.server.port}"
+            self.channels[name] = connect(target, self.who(role, party).folder)
+        return self.channels[name]
+
+    async def govern(
+        self, method: str, request: Any, role: Role = Role.GOVERNANCE, timeout_s: float = 20
+    ) -> Any:
+        stub = governance_pb2_grpc.GovernanceStub(self.channel(self.governance, role, "recco"))
+        return await getattr(stub, method)(request, timeout=timeout_s)
+
+    async def consume(
+        self, method: str, request: Any, role: Role = Role.CONSENT_SERVICE, party: str = "ccs"
+    ) -> Any:
+        stub = consumers_pb2_grpc.ConsumersStub(self.channel(self.consumers, role, party))
+        return await getattr(stub, method)(request, timeout=25)
+
+    def access(self, mpxn: str, process: Process | None = None) -> MeterAccess:
+        folds = (process or self.consumers).folds
+        assert folds is not None
+        for (topic, _), live in folds.folds.items():
+            fold = live.stored.fold
+            if topic == trust.CONSUMER_LOG and fold.subject(mpxn).offset >= 0:
+                state = fold.subject(mpxn).state
+                assert isinstance(state, MeterAccess)
+                return state
+        return MeterAccess()
+
+    def consent(self, mpxn: str, consent_id: str) -> Consent | None:
+        return find_consent(self.access(mpxn), consent_id)
+
+    async def home(self, *mpxns: str) -> str:
+        """A tenancy over these meters; its consumer reference."""
+        started = await self.consume("StartTenancy", tenancy(mpxns[0]))
+        for mpxn in mpxns[1:]:
+            await self.consume(
+                "StartTenancy",
+                tenancy(mpxn, started.tenancy_id, started.consumer_ref),
+            )
+        return str(started.consumer_ref)
+
+    def records(self) -> Iterator[LogRecord]:
+        reader = self.runtime.reader()
+        try:
+            for topic, partitions in partition_counts(self.runtime.partitions).items():
+                for partition in range(partitions):
+                    yield from reader.read(topic, partition, 0)
+        finally:
+            reader.close()
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedKafka]:
+    with EmbeddedKafka(tmp_path_factory.mktemp("services")) as started:
+        yield started
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world(
+    broker: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[World]:
+    settings, kafka = await open_new_log(broker, tmp_path_factory.mktemp("installation"))
+    runtime = Runtime.of(settings, kafka, DOMAINS)
+    governance = await start_governance(runtime)
+    made = World(runtime, governance, await start_consumers(runtime), {})
+    try:
+        yield made
+    finally:
+        for channel in made.channels.values():
+            await channel.close(None)
+        await asyncio.gather(made.consumers.stop(), governance.stop())
+
+
+async def failure(call: Awaitable[Any]) -> Failure:
+    with pytest.raises(grpc.RpcError) as caught:
+        await call
+    return error_from(caught.value)
+
+
+def tenancy(mpxn: str, tenancy_id: str = "", consumer_ref: str = "", **more: Any) -> Any:
+    return consumers_pb2.StartTenancyRequest(
+        idempotency_key=more.pop("idempotency_key", key()),
+        mpxn=mpxn,
+        tenancy_id=tenancy_id,
+        consumer_ref=consumer_ref,
+        effective_from=stamp(MOVED_IN),
+        **more,
+    )
+
+
+def terms(*categories: str) -> Any:
+    return consumers_pb2.Terms(
+        purpose="ENERGY_ADVICE",
+        categories=categories or ("HH_CONSUMPTION", "TARIFF"),
+        history_from=stamp(MOVED_IN),
+        valid_from=stamp(MOVED_IN),
+        expires=stamp(EXPIRES),
+    )
+
+
+def grant(consumer_ref: str, *mpxns: str, **more: Any) -> Any:
+    return consumers_pb2.GrantConsentRequest(
+        **{"idempotency_key": key(), "data_user": ADVISER, "terms": terms()} | more,
+        mpxns=mpxns,
+        consumer_ref=consumer_ref,
+    )
+
+
+def about(kind: str, consent_id: str, *mpxns: str, **more: Any) -> Any:
+    message = getattr(consumers_pb2, f"{kind}ConsentRequest")
+    more = {"idempotency_key": key()} | more
+    return message(consent_id=consent_id, mpxns=mpxns, **more)
+
+
+# -- governance -----------------------------------------------------------------------------------
+
+
+def folded(world: World) -> dict[tuple[str, int], PartitionFold]:
+    """Every partition of every topic, each folded from its own records alone."""
+    codec, folds = world.runtime.codec, {}
+    for record in world.records():
+        place = (record.topic, record.partition)
+        if place not in folds:
+            folds[place] = PartitionFold(
+                *place,
+                world.runtime.identity.log_id,
+                tools(codec, verify),
+                MemoryRows(),
+                DOMAINS.by_topic.get(record.topic),
+                DOMAINS.governance,
+            )
+        folds[place].apply(record)
+    return folds
+
+
+async def admit(world: World, party: str) -> Any:
+    return await world.govern(
+        "AdmitParticipant",
+        governance_pb2.AdmitParticipantRequest(
+            idempotency_key=f"admit-{party}", party=party, name=f"{party} Ltd"
+        ),
+    )
+
+
+def suspension(party: str, reason: str = "AUDIT_FAILED") -> Any:
+    return governance_pb2.SuspendParticipantRequest(
+        idempotency_key=f"suspend-{party}", party=party, reason=reason
+    )
+
+
+async def test_a_suspension_is_answered_when_it_is_in_every_partition(world: World) -> None:
+    await admit(world, "flexco")
+    await world.govern(
+        "GrantAccreditation",
+        governance_pb2.GrantAccreditationRequest(
+            idempotency_key=key(),
+            party="flexco",
+            role="data_user",
+            scheme="DSI",
+            tier="T1",
+            purposes=["FLEXIBILITY"],
+            effective_from=stamp(MOVED_IN),
+        ),
+    )
+    answer = await world.govern("SuspendParticipant", suspension("flexco"))
+    assert answer.partitions_holding == answer.partitions_total == PARTITIONS_OF_ALL_TOPICS
+    folds = await asyncio.to_thread(folded, world)
+    assert len(folds) == PARTITIONS_OF_ALL_TOPICS
+    for fold in folds.values():
+        participant = fold.participant("flexco")
+        assert participant is not None and participant.suspended
+        assert [a.scheme for a in participant.accreditations] == ["DSI"]
+        policy = fold.standing(trust.POLICY_SUBJECT).policy
+        assert policy == trust.Policy(max(POLICY_DATA), data_hash(POLICY_DATA[max(POLICY_DATA)]))
+        assert fold.head is not None and fold.head.counts.balanced
+        assert fold.head.counts.void == fold.head.counts.quarantined == 0
+
+
+async def test_a_governance_command_sent_again_is_replayed(world: World) -> None:
+    await admit(world, "again")
+    first = await world.govern("SuspendParticipant", suspension("again"))
+    second = await world.govern("SuspendParticipant", suspension("again"))
+    assert (first.replayed, second.replayed) == (False, True)
+    assert second.record == first.record
+    assert second.partitions_holding == PARTITIONS_OF_ALL_TOPICS
+    other = await failure(world.govern("SuspendParticipant", suspension("again", "OTHER")))
+    assert (other.code, other.reason) == ("ABORTED", Reason.IDEMPOTENCY_CONFLICT)
+
+
+async def test_a_copy_that_could_not_be_sent_is_counted_out_and_sent_later(world: World) -> None:
+    await admit(world, "slow")
+    async with broken(world.governance, lambda topic, key: topic == trust.OUTCOMES_TOPIC):
+        answer = await world.govern("SuspendParticipant", suspension("slow"))
+        assert answer.partitions_holding == PARTITIONS_OF_ALL_TOPICS - 4
+    async with asyncio.timeout(20):
+        while answer.partitions_holding < PARTITIONS_OF_ALL_TOPICS:
+            await asyncio.sleep(0.1)
+            answer = await world.govern("SuspendParticipant", suspension("slow"))
+    folds = await asyncio.to_thread(folded, world)
+    assert all(getattr(f.participant("slow"), "suspended", False) for f in folds.values())
+
+
+async def test_only_governance_governs(world: World) -> None:
+    request = governance_pb2.AdmitParticipantRequest(
+        idempotency_key=key(), party="intruder", name="Intruder Ltd"
+    )
+    refused = await failure(world.govern("AdmitParticipant", request, Role.DATA_USER))
+    assert (refused.code, refused.reason) == ("PERMISSION_DENIED", Reason.ROLE_NOT_ALLOWED)
+
+
+async def test_a_policy_of_other_data_is_not_adopted(world: World) -> None:
+    request = governance_pb2.AdoptPolicyVersionRequest(
+        idempotency_key=key(), version=max(POLICY_DATA), data_hash=bytes(32)
+    )
+    refused = await failure(world.govern("AdoptPolicyVersion", request))
+    assert (refused.code, refused.field) == ("INVALID_ARGUMENT", "data_hash")
+
+
+async def test_participants_come_in_pages_and_in_order(world: World) -> None:
+    for party in ("page.a", "page.b", "page.c"):
+        await admit(world, party)
+    seen, cursor = [], ""
+    while True:
+        page = await world.govern(
+            "ListParticipants",
+            governance_pb2.ListParticipantsRequest(page_size=2, cursor=cursor),
+            Role.AUDITOR,
+        )
+        seen += [p.party for p in page.participants]
+        assert len(page.participants) <= 2
+        cursor = page.next_cursor
+        if not cursor:
+            break
+    assert seen == sorted(set(seen)) and {"page.a", "page.b", "page.c"} <= set(seen)
+
+
+# -- tenancies ------------------------------------------------------------------------------------
+
+
+async def test_a_tenancy_is_started_once_and_its_ids_are_given_again(world: World) -> None:
+    mpxn = new_mpan()
+    first = await world.consume("StartTenancy", tenancy(mpxn, idempotency_key="t-once"))
+    again = await world.consume("StartTenancy", tenancy(mpxn, idempotency_key="t-once"))
+    assert (first.replayed, again.replayed) == (False, True)
+    assert (again.tenancy_id, again.consumer_ref) == (first.tenancy_id, first.consumer_ref)
+    assert again.record == first.record and again.positions == first.positions
+    (held,) = world.access(mpxn).tenancies
+    assert (held.tenancy_id, held.consumer_ref) == (first.tenancy_id, first.consumer_ref)
+    (position,) = first.positions.positions
+    assert (position.topic, position.offset) == (trust.CONSUMER_LOG, first.record.offset + 1)
+
+
+async def test_other_content_under_the_same_key_is_a_conflict(world: World) -> None:
+    mpxn = new_mpan()
+    await world.consume("StartTenancy", tenancy(mpxn, idempotency_key="t-twice"))
+    other = tenancy(mpxn, tenancy_id="t-other", idempotency_key="t-twice")
+    conflict = await failure(world.consume("StartTenancy", other))
+    assert (conflict.code, conflict.reason) == ("ABORTED", Reason.IDEMPOTENCY_CONFLICT)
+
+
+async def test_supply_and_agents_come_and_go(world: World) -> None:
+    mpxn = new_mpan()
+    ends = in_days(30)
+    start, end = stamp(MOVED_IN), stamp(ends)
+    supply: dict[str, Any] = {"mpxn": mpxn, "supplier": "BRIT"}
+    agent: dict[str, Any] = {"mpxn": mpxn, "agent": "DATA", "agent_role": "data_service"}
+    for method, at in [
+        ("StartSupply", supply | {"effective_from": start}),
+        ("AppointAgent", agent | {"effective_from": start}),
+        ("EndAgentAppointment", agent | {"effective_to": end}),
+        ("EndSupply", supply | {"effective_to": end}),
+    ]:
+        request = getattr(consumers_pb2, f"{method}Request")(idempotency_key=key(), **at)
+        assert not (await world.consume(method, request)).replayed
+    access = world.access(mpxn)
+    assert [s.effective_to for s in access.supplies] == [ends]
+    assert [a.effective_to for a in access.appointments] == [ends]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "field"),
+    [
+        ({"idempotency_key": ""}, Reason.IDEMPOTENCY_KEY_REQUIRED, "idempotency_key"),
+        ({"idempotency_key": "k" * 65}, Reason.IDEMPOTENCY_KEY_REQUIRED, "idempotency_key"),
+        ({"mpxn": "12"}, Reason.MPXN_FORMAT, None),
+        ({"tenancy_id": "a b c"}, Reason.FIELD_INVALID, "tenancy_id"),
+        ({"consumer_ref": "x"}, Reason.FIELD_INVALID, "consumer_ref"),
+        ({"person": consumers_pb2.Person(name="n" * 201)}, Reason.FIELD_INVALID, "person.name"),
+    ],
+)
+async def test_a_malformed_tenancy_is_refused(
+    world: World, changes: dict[str, Any], reason: Reason, field: str | None
+) -> None:
+    request = tenancy(**{"mpxn": new_mpan()} | changes)
+    refused = await failure(world.consume("StartTenancy", request))
+    assert (refused.code, refused.reason) == ("INVALID_ARGUMENT", reason)
+    assert field is None or refused.field == field
+
+
+async def test_an_instant_left_out_is_named(world: World) -> None:
+    request = tenancy(new_mpan())
+    request.ClearField("effective_from")
+    refused = await failure(world.consume("StartTenancy", request))
+    assert (refused.reason, refused.field) == (Reason.FIELD_MISSING, "effective_from")
+
+
+# -- consents of one meter ------------------------------------------------------------------------
+
+
+async def test_a_consent_is_granted_narrowed_and_revoked(world: World) -> None:
+    mpxn = new_mpan()
+    anna = await world.home(mpxn)
+    own = (Role.CONSUMER, anna)
+    granted = await world.consume("GrantConsent", grant("", mpxn), *own)
+    (leg,) = granted.legs
+    assert (leg.mpxn, leg.state, leg.version, leg.refused) == (mpxn, "ACTIVE", 1, "")
+    narrow = about("Narrow", granted.consent_id, mpxn, categories=["TARIFF"])
+    (leg,) = (await world.consume("NarrowConsent", narrow, *own)).legs
+    assert (leg.state, leg.version) == ("ACTIVE", 2)
+    consent = world.consent(mpxn, granted.consent_id)
+    assert consent is not None
+    assert (consent.categories, consent.expires) == (("TARIFF",), EXPIRES)
+    wider = about("Narrow", granted.consent_id, mpxn, categories=["EXPORT"])
+    refused = await failure(world.consume("NarrowConsent", wider, *own))
+    assert (refused.code, refused.reason) == ("FAILED_PRECONDITION", Reason.CONSENT_WIDER)
+    revoke = about("Revoke", granted.consent_id, mpxn, reason="NO_LONGER_WANTED")
+    (leg,) = (await world.consume("RevokeConsent", revoke, *own)).legs
+    assert (leg.state, leg.refused) == ("REVOKED", "")
+
+
+async def test_a_grant_sent_again_is_replayed_with_the_same_id(world: World) -> None:
+    mpxn = new_mpan()
+    anna = await world.home(mpxn)
+    request = grant(anna, mpxn)
+    first = await world.consume("GrantConsent", request)
+    again = await world.consume("GrantConsent", request)
+    assert (first.replayed, again.replayed) == (False, True)
+    assert again.consent_id == first.consent_id and again.legs == first.legs
+    request.terms.categories.append("EXPORT")
+    conflict = await failure(world.consume("GrantConsent", request))
+    assert (conflict.code, conflict.reason) == ("ABORTED", Reason.IDEMPOTENCY_CONFLICT)
+
+
+async def test_a_data_user_asks_and_the_occupier_answers(world: World) -> None:
+    mpxn = new_mpan()
+    anna = await world.home(mpxn)
+    request = consumers_pb2.RequestConsentRequest(
+        idempotency_key=key(), mpxns=[mpxn], terms=terms(), answer_by=stamp(in_days(7))
+    )
+    asked = await world.consume("RequestConsent", request, Role.DATA_USER, ADVISER)
+    assert asked.legs[0].state == "REQUESTED"
+    answer = grant("", mpxn, consent_id=asked.consent_id, terms=terms("TARIFF"))
+    granted = await world.consume("GrantConsent", answer, Role.CONSUMER, anna)
+    assert granted.legs[0].state == "ACTIVE"
+    for method, more, state in [
+        ("Suspend", {"reason": "COMPLAINT"}, "SUSPENDED"),
+        ("Resume", {}, "ACTIVE"),
+        ("Withdraw", {}, "WITHDRAWN"),
+    ]:
+        sent = about(method, asked.consent_id, mpxn, **more)
+        (leg,) = (await world.consume(f"{method}Consent", sent)).legs
+        assert leg.state == state
+
+
+async def test_a_request_at_an_empty_home_is_refused(world: World) -> None:
+    request = consumers_pb2.RequestConsentRequest(
+        idempotency_key=key(), mpxns=[new_mpan()], terms=terms(), answer_by=stamp(in_days(7))
+    )
+    refused = await failure(world.consume("RequestConsent", request, Role.DATA_USER, ADVISER))
+    assert (refused.code, refused.reason) == ("FAILED_PRECONDITION", Reason.NOT_AN_OCCUPIER)
+
+
+async def test_a_request_nobody_answers_lapses_by_itself(world: World) -> None:
+    mpxn = new_mpan()
+    await world.home(mpxn)
+    request = consumers_pb2.RequestConsentRequest(
+        idempotency_key=key(),
+        mpxns=[mpxn],
+        terms=terms(),
+        answer_by=stamp(datetime.now(UTC) + timedelta(seconds=1)),
+    )
+    asked = await world.consume("RequestConsent", request, Role.DATA_USER, ADVISER)
+    async with asyncio.timeout(10):
+        while getattr(world.consent(mpxn, asked.consent_id), "state", "") != "LAPSED":
+            await asyncio.sleep(0.05)
+
+
+# -- consents of several meters -------------------------------------------------------------------
+
+
+async def test_each_leg_answers_for_itself(world: World) -> None:
+    here, next_door = new_mpan(), new_mpan()
+    anna, _ben = await world.home(here), await world.home(next_door)
+    request = grant(anna, here, next_door)
+    granted = await world.consume("GrantConsent", request)
+    assert [(leg.mpxn, leg.state, leg.refused) for leg in granted.legs] == [
+        (here, "ACTIVE", ""),
+        (next_door, "", Reason.NOT_AN_OCCUPIER),
+    ]
+    assert {p.topic for p in granted.positions.positions} == {
+        trust.CONSUMER_LOG,
+        trust.CONSUMERS_REFERENCE,
+    }
+    again = await world.consume("GrantConsent", request)
+    assert again.replayed and again.legs == granted.legs
+    revoke = about("Revoke", granted.consent_id, here, next_door)
+    revoked = await world.consume("RevokeConsent", revoke, Role.CONSUMER, anna)
+    assert [leg.state for leg in revoked.legs] == ["REVOKED", ""]
+
+
+async def test_a_call_fails_only_if_every_leg_is_refused(world: World) -> None:
+    meters = (new_mpan(), new_mpan())
+    await world.home(*meters)
+    refused = await failure(world.consume("GrantConsent", grant("c-nobody", *meters)))
+    assert (refused.code, refused.reason) == ("FAILED_PRECONDITION", Reason.NOT_AN_OCCUPIER)
+
+
+async def test_a_consent_can_be_revoked_at_one_of_its_meters(world: World) -> None:
+    meters = (new_mpan(), new_mpan())
+    anna = await world.home(*meters)
+    granted = await world.consume("GrantConsent", grant(anna, *meters))
+    await world.consume("RevokeConsent", about("Revoke", granted.consent_id, meters[0]))
+    states = [getattr(world.consent(m, granted.consent_id), "state", "") for m in meters]
+    assert states == ["REVOKED", "ACTIVE"]
+
+
+async def test_consents_given_one_by_one_are_revoked_together(world: World) -> None:
+    meters = (new_mpan(), new_mpan())
+    anna = await world.home(*meters)
+    for mpxn in meters:
+        await world.consume("GrantConsent", grant(anna, mpxn, consent_id=f"k-one-{meters[0]}"))
+    revoke = about("Revoke", f"k-one-{meters[0]}", *meters)
+    revoked = await world.consume("RevokeConsent", revoke, Role.CONSUMER, anna)
+    assert [leg.state for leg in revoked.legs] == ["REVOKED", "REVOKED"]
+
+
+async def test_a_narrowing_reaches_every_meter(world: World) -> None:
+    meters = (new_mpan(), new_mpan())
+    anna = await world.home(*meters)
+    granted = await world.consume("GrantConsent", grant(anna, *meters))
+    narrow = about("Narrow", granted.consent_id, *meters, expires=stamp(in_days(5)))
+    narrowed = await world.consume("NarrowConsent", narrow)
+    assert [(leg.state, leg.version) for leg in narrowed.legs] == [("ACTIVE", 2)] * 2
+    consent = world.consent(meters[1], granted.consent_id)
+    assert consent is not None and consent.categories == ("HH_CONSUMPTION", "TARIFF")
+
+
+@asynccontextmanager
+async def broken(
+    process: Process, where: Callable[[str, bytes | None], bool]
+) -> AsyncIterator[None]:
+    """While this lasts, the process's appends there are not acknowledged."""
+    appender: Any = process.appender
+    append = appender.append
+
+    async def fail(topic: str, partition: int, key: Any, headers: Any, value: Any) -> Any:
+        if where(topic, key):
+            raise Pushback(Reason.INDETERMINATE, "the broker does not answer")
+        return await append(topic, partition, key, headers, value)
+
+    appender.append = fail
+    try:
+        yield
+    finally:
+        appender.append = append
+
+
+async def test_a_fan_out_killed_half_way_is_completed_by_the_next_start(world: World) -> None:
+    meters = (new_mpan(), new_mpan())
+    anna = await world.home(*meters)
+    request = grant(anna, *meters, consent_id="k-half-way")
+    async with broken(world.consumers, lambda topic, key: key == meters[1].encode()):
+        pending = await failure(world.consume("GrantConsent", request))
+        assert (pending.code, pending.reason) == ("UNAVAILABLE", Reason.INDETERMINATE)
+        assert pending.retry_after_s is not None
+        assert world.consent(meters[0], "k-half-way") is not None
+        assert world.consent(meters[1], "k-half-way") is None
+        await world.consumers.stop()
+    world.consumers = await start_consumers(world.runtime)
+    async with asyncio.timeout(10):
+        while world.consent(meters[1], "k-half-way") is None:
+            await asyncio.sleep(0.02)
+    again = await world.consume("GrantConsent", request)
+    assert again.replayed and [leg.state for leg in again.legs] == ["ACTIVE", "ACTIVE"]
+
+
+async def test_what_ends_a_consent_overtakes_a_leg_that_is_still_missing(world: World) -> None:
+    meters = (new_mpan(), new_mpan())
+    anna = await world.home(*meters)
+    async with broken(world.consumers, lambda topic, key: key == meters[1].encode()):
+        await failure(world.consume("GrantConsent", grant(anna, *meters, consent_id="k-overtaken")))
+    await world.consume("RevokeConsent", about("Revoke", "k-overtaken", *meters))
+    await asyncio.sleep(0.2)
+    assert [getattr(world.consent(m, "k-overtaken"), "state", "") for m in meters] == [
+        "REVOKED",
+        "REVOKED",
+    ]
+
+
+# -- races ----------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def rival(world: World) -> AsyncIterator[Coordinator]:
+    """Another coordinator of the same domain, on folds of its own."""
+    folds = world.runtime.folds("rival", [trust.CONSUMER_LOG])
+    await folds.start()
+    writer = world.runtime.writer(world.consumers.appender, SignerRole.CONSUMERS, "rival")
+    domain = DOMAINS.by_topic[trust.CONSUMER_LOG]
+    yield Coordinator(domain, folds, writer, world.runtime.partitions, decider.tightens)
+    await folds.stop()
+    folds.close()
+
+
+async def raced(world: World, first: Awaitable[Any], then: Awaitable[Any]) -> Any:
+    """The outcome of `then`, decided by a fold that has not seen `first`, which came before it."""
+    folds: Any = world.consumers.folds
+    appender: Any = world.consumers.appender
+    gate, sent = asyncio.Event(), asyncio.Event()
+    deliver, heal, append = folds._deliver, folds._heal, appender.append
+
+    async def late(*given: Any) -> None:
+        await gate.wait()
+        await deliver(*given)
+
+    async def late_heal(*given: Any) -> None:
+        await gate.wait()
+        await heal(*given)
+
+    async def noted(*given: Any) -> Any:
+        appended = await append(*given)
+        sent.set()
+        return appended
+
+    folds._deliver, folds._heal = late, late_heal
+    try:
+        await first
+        appender.append = noted
+        task = asyncio.ensure_future(then)
+        await asyncio.wait_for(sent.wait(), 10)
+        gate.set()
+        return await task
+    finally:
+        gate.set()
+        folds._deliver, folds._heal, appender.append = deliver, heal, append
+
+
+def other_grant(mpxn: str, anna: str) -> Order:
+    by = Actor(Role.CONSUMER, anna)
+    what = agreed(grant(anna, mpxn), "rival.user", anna)
+    command = GrantConsent(by, "k-rival", what)
+    return Order(mpxn, command, by, "GrantConsent", f"rival-{mpxn}", sha256(b"1").digest())
+
+
+async def test_a_loosening_command_that_lost_a_race_goes_back_to_its_caller(world: World) -> None:
+    mpxn = new_mpan()
+    anna = await world.home(mpxn)
+    async with rival(world) as other:
+        lost = await failure(
+            raced(
+                world,
+                other.handle(other_grant(mpxn, anna)),
+                world.consume("GrantConsent", grant(anna, mpxn, consent_id="k-loser")),
+            )
+        )
+    assert (lost.code, lost.reason) == ("ABORTED", Reason.RACE_LOST)
+    assert world.consent(mpxn, "k-loser") is None
+    assert world.consent(mpxn, "k-rival") is not None
+
+
+async def test_a_tightening_command_that_lost_a_race_is_run_again(world: World) -> None:
+    mpxn = new_mpan()
+    anna = await world.home(mpxn)
+    await world.consume("GrantConsent", grant(anna, mpxn, consent_id="k-mine"))
+    async with rival(world) as other:
+        answer = await raced(
+            world,
+            other.handle(other_grant(mpxn, anna)),
+            world.consume("RevokeConsent", about("Revoke", "k-mine", mpxn)),
+        )
+    assert answer.legs[0].state == "REVOKED" and not answer.replayed
+    assert getattr(world.consent(mpxn, "k-rival"), "state", "") == "ACTIVE"
+
+
+async def test_two_coordinators_given_one_command_carry_it_out_once(world: World) -> None:
+    mpxn = new_mpan()
+    anna = await world.home(mpxn)
+    await world.consume("GrantConsent", grant(anna, mpxn, consent_id="k-both"))
+    by = Actor(Role.CONSENT_SERVICE, "ccs")
+    command = RevokeConsent(by, "k-both")
+    request = about("Revoke", "k-both", mpxn, idempotency_key="the-same")
+    other_content = Order(mpxn, command, by, "RevokeConsent", "the-same", bytes(32))
+    async with rival(world) as other:
+        conflict = await failure(
+            raced(world, other.handle(other_content), world.consume("RevokeConsent", request))
+        )
+    assert (conflict.code, conflict.reason) == ("ABORTED", Reason.IDEMPOTENCY_CONFLICT)
+
+
+# -- what never enters the log in clear -----------------------------------------------------------
+
+
+async def test_no_name_contact_or_notice_enters_the_log_in_clear(world: World) -> None:
+    meters = (new_mpan(), new_mpan())
+    person = consumers_pb2.Person(name=NAME, contact=CONTACT)
+    notice = consumers_pb2.Notice(text=NOTICE, language="en-GB", channel="APP", evidence="ref-1")
+    started = await world.consume("StartTenancy", tenancy(meters[0], person=person))
+    ids = (started.tenancy_id, started.consumer_ref)
+    await world.consume("StartTenancy", tenancy(meters[1], *ids, person=person))
+    anna = started.consumer_ref
+    await world.consume("GrantConsent", grant(anna, meters[0], notice=notice))
+    granted = await world.consume("GrantConsent", grant(anna, *meters, notice=notice))
+    request = consumers_pb2.RequestConsentRequest(
+        idempotency_key=key(),
+        mpxns=meters,
+        data_user=ADVISER,
+        terms=terms(),
+        notice=notice,
+        answer_by=stamp(in_days(7)),
+    )
+    await world.consume("RequestConsent", request)
+
+    records = await asyncio.to_thread(lambda: list(world.records()))
+    everything = b"\n".join(
+        b"\n".join((r.key or b"", r.value or b"", *(v for _, v in r.headers))) for r in records
+    )
+    for marker in (NAME, CONTACT, NOTICE, "Gwenllian", "Marker-One", "marker.two", "three: we"):
+        assert marker.encode() not in everything
+    assert anna.encode() in everything
+
+    consent = world.consent(meters[1], granted.consent_id)
+    assert consent is not None and consent.notice is not None
+    assert consent.notice_hash == sha256(NOTICE.encode()).digest()
+    sealed = world.access(meters[0]).tenancies[0].person
+    assert sealed is not None
+    vault = Vault.open(world.runtime.settings.data_dir / VAULT_FILE)
+    try:
+        assert vault.unseal(consent.notice) == NOTICE.encode()
+        opened = vault.unseal(sealed)
+        assert opened is not None and NAME.encode() in opened
+    finally:
+        vault.close()
+    assert_stores_say_nothing(world.runtime.settings.data_dir)
+
+
+def assert_stores_say_nothing(data_dir: Path) -> None:
+    for file in data_dir.rglob("*"):
+        if file.is_file():
+            assert b"Gwenllian" not in file.read_bytes(), file.name

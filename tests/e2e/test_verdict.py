@@ -1,0 +1,127 @@
+"""The auditor comes last: nothing but the log and the schemas, in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spine import trust
+from spine.console import context
+from spine.dsi.answering import NOTHING
+from spine.event import AccessOutcome, AccessOutcomes, RecordType, SignerRole
+from spine.log import Appender, LogReader, partition_counts
+from spine.runtime import LOG_FILE, Runtime
+from tests.e2e.conftest import Installation
+
+# Runs the command and shows that neither Faust nor a store of the installation was used.
+AUDIT = """
+import sys
+from spine import cli
+sys.argv = ["spine", "audit", "--all", "--json"]
+try:
+    cli.main()
+finally:
+    assert "faust" not in sys.modules
+"""
+
+
+def audit(spine: Installation, tmp_path: Path) -> tuple[int, dict[str, Any]]:
+    """Exit code and report of an audit that has the log's identity and nothing else."""
+    home = tmp_path / "auditor"
+    home.mkdir(exist_ok=True)
+    shutil.copy(spine.data_dir / LOG_FILE, home / LOG_FILE)
+    bootstrap = context.kafka().bootstrap
+    environment = {"SPINE_DATA_DIR": str(home), "SPINE_KAFKA_BOOTSTRAP": bootstrap}
+    done = subprocess.run(
+        [sys.executable, "-c", AUDIT],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+@pytest.fixture
+def runtime(spine: Installation) -> Runtime:
+    return context.runtime()
+
+
+def test_every_answer_of_the_run_is_the_same_again(spine: Installation, tmp_path: Path) -> None:
+    code, report = audit(spine, tmp_path)
+    assert code == 0
+    assert report["counts"]["DIFFERENT"] == 0
+    assert report["counts"]["CANNOT TELL"] == 0
+    assert report["counts"]["SAME"] > 10
+    assert all(line["why"] for line in report["findings"]), (
+        "whatever is not SAME has to be explained"
+    )
+    for place in report["partitions"]:
+        parts = ("applied", "duplicate", "void", "quarantined", "held", "access")
+        assert place["consumed"] == sum(place[part] for part in parts)
+        assert (place["void"], place["quarantined"], place["held"]) == (0, 0, 0)
+
+
+def test_a_forged_outcome_is_found(spine: Installation, runtime: Runtime, tmp_path: Path) -> None:
+    """The DSI's own key claims, of a read that was refused, that rows were released."""
+    reader = runtime.reader()
+    refused = next(
+        (partition, outcome)
+        for partition in range(runtime.partitions)
+        for record in reader.read(trust.OUTCOMES_TOPIC, partition, 2)
+        for outcome in outcomes(runtime, record.value or b"")
+        if outcome.release == "REFUSED"
+    )
+    reader.close()
+    partition, outcome = refused
+    forged = replace(outcome, release="RELEASED", decision="PERMIT", reason="", digest=NOTHING)
+    asyncio.run(append(runtime, partition, forged))
+    code, report = audit(spine, tmp_path)
+    assert code == 6
+    assert report["counts"]["DIFFERENT"] == 1
+    (found,) = [line for line in report["findings"] if line["verdict"] == "DIFFERENT"]
+    assert "contradict" in found["why"]
+
+
+def outcomes(runtime: Runtime, value: bytes) -> tuple[AccessOutcome, ...]:
+    decoded = runtime.codec.decode(value)
+    return decoded.entries if isinstance(decoded, AccessOutcomes) else ()
+
+
+async def append(runtime: Runtime, partition: int, outcome: AccessOutcome) -> None:
+    appender = Appender(runtime.kafka)
+    writer = runtime.writer(appender, SignerRole.DSI, "dsi")
+    value = AccessOutcomes(trust.OUTCOMES_TOPIC, partition, "dsi", (outcome,))
+    await writer.write(RecordType.OUTCOMES, trust.OUTCOMES_TOPIC, partition, value)
+    await appender.stop()
+
+
+def test_no_name_contact_or_notice_stands_in_the_log(spine: Installation, runtime: Runtime) -> None:
+    reader = LogReader(runtime.kafka)
+    records = 0
+    for topic, count in partition_counts(runtime.partitions).items():
+        for partition in range(count):
+            for record in reader.read(topic, partition, 0):
+                records += 1
+                everything = (record.key or b"") + (record.value or b"")
+                everything += b"".join(value for _, value in record.headers)
+                assert b"Marker-Name" not in everything
+                assert b"marker-contact" not in everything
+    reader.close()
+    assert records > 100
+
+
+def test_no_meter_number_stands_in_a_log_line(spine: Installation) -> None:
+    for file in (spine.data_dir / "logs").glob("*.log"):
+        assert "2000027391990" not in file.read_text(errors="replace")
