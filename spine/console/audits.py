@@ -153,7 +153,7 @@ def _show(report: AuditReport) -> None:
 
 def _row(line: Line) -> tuple[object, ...]:
     return (
-        line.at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        line.at.strftime("%m-%d %H:%M:%S"),
         f"{line.role}/{line.party}",
         line.purpose,
         line.reason or line.decision,

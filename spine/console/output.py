@@ -14,6 +14,7 @@ from typing import Any, Final
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 from pydantic import ValidationError
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -49,11 +50,19 @@ def say(text: str) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A table for people."""
-    made = Table(title=title, title_justify="left", header_style="bold")
+    made = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD)
     for column in columns:
-        made.add_column(column)
+        made.add_column(column, overflow="fold")
     for row in rows:
         made.add_row(*("" if cell is None else str(cell) for cell in row))
+    out.print(made)
+
+
+def details(title: str, shown: Mapping[str, object]) -> None:
+    """One thing for people, a line for each of its parts."""
+    made = Table(title=title, title_justify="left", box=None, show_header=False)
+    for name, value in shown.items():
+        made.add_row(name, str(value))
     out.print(made)
 
 

@@ -258,7 +258,9 @@ def grant(
     expires: Annotated[str, typer.Option(help="When it ends by itself.")],
     as_: As,
     category: Annotated[list[str] | None, typer.Option(help="Category, repeatable.")] = None,
-    consent_id: Annotated[str, typer.Option(help="Answer to this request.")] = "",
+    consent_id: Annotated[
+        str, typer.Option(help="Its id, or that of the request it answers.")
+    ] = "",
     notice: Annotated[str, typer.Option(help="Notice shown; sealed before it is logged.")] = "",
     as_json: AsJson = False,
 ) -> None:
@@ -269,7 +271,7 @@ def grant(
         mpxns=mpxns,
         data_user=data_user,
         terms=_terms(purpose, category, history_from, expires),
-        notice={"text": notice, "language": "en-GB", "channel": "cli"},
+        notice={"text": notice, "language": "en-GB", "channel": "CLI"},
     )
     _legs(answer, as_json)
 

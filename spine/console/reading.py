@@ -10,7 +10,7 @@ import typer
 
 from spine.console.client import interval
 from spine.console.context import As, AsJson, Mpxn, instant
-from spine.console.output import say, say_json, table, when
+from spine.console.output import details, say, say_json, table, when
 from spine.console.parties import client
 from spine.dsi.v1 import dsi_pb2
 from spine.policy import Basis, Category
@@ -101,7 +101,7 @@ def show_meter(
     if as_json:
         say_json(shown)
     else:
-        table("Metering point", ("", ""), shown.items())
+        details("Metering point", shown)
         say(decided(answer.decision))
 
 
@@ -156,7 +156,7 @@ def explain(
     if as_json:
         say_json(shown)
     else:
-        table("What a read would come to", ("", ""), shown.items())
+        details("What a read would come to", shown)
 
 
 # -- how answers are shown ------------------------------------------------------------------------

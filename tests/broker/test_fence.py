@@ -9,7 +9,10 @@ from dataclasses import replace
 import pytest
 import pytest_asyncio
 
-from domains.governance.commands import SuspendParticipant
+from domains.governance.commands import ReinstateParticipant, SuspendParticipant
+from spine.audit import Line, Verdict
+from spine.console.audits import run_audit
+from spine.console.context import use
 from spine.dsi.stream import ReadingsStream
 from spine.embedded import EmbeddedKafka
 from spine.errors import NotPermitted, Pushback, Reason
@@ -209,3 +212,31 @@ async def test_a_suspension_cuts_streams_and_refuses_reads(town: Town) -> None:
         with pytest.raises(NotPermitted) as refused:
             await dsi.reads.read_one(query(), MPAN, ())
         assert refused.value.reason is Reason.PARTICIPANT_SUSPENDED
+        await town.govern(ReinstateParticipant(BOARD, ADVISER.party, "cleared"))
+        judged, _ = await dsi.reads.read_one(query(), MPAN, ())
+        assert judged.permitted
+
+
+async def test_a_server_killed_between_append_and_answer_leaves_a_decision_to_be_found(
+    town: Town,
+) -> None:
+    await town.record()
+    await town.grant("consent-killed")
+    async with open_dsi(town, "killed") as dsi:
+        vector = await dsi.reads.positions("HH_CONSUMPTION", town.partition, ())
+        (judged,) = await dsi.reads.decide(query(), (MPAN,), vector)
+        assert judged.permitted  # and here the process ends: no answer, no outcome
+    lines = await asyncio.to_thread(audited, town)
+    (found,) = [line for line in lines if line.offset == judged.verdict.offset]
+    assert (found.verdict, found.decision) == (Verdict.UNCONFIRMED, "PERMIT")
+    others = {line.verdict for line in lines if line is not found}
+    assert Verdict.DIFFERENT not in others
+    assert Verdict.CANNOT_TELL not in others
+
+
+def audited(town: Town) -> list[Line]:
+    """Every line of an audit of the town's log, in throw-away stores."""
+    lines: list[Line] = []
+    use(town.runtime.settings.model_copy(update={"kafka_bootstrap": town.runtime.kafka.bootstrap}))
+    run_audit(lines.append)
+    return lines
