@@ -2,7 +2,7 @@
 
 The same pure folds as in the serving processes, in another host: no Faust, no live store. Every
 access record is decided again at its own offset, every released answer rebuilt at the positions it
-names, and both are held against the outcome that the DSI recorded.
+names, and both are held against the outcome that the DSI recorded (`verdict`).
 """
 
 from __future__ import annotations
@@ -11,63 +11,57 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from spine import trust
 from spine.answer import Release
 from spine.domain import ReadableRows
+from spine.errors import Reason
 from spine.event import (
     TYPE_HEADER,
-    AbsentRun,
     AccessOutcome,
     AccessOutcomes,
     AccessRequests,
     DataPosition,
     LogRecord,
     RecordType,
+    SignerRole,
     from_epoch_ms,
 )
+from spine.log import LogUnfit
 from spine.policy import Permit
 from spine.replay import RangeReader, StoredFold
 from spine.rows import Applied, Counts, Decided, Malformed, UnknownSchema
+from spine.verdict import (
+    Rebuilt,
+    Verdict,
+    answered_otherwise,
+    decided_otherwise,
+    impossible,
+    policy_missing,
+    refused_blindly,
+    unread,
+    unread_below,
+)
+from spine.view import Hold, Void
+
+__all__ = ["AuditReport", "Auditor", "Balance", "Line", "Rebuild", "Rebuilt", "Verdict"]
 
 DATA_TOPICS: Final = (trust.READINGS_TOPIC, trust.METERING_TOPIC)
-AUDITED: Final = (*DATA_TOPICS, trust.OUTCOMES_TOPIC, trust.CONSUMER_LOG)
-
-
-class Verdict(StrEnum):
-    """What an auditor says of one decision."""
-
-    SAME = "SAME"
-    DIFFERENT = "DIFFERENT"
-    UNCONFIRMED = "UNCONFIRMED"
-    CANNOT_TELL = "CANNOT TELL"
-
-
-class Rebuilt(Protocol):
-    """What an answer comes to when it is made again."""
-
-    @property
-    def rows(self) -> int:
-        """Rows that carry something."""
-
-    @property
-    def digest(self) -> bytes:
-        """The digest of the canonical rows."""
-
-    @property
-    def absent(self) -> tuple[AbsentRun, ...]:
-        """The half hours without a value."""
-
+# Outcomes first: the log may grow meanwhile, and what they speak of is then found in the others.
+AUDITED: Final = (trust.OUTCOMES_TOPIC, *DATA_TOPICS, trust.CONSUMER_LOG)
 
 Rebuild = Callable[[Decided, Mapping[str, ReadableRows], Mapping[str, int]], Rebuilt]
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One decision on one meter, with what was recorded of it and what the audit says."""
+    """One decision on one meter, with what was recorded of it and what the audit says.
+
+    Of an outcome without a decision, `at` is when the outcome was appended, and the party is not
+    known.
+    """
 
     verdict: Verdict
     why: str
@@ -77,16 +71,16 @@ class Line:
     entry: int
     request_id: bytes
     member: str
-    party: str
-    role: str
-    method: str
-    purpose: str
-    basis: str
-    decision: str
-    reason: str
-    consent_id: str
-    release: str
-    rows: int
+    party: str = ""
+    role: str = ""
+    method: str = ""
+    purpose: str = ""
+    basis: str = ""
+    decision: str = ""
+    reason: str = ""
+    consent_id: str = ""
+    release: str = ""
+    rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +118,8 @@ class Auditor:
     """One pass over the log of an installation.
 
     `open_fold(path, topic, partition)` gives an empty fold over a throw-away store in `stores`;
-    `rebuild` makes the answer to a decision from rows by topic and how far below they may be read.
+    `rebuild` makes the answer to a decision from rows by topic and how far below they may be read,
+    and raises LookupError if the rows it needs are not among them.
     """
 
     def __init__(
@@ -136,27 +131,37 @@ class Auditor:
         open_fold: Callable[[Path, str, int], StoredFold],
         rebuild: Rebuild,
     ) -> None:
-        self._reader, self._stores, self._partitions = reader, stores, partitions
-        self._reducer_version = reducer_version
-        self._open_fold, self._rebuild = open_fold, rebuild
+        self.reader, self.stores, self._partitions = reader, stores, partitions
+        self.reducer_version = reducer_version
+        self.open_fold, self.rebuild = open_fold, rebuild
 
     def run(
         self,
         on_line: Callable[[Line], None] = lambda _: None,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> AuditReport:
-        """Audit everything. `on_line` gets every decision, `progress` records done and in all."""
+        """Audit everything. `on_line` gets every decision, `progress` records done and in all.
+
+        LogUnfit(LOG_MISSING) if the log no longer reaches back to its first record,
+        LogUnfit(LOG_DIFFERS) if a partition does not begin with the opening of this log.
+        """
         report = AuditReport()
         places = [(topic, p) for p in range(self._partitions) for topic in AUDITED]
-        total = sum(self._reader.bounds(*place)[1] for place in places)
+        total = sum(self.reader.bounds(*place)[1] for place in places)
         done = 0
         for partition in range(self._partitions):
             pass_ = _PartitionPass(self, report, partition, on_line)
-            for topic in AUDITED:
-                pass_.fold(topic)
-                done += self._reader.bounds(topic, partition)[1]
-                progress(done, total)
-            pass_.close()
+            try:
+                for topic in AUDITED:
+                    before = done
+
+                    def folded(records: int, _: int, before: int = before) -> None:
+                        progress(min(before + records, total), total)
+
+                    done += pass_.fold(topic, folded)
+                    progress(min(done, total), total)
+            finally:
+                pass_.close()
         return report
 
 
@@ -169,25 +174,28 @@ class _PartitionPass:
         self._auditor, self._report, self._partition = auditor, report, partition
         self._on_line = on_line
         self._folds: dict[str, StoredFold] = {}
-        self._outcomes: dict[tuple[bytes, str], list[AccessOutcome]] = {}
-        self._served: set[tuple[bytes, str, int]] = set()
+        self._outcomes: dict[tuple[bytes, str], list[tuple[AccessOutcome, int]]] = {}
+        self._decided: set[tuple[bytes, str, int, int]] = set()
+        self._inadmissible: set[int] = set()
+        self._unread: set[int] = set()
 
-    def fold(self, topic: str) -> None:
-        """Fold one topic from its first record."""
+    def fold(self, topic: str, progress: Callable[[int, int], None]) -> int:
+        """Fold one topic from its first record; returns the offset after its last."""
         auditor = self._auditor
-        stored = auditor._open_fold(auditor._stores, topic, self._partition)
+        stored = auditor.open_fold(auditor.stores, topic, self._partition)
         self._folds[topic] = stored
         listener = {trust.OUTCOMES_TOPIC: self._on_outcomes, trust.CONSUMER_LOG: self._on_request}
-        stored.catch_up(auditor._reader, on_record=listener.get(topic))
+        stored.catch_up(auditor.reader, progress=progress, on_record=listener.get(topic))
+        head = stored.fold.head
+        if head is None:
+            message = f"{topic}-{self._partition} does not begin with the opening of this log"
+            raise LogUnfit(Reason.LOG_DIFFERS, message)
         if topic == trust.CONSUMER_LOG:
             self._leftovers()
-        head = stored.fold.head
-        if head is not None:
-            self._report.balances.append(
-                Balance(
-                    topic, self._partition, head.next_offset, head.holes, head.closed, head.counts
-                )
-            )
+        self._report.balances.append(
+            Balance(topic, self._partition, head.next_offset, head.holes, head.closed, head.counts)
+        )
+        return head.next_offset
 
     def close(self) -> None:
         """Let go of the throw-away stores."""
@@ -195,181 +203,185 @@ class _PartitionPass:
             stored.close()
 
     def _on_outcomes(self, record: LogRecord, applied: Applied) -> None:
+        """Keep the outcomes of a record that the fold accepted: signed by a DSI, and in place."""
         if not applied.applied or record.header(TYPE_HEADER) != RecordType.OUTCOMES.encode():
             return
         assert record.value is not None
         value = self._folds[trust.OUTCOMES_TOPIC].fold.tools.decode(record.value)
-        if isinstance(value, AccessOutcomes) and value.partition == self._partition:
-            for outcome in value.entries:
-                key = (outcome.request_id, outcome.member)
-                self._outcomes.setdefault(key, []).append(outcome)
+        assert isinstance(value, AccessOutcomes)
+        for outcome in value.entries:
+            key = (outcome.request_id, outcome.member)
+            self._outcomes.setdefault(key, []).append((outcome, record.append_ms))
 
     def _on_request(self, record: LogRecord, applied: Applied) -> None:
         if not applied.access:
             return
-        fold = self._folds[trust.CONSUMER_LOG].fold
-        decided = fold.decide_access(record)
-        if not decided and not self._is_probe(record):
-            self._report.inadmissible += 1
+        decided = self._folds[trust.CONSUMER_LOG].fold.decide_access(record)
+        if not decided:
+            self._nothing_decided(record)
             return
-        vectors = self._vectors(record)
+        vectors = self._requests(record).vectors
         for each in decided:
-            self._judge(record, each, vectors[each.request.vector])
+            index = each.request.vector
+            self._judge(record, each, vectors[index] if 0 <= index < len(vectors) else ())
 
-    def _vectors(self, record: LogRecord) -> tuple[tuple[DataPosition, ...], ...]:
-        assert record.value is not None
-        value = self._folds[trust.CONSUMER_LOG].fold.tools.decode(record.value)
-        assert isinstance(value, AccessRequests)
-        return value.vectors
+    def _requests(self, record: LogRecord) -> AccessRequests:
+        """The value of an access record; raises Malformed or UnknownSchema."""
+        value = self._folds[trust.CONSUMER_LOG].fold.tools.decode(record.value or b"")
+        if not isinstance(value, AccessRequests):
+            raise Malformed("no access requests")
+        return value
 
-    def _is_probe(self, record: LogRecord) -> bool:
-        """An empty record, with which a server asks whether its fold still moves."""
+    def _nothing_decided(self, record: LogRecord) -> None:
+        """A probe of a server whether its fold still moves, a record of a later build, or neither
+        signed nor placed as it must be.
+        """
+        fold = self._folds[trust.CONSUMER_LOG].fold
+        unknown = unread(fold)
         try:
-            value = self._folds[trust.CONSUMER_LOG].fold.tools.decode(record.value or b"")
-        except (Malformed, UnknownSchema):
-            return False
-        return isinstance(value, AccessRequests) and not value.entries
+            entries = self._requests(record).entries
+            if fold.verified_role(record) is SignerRole.DSI and not any(e.meters for e in entries):
+                return
+        except (UnknownSchema, Hold):
+            unknown = "this build cannot read the access record"
+        except (Malformed, Void):
+            pass
+        if not unknown:
+            self._report.inadmissible += 1
+            self._inadmissible.add(record.offset)
+            return
+        self._unread.add(record.offset)
+        at = from_epoch_ms(record.append_ms)
+        place = (self._partition, record.offset, -1)
+        self._say(Line(Verdict.CANNOT_TELL, unknown, at, *place, b"", ""))
 
     def _judge(self, record: LogRecord, decided: Decided, vector: tuple[DataPosition, ...]) -> None:
-        request = decided.request
+        request, decision = decided.request, decided.decision
         recorded = self._outcomes.get((request.request_id, decided.member), [])
-        here = [
-            outcome
-            for outcome in recorded
-            if (outcome.decided_offset, outcome.decided_entry) == (record.offset, decided.entry)
-        ]
-        self._served.add((request.request_id, decided.member, record.offset))
-        if not here:
-            verdict, why = _without_outcome(decided, bool(recorded))
-        elif any(outcome != here[0] for outcome in here):
-            verdict, why = Verdict.DIFFERENT, "two outcomes of one decision contradict each other"
+        place = (self._partition, record.offset, decided.entry)
+        here = [outcome for outcome, _ in recorded if _place(outcome) == place]
+        self._decided.add((request.request_id, decided.member, record.offset, decided.entry))
+        if here:
+            verdict, why = self._compare(decided, here, vector)
         else:
-            verdict, why = self._compare(decided, here[0], vector)
-        self._say(record, decided, here[0] if here else None, verdict, why)
+            verdict, why = self._without_outcome(decided, bool(recorded))
+        permit = decision if isinstance(decision, Permit) else None
+        self._say(
+            Line(
+                verdict,
+                why,
+                from_epoch_ms(record.append_ms),
+                *place,
+                request.request_id,
+                decided.member,
+                request.party,
+                request.role,
+                request.method,
+                request.purpose,
+                request.basis,
+                "PERMIT" if permit else "REFUSE",
+                "" if isinstance(decision, Permit) else str(decision.reason),
+                permit.consent_id if permit else "",
+                here[0].release if here else "",
+                here[0].rows if here else 0,
+            )
+        )
+
+    def _without_outcome(self, decided: Decided, elsewhere: bool) -> tuple[Verdict, str]:
+        unknown = unread(self._folds[trust.OUTCOMES_TOPIC].fold) or self._undecidable(decided)
+        if unknown:
+            return Verdict.CANNOT_TELL, unknown
+        why = "permitted, no outcome: presume that it was disclosed"
+        if not isinstance(decided.decision, Permit):
+            why = "refused, no outcome"
+        doubled = "; the outcome of this request names another place"
+        return Verdict.UNCONFIRMED, why + doubled if elsewhere else why
+
+    def _undecidable(self, decided: Decided) -> str:
+        """Why another build may rightly have decided otherwise at the place just folded."""
+        fold = self._folds[trust.CONSUMER_LOG].fold
+        return unread(fold, decided.member) or policy_missing(fold)
 
     def _compare(
-        self, decided: Decided, outcome: AccessOutcome, vector: tuple[DataPosition, ...]
+        self, decided: Decided, outcomes: list[AccessOutcome], vector: tuple[DataPosition, ...]
     ) -> tuple[Verdict, str]:
-        """Decision first, then the answer itself."""
-        if outcome.reducer_version != self._auditor._reducer_version:
+        """The record itself first, then the decision, then the answer."""
+        if difference := impossible(outcomes):
+            return Verdict.DIFFERENT, difference
+        outcome, stored = outcomes[0], self._folds[trust.CONSUMER_LOG]
+        if outcome.reducer_version != self._auditor.reducer_version:
             return Verdict.CANNOT_TELL, f"reducer version {outcome.reducer_version} is not at hand"
-        difference = _decided_otherwise(decided, outcome)
-        if difference:
+        if difference := decided_otherwise(decided, outcome):
+            unknown = self._undecidable(decided) or refused_blindly(outcome, stored.schema_set)
+            if unknown:
+                return Verdict.CANNOT_TELL, unknown
             return Verdict.DIFFERENT, difference
         if outcome.release != Release.RELEASED:
             return Verdict.SAME, outcome.release_reason
+        return self._compare_answer(decided, outcome, vector)
+
+    def _compare_answer(
+        self, decided: Decided, outcome: AccessOutcome, vector: tuple[DataPosition, ...]
+    ) -> tuple[Verdict, str]:
+        """Rebuild the answer at the positions that the request named."""
+        unknown = ""
         for position in vector:
-            data = self._folds[position.topic].fold.head
-            if data is None or data.next_offset < position.offset:
+            if position.topic not in DATA_TOPICS:
+                return Verdict.CANNOT_TELL, f"no view of {position.topic} is at hand"
+            if position.partition != self._partition:
+                return Verdict.DIFFERENT, "the request names positions of another partition"
+            data = self._folds[position.topic].fold
+            assert data.head is not None
+            if data.head.next_offset < position.offset:
                 return Verdict.CANNOT_TELL, f"{position.topic} does not reach that far any more"
-            if data.closed:
-                return Verdict.CANNOT_TELL, f"{position.topic} holds what this build cannot read"
-        rebuilt = self._auditor._rebuild(
-            decided,
-            {p.topic: self._folds[p.topic].store for p in vector},
-            {p.topic: p.offset for p in vector},
-        )
-        if rebuilt.digest != outcome.digest:
-            return Verdict.DIFFERENT, "the answer rebuilt has another digest"
-        if (rebuilt.rows, rebuilt.absent) != (outcome.rows, outcome.absent):
-            return Verdict.DIFFERENT, "the answer rebuilt has other rows than were recorded"
-        return Verdict.SAME, ""
+            unknown = unknown or unread_below(data, decided.member, position.offset)
+        rows = {p.topic: self._folds[p.topic].store for p in vector}
+        try:
+            rebuilt = self._auditor.rebuild(decided, rows, {p.topic: p.offset for p in vector})
+        except LookupError:
+            return Verdict.DIFFERENT, "the request names no positions for what it asks"
+        difference = answered_otherwise(rebuilt, outcome)
+        if not difference:
+            return Verdict.SAME, ""
+        return (Verdict.CANNOT_TELL, unknown) if unknown else (Verdict.DIFFERENT, difference)
 
     def _leftovers(self) -> None:
         """Outcomes of what was never decided at the place they name."""
-        for (request_id, member), outcomes in self._outcomes.items():
-            for outcome in outcomes:
-                if (request_id, member, outcome.decided_offset) not in self._served:
-                    self._report.counts[Verdict.DIFFERENT] += 1
-                    line = Line(
-                        Verdict.DIFFERENT,
-                        "an outcome names a decision that the log does not hold",
-                        from_epoch_ms(0),
-                        outcome.decided_partition,
-                        outcome.decided_offset,
-                        outcome.decided_entry,
-                        request_id,
-                        member,
-                        "",
-                        "",
-                        "",
-                        "",
-                        "",
-                        outcome.decision,
-                        outcome.reason,
-                        outcome.consent_id,
-                        outcome.release,
-                        outcome.rows,
+        decided = {(request_id, member) for request_id, member, _, _ in self._decided}
+        for key, outcomes in self._outcomes.items():
+            for outcome, append_ms in outcomes:
+                partition, offset, entry = _place(outcome)
+                here = partition == self._partition
+                if here and (*key, offset, entry) in self._decided:
+                    continue
+                verdict, why = Verdict.DIFFERENT, "it names a decision that the log does not hold"
+                if here and offset in self._unread:
+                    verdict, why = Verdict.CANNOT_TELL, "this build cannot read its access record"
+                elif here and offset in self._inadmissible:
+                    why = "no DSI server validly signed the access record it names"
+                elif key in decided:
+                    why = "it names another place than that of the decision"
+                self._say(
+                    Line(
+                        verdict,
+                        f"an outcome without a decision: {why}",
+                        from_epoch_ms(append_ms),
+                        *_place(outcome),
+                        *key,
+                        decision=outcome.decision,
+                        reason=outcome.reason,
+                        consent_id=outcome.consent_id,
+                        release=outcome.release,
+                        rows=outcome.rows,
                     )
-                    self._report.findings.append(line)
-                    self._on_line(line)
+                )
 
-    def _say(
-        self,
-        record: LogRecord,
-        decided: Decided,
-        outcome: AccessOutcome | None,
-        verdict: Verdict,
-        why: str,
-    ) -> None:
-        request, decision = decided.request, decided.decision
-        permit = decision if isinstance(decision, Permit) else None
-        line = Line(
-            verdict,
-            why,
-            from_epoch_ms(record.append_ms),
-            record.partition,
-            record.offset,
-            decided.entry,
-            request.request_id,
-            decided.member,
-            request.party,
-            request.role,
-            request.method,
-            request.purpose,
-            request.basis,
-            "PERMIT" if permit else "REFUSE",
-            "" if isinstance(decision, Permit) else str(decision.reason),
-            permit.consent_id if permit else "",
-            outcome.release if outcome else "",
-            outcome.rows if outcome else 0,
-        )
-        self._report.counts[verdict] += 1
-        if verdict is not Verdict.SAME:
+    def _say(self, line: Line) -> None:
+        self._report.counts[line.verdict] += 1
+        if line.verdict is not Verdict.SAME:
             self._report.findings.append(line)
         self._on_line(line)
 
 
-def _without_outcome(decided: Decided, served_elsewhere: bool) -> tuple[Verdict, str]:
-    if served_elsewhere:
-        return Verdict.SAME, "the append was doubled; another place of the request was served"
-    if isinstance(decided.decision, Permit):
-        return Verdict.UNCONFIRMED, "permitted, no outcome: presume that it was disclosed"
-    return Verdict.UNCONFIRMED, "refused, no outcome"
-
-
-def _decided_otherwise(decided: Decided, outcome: AccessOutcome) -> str:
-    """Where the recorded decision departs from the one made again; empty if nowhere."""
-    decision = decided.decision
-    expected: tuple[object, ...]
-    if isinstance(decision, Permit):
-        expected = ("PERMIT", "", decision.consent_id, decision.consent_version)
-        if outcome.release == Release.NOT_RELEASED and not outcome.release_reason:
-            return "nothing was released and no reason recorded"
-        if outcome.release == Release.REFUSED:
-            return "recorded as refused, but permitted"
-    else:
-        expected = ("REFUSE", str(decision.reason), "", 0)
-        if outcome.release != Release.REFUSED:
-            return f"{outcome.release} although it had to be refused ({decision.reason})"
-    recorded = (
-        outcome.decision,
-        outcome.reason,
-        outcome.consent_id,
-        outcome.consent_version,
-    )
-    if recorded != expected:
-        return f"decided {expected} again, recorded {recorded}"
-    if outcome.policy_version != decided.policy_version:
-        return f"judged by policy {decided.policy_version}, recorded {outcome.policy_version}"
-    return ""
+def _place(outcome: AccessOutcome) -> tuple[int, int, int]:
+    return outcome.decided_partition, outcome.decided_offset, outcome.decided_entry

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from spine.console import audits, ingesting, logs, parties, processes, reading
 from spine.console.output import fail, fail_rpc, fail_settings
-from spine.errors import SpineError
+from spine.embedded import EmbeddedKafkaError
+from spine.errors import Pushback, Reason, SpineError
 
 app = typer.Typer(
     name="spine",
@@ -33,3 +34,5 @@ def main() -> None:
         sys.exit(fail_rpc(error))
     except ValidationError as error:
         sys.exit(fail_settings(error))
+    except (EmbeddedKafkaError, TimeoutError) as error:
+        sys.exit(fail(Pushback(Reason.STARTING, str(error))))

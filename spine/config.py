@@ -78,7 +78,9 @@ class Settings(BaseSettings):
     metering_port: Port = Field(0, description="Port of the metering coordinator.")
     reflection: bool = Field(True, description="Whether the services describe themselves to tools.")
     max_deadline_s: float = Field(
-        30.0, gt=0, description="Longest deadline granted to a unary call; a longer one is cut."
+        30.0,
+        gt=0,
+        description="Longest deadline of a unary call; a call that asks for more is refused.",
     )
     max_request_bytes: int = Field(65_536, ge=1024, description="Largest request message.")
     max_metadata_bytes: int = Field(8_192, ge=1024, description="Largest metadata of a call.")
@@ -89,12 +91,6 @@ class Settings(BaseSettings):
     # Reads
     permit_ttl_s: float = Field(
         2.0, gt=0, le=2.0, description="Life of a permit, from before its request was appended."
-    )
-    clock_tolerance_s: float = Field(
-        5.0,
-        gt=0,
-        description="How far a producer's clock may be off the broker's before its record "
-        "no longer moves time.",
     )
     fence: bool = Field(
         True,

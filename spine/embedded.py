@@ -237,7 +237,8 @@ class EmbeddedKafka:
     def _format(self, classpath: str) -> None:
         """Give an empty folder its cluster id, once."""
         cluster_id = urlsafe_b64encode(uuid4().bytes).decode().rstrip("=")
-        command = ("format", "-t", cluster_id, "-c", str(self._properties))
+        # With "=", because one id in 64 begins with a dash.
+        command = ("format", f"--cluster-id={cluster_id}", "-c", str(self._properties))
         done = subprocess.run(
             self._java(classpath, "kafka.tools.StorageTool", *command),
             stdin=subprocess.DEVNULL,

@@ -22,7 +22,6 @@ KEY_ID_HEADER: Final = "kid"
 TYPE_HEADER: Final = "t"
 PRODUCED_AT_HEADER: Final = "pt"
 ENTRIES_ROOT_HEADER: Final = "mr"
-ORIGIN_HEADER: Final = "origin"
 
 
 class RecordType(StrEnum):

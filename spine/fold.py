@@ -11,6 +11,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
+from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -107,12 +108,13 @@ class FaustFolds:
         kafka: Kafka,
         folds: Iterable[StoredFold],
         *,
+        datadir: Path,
         session_timeout_s: float = 6.0,
         heartbeat_s: float = 2.0,
         on_failure: Callable[[BaseException], None] | None = None,
     ) -> None:
         self.folds = {(f.topic, f.partition): LiveFold(f) for f in folds}
-        self._name, self._kafka = name, kafka
+        self._name, self._kafka, self._datadir = name, kafka, datadir
         self._session_timeout_s, self._heartbeat_s = session_timeout_s, heartbeat_s
         self._on_failure = on_failure or _exit
         self._reader: LogReader | None = None
@@ -158,6 +160,7 @@ class FaustFolds:
             broker=[f"kafka://{host}" for host in self._kafka.bootstrap.split(",")],
             broker_credentials=self._credentials(),
             store="memory://",
+            datadir=str(self._datadir),
             processing_guarantee="at_least_once",
             consumer_group_instance_id=self._name,
             consumer_auto_offset_reset="latest",

@@ -52,6 +52,8 @@ CERT_FILE = "cert.pem"
 KEY_FILE = "key.pem"
 CA_FILE = "ca.pem"
 CA_ALIAS = "ca"
+# Names that only the servers of the installation bear.
+SERVER_PREFIX = "server-"
 
 CA_LIFE = timedelta(days=3650)
 LIFE = timedelta(days=365)
@@ -208,8 +210,24 @@ class Authority:
         return self._certificate.public_bytes(Encoding.PEM)
 
     def issue_client(self, role: Role, party: str, alias: str | None = None) -> Identity:
-        """The identity of a party in a role, kept as `alias` (the party if not given)."""
+        """The identity of a party in a role, kept as `alias` (the party if not given).
+
+        Invalid(FIELD_INVALID) for a name that is malformed, a server's, or another party's.
+        """
+        self.check_free(alias or party, role, party)
         return self._issue(alias or party, role, party, ())
+
+    def check_free(self, alias: str, role: Role, party: str | None = None) -> None:
+        """Invalid(FIELD_INVALID) unless a client could be given that name; any party if None."""
+        if not _ALIAS.fullmatch(alias) or alias == CA_ALIAS or alias.startswith(SERVER_PREFIX):
+            message = "a name is up to 64 of A-Z a-z 0-9 . _ -, and not one of a server"
+            raise Invalid(Reason.FIELD_INVALID, message, field="as")
+        home = Identity(self._identities / alias)
+        if home.folder.exists():
+            held = home.caller
+            if held.role is not role or (party is not None and held.party != party):
+                message = f"the name {alias} is taken"
+                raise Invalid(Reason.FIELD_INVALID, message, field="as")
 
     def issue_server(
         self, role: Role, party: str, hosts: Sequence[str] = (), alias: str | None = None
@@ -222,10 +240,6 @@ class Authority:
         if not _PARTY.fullmatch(party):
             raise Invalid(
                 Reason.FIELD_INVALID, "a party is 3 to 64 of A-Z a-z 0-9 . _ -", field="party"
-            )
-        if not _ALIAS.fullmatch(alias) or alias == CA_ALIAS:
-            raise Invalid(
-                Reason.FIELD_INVALID, "a name is up to 64 of A-Z a-z 0-9 . _ -", field="as"
             )
         home = self._identities / alias
         names = _alternative_names(f"{SCHEME}://{role}/{party}", hosts)

@@ -263,6 +263,10 @@ def _claim(request: AccessRequest) -> Reason | None:
         return Reason.PURPOSE_UNKNOWN
     if request.category not in terms["categories"]:
         return Reason.CATEGORY_UNKNOWN
+    quantities = POLICY_DATA_V1["quantities"]
+    assert isinstance(quantities, Mapping)
+    if request.measurement_quantity not in quantities.get(request.category, ("",)):
+        return Reason.QUANTITY_NOT_IN_CATEGORY
     return None
 
 

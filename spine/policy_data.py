@@ -12,6 +12,10 @@ from typing import Final
 
 POLICY_DATA_V1: Final[Mapping[str, object]] = {
     "version": 1,
+    "quantities": {
+        "HH_CONSUMPTION": ["AI", "RI"],
+        "EXPORT": ["AE", "RE"],
+    },
     "bases": {
         "CONSENT": {
             "roles": ["data_user", "supplier"],

@@ -62,6 +62,7 @@ class StoredFold:
     ) -> None:
         self.topic, self.partition, self.log_id = topic, partition, log_id
         self._args = (tools, domain, governance)
+        self.schema_set = schema_set
         versions = (domain.version if domain else 0, governance.version)
         self._build = b"%d.%d." % versions + schema_set
         try:

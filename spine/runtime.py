@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -23,11 +24,11 @@ from spine import trust
 from spine.codec import Codec, tools
 from spine.config import Settings
 from spine.domain import Domain
-from spine.errors import NotFound, Reason
+from spine.errors import NotFound, Pushback, Reason
 from spine.event import SignerRole
 from spine.fold import FaustFolds
-from spine.identity import Authority, signing_key
-from spine.log import Appender, Kafka, LogReader, verify_topics
+from spine.identity import SERVER_PREFIX, Authority, signing_key
+from spine.log import Appender, Kafka, LogReader, LogUnfit, verify_topics
 from spine.opening import LogIdentity
 from spine.policy import Role
 from spine.replay import StoredFold
@@ -65,6 +66,8 @@ class Runtime:
     def of(cls, settings: Settings, kafka: Kafka, domains: Domains) -> Runtime:
         """Open the log that was created in the data folder; LogUnfit if there is none."""
         identity = LogIdentity.load(settings.data_dir / LOG_FILE)
+        if settings.log_id is not None and identity.log_id.hex() != settings.log_id:
+            raise LogUnfit(Reason.LOG_DIFFERS, "the log here is not the one that is pinned")
         return cls(settings, kafka, identity, domains, Codec(Schemas.load(), domains))
 
     @property
@@ -100,6 +103,7 @@ class Runtime:
             f"spine-{self.identity.log_id.hex()[:8]}-{process}",
             self.kafka,
             [self.stored_fold(self.stores(process), *place) for place in places],
+            datadir=self.stores(process) / "faust",
             session_timeout_s=self.settings.faust_session_timeout_s,
             heartbeat_s=self.settings.faust_heartbeat_s,
         )
@@ -128,7 +132,9 @@ class Runtime:
     ) -> SpineServer:
         """A server under the identity of this process."""
         settings = self.settings
-        identity = self.authority().issue_server(role, name, (settings.listen_host,))
+        identity = self.authority().issue_server(
+            role, name, (settings.listen_host,), alias=f"{SERVER_PREFIX}{name}"
+        )
         return build_server(
             identity,
             services,
@@ -213,11 +219,25 @@ class Process:
 
     async def fold(self, topics: Iterable[str]) -> FaustFolds:
         """Verify the log, catch up and keep folding these topics."""
+        self._claim_stores()
         await asyncio.to_thread(self.runtime.verify_topics)
         await self.appender.start()
         self.folds = self.runtime.folds(self.name, topics)
         await self.folds.start()
         return self.folds
+
+    def _claim_stores(self) -> None:
+        """Pushback(STARTING) if a process of this name runs already: a store has one writer."""
+        stores = self.runtime.stores(self.name)
+        stores.mkdir(parents=True, exist_ok=True)
+        claim = (stores / "claim").open("w")
+        try:
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            claim.close()
+            message = f"a {self.name} process of this data folder is running already"
+            raise Pushback(Reason.STARTING, message) from None
+        self.on_end(claim.close)
 
     async def serve(
         self, role: Role, services: Sequence[Service], port: int, request_bytes: int | None = None

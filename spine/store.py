@@ -23,6 +23,8 @@ from spine.domain import ReadableRows
 
 POSITION_ROW: Final = b"\xff\xffposition"
 DAMAGE_MARK: Final = "damaged"
+# What RocksDB says of its LOCK file. "lock" alone also stands in "block checksum mismatch".
+_LOCKED: Final = ("While lock file", "lock hold by current process")
 
 
 class DamagedStore(Exception):
@@ -38,6 +40,10 @@ class StorePosition:
     partition: int
     offset: int
     record_digest: bytes
+
+
+class StoreInUse(Exception):
+    """Another process writes the store; it is sound, and nobody else's to touch."""
 
 
 class MemoryRows:
@@ -80,6 +86,8 @@ class Store:
         try:
             self._db = Rdict(str(self.path / str(life)), options=_options())
         except Exception as error:
+            if any(words in str(error) for words in _LOCKED):
+                raise StoreInUse(f"{self.path.name} has another writer") from error
             raise DamagedStore(f"{self.path.name}: {error}") from error
 
     @staticmethod

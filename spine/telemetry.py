@@ -76,7 +76,7 @@ view_lag_ms = _meter.create_gauge(
     *_declared(
         "spine.view.lag",
         "ms",
-        "Age, by append time, of the oldest record that a view has yet to fold; 0 if it is level.",
+        "How long a view has had records to fold without moving; 0 while it moves or is level.",
     )
 )
 view_records_behind = _meter.create_gauge(

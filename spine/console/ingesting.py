@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
+from spine.console.client import Client
 from spine.console.context import As, AsJson, settings
 from spine.console.output import err, say, say_json
 from spine.ingest import IngestReport, ingest_file
@@ -60,6 +61,8 @@ def send(
 ) -> IngestReport:
     """Take in one file as that identity, with a progress bar if somebody is watching."""
     home = data_dir or settings().data_dir
+    if not dry_run:
+        Client(home, alias)
     target = "" if dry_run else service_target(home, "metering")
     with Progress(console=err, disable=not show, transient=True) as bar:
         task = bar.add_task(path.name, total=None)

@@ -95,6 +95,10 @@ def check(as_json: AsJson = False) -> None:
 async def ensure_log(chosen: Settings, cluster: Kafka) -> list[str]:
     """Open the log of this data folder if it is not open yet; the names of topics created."""
     path = chosen.data_dir / LOG_FILE
+    if not path.exists() and chosen.log_id is not None:
+        raise LogUnfit(Reason.LOG_MISSING, "the log that is pinned was not created here")
+    if path.exists() and not (chosen.data_dir / "keys" / f"{SignerRole.ROOT}.key").exists():
+        return []  # the root key was taken away, as it may be once the log is open
     root = Signer.of(signing_key(chosen.data_dir, SignerRole.ROOT))
     if not path.exists():
         LogIdentity.new(root.public_key, chosen.partitions, datetime.now(UTC)).save(path)

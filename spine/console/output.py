@@ -34,6 +34,9 @@ EXIT_CODES: Final[Mapping[str, int]] = {
 }
 EXIT_DIFFERENT: Final = 6
 
+# Wide enough that no id is ever cut; a terminal wraps what it cannot show.
+TABLE_WIDTH: Final = 240
+
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -52,10 +55,10 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     """A table for people."""
     made = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD)
     for column in columns:
-        made.add_column(column, overflow="fold")
+        made.add_column(column, no_wrap=True)
     for row in rows:
         made.add_row(*("" if cell is None else str(cell) for cell in row))
-    out.print(made)
+    out.print(made, width=TABLE_WIDTH, crop=False)
 
 
 def details(title: str, shown: Mapping[str, object]) -> None:

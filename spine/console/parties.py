@@ -44,6 +44,9 @@ def add_to(app: typer.Typer) -> None:
     consent.command()(narrow)
     consent.command()(revoke)
     consent.command()(withdraw)
+    consent.command()(decline)
+    consent.command("suspend")(hold)
+    consent.command()(resume)
     app.add_typer(consent, name="consent")
 
 
@@ -74,6 +77,7 @@ def admit(
     as_json: AsJson = False,
 ) -> None:
     """Admit an organisation, accredit it, and issue its development certificate."""
+    _authority(settings().data_dir).check_free(party, role, party)
     calls = client(as_)
     calls.governance("AdmitParticipant", party=party, name=name or party)
     answer = calls.governance(
@@ -89,9 +93,13 @@ def admit(
     _acknowledge(answer, f"{party} admitted as {role}; {holding}", as_json)
 
 
+def _authority(data_dir: Path) -> Authority:
+    return Authority.open_or_create(data_dir / "identities")
+
+
 def issue(data_dir: Path, role: Role, party: str, alias: str | None = None) -> None:
     """A development certificate for a party, kept under its name."""
-    Authority.open_or_create(data_dir / "identities").issue_client(role, party, alias)
+    _authority(data_dir).issue_client(role, party, alias)
 
 
 def suspend(
@@ -195,6 +203,7 @@ def start_tenancy(
     as_json: AsJson = False,
 ) -> None:
     """Record that somebody moves in, and issue the consumer's development certificate."""
+    _authority(settings().data_dir).check_free(alias, Role.CONSUMER)
     answer = client(as_).consumers(
         "StartTenancy",
         mpxn=mpxn,
@@ -234,8 +243,8 @@ def request(
     history_from: Annotated[str, typer.Option(help="Earliest half hour asked for.")],
     expires: Annotated[str, typer.Option(help="End of the consent asked for.")],
     answer_by: Annotated[str, typer.Option(help="Until when the consumer can answer.")],
-    data_user: Annotated[str, typer.Option(help="Who would read; yourself if empty.")],
     as_: As,
+    data_user: Annotated[str, typer.Option(help="Who would read; yourself if empty.")] = "",
     category: Annotated[list[str] | None, typer.Option(help="Category, repeatable.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -243,7 +252,7 @@ def request(
     answer = client(as_).consumers(
         "RequestConsent",
         mpxns=mpxns,
-        data_user=data_user,
+        data_user=data_user or as_,
         terms=_terms(purpose, category, history_from, expires),
         answer_by=stamp(instant(answer_by)),
     )
@@ -303,10 +312,42 @@ def revoke(consent_id: ConsentId, mpxns: Meters, as_: As, as_json: AsJson = Fals
     _legs(answer, as_json)
 
 
+def decline(consent_id: ConsentId, mpxns: Meters, as_: As, as_json: AsJson = False) -> None:
+    """Say no to a request, as the occupier or on its behalf."""
+    answer = client(as_).consumers("DeclineConsent", consent_id=consent_id, mpxns=mpxns)
+    _legs(answer, as_json)
+
+
+def hold(
+    consent_id: ConsentId,
+    mpxns: Meters,
+    reason: Annotated[str, typer.Option(help="Why, as a code.")] = "UNDER_INVESTIGATION",
+    as_: As = CONSENT_SERVICE,
+    as_json: AsJson = False,
+) -> None:
+    """Suspend a consent while something is looked into."""
+    answer = client(as_).consumers(
+        "SuspendConsent", consent_id=consent_id, mpxns=mpxns, reason=reason
+    )
+    _legs(answer, as_json)
+
+
+def resume(
+    consent_id: ConsentId, mpxns: Meters, as_: As = CONSENT_SERVICE, as_json: AsJson = False
+) -> None:
+    """Lift the suspension of a consent."""
+    answer = client(as_).consumers("ResumeConsent", consent_id=consent_id, mpxns=mpxns)
+    _legs(answer, as_json)
+
+
 def withdraw(consent_id: ConsentId, mpxns: Meters, as_: As, as_json: AsJson = False) -> None:
     """Give a consent up, as the data user."""
     answer = client(as_).consumers("WithdrawConsent", consent_id=consent_id, mpxns=mpxns)
     _legs(answer, as_json)
+
+
+def _place(record: Any) -> str:
+    return f"{record.topic}-{record.partition}@{record.offset}" if record.topic else ""
 
 
 def _terms(
@@ -328,7 +369,7 @@ def _legs(answer: Any, as_json: bool) -> None:
             "state": leg.state,
             "version": leg.version,
             "refused": leg.refused,
-            "record": f"{leg.record.topic}-{leg.record.partition}@{leg.record.offset}",
+            "record": _place(leg.record),
         }
         for leg in answer.legs
     ]

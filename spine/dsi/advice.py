@@ -15,10 +15,11 @@ from spine.event import AccessRequest, from_epoch_ms, murmur2_partition
 from spine.gb import HALF_HOUR
 from spine.identity import Caller
 from spine.partition import PartitionFold
-from spine.policy import Basis, Consent, MeterAccess, Permit, Role
+from spine.policy import Basis, Category, Consent, MeterAccess, Permit, Role
 from spine.rows import subject_history
 
 NOBODY: Final = bytes(32)
+QUANTITY_OF: Final[Mapping[str, str]] = {Category.HH_CONSUMPTION: "AI", Category.EXPORT: "AE"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +52,15 @@ class Adviser:
         if not _concerned(caller, access, data_user):
             return STRANGER
         now_ms = time.time_ns() // 1_000_000
-        request = _as_if(data_user, purpose, category, mpxn, now_ms)
+        role = _role_of(fold, data_user)
+        request = _as_if(data_user, role, purpose, category, mpxn, now_ms)
         judged = fold.judge(request, mpxn, now_ms)
         rule = f"policy {judged.policy_version}: {Basis.CONSENT.lower()}"
         decision = judged.decision
         if isinstance(decision, Permit):
             fact = _last_change(fold, mpxn, decision.consent_id)
             return Advice(True, "", rule, fact, decision.consent_id)
-        if not decision.concerned and caller.role is not Role.CONSUMER:
+        if not decision.concerned and caller.role not in (Role.CONSUMER, Role.CONSENT_SERVICE):
             return STRANGER
         theirs = [c for c in access.consents if c.data_user == data_user]
         nearest = theirs[-1].consent_id if theirs else ""
@@ -74,20 +76,30 @@ def _concerned(caller: Caller, access: MeterAccess, data_user: str) -> bool:
     return caller.party == data_user
 
 
-def _as_if(data_user: str, purpose: str, category: str, mpxn: str, now_ms: int) -> AccessRequest:
+def _role_of(fold: PartitionFold, data_user: str) -> Role:
+    """In which role a party would read by consent: a supplier that is nothing else, as supplier."""
+    participant = fold.participant(data_user)
+    roles = {held.role for held in participant.accreditations} if participant else set()
+    only_supplier = Role.SUPPLIER in roles and Role.DATA_USER not in roles
+    return Role.SUPPLIER if only_supplier else Role.DATA_USER
+
+
+def _as_if(
+    data_user: str, role: Role, purpose: str, category: str, mpxn: str, now_ms: int
+) -> AccessRequest:
     """The read the question is about: the last half hour, by consent."""
     end = from_epoch_ms(now_ms)
     return AccessRequest(
         bytes(16),
         data_user,
-        Role.DATA_USER,
+        role,
         NOBODY,
         "",
         "CheckAccess",
         purpose,
         Basis.CONSENT,
         category,
-        "",
+        QUANTITY_OF.get(category, ""),
         "",
         (mpxn,),
         end - HALF_HOUR,

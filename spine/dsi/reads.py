@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,9 +19,10 @@ from spine import telemetry, trust
 from spine.access import AccessLog, OutcomeLog, Vector, Verdict
 from spine.answer import Release
 from spine.dsi.answering import NOTHING, Answer, answer
-from spine.dsi.data import DataViews
-from spine.errors import NotPermitted, Pushback, Reason
+from spine.dsi.data import DATA_TOPICS, POLL_S, DataViews
+from spine.errors import Invalid, NotPermitted, Pushback, Reason
 from spine.event import AccessOutcome, AccessRequest, DataPosition, epoch_ms, murmur2_partition
+from spine.fold import LiveFold
 from spine.gb import HALF_HOUR, Interval, tzdata_version
 from spine.identity import Caller
 from spine.log import LogReader
@@ -97,13 +99,7 @@ class Reads:
         Never beyond what is folded here; at least what the caller has seen, or Pushback.
         """
         for wanted in at_least:
-            if wanted.partition != partition:
-                continue
-            if wanted.topic == trust.CONSUMER_LOG:
-                live = self.access[partition].live
-                await live.passed(wanted.offset - 1, REACH_TIMEOUT_S)
-            elif wanted.topic in (trust.READINGS_TOPIC, trust.METERING_TOPIC):
-                await self.data.reach(wanted.topic, partition, wanted.offset, REACH_TIMEOUT_S)
+            await self._reach(partition, wanted)
         topic = TOPIC_OF_CATEGORY.get(category, trust.READINGS_TOPIC)
         if not topic:
             return ()
@@ -115,6 +111,29 @@ class Reads:
                 )
             offset = min(offset, known)
         return (DataPosition(topic, partition, offset),)
+
+    async def _reach(self, partition: int, wanted: DataPosition) -> None:
+        """Wait until this partition is folded as far as the caller has seen (or not concerned)."""
+        live = self.access[partition].live
+        if wanted.topic == trust.GOVERNANCE_TOPIC:
+            await self._reach_governance(live, wanted.offset - 1)
+        elif wanted.topic not in (*DATA_TOPICS, trust.CONSUMER_LOG):
+            message = f"nothing here is computed from {wanted.topic}"
+            raise Invalid(Reason.POSITION_INVALID, message, field="at_least")
+        elif wanted.partition != partition:
+            return
+        elif wanted.topic == trust.CONSUMER_LOG:
+            await live.passed(wanted.offset - 1, REACH_TIMEOUT_S)
+        else:
+            await self.data.reach(wanted.topic, partition, wanted.offset, REACH_TIMEOUT_S)
+
+    async def _reach_governance(self, live: LiveFold, home_offset: int) -> None:
+        """Wait for the copy of a governance record in this partition."""
+        deadline = time.monotonic() + REACH_TIMEOUT_S
+        while (head := live.stored.fold.head) is None or head.last_copy < home_offset:
+            if time.monotonic() >= deadline:
+                raise Pushback(Reason.FOLD_BEHIND, "governance is not folded that far yet")
+            await asyncio.sleep(POLL_S)
 
     def request(self, query: Query, meters: tuple[str, ...]) -> AccessRequest:
         """The request as it goes into the log, under a fresh id."""

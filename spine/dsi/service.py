@@ -15,7 +15,7 @@ from spine import trust
 from spine.access import Vector
 from spine.answer import HalfHour
 from spine.common.v1 import common_pb2
-from spine.dsi.advice import Adviser
+from spine.dsi.advice import QUANTITY_OF, Adviser
 from spine.dsi.answering import Answer, MeteringPointRecord
 from spine.dsi.reads import Judged, Query, Reads
 from spine.dsi.stream import HALF_HOURS_PER_CHUNK, Chunk, ReadingsStream
@@ -32,7 +32,6 @@ MAX_METERS: Final = 1_000
 MAX_PAGE: Final = 17_568
 MAX_INTERVAL: Final = timedelta(days=3_653)
 INSTANT: Final = timedelta(milliseconds=1)
-ACTIVE_IMPORT: Final = "AI"
 READABLE: Final = frozenset({Category.HH_CONSUMPTION, Category.EXPORT})
 
 
@@ -164,7 +163,11 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
             _code(request.basis, "basis"),
             category,
             interval,
-            _code(request.measurement_quantity or ACTIVE_IMPORT, "measurement_quantity", 2),
+            _code(
+                request.measurement_quantity or QUANTITY_OF.get(category, "AI"),
+                "measurement_quantity",
+                2,
+            ),
             consent_id=_consent_id(request),
             as_of_known=wire.optional_instant(request, "as_of_known"),
         )

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 import structlog
 
+from spine.quarantine import QuarantineKeeper
 from spine.runtime import Process
+from spine.writer import LogWriter
 
 _log = structlog.get_logger()
+
+
+async def keep_quarantined(process: Process, writer: LogWriter, topics: Collection[str]) -> None:
+    """Keep what the process's own folds of these topics quarantine (rule 8)."""
+    assert process.folds is not None
+    keeper = QuarantineKeeper(writer)
+    reader = await asyncio.to_thread(process.runtime.reader)
+    try:
+        await keeper.start(process.folds, topics, reader)
+    finally:
+        await asyncio.to_thread(reader.close)
+    process.on_end(keeper.flush)
 
 
 def every(process: Process, seconds: float, work: Callable[[], Awaitable[object]]) -> None:

@@ -30,7 +30,7 @@ from spine.runtime import Process, Runtime
 from spine.sealing import VAULT_FILE, Vault
 from spine.server import Service
 from spine.services import terms, wire
-from spine.services.background import every
+from spine.services.background import every, keep_quarantined
 from spine.services.lapses import Lapses
 from spine.services.legs import FanOuts, LegDone
 
@@ -352,6 +352,7 @@ async def start_consumers(runtime: Runtime, name: str = "consumers") -> Process:
     process = Process(runtime, name)
     folds = await process.fold([trust.CONSUMER_LOG, trust.CONSUMERS_REFERENCE])
     writer = runtime.writer(process.appender, SignerRole.CONSUMERS, name)
+    await keep_quarantined(process, writer, [trust.CONSUMER_LOG, trust.CONSUMERS_REFERENCE])
     domains = runtime.domains.by_topic
     meters = Coordinator(
         domains[trust.CONSUMER_LOG], folds, writer, runtime.partitions, decider.tightens

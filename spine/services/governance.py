@@ -40,7 +40,7 @@ from spine.rows import GOVERNANCE_PREFIX
 from spine.runtime import Process, Runtime
 from spine.server import Service
 from spine.services import wire
-from spine.services.background import every
+from spine.services.background import every, keep_quarantined
 from spine.spread import Spreader
 
 NAME_CHARS_MAX: Final = 200
@@ -234,6 +234,7 @@ async def start_governance(runtime: Runtime, name: str = "governance") -> Proces
     process = Process(runtime, name)
     folds = await process.fold([trust.GOVERNANCE_TOPIC])
     writer = runtime.writer(process.appender, SignerRole.GOVERNANCE, name)
+    await keep_quarantined(process, writer, [trust.GOVERNANCE_TOPIC])
     domain = runtime.domains.governance
     home = Coordinator(domain, folds, writer, runtime.partitions, tightens)
     live = folds[trust.GOVERNANCE_TOPIC, 0]

@@ -27,6 +27,7 @@ from spine.policy import Role
 from spine.runtime import Process, Runtime
 from spine.server import Service, current_caller
 from spine.services import wire
+from spine.services.background import keep_quarantined
 from spine.services.deliveries import Deliveries
 from spine.services.recording import Intake, Recorder, Tally
 
@@ -41,6 +42,7 @@ async def start_metering(runtime: Runtime, name: str = "metering") -> Process:
     process = Process(runtime, name)
     folds = await process.fold([trust.METERING_TOPIC, trust.CONSUMER_LOG])
     writer = runtime.writer(process.appender, SignerRole.METERING, name)
+    await keep_quarantined(process, writer, [trust.METERING_TOPIC])
     deliveries = Deliveries(runtime.stores(name) / CACHE_FILE, runtime.identity.log_id)
     process.on_end(deliveries.close)
     reader = await asyncio.to_thread(runtime.reader)

@@ -365,7 +365,13 @@ class Guarded:
         )
 
     def folds(self, name: str, **how: Any) -> FaustFolds:
-        return FaustFolds(f"{self.path.name}-{name}", self.kafka, [self.stored(name)], **how)
+        return FaustFolds(
+            f"{self.path.name}-{name}",
+            self.kafka,
+            [self.stored(name)],
+            datadir=self.path / "faust",
+            **how,
+        )
 
     def replayed(self) -> bytes:
         """The digest that a plain reader comes to, in another store."""

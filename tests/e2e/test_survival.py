@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -14,7 +16,7 @@ import grpc
 import psutil
 import pytest
 
-from spine.console import ingesting
+from spine.console import context, ingesting
 from spine.console.client import Client, interval
 from spine.policy import Basis
 from spine.supervise import PROCESSES
@@ -83,11 +85,31 @@ def test_a_killed_process_comes_back(
     assert spine.supervisor.children[name].process.pid != killed.pid
 
 
+def test_a_second_process_of_a_name_is_refused_and_harms_nothing(
+    spine: Installation, occupier: Client, tmp_path: Path
+) -> None:
+    environment = os.environ | {
+        "SPINE_DATA_DIR": str(spine.data_dir),
+        "SPINE_KAFKA_BOOTSTRAP": context.kafka().bootstrap,
+    }
+    second = subprocess.run(
+        [sys.executable, "-m", "spine", "coordinator", "metering"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert second.returncode == 5
+    assert "STARTING" in second.stderr
+    whole_job(spine, occupier, tmp_path / "readings.csv")
+
+
 def test_a_killed_broker_comes_back(spine: Installation, occupier: Client, tmp_path: Path) -> None:
     (broker,) = (
         child
         for child in psutil.Process().children(recursive=True)
-        if "kafka.Kafka" in child.cmdline()
+        if "kafka.Kafka" in child.cmdline() and str(spine.data_dir) in " ".join(child.cmdline())
     )
     broker.kill()
     broker.wait(10)

@@ -8,6 +8,7 @@ from spine.event import AccessRequest
 from spine.gb import Interval
 
 METER = "1200012345678"
+QUANTITIES = {"HH_CONSUMPTION": "AI", "EXPORT": "AE"}
 
 
 def access_request(
@@ -18,7 +19,7 @@ def access_request(
     basis: str = "CONSENT",
     purpose: str = "ENERGY_ADVICE",
     category: str = "HH_CONSUMPTION",
-    measurement_quantity: str = "",
+    measurement_quantity: str | None = None,
     consent_id: str = "",
 ) -> AccessRequest:
     """One request for one meter over the interval."""
@@ -33,7 +34,9 @@ def access_request(
         purpose=purpose,
         basis=basis,
         category=category,
-        measurement_quantity=measurement_quantity,
+        measurement_quantity=QUANTITIES.get(category, "")
+        if measurement_quantity is None
+        else measurement_quantity,
         consent_id=consent_id,
         meters=(METER,),
         interval_from=start,

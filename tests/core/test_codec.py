@@ -1,0 +1,262 @@
+"""Decoding is strict: there is one way to write a value, and every other bytes are refused."""
+
+from __future__ import annotations
+
+import struct
+import time
+import tracemalloc
+from dataclasses import replace
+from io import BytesIO
+from typing import Any
+
+import fastavro
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spine import event
+from spine.codec import MAX_VALUE_BYTES, Codec
+from spine.event import DataPosition, Facts, Opening, Quarantined
+from spine.rows import Malformed, UnknownSchema
+from tests.helpers.records import BEGUN, CODEC
+from tests.helpers.samples import VALUES
+
+FRAMED = {name: CODEC.encode(value) for name, value in VALUES.items()}
+RECORDS = [name for name in VALUES if name.startswith("spine/") or name.endswith("Batch/1")]
+
+
+def decode(name: str, framed: bytes, codec: Codec = CODEC) -> object:
+    """Decode as a fold does: a record as what it says it is, a fact as what it must be."""
+    domain, kind, _ = name.split("/")
+    return (
+        codec.decode(framed) if name in RECORDS else codec.decode_event(f"{domain}.{kind}", framed)
+    )
+
+
+def naively(framed: bytes) -> Any:
+    """What fastavro alone makes of the bytes."""
+    (schema_id,) = struct.unpack_from(">I", framed, 1)
+    schema = CODEC.schemas.by_id[schema_id].parsed
+    return fastavro.schemaless_reader(BytesIO(framed[5:]), schema, None)
+
+
+def zigzag(number: int) -> bytes:
+    """An Avro int or long."""
+    rest, out = (number << 1) ^ (number >> 63), bytearray()
+    while rest > 0x7F:
+        out.append(rest & 0x7F | 0x80)
+        rest >>= 7
+    out.append(rest)
+    return bytes(out)
+
+
+def text(content: str) -> bytes:
+    return zigzag(len(content.encode())) + content.encode()
+
+
+def frame(schema_id: int, body: bytes) -> bytes:
+    return b"\x00" + struct.pack(">I", schema_id) + body
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_what_was_encoded_is_decoded(name: str) -> None:
+    assert decode(name, FRAMED[name]) == VALUES[name]
+    assert naively(FRAMED[name])
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_trailing_bytes_are_refused_and_fastavro_alone_ignores_them(name: str) -> None:
+    for rest in (b"\x00", b"junk", FRAMED[name]):
+        with pytest.raises(Malformed):
+            decode(name, FRAMED[name] + rest)
+        assert naively(FRAMED[name] + rest) == naively(FRAMED[name])
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_no_prefix_is_a_value(name: str) -> None:
+    for length in range(len(FRAMED[name])):
+        with pytest.raises((Malformed, UnknownSchema)):
+            decode(name, FRAMED[name][:length])
+
+
+POSITION = text("t") + zigzag(1) + zigzag(9)
+
+
+def vectors(body: bytes) -> bytes:
+    """Access requests with no entries, whose vectors are these bytes."""
+    return frame(4, text("t") + zigzag(3) + text("s") + zigzag(0) + body + zigzag(0))
+
+
+ONE_VECTOR = zigzag(1) + zigzag(2) + POSITION * 2 + zigzag(0) + zigzag(0)
+REFUSED = {
+    "nothing": b"",
+    "magic alone": b"\x00",
+    "half a schema id": b"\x00\x00\x00",
+    "another magic byte": b"\x01" + FRAMED["spine/Facts/1"][1:],
+    "no body": frame(2, b""),
+    "an event where a record must be": FRAMED["consumers/SupplyEnded/1"],
+    "over-long varint": frame(2, text("t") + b"\x86\x00" + zigzag(0)),
+    "over-long zero": frame(2, text("t") + zigzag(3) + b"\x80\x00"),
+    "over-long length": frame(2, b"\x82\x00t" + zigzag(3) + zigzag(0)),
+    "a varint without end": frame(2, b"\xff" * 64),
+    "a varint beyond 64 bits": frame(2, text("t") + b"\xff" * 10 + b"\x01" + zigzag(0)),
+    "a number beyond its type": frame(2, text("t") + zigzag(1 << 31) + zigzag(0)),
+    "a number below its type": frame(2, text("t") + zigzag(-(1 << 31) - 1) + zigzag(0)),
+    "negative length": frame(2, zigzag(-1) + zigzag(3) + zigzag(0)),
+    "text that is not UTF-8": frame(2, zigzag(2) + b"\xff\xfe" + zigzag(3) + zigzag(0)),
+    "surrogates": frame(2, zigzag(3) + b"\xed\xa0\x80" + zigzag(3) + zigzag(0)),
+    "over-long UTF-8": frame(2, zigzag(2) + b"\xc1\x81" + zigzag(3) + zigzag(0)),
+    "a split block": vectors(
+        zigzag(1) + zigzag(1) + POSITION + zigzag(1) + POSITION + zigzag(0) + zigzag(0)
+    ),
+    "a block with its size": vectors(
+        zigzag(1) + zigzag(-2) + zigzag(len(POSITION * 2)) + POSITION * 2 + zigzag(0) + zigzag(0)
+    ),
+    "a block with a wrong size": vectors(
+        zigzag(1) + zigzag(-2) + zigzag(1) + POSITION * 2 + zigzag(0) + zigzag(0)
+    ),
+    "an array without end": vectors(zigzag(1) + zigzag(2) + POSITION * 2),
+    "a huge array": vectors(zigzag(1 << 62)),
+    "a huge negative array": vectors(zigzag(-(1 << 62)) + zigzag(9)),
+    "a huge inner array": vectors(zigzag(1) + zigzag(1 << 40) + POSITION),
+    "a huge text": frame(2, zigzag(1 << 62) + b"t"),
+    "arrays of nothing, deep": vectors(zigzag(1) * 100_000),
+    "an unknown branch of a union": frame(
+        101, text("r") + text("s") + text("t") + zigzag(0) + zigzag(0) + zigzag(2)
+    ),
+    "an instant beyond the calendar": frame(212, zigzag(1) + text("GRANT") + zigzag(1 << 60)),
+    "an instant before the calendar": frame(212, zigzag(1) + text("GRANT") + zigzag(-(1 << 60))),
+    "more than a broker takes": frame(2, bytes(MAX_VALUE_BYTES)),
+}
+
+
+def test_the_tables_own_blocks_decode_when_they_are_written_as_they_must_be() -> None:
+    """So what is refused below is refused for what it says, and for nothing else."""
+    value = CODEC.decode(vectors(ONE_VECTOR))
+    assert isinstance(value, event.AccessRequests)
+    assert value.vectors == ((DataPosition("t", 1, 9),) * 2,)
+    assert CODEC.decode(frame(2, text("t") + zigzag(3) + zigzag(0))) == Facts("t", 3, ())
+
+
+@pytest.mark.parametrize("framed", REFUSED.values(), ids=REFUSED)
+def test_what_is_malformed_is_refused_soon_and_in_little_room(framed: bytes) -> None:
+    tracemalloc.start()
+    begun = time.perf_counter()
+    try:
+        with pytest.raises(Malformed):
+            CODEC.decode(framed)
+        with pytest.raises((Malformed, UnknownSchema)):
+            CODEC.decode_event("consumers.FanOutCompleted", framed)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert time.perf_counter() - begun < 2
+    assert peak < 64 << 20
+
+
+@pytest.mark.parametrize(
+    "name", ["a split block", "a block with its size", "over-long zero", "over-long length"]
+)
+def test_fastavro_alone_takes_a_second_way_to_write_a_value(name: str) -> None:
+    assert naively(REFUSED[name])
+
+
+def test_fastavro_alone_takes_a_number_beyond_its_type() -> None:
+    assert naively(REFUSED["a number beyond its type"])["partition"] == 1 << 31
+
+
+def test_an_unknown_id_is_no_malformation() -> None:
+    for unknown in (0, 7, 999, 0xFFFFFFFF):
+        with pytest.raises(UnknownSchema):
+            CODEC.decode(frame(unknown, b"whatever"))
+    with pytest.raises(UnknownSchema):
+        CODEC.decode_event("consumers.SupplyEnded", frame(999, b""))
+    with pytest.raises(UnknownSchema):
+        CODEC.decode_event("consumers.NeverHeardOf", FRAMED["consumers/SupplyEnded/1"])
+
+
+def test_a_fact_is_of_the_type_it_says() -> None:
+    """The bytes of a revocation are no grant, however the fact is named."""
+    with pytest.raises(Malformed):
+        CODEC.decode_event("consumers.ConsentResumed", FRAMED["consumers/ConsentRevoked/1"])
+    with pytest.raises(Malformed):
+        CODEC.decode_event("consumers.ConsentRevoked", FRAMED["spine/Facts/1"])
+
+
+def test_a_number_that_a_type_does_not_hold_is_never_written_and_read_back() -> None:
+    huge = CODEC.encode(Opening(1, 1 << 40, bytes(32), BEGUN, bytes(16)))
+    with pytest.raises(Malformed):
+        CODEC.decode(huge)
+
+
+def test_a_value_has_as_many_bytes_as_a_broker_takes_and_no_more() -> None:
+    empty = Quarantined("t", 0, 0, 0, 0, "r", None, (), b"")
+    about = 1_000_000
+    room = about + MAX_VALUE_BYTES - len(CODEC.encode(replace(empty, value=bytes(about))))
+    fits = CODEC.encode(replace(empty, value=bytes(room)))
+    assert len(fits) == MAX_VALUE_BYTES
+    assert CODEC.decode(fits) == replace(empty, value=bytes(room))
+    with pytest.raises(Malformed):
+        CODEC.decode(CODEC.encode(replace(empty, value=bytes(room + 1))))
+
+
+# Mutants
+
+
+def mutant(framed: bytes, data: st.DataObject) -> bytes:
+    """Other bytes: some changed, left out, doubled or put in."""
+    changed = bytearray(framed)
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(changed) - 1))
+        match data.draw(st.sampled_from(["set", "flip", "drop", "double", "insert", "varint"])):
+            case "set":
+                changed[at] = data.draw(st.integers(0, 255))
+            case "flip":
+                changed[at] ^= 1 << data.draw(st.integers(0, 7))
+            case "drop":
+                del changed[at]
+            case "double":
+                changed[at:at] = changed[at : at + data.draw(st.integers(1, 8))]
+            case "insert":
+                changed[at:at] = data.draw(st.binary(min_size=1, max_size=4))
+            case "varint":
+                changed[at : at + 1] = bytes([changed[at] | 0x80, 0])
+        if not changed:
+            break
+    return bytes(changed)
+
+
+@settings(max_examples=400, deadline=None)
+@given(data=st.data())
+def test_no_two_byte_strings_are_one_value(data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(sorted(VALUES)))
+    other = mutant(FRAMED[name], data)
+    try:
+        value = decode(name, other)
+    except (Malformed, UnknownSchema):
+        return
+    assert (value == VALUES[name]) is (other == FRAMED[name])
+    assert CODEC.encode(value) == other
+
+
+@settings(max_examples=150, deadline=None)
+@given(schema_id=st.sampled_from(sorted(CODEC.schemas.by_id)), body=st.binary(max_size=200))
+def test_no_bytes_end_in_anything_but_a_value_or_a_refusal(schema_id: int, body: bytes) -> None:
+    framed = frame(schema_id, body)
+    schema = CODEC.schemas.by_id[schema_id]
+    for attempt in (CODEC.decode, lambda f: CODEC.decode_event(schema.name, f)):
+        try:
+            value = attempt(framed)
+        except (Malformed, UnknownSchema):
+            continue
+        assert CODEC.encode(value) == framed
+
+
+def test_malleability_is_there_without_the_check() -> None:
+    """An over-long varint is the same value to fastavro: a second signature could cover it."""
+    framed = FRAMED["consumers/SupplyEnded/1"]
+    assert framed[5] == 2 * len("supplier-1")
+    other = framed[:5] + bytes([framed[5] | 0x80, 0]) + framed[6:]
+    assert naively(other) == naively(framed)
+    with pytest.raises(Malformed):
+        CODEC.decode_event("consumers.SupplyEnded", other)
