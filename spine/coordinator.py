@@ -14,6 +14,7 @@ from hashlib import sha256
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
+from spine.claims import Claims
 from spine.domain import Actor, Domain
 from spine.errors import Conflict, Pushback, Reason
 from spine.event import Command, Fact, Facts, RecordType, from_epoch_ms, murmur2_partition
@@ -71,7 +72,9 @@ class Coordinator:
         writer: LogWriter,
         partition_count: int,
         tightens: Callable[[Any], bool],
+        claims: Claims | None = None,
     ) -> None:
+        self._claims = claims
         self.domain, self._folds, self._writer = domain, folds, writer
         self._partitions = partition_count if domain.topic in METER_KEYED else 1
         self._tightens = tightens
@@ -101,6 +104,9 @@ class Coordinator:
         Conflict(IDEMPOTENCY_CONFLICT) on other content under the same key; Pushback(INDETERMINATE)
         if the append was not acknowledged: repeat it under the same key.
         """
+        if self._claims is not None:
+            by, key = order.actor, order.idempotency_key
+            self._claims.claim(by.role, by.party, order.method, key, order.digest)
         async with self._locks.setdefault(order.subject, asyncio.Lock()):
             attempts = TIGHTENING_ATTEMPTS if self._tightens(order.command) else 1
             for _ in range(attempts):

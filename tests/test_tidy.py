@@ -32,6 +32,7 @@ PURE = frozenset(
         "spine.policy_data",
         "spine.rows",
         "spine.trust",
+        "spine.verdict",
         "spine.view",
     }
 )

@@ -18,6 +18,8 @@ from spine.runtime import Process, Runtime
 from spine.server import Service
 
 READINGS_PROCESS = "readings"
+# A thousand questions to CheckAccess with the longest party ids.
+QUESTIONS_BYTES = 256 * 1024
 
 
 async def start_dsi(runtime: Runtime, name: str = "dsi") -> Process:
@@ -59,6 +61,7 @@ async def start_dsi(runtime: Runtime, name: str = "dsi") -> Process:
             )
         ],
         settings.dsi_port,
+        max(settings.max_request_bytes, QUESTIONS_BYTES),
     )
     return process
 

@@ -19,6 +19,7 @@ from domains.consumers.commands import ConsentTerms, ConsumersCommand, check_rol
 from domains.consumers.evolve import find_consent, is_bar
 from domains.consumers.fan_out import Action, OrderFanOut
 from spine import trust
+from spine.claims import Claims
 from spine.consumers.v1 import consumers_pb2, consumers_pb2_grpc
 from spine.coordinator import Coordinator
 from spine.domain import Actor
@@ -353,13 +354,12 @@ async def start_consumers(runtime: Runtime, name: str = "consumers") -> Process:
     folds = await process.fold([trust.CONSUMER_LOG, trust.CONSUMERS_REFERENCE])
     writer = runtime.writer(process.appender, SignerRole.CONSUMERS, name)
     await keep_quarantined(process, writer, [trust.CONSUMER_LOG, trust.CONSUMERS_REFERENCE])
-    domains = runtime.domains.by_topic
-    meters = Coordinator(
-        domains[trust.CONSUMER_LOG], folds, writer, runtime.partitions, decider.tightens
-    )
-    home = Coordinator(
-        domains[trust.CONSUMERS_REFERENCE], folds, writer, runtime.partitions, fan_out.tightens
-    )
+    claims = Claims(runtime.stores(name), runtime.identity.log_id)
+    process.on_end(claims.close)
+    of = runtime.domains.by_topic
+    shared = (folds, writer, runtime.partitions)
+    meters = Coordinator(of[trust.CONSUMER_LOG], *shared, decider.tightens, claims)
+    home = Coordinator(of[trust.CONSUMERS_REFERENCE], *shared, fan_out.tightens, claims)
     fan_outs = FanOuts(meters, home, name)
     fan_outs.watch()
     lapses = Lapses(meters, [folds[trust.CONSUMER_LOG, p] for p in range(runtime.partitions)])

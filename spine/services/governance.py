@@ -28,6 +28,7 @@ from domains.governance.commands import (
 )
 from domains.governance.decider import subject_of, tightens
 from spine import trust
+from spine.claims import Claims
 from spine.coordinator import Coordinator, Order
 from spine.domain import Actor
 from spine.errors import Invalid, Pushback, Reason
@@ -236,7 +237,9 @@ async def start_governance(runtime: Runtime, name: str = "governance") -> Proces
     writer = runtime.writer(process.appender, SignerRole.GOVERNANCE, name)
     await keep_quarantined(process, writer, [trust.GOVERNANCE_TOPIC])
     domain = runtime.domains.governance
-    home = Coordinator(domain, folds, writer, runtime.partitions, tightens)
+    claims = Claims(runtime.stores(name), runtime.identity.log_id)
+    process.on_end(claims.close)
+    home = Coordinator(domain, folds, writer, runtime.partitions, tightens, claims)
     live = folds[trust.GOVERNANCE_TOPIC, 0]
     progress = runtime.settings.data_dir / "spread" / f"{name}.json"
     spreader = Spreader(writer, domain, runtime.partitions, progress)

@@ -72,4 +72,4 @@ class Lapses:
 
 def _order(mpxn: str, command: LapseConsent) -> Order:
     digest = sha256(command.consent_id.encode()).digest()
-    return Order(mpxn, command, command.by, "LapseConsent", command.consent_id, digest)
+    return Order(mpxn, command, command.by, "LapseConsent", f"{command.consent_id}-{mpxn}", digest)

@@ -18,6 +18,7 @@ from domains.metering.decider import (
 )
 from domains.metering.events import EnergyDirection, Fuel, MeasurementQuantity
 from spine import telemetry, trust
+from spine.claims import Claims
 from spine.coordinator import Coordinator
 from spine.errors import Invalid, NotPermitted, Reason
 from spine.event import SignerRole
@@ -53,7 +54,9 @@ async def start_metering(runtime: Runtime, name: str = "metering") -> Process:
     recorder = Recorder(folds, writer, deliveries, runtime.partitions)
     process.on_end(recorder.drain)
     domain = runtime.domains.by_topic[trust.METERING_TOPIC]
-    coordinator = Coordinator(domain, folds, writer, runtime.partitions, tightens)
+    claims = Claims(runtime.stores(name), runtime.identity.log_id)
+    process.on_end(claims.close)
+    coordinator = Coordinator(domain, folds, writer, runtime.partitions, tightens, claims)
     await process.serve(
         Role.COORDINATOR,
         [

@@ -59,8 +59,8 @@ def read(client: Client, mpxn: str = PERSE_MPAN, when: Any = WEEK, **more: Any) 
     return list(client.readings(mpxn, **(TERMS | {"interval": interval(*when)} | more)))
 
 
-def revoke(consumer: Client, consent_id: str, mpxn: str = PERSE_MPAN) -> None:
-    consumer.consumers("RevokeConsent", consent_id=consent_id, mpxns=[mpxn])
+def revoke(consumer: Client, consent_id: str, mpxn: str = PERSE_MPAN) -> Any:
+    return consumer.consumers("RevokeConsent", consent_id=consent_id, mpxns=[mpxn]).positions
 
 
 def test_a_consent_opens_and_its_revocation_shuts(alex: Client, adviser: Client) -> None:
@@ -175,8 +175,9 @@ def test_standing_data_consents_and_advice(
     stranger = spine.party("nosy-parker", Role.DATA_USER)
     (advice,) = stranger.dsi("CheckAccess", questions=[question]).advice
     assert (advice.would_permit, advice.reason, advice.rule) == (False, "NOT_PERMITTED", "")
-    revoke(alex, consent_id)
-    (advice,) = adviser.dsi("CheckAccess", questions=[question]).advice
+    # Advice is as of a position: a caller that wants it to know of something says so.
+    seen = revoke(alex, consent_id)
+    (advice,) = adviser.dsi("CheckAccess", questions=[question], at_least=seen).advice
     assert (advice.would_permit, advice.reason) == (False, "CONSENT_REVOKED")
 
 
@@ -247,3 +248,17 @@ def test_six_processes_run(spine: Installation) -> None:
     spines = [command for command in commands if "-m spine" in command]
     assert len(spines) == 5
     assert any("kafka.Kafka" in command for command in commands)
+
+
+def test_a_key_used_for_another_meter_is_a_conflict(spine: Installation) -> None:
+    supplier = spine.as_("north-supply")
+    start = stamp(datetime(2012, 1, 1, tzinfo=UTC))
+    request = {"idempotency_key": "once-only", "registered_from": start}
+    first = supplier.metering("RegisterMeteringPoint", mpxn="1700000000014", **request)
+    again = supplier.metering("RegisterMeteringPoint", mpxn="1700000000014", **request)
+    assert (first.replayed, again.replayed) == (False, True)
+    assert again.record == first.record
+    refused = failure(
+        lambda: supplier.metering("RegisterMeteringPoint", mpxn="1800000000019", **request)
+    )
+    assert (refused.code, refused.reason) == ("ABORTED", "IDEMPOTENCY_CONFLICT")

@@ -1,0 +1,46 @@
+"""Which request an idempotency key stands for, across all subjects a coordinator decides on.
+
+A repeated command is found in the log, in its subject's own partition. That the same key was used
+for a request about another subject only a memory over all partitions can tell: this one. It is a
+cache and may be deleted; then such a reuse goes unnoticed until the key is used again.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+from spine.errors import Conflict, Reason
+
+CLAIMS_FILE: Final = "claims.sqlite"
+_TABLE: Final = """
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = OFF;
+CREATE TABLE IF NOT EXISTS claims (scope TEXT PRIMARY KEY, digest BLOB NOT NULL) WITHOUT ROWID;
+"""
+
+
+class Claims:
+    """Idempotency keys and the SHA-256 of the request each was first used for, of one log."""
+
+    def __init__(self, folder: Path, log_id: bytes) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._prefix = log_id.hex()
+        self._db = sqlite3.connect(folder / CLAIMS_FILE, isolation_level=None)
+        self._db.executescript(_TABLE)
+
+    def claim(self, role: str, party: str, method: str, key: str, digest: bytes) -> None:
+        """Bind a key to a request; Conflict(IDEMPOTENCY_CONFLICT) if it stands for another."""
+        scope = "\x1f".join((self._prefix, role, party, method, key))
+        self._db.execute("INSERT OR IGNORE INTO claims VALUES (?, ?)", (scope, digest))
+        query = "SELECT digest FROM claims WHERE scope = ?"
+        ((claimed,),) = self._db.execute(query, (scope,)).fetchall()
+        if claimed != digest:
+            raise Conflict(
+                Reason.IDEMPOTENCY_CONFLICT, "this idempotency key was used for another request"
+            )
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._db.close()
