@@ -20,6 +20,9 @@ from spine.gb import Interval
 from spine.policy_data import POLICY_DATA_V1
 from spine.trust import Participant
 
+# Bounds what one request can make a server, or an auditor years later, put together.
+MAX_INTERVAL: Final = timedelta(days=3_653)
+
 
 class Role(StrEnum):
     """The roles a certificate can name."""
@@ -191,7 +194,7 @@ def decide_v1(request: AccessRequest, situation: Situation) -> Decision:
     """Judge one request for one meter. The first rule that fails refuses."""
     if not situation.clock_sure:
         return Refuse(Reason.CLOCK_UNSURE, concerned=True)
-    if request.interval_to <= request.interval_from:
+    if not timedelta() < request.interval_to - request.interval_from <= MAX_INTERVAL:
         return Refuse(Reason.INTERVAL_INVALID, concerned=True)
     if (unfit := _claim(request)) is not None:
         return Refuse(unfit, concerned=True)

@@ -24,13 +24,12 @@ from spine.dsi.watch import Watches
 from spine.errors import Invalid, Reason
 from spine.event import DataPosition, epoch_ms, from_epoch_ms
 from spine.gb import HALF_HOUR, Interval, on_the_grid, parse_mpxn
-from spine.policy import Category, Permit
+from spine.policy import MAX_INTERVAL, Category, Permit
 from spine.server import current_caller
 from spine.services import wire
 
 MAX_METERS: Final = 1_000
 MAX_PAGE: Final = 17_568
-MAX_INTERVAL: Final = timedelta(days=3_653)
 INSTANT: Final = timedelta(milliseconds=1)
 READABLE: Final = frozenset({Category.HH_CONSUMPTION, Category.EXPORT})
 

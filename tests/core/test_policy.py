@@ -99,6 +99,7 @@ REFUSALS: list[tuple[Reason, dict[str, Any]]] = [
     (Reason.CLOCK_UNSURE, {"clock_sure": False, "asked": ASKED[::-1], "role": "janitor"}),
     (Reason.INTERVAL_INVALID, {"asked": ASKED[::-1], "role": "janitor"}),
     (Reason.INTERVAL_INVALID, {"asked": (NOW, NOW)}),
+    (Reason.INTERVAL_INVALID, {"asked": (NOW, NOW + timedelta(days=3_654))}),
     (Reason.ROLE_UNKNOWN, {"role": "janitor", "basis": "WHIM"}),
     (Reason.BASIS_UNKNOWN, {"basis": "WHIM", "purpose": "NOSINESS"}),
     (Reason.BASIS_NOT_FOR_ROLE, {"basis": "SUBJECT", "purpose": "NOSINESS"}),
