@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from itertools import islice
+from typing import Any, Final
 
 import structlog
 
@@ -37,6 +39,12 @@ MAX_REQUESTS_PER_RECORD: Final = 200
 MAX_METERS_PER_RECORD: Final = 10_000
 MAX_WAITING: Final = 4_096
 FOLD_TIMEOUT_S: Final = 5.0
+LATE_FOLD_S: Final = 60.0
+FLUSH_TIMEOUT_S: Final = 10.0
+# Upper bounds of what an outcome and one of its absent runs take in Avro.
+OUTCOME_BYTES: Final = 700
+ABSENT_RUN_BYTES: Final = 48
+MAX_OUTCOMES_BYTES: Final = 512 << 10
 STILL_AFTER_S: Final = 1.0
 _log = structlog.get_logger()
 
@@ -44,7 +52,7 @@ Vector = tuple[DataPosition, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Ruling:
     """What the fold decided on one request, member by member, and where.
 
     `expires_at` is on this server's monotonic clock, counted from before the append was sent.
@@ -67,12 +75,20 @@ class Verdict:
 class _Waiting:
     request: AccessRequest
     vector: Vector
-    verdict: asyncio.Future[Verdict]
+    ruling: asyncio.Future[Ruling]
     decided: dict[int, tuple[Decided, ...]] = field(default_factory=dict)
 
 
+def _nobody(ruling: Ruling, why: Reason) -> None:
+    """Without a release path there is nothing to record."""
+
+
 class AccessLog:
-    """Appends requests and collects the fold's decisions for one partition of the consumer log."""
+    """Appends requests and collects the fold's decisions for one partition of the consumer log.
+
+    `on_unclaimed` is given every decision that nobody waits for any more, and why: the caller went
+    away (CLIENT_GONE) or the fold was late (FOLD_BEHIND).
+    """
 
     def __init__(
         self,
@@ -80,13 +96,17 @@ class AccessLog:
         writer: LogWriter,
         server: str,
         permit_ttl_s: float,
+        *,
         fence: bool = True,
     ) -> None:
         self._live, self._writer, self._server = live, writer, server
         self._permit_ttl_s, self._fence = permit_ttl_s, fence
-        self._queue: list[_Waiting] = []
+        self._queue: deque[_Waiting] = deque()
         self._wanted: dict[bytes, _Waiting] = {}
-        self._sending = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._draining = False
+        self._probing: asyncio.Task[None] | None = None
+        self.on_unclaimed: Callable[[Ruling, Reason], None] = _nobody
         live.listeners.append(self._on_record)
 
     @property
@@ -94,7 +114,7 @@ class AccessLog:
         """The fold that decides."""
         return self._live
 
-    async def decide(self, request: AccessRequest, vector: Vector) -> Verdict:
+    async def decide(self, request: AccessRequest, vector: Vector) -> Ruling:
         """Log the request and return the fold's decision at its place.
 
         Pushback(FOLD_BEHIND) if the fold does not reach it, Pushback(INDETERMINATE) if the append
@@ -104,37 +124,56 @@ class AccessLog:
             return self._decide_unfenced(request, vector)
         if len(self._queue) >= MAX_WAITING:
             raise Pushback(Reason.OVERLOADED, "too many reads are waiting")
-        loop = asyncio.get_running_loop()
-        waiting = _Waiting(request, vector, loop.create_future())
+        waiting = _Waiting(request, vector, asyncio.get_running_loop().create_future())
         self._queue.append(waiting)
-        async with self._sending:
-            if waiting in self._queue:
-                batch = self._next_batch()
-                await self._send(batch)
-        return await waiting.verdict
+        if not self._draining:
+            self._draining = True
+            self._spawn(self._drain())
+        try:
+            return await waiting.ruling
+        finally:
+            if waiting in self._queue:  # the caller went away before it was logged
+                self._queue.remove(waiting)
 
     async def ensure_moving(self) -> None:
-        """Pushback(FOLD_BEHIND) unless the fold moves: an idle log is probed."""
+        """Pushback(FOLD_BEHIND) unless the fold moves: an idle log is probed, once for all."""
         if time.monotonic() - self._live.moved_at < STILL_AFTER_S:
             return
+        if self._probing is None or self._probing.done():
+            self._probing = asyncio.create_task(self._probe())
+        await asyncio.shield(self._probing)
+
+    async def _probe(self) -> None:
         record = AccessRequests(
             trust.CONSUMER_LOG, self._live.stored.partition, self._server, bytes(32), (), ()
         )
-        appended = await self._append(record)
-        await self._live.passed(appended, STILL_AFTER_S)
+        await self._live.passed(await self._append(record), STILL_AFTER_S)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _drain(self) -> None:
+        """Append what is queued, a record at a time. No caller can end it."""
+        try:
+            while self._queue:
+                await self._send(self._next_batch())
+        finally:
+            self._draining = False
 
     def _next_batch(self) -> list[_Waiting]:
-        meters, count = 0, 0
-        for waiting in self._queue[:MAX_REQUESTS_PER_RECORD]:
-            meters += len(waiting.request.meters)
-            if count and meters > MAX_METERS_PER_RECORD:
+        batch: list[_Waiting] = []
+        meters = 0
+        while self._queue and len(batch) < MAX_REQUESTS_PER_RECORD:
+            meters += len(self._queue[0].request.meters)
+            if batch and meters > MAX_METERS_PER_RECORD:
                 break
-            count += 1
-        batch, self._queue = self._queue[:count], self._queue[count:]
+            batch.append(self._queue.popleft())
         return batch
 
     async def _send(self, batch: list[_Waiting]) -> None:
-        """Append one record for the batch and settle every request in it, one way or the other."""
+        """Append one record for the batch; every request in it is settled, one way or the other."""
         vectors = tuple(dict.fromkeys(waiting.vector for waiting in batch))
         for waiting in batch:
             waiting.request = replace(waiting.request, vector=vectors.index(waiting.vector))
@@ -150,12 +189,11 @@ class AccessLog:
         expires_at = time.monotonic() + self._permit_ttl_s
         try:
             offset = await self._append(record)
-        except SpineError as error:
-            self._settle(batch, error)
+        except Exception as error:
+            self._forget(batch)
+            _settle(batch, error)
             return
-        task = asyncio.create_task(self._await_fold(batch, offset, expires_at))
-        _background.add(task)
-        task.add_done_callback(_background.discard)
+        self._spawn(self._await_fold(batch, offset, expires_at))
 
     async def _append(self, record: AccessRequests) -> int:
         entries = [self._writer.codec.encode_entry(entry) for entry in record.entries]
@@ -170,30 +208,38 @@ class AccessLog:
         return appended.offset
 
     async def _await_fold(self, batch: list[_Waiting], offset: int, expires_at: float) -> None:
+        """Hand out the decisions at the acknowledged offset; what comes too late is recorded."""
+        late = False
         try:
             await self._live.passed(offset, FOLD_TIMEOUT_S)
         except SpineError as error:
-            self._settle(batch, error)
-            return
+            _settle(batch, error)
+            late = await self._comes_late(offset)
+        self._forget(batch)
         for waiting in batch:
-            self._wanted.pop(waiting.request.request_id, None)
             decided = waiting.decided.get(offset)
-            if waiting.verdict.done():
-                continue
             if decided is None:
                 message = "the fold found no decision at the request's place"
-                waiting.verdict.set_exception(Pushback(Reason.KEY_NOT_SEEN, message))
+                _settle([waiting], Pushback(Reason.KEY_NOT_SEEN, message))
                 continue
             partition = self._live.stored.partition
-            waiting.verdict.set_result(
-                Verdict(waiting.request, partition, offset, decided, waiting.vector, expires_at)
-            )
+            ruling = Ruling(waiting.request, partition, offset, decided, waiting.vector, expires_at)
+            if waiting.ruling.done():
+                why = Reason.FOLD_BEHIND if late else Reason.CLIENT_GONE
+                self.on_unclaimed(ruling, why)
+            else:
+                waiting.ruling.set_result(ruling)
 
-    def _settle(self, batch: Iterable[_Waiting], error: SpineError) -> None:
+    async def _comes_late(self, offset: int) -> bool:
+        try:
+            await self._live.passed(offset, LATE_FOLD_S)
+        except SpineError:
+            return False
+        return True
+
+    def _forget(self, batch: Iterable[_Waiting]) -> None:
         for waiting in batch:
             self._wanted.pop(waiting.request.request_id, None)
-            if not waiting.verdict.done():
-                waiting.verdict.set_exception(error)
 
     def _on_record(self, record: LogRecord, applied: Applied) -> None:
         """The fold has reached a record; if it holds requests of ours, it decides them there."""
@@ -205,13 +251,19 @@ class AccessLog:
         for request_id, members in by_request.items():
             self._wanted[request_id].decided[record.offset] = tuple(members)
 
-    def _decide_unfenced(self, request: AccessRequest, vector: Vector) -> Verdict:
+    def _decide_unfenced(self, request: AccessRequest, vector: Vector) -> Ruling:
         """The naive read: ask the view as it is. Only for the test that shows how it leaks."""
         fold = self._live.stored.fold
         now_ms = time.time_ns() // 1_000_000
         decided = tuple(fold.judge(request, member, now_ms) for member in request.meters)
         expires_at = time.monotonic() + self._permit_ttl_s
-        return Verdict(request, fold.partition, -1, decided, vector, expires_at)
+        return Ruling(request, fold.partition, -1, decided, vector, expires_at)
+
+
+def _settle(batch: Iterable[_Waiting], error: Exception) -> None:
+    for waiting in batch:
+        if not waiting.ruling.done():
+            waiting.ruling.set_exception(error)
 
 
 class OutcomeLog:
@@ -219,26 +271,25 @@ class OutcomeLog:
 
     def __init__(self, writer: LogWriter, server: str) -> None:
         self._writer, self._server = writer, server
-        self._queues: dict[int, list[AccessOutcome]] = {}
+        self._queues: dict[int, deque[AccessOutcome]] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
     def add(self, partition: int, outcomes: Sequence[AccessOutcome]) -> None:
         """Queue outcomes of requests decided in that partition."""
-        self._queues.setdefault(partition, []).extend(outcomes)
+        self._queues.setdefault(partition, deque()).extend(outcomes)
         if partition not in self._tasks:
-            task = asyncio.create_task(self._drain(partition))
-            self._tasks[partition] = task
+            self._tasks[partition] = asyncio.create_task(self._drain(partition))
 
     async def flush(self) -> None:
-        """Wait until everything queued so far is appended."""
-        while self._tasks:
-            await asyncio.gather(*self._tasks.values())
+        """Wait until everything queued so far is appended, but not for ever."""
+        if self._tasks:
+            await asyncio.wait(self._tasks.values(), timeout=FLUSH_TIMEOUT_S)
 
     async def _drain(self, partition: int) -> None:
         queue = self._queues[partition]
         try:
             while queue:
-                batch = tuple(queue[:MAX_REQUESTS_PER_RECORD])
+                batch = _as_one_record(queue)
                 value = AccessOutcomes(trust.OUTCOMES_TOPIC, partition, self._server, batch)
                 try:
                     await self._writer.write(
@@ -248,9 +299,19 @@ class OutcomeLog:
                     _log.warning("outcomes.retry", partition=partition, reason=str(pushback.reason))
                     await asyncio.sleep(pushback.retry_after_s)
                     continue
-                del queue[: len(batch)]
+                for _ in batch:
+                    queue.popleft()
         finally:
             del self._tasks[partition]
 
 
-_background: set[asyncio.Task[None]] = set()
+def _as_one_record(queue: deque[AccessOutcome]) -> tuple[AccessOutcome, ...]:
+    """As many of the next outcomes as fit into a record: each has a fixed part and its runs."""
+    batch: list[AccessOutcome] = []
+    size = 0
+    for outcome in islice(queue, MAX_REQUESTS_PER_RECORD):
+        size += OUTCOME_BYTES + ABSENT_RUN_BYTES * len(outcome.absent)
+        if batch and size > MAX_OUTCOMES_BYTES:
+            break
+        batch.append(outcome)
+    return tuple(batch)

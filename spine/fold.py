@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +21,7 @@ from opentelemetry.util.types import AnyValue
 from spine import telemetry
 from spine.errors import Pushback, Reason
 from spine.event import LogRecord
-from spine.log import Kafka, LogReader
+from spine.log import Kafka, ReaderThread
 from spine.replay import StoredFold, rebuild
 from spine.rows import Applied, Counts
 
@@ -117,20 +118,19 @@ class FaustFolds:
         self._name, self._kafka, self._datadir = name, kafka, datadir
         self._session_timeout_s, self._heartbeat_s = session_timeout_s, heartbeat_s
         self._on_failure = on_failure or _exit
-        self._reader: LogReader | None = None
-        self._reading = asyncio.Lock()
+        self._reader: ReaderThread | None = None
         self._healing: set[asyncio.Task[None]] = set()
         self._watching: asyncio.Task[None] | None = None
         self._app: Any = None
 
     async def start(self) -> None:
         """Catch up from the log, then let Faust take over; returns when both are done."""
-        self._reader = await asyncio.to_thread(LogReader, self._kafka)
+        self._reader = ReaderThread(self._kafka)
         for live in self.folds.values():
-            await asyncio.to_thread(rebuild, live.stored, self._reader)
+            await self._reader.run(partial(rebuild, live.stored))
         self._app = self._faust_app()
         await self._app.start()
-        self._watching = asyncio.create_task(self._watch())
+        self._watching = self._spawn(self._watch())
 
     async def stop(self) -> None:
         """Stop folding. Answers stop with it."""
@@ -141,7 +141,7 @@ class FaustFolds:
             await self._app.stop()
             self._app = None
         if self._reader is not None:
-            await asyncio.to_thread(self._reader.close)
+            await self._reader.close()
             self._reader = None
 
     def close(self) -> None:
@@ -219,18 +219,26 @@ class FaustFolds:
         reader, stored = self._reader, live.stored
         if reader is None:
             return
-        async with self._reading:
-            missing = await asyncio.to_thread(
-                lambda: list(reader.read(stored.topic, stored.partition, live.next_offset, end))
-            )
+        missing = await reader.run(
+            lambda log: list(log.read(stored.topic, stored.partition, live.next_offset, end))
+        )
         for record in missing:
             live.deliver(record)
 
     async def _assigned(self, *_: Any, **__: Any) -> None:
         """Faust starts at the end of the log: heal what came before its start."""
-        task = asyncio.create_task(self._heal_after_assignment())
-        self._healing.add(task)
-        task.add_done_callback(self._healing.discard)
+        self._healing.add(self._spawn(self._heal_after_assignment()))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a task whose failure ends the process, as that of an agent does."""
+        task = asyncio.create_task(work)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._healing.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._on_failure(error)
 
     async def _heal_after_assignment(self) -> None:
         for pause in HEAL_AFTER_ASSIGNMENT_S:
@@ -281,8 +289,7 @@ class FaustFolds:
         if reader is None:
             return None
         try:
-            async with self._reading:
-                return (await asyncio.to_thread(reader.bounds, *place))[1]
+            return (await reader.run(lambda log: log.bounds(*place)))[1]
         except Pushback:
             return None
 
@@ -292,9 +299,12 @@ class FaustFolds:
         if reader is None:
             return False
         try:
-            async with self._reading:
-                missing = reader.read(stored.topic, stored.partition, live.next_offset, end)
-                return await asyncio.to_thread(next, missing, None) is not None
+            missing = await reader.run(
+                lambda log: next(
+                    log.read(stored.topic, stored.partition, live.next_offset, end), None
+                )
+            )
+            return missing is not None
         except Pushback:
             return True
 

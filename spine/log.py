@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError as AioKafkaError
@@ -22,12 +23,15 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from spine import telemetry, trust
-from spine.errors import Bug, Pushback, Reason, SpineError
+from spine.errors import Bug, Invalid, Pushback, Reason, SpineError
 from spine.event import LogRecord
 
 APPEND_TIMEOUT_S: Final = 20.0
 MAX_RECORD_BYTES: Final = 1 << 20
+# What a record's value may come to, so that key and headers still fit.
+MAX_VALUE_BYTES: Final = MAX_RECORD_BYTES - (16 << 10)
 FETCH_BYTES: Final = 8 << 20
+T = TypeVar("T")
 POLL_MS: Final = 100  # a range that ends in a hole is waited for no longer than this
 
 
@@ -101,7 +105,13 @@ class Appender:
         headers: Sequence[tuple[str, bytes]],
         value: bytes,
     ) -> Appended:
-        """Append one record; Pushback(INDETERMINATE) if its fate is unknown."""
+        """Append one record; Pushback(INDETERMINATE) if its fate is unknown.
+
+        Invalid(REQUEST_TOO_LARGE) for a record that no broker would take.
+        """
+        if len(value) > MAX_VALUE_BYTES:
+            message = f"a record holds at most {MAX_VALUE_BYTES} bytes"
+            raise Invalid(Reason.REQUEST_TOO_LARGE, message)
         producer = await self._connected()
         started = time.monotonic()
         try:
@@ -133,8 +143,10 @@ class Appender:
                 )
                 try:
                     await producer.start()
-                except AioKafkaError as error:
+                except BaseException as error:
                     await producer.stop()
+                    if not isinstance(error, AioKafkaError):
+                        raise
                     message = "no broker answers"
                     raise Pushback(Reason.LOG_UNREACHABLE, message) from error
                 self._producer = producer
@@ -162,6 +174,31 @@ _closing: set[asyncio.Task[None]] = set()
 async def _stop_quietly(producer: AIOKafkaProducer) -> None:
     with contextlib.suppress(AioKafkaError, TimeoutError):
         await asyncio.wait_for(producer.stop(), APPEND_TIMEOUT_S)
+
+
+class ReaderThread:
+    """A reader on a thread of its own: one user at a time, also when a user is cancelled."""
+
+    def __init__(self, kafka: Kafka) -> None:
+        self._kafka = kafka
+        self._reader: LogReader | None = None
+        self._thread = ThreadPoolExecutor(1, "log-reader")
+
+    async def run(self, work: Callable[[LogReader], T]) -> T:
+        """What the work gives, done on the reader's thread."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._do, work)
+
+    def _do(self, work: Callable[[LogReader], T]) -> T:
+        if self._reader is None:
+            self._reader = LogReader(self._kafka)
+        return work(self._reader)
+
+    async def close(self) -> None:
+        """Disconnect, after whatever is under way."""
+        if self._reader is not None:
+            await self.run(LogReader.close)
+        self._thread.shutdown(wait=False)
 
 
 class LogReader:
@@ -196,7 +233,7 @@ class LogReader:
         """The first offset appended at or after that time; the end of the log if there is none."""
         place = TopicPartition(topic, partition)
         try:
-            found = self._consumer.offsets_for_times({place: epoch_ms}).get(place)
+            found = self._consumer.offsets_for_times({place: max(0, epoch_ms)}).get(place)
         except KafkaError as error:
             raise Pushback(Reason.LOG_UNREACHABLE, "the log does not answer") from error
         return self.bounds(topic, partition)[1] if found is None else found.offset

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Collection, Iterator
+from typing import Final
 
 import structlog
 
@@ -17,6 +18,8 @@ from spine.trust import QUARANTINE_TOPIC
 from spine.writer import LogWriter
 
 _log = structlog.get_logger()
+
+MAX_KEPT_BYTES: Final = 900 << 10
 
 
 class QuarantineKeeper:
@@ -34,7 +37,8 @@ class QuarantineKeeper:
         owned = [live for (topic, _), live in folds.folds.items() if topic in topics]
         for live in owned:
             live.listeners.append(self._on_record)
-        for kept in await asyncio.to_thread(lambda: list(_missed(owned, reader))):
+        listed = [entry for live in owned for entry in _listed(live)]
+        for kept in await asyncio.to_thread(lambda: list(_missed(listed, reader))):
             self._keep(kept)
 
     async def flush(self) -> None:
@@ -64,20 +68,30 @@ class QuarantineKeeper:
                 return
 
 
-def _missed(owned: list[LiveFold], reader: LogReader) -> Iterator[Quarantined]:
-    """What the stores list as quarantined and the topic does not hold. Blocking."""
+_Entry = tuple[str, int, int, int, str]
+
+
+def _listed(live: LiveFold) -> Iterator[_Entry]:
+    """Topic, partition, offset, entry and rule of all that a store lists as quarantined."""
+    stored = live.stored
+    for row, rule in stored.store.scan(QUARANTINE_PREFIX, QUARANTINE_PREFIX + b"\xff" * 13):
+        offset, entry = struct.unpack(">qi", row.removeprefix(QUARANTINE_PREFIX))
+        yield stored.topic, stored.partition, offset, entry, stored.fold.tools.unpack(rule, str)
+
+
+def _missed(listed: list[_Entry], reader: LogReader) -> Iterator[Quarantined]:
+    """Of what is listed, what the quarantine topic does not hold. Blocking."""
     kept = {record.key for record in reader.read(QUARANTINE_TOPIC, 0, 0)}
-    for live in owned:
-        stored = live.stored
-        for row, rule in stored.store.scan(QUARANTINE_PREFIX, QUARANTINE_PREFIX + b"\xff" * 13):
-            offset, entry = struct.unpack(">qi", row.removeprefix(QUARANTINE_PREFIX))
-            record = next(reader.read(stored.topic, stored.partition, offset, offset + 1))
-            found = _quarantined(record, entry, stored.fold.tools.unpack(rule, str))
-            if _key(found) not in kept:
-                yield found
+    for topic, partition, offset, entry, rule in listed:
+        record = next(reader.read(topic, partition, offset, offset + 1))
+        found = _quarantined(record, entry, rule)
+        if _key(found) not in kept:
+            yield found
 
 
 def _quarantined(record: LogRecord, entry: int, rule: str) -> Quarantined:
+    """The record as it is kept; a value too large to be wrapped stays where it is in the log."""
+    fits = record.value is None or len(record.value) <= MAX_KEPT_BYTES
     return Quarantined(
         record.topic,
         record.partition,
@@ -87,7 +101,7 @@ def _quarantined(record: LogRecord, entry: int, rule: str) -> Quarantined:
         rule,
         record.key,
         tuple(Header(name, value) for name, value in record.headers),
-        record.value,
+        record.value if fits else None,
     )
 
 

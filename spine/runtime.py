@@ -7,7 +7,6 @@ Built once from `Settings` by the command line. A process says where it listens 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import fcntl
 import json
 import os
@@ -16,7 +15,7 @@ import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import structlog
 
@@ -38,6 +37,8 @@ from spine.signing import Signer, verify
 from spine.writer import LogWriter
 
 LOG_FILE: Final = "log.json"
+# What a process that is told to stop still waits for, each: a broker may be away for long.
+END_TIMEOUT_S: Final = 10.0
 _log = structlog.get_logger()
 
 
@@ -211,6 +212,7 @@ class Process:
         self.folds: FaustFolds | None = None
         self.server: SpineServer | None = None
         self.ready = False
+        self._claim: IO[str] | None = None
         self._ending: list[Callable[[], Any]] = []
 
     def on_end(self, close: Callable[[], Any]) -> None:
@@ -237,7 +239,7 @@ class Process:
             claim.close()
             message = f"a {self.name} process of this data folder is running already"
             raise Pushback(Reason.STARTING, message) from None
-        self.on_end(claim.close)
+        self._claim = claim
 
     async def serve(
         self, role: Role, services: Sequence[Service], port: int, request_bytes: int | None = None
@@ -268,12 +270,16 @@ class Process:
         if self.server is not None:
             await self.server.stop()
         for close in reversed(self._ending):
-            with contextlib.suppress(Exception):
+            try:
                 result = close()
                 if asyncio.iscoroutine(result):
-                    await result
+                    await asyncio.wait_for(result, END_TIMEOUT_S)
+            except Exception as error:
+                _log.warning("process.end_failed", process=self.name, reason=repr(error))
         if self.folds is not None:
             await self.folds.stop()
         await self.appender.stop()
         if self.folds is not None:
             self.folds.close()
+        if self._claim is not None:
+            self._claim.close()

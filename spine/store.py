@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import structlog
 from rocksdict import AccessType, Options, Rdict, ReadOptions, WriteBatch
 
 from spine.codec import pack, unpack
 from spine.domain import ReadableRows
 
+_log = structlog.get_logger()
 POSITION_ROW: Final = b"\xff\xffposition"
 DAMAGE_MARK: Final = "damaged"
 # What RocksDB says of its LOCK file. "lock" alone also stands in "block checksum mismatch".
@@ -167,8 +169,9 @@ class StoreReader:
                 self._open(life or 1)
             assert self._db is not None
             self._db.try_catch_up_with_primary()
-        except Exception:
-            self._db = None
+        except Exception as error:
+            _log.warning("store.unreadable", store=self._path.name, reason=str(error))
+            self.close()
             return False
         return True
 
@@ -181,11 +184,16 @@ class StoreReader:
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a row as of the last refresh."""
-        return None if self._db is None else _get(self._db, self._path, key)
+        return _get(self._opened(), self._path, key)
 
     def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Rows with start <= key < end, in key order, as of the last refresh."""
-        return iter(()) if self._db is None else _scan(self._db, self._path, start, end)
+        return _scan(self._opened(), self._path, start, end)
+
+    def _opened(self) -> Rdict:
+        if self._db is None:
+            raise DamagedStore(f"{self._path.name} is not open")
+        return self._db
 
     def position(self) -> StorePosition | None:
         """How far the rows of the last refresh have come."""

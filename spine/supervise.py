@@ -17,7 +17,7 @@ from typing import Final
 
 import structlog
 
-from spine.embedded import EmbeddedKafka
+from spine.embedded import EmbeddedKafka, EmbeddedKafkaError
 
 PROCESSES: Final[dict[str, tuple[str, ...]]] = {
     "governance": ("coordinator", "governance"),
@@ -77,13 +77,25 @@ class Supervisor:
         """Start again whatever has ended."""
         if self._kafka is not None and not self._kafka.is_alive():
             _log.warning("supervisor.restart", process="kafka")
-            self._kafka.start()
+            self._start_broker(self._kafka)
         for child in list(self.children.values()):
             if child.process.poll() is not None and self._rested(child):
                 _log.warning(
                     "supervisor.restart", process=child.name, exit_code=child.process.returncode
                 )
                 self._launch(child.name)
+
+    def _start_broker(self, kafka: EmbeddedKafka) -> None:
+        """Start the broker again; at another port, the processes follow it."""
+        before = kafka.bootstrap
+        try:
+            kafka.start()
+        except EmbeddedKafkaError as error:
+            _log.error("supervisor.restart_failed", process="kafka", reason=str(error))
+            return
+        if kafka.bootstrap != before:
+            for child in self.children.values():
+                child.process.terminate()
 
     def stop(self) -> None:
         """End every process this supervisor started, then the broker."""
@@ -118,10 +130,13 @@ class Supervisor:
     def _launch(self, name: str) -> None:
         logs = self._data_dir / "logs"
         logs.mkdir(parents=True, exist_ok=True)
+        environment = os.environ | self._environment
+        if self._kafka is not None:
+            environment |= {"SPINE_KAFKA_BOOTSTRAP": self._kafka.bootstrap}
         with (logs / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "spine", *PROCESSES[name]],
-                env=os.environ | self._environment,
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from spine.common.v1 import common_pb2
@@ -106,6 +105,3 @@ class Client:
             if "idempotency_key" in request.DESCRIPTOR.fields_by_name:
                 request.idempotency_key = request.idempotency_key or uuid.uuid4().hex
             return getattr(made, method)(request, timeout=CALL_S)
-
-
-RpcError: Final = grpc.RpcError

@@ -10,7 +10,7 @@ import typer
 
 from spine.console.client import Client, stamp
 from spine.console.context import CONSENT_SERVICE, OPERATOR, As, AsJson, Mpxn, instant, settings
-from spine.console.output import out, say, say_json, table, when
+from spine.console.output import out, say, say_json, table
 from spine.identity import Authority
 from spine.policy import Role
 
@@ -127,7 +127,12 @@ def reinstate(
 
 def list_participants(as_: As = OPERATOR, as_json: AsJson = False) -> None:
     """Every organisation, its roles and whether it is suspended."""
-    found = client(as_).governance("ListParticipants").participants
+    calls = client(as_)
+    page = calls.governance("ListParticipants")
+    found = list(page.participants)
+    while page.next_cursor:
+        page = calls.governance("ListParticipants", cursor=page.next_cursor)
+        found += page.participants
     rows = [
         (p.party, p.name, ", ".join(a.role for a in p.accreditations), p.suspended) for p in found
     ]
@@ -379,8 +384,3 @@ def _legs(answer: Any, as_json: bool) -> None:
     say(f"consent {answer.consent_id}")
     for leg in legs:
         out.print(f"  {leg['mpxn']}  {leg['refused'] or leg['state']}  [dim]{leg['record']}[/]")
-
-
-def when_or_open(stamp_: Any) -> str:
-    """An instant, or that there is none."""
-    return when(stamp_) if stamp_.seconds else "open"

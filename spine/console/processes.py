@@ -52,7 +52,6 @@ def running(chosen: Settings, note: Callable[[str], None] = lambda _: None) -> I
     if chosen.kafka_bootstrap is None:
         embedded = EmbeddedKafka(chosen.data_dir, chosen.kafka_port, chosen.kafka_jar_dir)
         embedded.start()
-        environment["SPINE_KAFKA_BOOTSTRAP"] = embedded.bootstrap
         note(f"kafka at {embedded.bootstrap}")
     supervisor = Supervisor(chosen.data_dir, embedded, environment)
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-import grpc
 import typer
 
 from spine.console.client import interval
@@ -14,7 +13,6 @@ from spine.console.output import details, say, say_json, table, when
 from spine.console.parties import client
 from spine.dsi.v1 import dsi_pb2
 from spine.policy import Basis, Category
-from spine.server import error_from
 
 Purpose = Annotated[str, typer.Option(help="Purpose code, such as ENERGY_ADVICE.")]
 ByBasis = Annotated[Basis, typer.Option("--basis", help="Lawful basis.")]
@@ -246,8 +244,3 @@ def _days(rows: list[Any]) -> Iterator[tuple[object, ...]]:
         reasons = sorted({absent(row) for row in members if row not in present})
         kwh = sum(row.value_wh for row in present) / 1000
         yield day, f"{kwh:,.3f}", len(present), ", ".join(reasons)
-
-
-def cut_reason(error: grpc.RpcError) -> str:
-    """Why a stream ended."""
-    return error_from(error).reason

@@ -62,10 +62,19 @@ class Adviser:
             return Advice(True, "", rule, fact, decision.consent_id)
         if not decision.concerned and caller.role not in (Role.CONSUMER, Role.CONSENT_SERVICE):
             return STRANGER
-        theirs = [c for c in access.consents if c.data_user == data_user]
-        nearest = theirs[-1].consent_id if theirs else ""
+        nearest = _nearest(access, data_user, purpose, category)
         fact = _last_change(fold, mpxn, nearest)
         return Advice(False, decision.reason, rule, fact, nearest)
+
+
+def _nearest(access: MeterAccess, data_user: str, purpose: str, category: str) -> str:
+    """The consent a refusal is about: the last changed that was meant for this; empty if none."""
+    meant = [
+        c
+        for c in access.consents
+        if c.data_user == data_user and c.purpose == purpose and category in c.categories
+    ]
+    return max(meant, key=lambda c: (c.changed_at, c.consent_id)).consent_id if meant else ""
 
 
 def _concerned(caller: Caller, access: MeterAccess, data_user: str) -> bool:

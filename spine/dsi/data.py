@@ -57,7 +57,13 @@ class DataViews:
             await asyncio.sleep(POLL_S)
 
     def sources(self, vector: tuple[DataPosition, ...]) -> Sources:
-        """The rows of those positions."""
+        """The rows of those positions; Pushback(DATA_BEHIND) if they are not there just now.
+
+        A store may have been discarded since the positions were picked, and be coming back.
+        """
+        for p in vector:
+            if self.next_offset(p.topic, p.partition) < p.offset:
+                raise Pushback(Reason.DATA_BEHIND, "the readings are being folded again")
         return Sources(
             {p.topic: self._readers[p.topic, p.partition] for p in vector},
             {p.topic: p.offset for p in vector},

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from spine import trust
 from spine.access import AccessLog, OutcomeLog
 from spine.dsi.advice import Adviser
@@ -13,6 +11,7 @@ from spine.dsi.service import DsiService
 from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
 from spine.dsi.watch import Watches
 from spine.event import SignerRole
+from spine.log import ReaderThread
 from spine.policy import Role
 from spine.runtime import Process, Runtime
 from spine.server import Service
@@ -42,7 +41,7 @@ async def start_dsi(runtime: Runtime, name: str = "dsi") -> Process:
         runtime.stores(READINGS_PROCESS), runtime.stores(name) / "data", log_id, runtime.partitions
     )
     outcomes = OutcomeLog(writer, name)
-    reader = await asyncio.to_thread(runtime.reader)
+    reader = ReaderThread(runtime.kafka)
     consumers = runtime.domains.by_topic[trust.CONSUMER_LOG]
     reads = Reads(access, outcomes, data, reader, runtime.codec.schemas.set_hash, consumers.version)
     watches = Watches(access)

@@ -16,7 +16,7 @@ from typing import Final
 
 from domains.metering.views import readings_as_of
 from spine import telemetry, trust
-from spine.access import AccessLog, OutcomeLog, Vector, Verdict
+from spine.access import AccessLog, OutcomeLog, Ruling, Vector
 from spine.answer import Release
 from spine.dsi.answering import NOTHING, Answer, answer
 from spine.dsi.data import DATA_TOPICS, POLL_S, DataViews
@@ -25,7 +25,7 @@ from spine.event import AccessOutcome, AccessRequest, DataPosition, epoch_ms, mu
 from spine.fold import LiveFold
 from spine.gb import HALF_HOUR, Interval, tzdata_version
 from spine.identity import Caller
-from spine.log import LogReader
+from spine.log import ReaderThread
 from spine.policy import Category, Permit
 from spine.rows import Decided
 
@@ -56,7 +56,7 @@ class Query:
 class Judged:
     """One member of a read, decided; what it may be sent if that was a permit."""
 
-    verdict: Verdict
+    ruling: Ruling
     decided: Decided
 
     @property
@@ -79,13 +79,15 @@ class Reads:
         access: Mapping[int, AccessLog],
         outcomes: OutcomeLog,
         data: DataViews,
-        reader: LogReader,
+        reader: ReaderThread,
         schema_set: bytes,
         reducer_version: int,
     ) -> None:
         self.access, self._outcomes, self.data = access, outcomes, data
-        self._reader, self._reading = reader, asyncio.Lock()
+        self._reader = reader
         self._schema_set, self._reducer_version = schema_set, reducer_version
+        for log in access.values():
+            log.on_unclaimed = self._unclaimed
 
     def partition_of(self, mpxn: str) -> int:
         """The partition that is the meter's world."""
@@ -105,10 +107,8 @@ class Reads:
             return ()
         offset = self.data.next_offset(topic, partition)
         if as_of_known is not None:
-            async with self._reading:
-                known = await asyncio.to_thread(
-                    self._reader.offset_at, topic, partition, epoch_ms(as_of_known) + 1
-                )
+            at_ms = epoch_ms(as_of_known) + 1
+            known = await self._reader.run(lambda log: log.offset_at(topic, partition, at_ms))
             offset = min(offset, known)
         return (DataPosition(topic, partition, offset),)
 
@@ -182,8 +182,8 @@ class Reads:
         request = self.request(query, meters)
         with telemetry.span("decide"):
             access = self.access[self.partition_of(meters[0])]
-            verdict = await access.decide(request, vector)
-        judged = tuple(Judged(verdict, decided) for decided in verdict.decided)
+            ruling = await access.decide(request, vector)
+        judged = tuple(Judged(ruling, decided) for decided in ruling.decided)
         for each in judged:
             reason = "" if each.permitted else str(each.decided.decision.reason)  # type: ignore[union-attr]
             decision = "permit" if each.permitted else "refuse"
@@ -192,12 +192,30 @@ class Reads:
                 self._outcome(each, Release.REFUSED, "", None, 0)
         return judged
 
+    def _unclaimed(self, ruling: Ruling, why: Reason) -> None:
+        """Nobody waits for a decision any more: it still gets its outcome."""
+        for decided in ruling.decided:
+            judged = Judged(ruling, decided)
+            if judged.permitted:
+                self.withhold(judged, why)
+            else:
+                self._outcome(judged, Release.REFUSED, "", None, 0)
+
     def answer(self, judged: Judged) -> Answer:
-        """The answer to a permitted member; Pushback(PERMIT_EXPIRED) if its time is over."""
-        made = answer(
-            judged.decided, judged.decided.access, self.data.sources(judged.verdict.vector)
-        )
-        if judged.verdict.expired:
+        """The answer to a permitted member; Pushback(PERMIT_EXPIRED) if its time is over.
+
+        Pushback(DATA_BEHIND) if the rows it must be made from are not there just now.
+        """
+        try:
+            sources = self.data.sources(judged.ruling.vector)
+            made = answer(judged.decided, judged.decided.access, sources)
+        except Pushback as behind:
+            self.withhold(judged, behind.reason)
+            raise
+        except Exception:
+            self.withhold(judged, Reason.RELEASE_FAILED)
+            raise
+        if judged.ruling.expired:
             self.withhold(judged, Reason.PERMIT_EXPIRED)
             raise Pushback(Reason.PERMIT_EXPIRED, "the permit ran out before the answer was ready")
         return made
@@ -229,19 +247,19 @@ class Reads:
     def _outcome(
         self, judged: Judged, release: Release, why: str, released: Answer | None, chunk: int
     ) -> None:
-        verdict, decided = judged.verdict, judged.decided
-        if verdict.offset < 0:
+        ruling, decided = judged.ruling, judged.decided
+        if ruling.offset < 0:
             return
         decision = decided.decision
         permit = decision if isinstance(decision, Permit) else None
         telemetry.releases.add(1, {"release": str(release)})
         self._outcomes.add(
-            verdict.partition,
+            ruling.partition,
             (
                 AccessOutcome(
                     decided.request.request_id,
-                    verdict.partition,
-                    verdict.offset,
+                    ruling.partition,
+                    ruling.offset,
                     decided.entry,
                     decided.member,
                     chunk,

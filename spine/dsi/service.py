@@ -58,7 +58,8 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
                 self._at_least(request),
                 wire.optional_instant(request, "as_of_known"),
             )
-        end = min(asked.end, start + _page(request.page_size) * HALF_HOUR)
+        page = _page(request.page_size) * HALF_HOUR
+        end = asked.end if asked.end - start <= page else start + page
         query = self._readings_query("GetReadings", request, Interval(start, end))
         judged, made = await self._reads.read_at(query, mpxn, vector)
         return dsi_pb2.GetReadingsResponse(
@@ -95,7 +96,7 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
         return dsi_pb2.GetMeteringPointResponse(
             metering_point=_metering_point(made.metering_point),
             decision=_decision(judged),
-            positions=self._token(judged.verdict.vector, judged),
+            positions=self._token(judged.ruling.vector, judged),
             digest=made.digest,
         )
 
@@ -107,7 +108,7 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
         return dsi_pb2.ListConsentsResponse(
             consents=[_consent(consent) for consent in made.consents],
             decision=_decision(judged),
-            positions=self._token(judged.verdict.vector, judged),
+            positions=self._token(judged.ruling.vector, judged),
             digest=made.digest,
         )
 
@@ -117,7 +118,12 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
             raise Invalid(Reason.REQUEST_TOO_LARGE, "1 to 1,000 questions", field="questions")
         caller = current_caller()
         questions = [
-            (str(parse_mpxn(q.mpxn)), q.data_user, q.purpose, q.category or Category.HH_CONSUMPTION)
+            (
+                str(parse_mpxn(q.mpxn)),
+                q.data_user,
+                q.purpose,
+                _code(q.category or Category.HH_CONSUMPTION, "category"),
+            )
             for q in request.questions
         ]
         partitions = sorted({self._reads.partition_of(mpxn) for mpxn, *_ in questions})
@@ -150,7 +156,7 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
         )
 
     def _readings_query(self, method: str, request: Any, interval: Interval) -> Query:
-        category = request.category or Category.HH_CONSUMPTION
+        category = _code(request.category or Category.HH_CONSUMPTION, "category")
         if category not in READABLE and category in set(Category):
             raise Invalid(
                 Reason.CATEGORY_UNKNOWN, "readings are HH_CONSUMPTION or EXPORT", field="category"
@@ -201,7 +207,7 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
 
     def _token(self, vector: Iterable[DataPosition], judged: Judged) -> Any:
         decided = DataPosition(
-            trust.CONSUMER_LOG, judged.verdict.partition, judged.verdict.offset + 1
+            trust.CONSUMER_LOG, judged.ruling.partition, judged.ruling.offset + 1
         )
         return self._positions([*vector, decided])
 
@@ -215,7 +221,7 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
             chunk=chunk.number,
             rows=_rows(answer.half_hours) if answer else (),
             decision=_decision(chunk.judged) if answer and chunk.judged else None,
-            positions=self._token(chunk.judged.verdict.vector, chunk.judged)
+            positions=self._token(chunk.judged.ruling.vector, chunk.judged)
             if answer and chunk.judged
             else None,
             digest=answer.digest if answer else b"",
@@ -312,12 +318,12 @@ def _half_hour(row: HalfHour) -> Any:
 
 
 def _decision(judged: Judged) -> Any:
-    verdict, decided = judged.verdict, judged.decided
+    ruling, decided = judged.ruling, judged.decided
     permit = decided.decision if isinstance(decided.decision, Permit) else None
     return dsi_pb2.Decision(
         request_id=decided.request.request_id,
-        partition=verdict.partition,
-        offset=verdict.offset,
+        partition=ruling.partition,
+        offset=ruling.offset,
         entry=decided.entry,
         decided_at=wire.stamp(from_epoch_ms(decided.now_ms)),
         consent_id=permit.consent_id if permit else "",

@@ -12,7 +12,7 @@ from spine.access import Vector
 from spine.dsi.answering import Answer
 from spine.dsi.reads import Judged, Query, Reads
 from spine.dsi.watch import Watch, Watches
-from spine.errors import NotPermitted, Reason
+from spine.errors import NotPermitted, Pushback, Reason
 from spine.gb import HALF_HOUR, Interval
 
 HALF_HOURS_PER_CHUNK: Final = 1_488
@@ -72,7 +72,7 @@ class ReadingsStream:
     async def _interval(self, partition: int, vector: Vector) -> AsyncIterator[Chunk]:
         start, end = self._query.interval.start, self._query.interval.end
         while start < end:
-            window = Interval(start, min(start + CHUNK, end))
+            window = Interval(start, end if end - start <= CHUNK else start + CHUNK)
             members = [m for m in self._partitions[partition] if m not in self._cut]
             async for chunk in self._send(window, members, vector, complete=window.end == end):
                 yield chunk
@@ -86,29 +86,40 @@ class ReadingsStream:
         while waiting:
             query = replace(self._query, interval=window)
             judged = list(await self._reads.decide(query, tuple(waiting), vector))
+            sent = 0
             try:
-                first = True
-                while judged and (first or not judged[0].verdict.expired):
-                    each, first = judged.pop(0), False
-                    waiting.remove(each.decided.member)
-                    yield self._chunk(each, complete)
-            except GeneratorExit:
+                while judged and not (sent and judged[0].ruling.expired):
+                    chunk = self._chunk(judged.pop(0), complete)
+                    if chunk is None:
+                        break
+                    waiting.remove(chunk.mpxn)
+                    sent += 1
+                    yield chunk
+            except BaseException:
                 self._withhold(judged, Reason.CLIENT_GONE)
                 raise
             self._withhold(judged, Reason.PERMIT_EXPIRED)
+            if not sent:
+                raise Pushback(Reason.PERMIT_EXPIRED, "no answer was ready within its permit")
 
     def _withhold(self, judged: Sequence[Judged], why: Reason) -> None:
         for each in judged:
             if each.permitted:
                 self._reads.withhold(each, why, self._numbers[each.decided.member])
 
-    def _chunk(self, judged: Judged, complete: bool) -> Chunk:
+    def _chunk(self, judged: Judged, complete: bool) -> Chunk | None:
+        """What to send for one member; None if its permit ran out while the answer was made."""
         mpxn = judged.decided.member
         number = self._numbers[mpxn]
         if not judged.permitted:
             self._cut[mpxn] = judged.refused
             return Chunk(mpxn, number, judged, refused=judged.refused)
-        made = self._reads.answer(judged)
+        try:
+            made = self._reads.answer(judged)
+        except Pushback as pushback:
+            if pushback.reason is Reason.PERMIT_EXPIRED:
+                return None
+            raise
         self._reads.release(judged, made, number)
         self._numbers[mpxn] += 1
         return Chunk(mpxn, number, judged, made, complete)
@@ -151,6 +162,7 @@ class ReadingsStream:
         vectors[watch.partition] = after
         for mpxn in sorted(watch.members):
             changed = self._reads.changed(self._query, mpxn, before, after)
+            await asyncio.sleep(0)  # so that the fold goes on between meters
             if changed is not None and mpxn not in watch.cut:
                 async for chunk in self._send(changed, [mpxn], after, complete=False):
                     yield chunk

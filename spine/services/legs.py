@@ -86,7 +86,10 @@ class FanOuts:
         stuck = self._open & self._open_before
         self._open_before = set(self._open)
         for consent_id in sorted(stuck):
-            await self.send(consent_id)
+            try:
+                await self.send(consent_id)
+            except SpineError as error:
+                _log.warning("fan_out.not_sent", reason=str(error.reason))
 
     # -- ordering -------------------------------------------------------------------------------
 
@@ -221,5 +224,5 @@ def _leg(order: FanOutOrdered, mpxn: str, command: Any) -> Order:
     """The leg as a command at its meter: the same, under the same key, whoever sends it."""
     by = Actor(order.actor_role, order.actor_party)
     key = f"{order.consent_id}/{order.number}"
-    digest = sha256(f"{key}/{mpxn}".encode()).digest()
+    digest = sha256(key.encode()).digest()
     return Order(mpxn, command, by, "FanOutLeg", key, digest)

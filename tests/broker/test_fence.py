@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -16,6 +17,7 @@ from spine.console.context import use
 from spine.dsi.stream import ReadingsStream
 from spine.embedded import EmbeddedKafka
 from spine.errors import NotPermitted, Pushback, Reason
+from spine.store import StoreReader
 from tests.helpers.log import open_new_log
 from tests.helpers.town import (
     ADVISER,
@@ -164,7 +166,7 @@ async def test_a_permit_that_ran_out_releases_nothing(town: Town) -> None:
     async with open_dsi(town) as dsi:
         vector = await dsi.reads.positions("HH_CONSUMPTION", town.partition, ())
         (judged,) = await dsi.reads.decide(query(), (MPAN,), vector)
-        late = replace(judged, verdict=replace(judged.verdict, expires_at=0.0))
+        late = replace(judged, ruling=replace(judged.ruling, expires_at=0.0))
         with pytest.raises(Pushback) as expired:
             dsi.reads.answer(late)
         assert expired.value.reason is Reason.PERMIT_EXPIRED
@@ -217,6 +219,51 @@ async def test_a_suspension_cuts_streams_and_refuses_reads(town: Town) -> None:
         assert judged.permitted
 
 
+async def test_a_caller_that_hangs_up_takes_nobody_with_it(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await town.record()
+    await town.grant("consent-hang-up")
+    async with open_dsi(town, "hang-up") as dsi:
+        vector = await dsi.reads.positions("HH_CONSUMPTION", town.partition, ())
+        log = dsi.access[town.partition]
+        write = log._writer.write
+
+        async def slowly(*given: Any, **more: Any) -> Any:
+            await asyncio.sleep(0.1)
+            return await write(*given, **more)
+
+        monkeypatch.setattr(log._writer, "write", slowly)
+        gone, stays = (
+            asyncio.ensure_future(dsi.reads.decide(query(), (MPAN,), vector)) for _ in range(2)
+        )
+        await asyncio.sleep(0.05)
+        gone.cancel()
+        (judged,) = await asyncio.wait_for(stays, 5)
+        dsi.reads.release(judged, dsi.reads.answer(judged))
+        await asyncio.sleep(0.2)
+        await dsi.outcomes.flush()
+        offset = judged.ruling.offset
+    lines = [line for line in await asyncio.to_thread(audited, town) if line.offset == offset]
+    assert {line.verdict for line in lines} == {Verdict.SAME}
+    assert sorted(line.release for line in lines) == ["NOT_RELEASED", "RELEASED"]
+
+
+async def test_rows_that_are_not_there_just_now_are_not_called_never_recorded(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await town.record()
+    await town.grant("consent-rows")
+    async with open_dsi(town) as dsi:
+        vector = await dsi.reads.positions("HH_CONSUMPTION", town.partition, ())
+        (judged,) = await dsi.reads.decide(query(), (MPAN,), vector)
+        monkeypatch.setattr(StoreReader, "refresh", lambda self: False)
+        dsi.data._refreshed.clear()
+        with pytest.raises(Pushback) as behind:
+            dsi.reads.answer(judged)
+        assert behind.value.reason is Reason.DATA_BEHIND
+
+
 async def test_a_server_killed_between_append_and_answer_leaves_a_decision_to_be_found(
     town: Town,
 ) -> None:
@@ -227,7 +274,7 @@ async def test_a_server_killed_between_append_and_answer_leaves_a_decision_to_be
         (judged,) = await dsi.reads.decide(query(), (MPAN,), vector)
         assert judged.permitted  # and here the process ends: no answer, no outcome
     lines = await asyncio.to_thread(audited, town)
-    (found,) = [line for line in lines if line.offset == judged.verdict.offset]
+    (found,) = [line for line in lines if line.offset == judged.ruling.offset]
     assert (found.verdict, found.decision) == (Verdict.UNCONFIRMED, "PERMIT")
     others = {line.verdict for line in lines if line is not found}
     assert Verdict.DIFFERENT not in others

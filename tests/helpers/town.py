@@ -43,7 +43,7 @@ from spine.fold import FaustFolds
 from spine.gb import Interval
 from spine.identity import Caller
 from spine.installation import DOMAINS
-from spine.log import Appended, Appender, Kafka
+from spine.log import Appended, Appender, Kafka, ReaderThread
 from spine.policy import Basis, Category, Role
 from spine.runtime import Process, Runtime
 from spine.spread import Spreader
@@ -177,7 +177,7 @@ class Dsi:
             runtime.partitions,
         )
         self.outcomes = OutcomeLog(writer, name)
-        self.reader = runtime.reader()
+        self.reader = ReaderThread(runtime.kafka)
         self.reads = Reads(
             self.access, self.outcomes, self.data, self.reader, runtime.codec.schemas.set_hash, 1
         )
@@ -188,7 +188,7 @@ class Dsi:
         self.watches.close()
         await self.outcomes.flush()
         await self.appender.stop()
-        self.reader.close()
+        await self.reader.close()
         self.data.close()
 
 
