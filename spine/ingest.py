@@ -6,19 +6,28 @@ now", or an append is in doubt, all of it is sent again under the same header; w
 then is found to be a duplicate.
 
 A file is known by the SHA-256 of its content, unpacked: packed again, it is still the same file.
+
+A workbook (.xlsx) is read as the CSV that its first sheet might have been, a line for each row.
+What formulas came to when the file was last saved is read; formulas themselves are not.
 """
 
 from __future__ import annotations
 
 import asyncio
+import csv
 import hashlib
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date, datetime
 from decimal import Decimal
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any, Final
+from zipfile import ZipFile
 
 import numpy as np
+from openpyxl import load_workbook
 
 from domains.metering import adapters
 from domains.metering.adapters import Bucket, Finding, MeterDays, Parsed, Tally
@@ -36,6 +45,7 @@ DEADLINE_S: Final = 1_800.0
 ATTEMPTS: Final = 5
 FIRST_PAUSE_S: Final = 1.0
 NOT_NOW: Final = "UNAVAILABLE"
+ZIP_MAGIC: Final = b"PK\x03\x04"
 
 # Buckets beyond those of the adapters: of a row of the file, and of what the server had to decide.
 TAKEN: Final = "taken"
@@ -163,7 +173,10 @@ async def ingest_file(
     """
     data = await asyncio.to_thread(_content, path)
     parsed = await asyncio.to_thread(
-        adapters.read, path.name, data, None if mpxn is None else parse_mpxn(mpxn)
+        adapters.read,
+        path.name,
+        await asyncio.to_thread(as_text, path.name, data),
+        None if mpxn is None else parse_mpxn(mpxn),
     )
     digest = hashlib.sha256(data).digest()
     reference = sender_reference or digest.hex()[:REFERENCE_CHARS]
@@ -177,9 +190,75 @@ async def ingest_file(
 def _content(path: Path) -> bytes:
     """The file, unpacked. One that is too large even packed is not read at all."""
     if path.stat().st_size > adapters.FILE_BYTES_MAX:
-        message = f"{path.name} holds more than {adapters.FILE_BYTES_MAX // 1024**2} MiB; split it"
-        raise Invalid(Reason.REQUEST_TOO_LARGE, message, field="file")
+        raise _too_large(path.name)
     return adapters.unpack(path.name, path.read_bytes())
+
+
+def _too_large(name: str) -> Invalid:
+    message = f"{name} holds more than {adapters.FILE_BYTES_MAX // 1024**2} MiB; split it"
+    return Invalid(Reason.REQUEST_TOO_LARGE, message, field="file")
+
+
+# Workbooks
+
+
+def as_text(name: str, data: bytes) -> bytes:
+    """The first sheet of a workbook as CSV in UTF-8, line n being row n; other data as they are."""
+    if not data.startswith(ZIP_MAGIC):
+        return data
+    try:
+        with ZipFile(BytesIO(data)) as parts:
+            if sum(part.file_size for part in parts.infolist()) > adapters.FILE_BYTES_MAX:
+                raise _too_large(name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of styles and print areas, which are not read
+            return _csv_of(name, data)
+    except Invalid:
+        raise
+    except Exception as error:  # openpyxl raises whatever the damage happens to lead to
+        message = f"{name} is a ZIP file but no workbook that can be read"
+        raise Invalid(Reason.FILE_UNREADABLE, message, field="file") from error
+
+
+def _csv_of(name: str, data: bytes) -> bytes:
+    out = StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    width = 0
+    for cells in _rows_of(data):
+        while cells and not cells[-1]:
+            cells.pop()
+        width = width or len(cells)
+        if cells:
+            writer.writerow(cells + [""] * (width - len(cells)))
+        else:
+            out.write("\n")
+        if out.tell() > adapters.FILE_BYTES_MAX:
+            raise _too_large(name)
+    return out.getvalue().encode()
+
+
+def _rows_of(data: bytes) -> Iterator[list[str]]:
+    book = load_workbook(BytesIO(data), read_only=True, data_only=True)
+    try:
+        for row in book.worksheets[0].iter_rows(values_only=True):
+            yield [_cell(value) for value in row]
+    finally:
+        book.close()
+
+
+def _cell(value: object) -> str:
+    """The shortest text that names the value; a whole number has no point, as an MPAN has none."""
+    match value:
+        case None:
+            return ""
+        case float():
+            return str(int(value)) if value.is_integer() else repr(value)
+        case datetime():
+            return value.isoformat(" ", "seconds")
+        case date():
+            return value.isoformat()
+        case _:
+            return " ".join(str(value).split())
 
 
 # Sending

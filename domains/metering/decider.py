@@ -202,6 +202,18 @@ def check_rows(
     return CheckedRows(accepted, refused, {Reason.MPXN_CHECK_DIGIT: wrong} if wrong else {})
 
 
+def check_registrar(access: MeterAccess, by: Actor, now: datetime) -> None:
+    """NotPermitted(NOT_PERMITTED) unless the meter is the registrar's to register or to end.
+
+    A supplier or data service must hold it now; the consent service keeps the register for all.
+    The refusal is the same whether the meter is known or not.
+    """
+    if by.role == Role.CONSENT_SERVICE:
+        return
+    if not any(now in stretch for stretch in sending_stretches(access, by.party)):
+        raise NotPermitted(Reason.NOT_PERMITTED, "the meter is not this registrar's")
+
+
 def sending_stretches(access: MeterAccess, sender: str) -> tuple[Interval, ...]:
     """When this party supplies the meter or is its data service, joined where they meet."""
     held = [(s.effective_from, s.effective_to) for s in access.supplies if s.supplier == sender]

@@ -69,6 +69,17 @@ async def test_the_same_content_has_one_reference_packed_or_not(tmp_path: Path):
     assert packed.sender_reference == plain.sender_reference == packed.source_digest.hex()[:32]
 
 
+async def test_a_workbook_is_known_by_its_own_bytes():
+    path = DATA / "amr" / "amr_upload_data_files" / "banes-example-file.xlsx"
+
+    report, text = await dry(path), await dry(path.with_suffix(".csv"))
+
+    assert report.rows.as_dict() == text.rows.as_dict() == {"total": 5, "taken": 5}
+    assert report.half_hours.as_dict() == {"total": 240, "to_send": 240}
+    assert report.total_wh == text.total_wh == 1_114_429
+    assert report.source_digest == sha256(path.read_bytes()).digest() != text.source_digest
+
+
 async def test_nothing_usable_is_a_balanced_report_of_nothing_sent(tmp_path: Path):
     file = tmp_path / "nulls.csv"
     file.write_text("LCLid,stdorToU,DateTime,KWH/hh\nM1,Std,2013-01-01 00:00:00,Null\n")

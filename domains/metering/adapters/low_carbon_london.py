@@ -26,6 +26,7 @@ from decimal import ROUND_HALF_EVEN, Decimal
 
 import numpy as np
 
+from domains.metering.adapters.points import given_mpan
 from domains.metering.adapters.report import (
     NO_QUALITY,
     Bucket,
@@ -37,7 +38,7 @@ from domains.metering.adapters.report import (
     wh_of,
 )
 from spine.errors import Invalid, Reason
-from spine.gb import FIRST_DATE, LAST_DATE, Mpan, Mpxn, half_hour_of, on_the_grid
+from spine.gb import FIRST_DATE, LAST_DATE, Mpxn, half_hour_of, on_the_grid
 
 NAME = "low_carbon_london"
 _WHOLE_WH = Decimal("0.001")
@@ -62,12 +63,7 @@ def _columns(header: str) -> tuple[int, int, int] | None:
 
 def read(data: bytes, mpxn: Mpxn | None = None) -> Parsed:
     """Read a whole file for the metering point given."""
-    if mpxn is None:
-        message = "a Low Carbon London file names no metering point; say which MPAN it is for"
-        raise Invalid(Reason.MPXN_REQUIRED, message, field="mpxn")
-    if not isinstance(mpxn, Mpan):
-        message = "a Low Carbon London file is electricity and needs an MPAN of 13 digits"
-        raise Invalid(Reason.MPAN_FORMAT, message, field="mpxn")
+    mpan = given_mpan(mpxn, "a Low Carbon London file")
     header, *lines = re.split("\r\n|\r|\n", data.decode("utf-8-sig", "replace"))
     columns = _columns(header)
     if columns is None:
@@ -76,7 +72,7 @@ def read(data: bytes, mpxn: Mpxn | None = None) -> Parsed:
     width = header.count(",") + 1
     rows = [(number, line) for number, line in enumerate(lines, 2) if line.strip()]
     collector = Collector(rows=len(rows))
-    collector.note_check_digit(mpxn)
+    collector.note_check_digit(mpan)
     household = ""
     for number, line in rows:
         cells = [cell.strip() for cell in line.split(",")]
@@ -90,7 +86,7 @@ def read(data: bytes, mpxn: Mpxn | None = None) -> Parsed:
             message = "the row is of another household than the first one"
             collector.reject(number, Bucket.OTHER_METER, message)
             continue
-        _read_row(collector, number, mpxn, stamp, kwh)
+        _read_row(collector, number, mpan, stamp, kwh)
     return collector.finish()
 
 

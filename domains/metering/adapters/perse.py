@@ -13,10 +13,11 @@ Quality  UTn as given: A actual, E estimated
 
 from __future__ import annotations
 
-import json
 from decimal import Decimal
 from typing import Any
 
+from domains.metering.adapters.documents import document_of
+from domains.metering.adapters.points import none_given
 from domains.metering.adapters.report import (
     NO_QUALITY,
     QUANTITY,
@@ -31,6 +32,7 @@ from spine.gb import Mpan, Mpxn, SettlementDate
 
 NAME = "perse"
 PERIODS_MAX = 50
+_WHAT = "a Perse meter history"
 _FIELDS = ('"MPAN"', '"MeasurementQuantity"', '"P1"', '"Date"')
 
 
@@ -41,9 +43,7 @@ def looks_like(head: str) -> bool:
 
 def read(data: bytes, mpxn: Mpxn | None = None) -> Parsed:
     """Read a whole file; it names its own meters, so that `mpxn` must be left out."""
-    if mpxn is not None:
-        message = "a Perse file names its own MPANs; leave the metering point out"
-        raise Invalid(Reason.FIELD_INVALID, message, field="mpxn")
+    none_given(mpxn, "a Perse file")
     days = _days(data)
     collector = Collector(rows=len(days))
     for line, day in enumerate(days, 1):
@@ -51,25 +51,9 @@ def read(data: bytes, mpxn: Mpxn | None = None) -> Parsed:
     return collector.finish()
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any] | None:
-    """An object, or nothing if it names a field twice: JSON would silently keep the last."""
-    fields = dict(pairs)
-    return fields if len(fields) == len(pairs) else None
-
-
 def _days(data: bytes) -> list[object]:
     """The objects of `data`, numbers as exact decimals."""
-    try:
-        document = json.loads(
-            data.decode("utf-8-sig"),
-            parse_float=Decimal,
-            parse_int=Decimal,
-            parse_constant=Decimal,
-            object_pairs_hook=_unique,
-        )
-    except (ValueError, RecursionError, ArithmeticError) as error:
-        message = "the file starts like a Perse meter history but is not whole JSON"
-        raise Invalid(Reason.FILE_UNREADABLE, message, field="file") from error
+    document = document_of(data, _WHAT)
     days = document.get("data") if isinstance(document, dict) else None
     if not isinstance(days, list):
         message = "the file starts like a Perse meter history but has no list of days in `data`"

@@ -18,6 +18,7 @@ well correct an earlier one: that is a new version in the log and none of this m
 from __future__ import annotations
 
 import re
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -38,6 +39,11 @@ NO_QUALITY = ""
 WH_MAX = 1_000_000_000
 # No meter prints a longer number; it also keeps decimal arithmetic exact.
 DIGITS_MAX = 20
+_WHOLE_WH = Decimal("0.001")
+# What double precision leaves of a sum of whole Wh: less than a billionth of one, at this many
+# decimals or more.
+_DOUBLE_NOISE_KWH = Decimal("1e-12")
+_DOUBLE_DECIMALS = 15
 # As many codes as a column of bytes can tell apart.
 QUALITY_CODES_MAX = 255
 # Findings kept for each reason; the tallies count them all.
@@ -75,6 +81,8 @@ class Note(StrEnum):
     CHECK_DIGIT = "check_digit"
     QUALITY_UNKNOWN = "quality_unknown"
     SINGLE_PRECISION = "single_precision"
+    DOUBLE_PRECISION = "double_precision"
+    SET_ASIDE = "set_aside"  # a whole column that is not the quantity recorded
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +191,15 @@ def wh_of(kwh: Decimal) -> int | Bucket:
     return int(wh) if wh == wh.to_integral_value() else Bucket.WRONG_DECIMALS
 
 
+def double_precision(kwh: Decimal) -> int | None:
+    """The whole Wh that a sum in double precision meant, such as 398 by 0.39799999999999996."""
+    _, digits, exponent = kwh.as_tuple()
+    if kwh < 0 or len(digits) > DIGITS_MAX or int(exponent) > -_DOUBLE_DECIMALS:
+        return None
+    whole = kwh.quantize(_WHOLE_WH)
+    return int(whole.scaleb(3)) if abs(whole - kwh) < _DOUBLE_NOISE_KWH else None
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One value of a row: its half hour if it has one, its Wh or why it has none, its quality."""
@@ -207,15 +224,33 @@ _SENTENCES = {
 _ORDER = {bucket: place for place, bucket in enumerate(Bucket)}
 
 
+# A half hour of a `_Day` without a value.
+_NOTHING = -1
+
+
+class _Day:
+    """What is kept of one metering point and UTC day; small, for there may be a great many."""
+
+    __slots__ = ("code", "wh")
+
+    def __init__(self) -> None:
+        self.wh = array("i", (_NOTHING,)) * PERIODS_PER_UTC_DAY
+        self.code = bytearray(PERIODS_PER_UTC_DAY)
+
+
+def _days() -> defaultdict[int, _Day]:
+    return defaultdict(_Day)
+
+
 class Collector:
     """Takes the rows of one file in file order and keeps the tallies."""
 
     def __init__(self, rows: int) -> None:
         self._rows = Tally(rows)
         self._values = Tally()
-        self._kept: defaultdict[Mpxn, dict[int, tuple[int, str]]] = defaultdict(dict)
+        self._kept: defaultdict[Mpxn, defaultdict[int, _Day]] = defaultdict(_days)
         self._not_kept: defaultdict[Mpxn, dict[int, Bucket]] = defaultdict(dict)
-        self._codes: set[str] = set()
+        self._codes: dict[str, int] = {}
         self._findings: list[Finding] = []
         self._finding_counts: Counter[Bucket | Note] = Counter()
         self._meters_noted: set[Mpxn] = set()
@@ -246,6 +281,13 @@ class Collector:
         self._values.by_bucket.update(buckets)
         self._rows.by_bucket[min(buckets, key=_ORDER.__getitem__)] += 1
 
+    def set_aside(self, bucket: Bucket, count: int, message: str) -> None:
+        """Values of rows that are taken for another of their values; one finding for them all."""
+        if count:
+            self._values.total += count
+            self._values.by_bucket[bucket] += count
+            self.find(Note.SET_ASIDE, message)
+
     def _place(self, line: int, mpxn: Mpxn, entry: Entry) -> Bucket:
         """Keep the value or find the bucket that says why not."""
         bucket = self._judge(line, mpxn, entry)
@@ -266,12 +308,13 @@ class Collector:
             return entry.wh
         if not self._accept_code(line, entry.quality):
             return Bucket.UNREADABLE
-        now = (entry.wh, entry.quality)
-        before = self._kept[mpxn].get(entry.half_hour)
-        if before is None:
-            self._kept[mpxn][entry.half_hour] = now
+        number, place = divmod(entry.half_hour, PERIODS_PER_UTC_DAY)
+        day, code = self._kept[mpxn][number], self._codes[entry.quality]
+        if day.wh[place] == _NOTHING:
+            day.wh[place], day.code[place] = entry.wh, code
             return Bucket.RECORDED
-        return Bucket.DUPLICATE_SAME if before == now else Bucket.DUPLICATE_OTHER
+        same = (day.wh[place], day.code[place]) == (entry.wh, code)
+        return Bucket.DUPLICATE_SAME if same else Bucket.DUPLICATE_OTHER
 
     def _accept_code(self, line: int, code: str) -> bool:
         """Keep any code a column can hold; note one that the sector does not list."""
@@ -279,7 +322,7 @@ class Collector:
             return True
         if len(self._codes) == QUALITY_CODES_MAX or not re.fullmatch(r"[A-Za-z0-9]{0,8}", code):
             return False
-        self._codes.add(code)
+        self._codes[code] = len(self._codes)
         if code != NO_QUALITY and code not in QUALITY_CODES_KNOWN:
             self.find(Note.QUALITY_UNKNOWN, f"no list names the quality code {code}", line)
         return True
@@ -297,13 +340,19 @@ class Collector:
         return Parsed(meter_days, report)
 
     def _tally_half_hours(self, mpxn: Mpxn, tally: Tally) -> None:
-        kept, not_kept = self._kept[mpxn], self._not_kept[mpxn]
-        named = sorted(kept.keys() | not_kept.keys())
+        not_kept = self._not_kept[mpxn]
+        kept = {
+            number * PERIODS_PER_UTC_DAY + place
+            for number, day in self._kept[mpxn].items()
+            for place, wh in enumerate(day.wh)
+            if wh != _NOTHING
+        }
+        named = sorted(kept | not_kept.keys())
         if not named:
             return
         tally.total += named[-1] - named[0] + 1
         tally.by_bucket[Bucket.RECORDED] += len(kept)
-        tally.by_bucket.update(not_kept[half_hour] for half_hour in not_kept.keys() - kept.keys())
+        tally.by_bucket.update(not_kept[half_hour] for half_hour in not_kept.keys() - kept)
         for before, after in pairwise(named):
             if absent := after - before - 1:
                 tally.by_bucket[Bucket.MISSING] += absent
@@ -312,23 +361,21 @@ class Collector:
 
     def _columns(self) -> MeterDays:
         codes = tuple(sorted(self._codes))
-        code_index = {code: index for index, code in enumerate(codes)}
-        keys = sorted(
-            {(m, hh // PERIODS_PER_UTC_DAY) for m, kept in self._kept.items() for hh in kept}
-        )
-        row_of = {key: row for row, key in enumerate(keys)}
+        sorted_index = np.zeros(QUALITY_CODES_MAX + 1, np.uint8)
+        for index, code in enumerate(codes):
+            sorted_index[self._codes[code]] = index
+        keys = sorted((mpxn, number) for mpxn, days in self._kept.items() for number in days)
         shape = (len(keys), PERIODS_PER_UTC_DAY)
-        present = np.zeros(shape, np.bool_)
         values_wh = np.zeros(shape, np.int32)
         quality = np.zeros(shape, np.uint8)
-        for mpxn, kept in self._kept.items():
-            for half_hour, (wh, code) in kept.items():
-                day, column = divmod(half_hour, PERIODS_PER_UTC_DAY)
-                cell = row_of[mpxn, day], column
-                present[cell], values_wh[cell], quality[cell] = True, wh, code_index[code]
+        for row, (mpxn, number) in enumerate(keys):
+            day = self._kept[mpxn][number]
+            values_wh[row], quality[row] = day.wh, sorted_index[list(day.code)]
+        present = values_wh != _NOTHING
+        values_wh[~present] = quality[~present] = 0
         return MeterDays(
             mpxns=np.array([mpxn for mpxn, _ in keys], "S13"),
-            days=np.array([day for _, day in keys], np.int32),
+            days=np.array([number for _, number in keys], np.int32),
             present=present,
             values_wh=values_wh,
             quality=quality,

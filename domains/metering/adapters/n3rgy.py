@@ -1,0 +1,128 @@
+"""n3rgy consumption: half hours from a smart meter through the DCC, as JSON.
+
+Source   n3rgy's data service, both versions of its answer; github:Energy-Sparks/energy-sparks, MIT,
+         spec/analytics/fixtures/n3rgy/get_consumption_data.json (version 1, `values`) and
+         spec/fixtures/n3rgy/get-reading-type-consumption.json (version 2, `devices`)
+Shape    `{"resource", "granularity": "halfhour", "unit": "kWh", …}` with `values` of `value` and
+         `timestamp`, or `devices` whose `values` have `primaryValue` and `timestamp`
+Zone     UTC all year, as the meter's own profile log
+Stamps   the END of the half hour: a day's last reading is stamped midnight of the next day
+Unit     kWh, read as decimals and kept as whole Wh; the second element of a meter of two
+         (`secondaryValue`), where there is one, is added to the first
+Quality  none given, so none is claimed
+Meter    the MPAN in `resource`; a metering point may be given only where `resource` names none
+
+Several devices are one metering point: where a meter was changed and both report a half hour, the
+first value stays and the other is a duplicate. Gas, production and tariffs are refused whole.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from domains.metering.adapters.documents import document_of
+from domains.metering.adapters.points import given_mpan, none_given
+from domains.metering.adapters.report import (
+    NO_QUALITY,
+    Bucket,
+    Collector,
+    Entry,
+    Parsed,
+    wh_of,
+)
+from domains.metering.adapters.stamps import stamp_of
+from spine.errors import Invalid, Reason
+from spine.gb import Mpan, Mpxn, half_hour_of, on_the_grid
+
+NAME = "n3rgy"
+_WHAT = "an n3rgy file"
+_FIELDS = ('"resource"', '"granularity"', '"timestamp"')
+_MPXN = re.compile(r"/(?:mpxn/)?(\d{6,13})/", re.ASCII)
+_CONSUMPTION = re.compile(r"/electricity/(readingtype/)?(consumption|import)\b", re.ASCII)
+_COMPACT = re.compile(r"(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)", re.ASCII)
+
+
+def looks_like(head: str) -> bool:
+    """Whether a file that starts so is an n3rgy answer."""
+    return head.lstrip().startswith("{") and all(name in head for name in _FIELDS)
+
+
+def read(data: bytes, mpxn: Mpxn | None = None) -> Parsed:
+    """Read a whole answer for the MPAN that it names."""
+    document = document_of(data, _WHAT)
+    values = _values(document)
+    mpan = _mpan(document.get("resource"), mpxn)
+    collector = Collector(rows=len(values))
+    collector.note_check_digit(mpan)
+    for line, value in enumerate(values, 1):
+        if not isinstance(value, dict):
+            message = "a value is not an object, or names a field twice"
+            collector.reject(line, Bucket.UNREADABLE, message)
+            continue
+        _read_value(collector, line, mpan, value)
+    return collector.finish()
+
+
+def _values(document: object) -> list[object]:
+    """Every value of the answer in order; Invalid if it is of anything but consumption."""
+    if not isinstance(document, dict):
+        message = f"{_WHAT} is one JSON object"
+        raise Invalid(Reason.FILE_UNREADABLE, message, field="file")
+    if not _CONSUMPTION.search(str(document.get("resource"))):
+        message = f"{_WHAT} is recorded only if its resource is electricity consumption"
+        raise Invalid(Reason.FILE_UNRECOGNISED, message, field="file")
+    if document.get("granularity") != "halfhour" or document.get("unit") != "kWh":
+        message = f"{_WHAT} is recorded only if it holds kWh by the half hour"
+        raise Invalid(Reason.FILE_UNRECOGNISED, message, field="file")
+    devices = document.get("devices", [document])
+    lists = [d.get("values") if isinstance(d, dict) else None for d in _list(devices)]
+    values: list[object] = []
+    for found in lists:
+        values += _list(found)
+    if not values:
+        raise Invalid(Reason.FILE_EMPTY, f"{_WHAT} has not one value", field="file")
+    return values
+
+
+def _list(found: object) -> list[Any]:
+    if isinstance(found, list):
+        return found
+    message = f"{_WHAT} has no list of values"
+    raise Invalid(Reason.FILE_UNREADABLE, message, field="file")
+
+
+def _mpan(resource: object, mpxn: Mpxn | None) -> Mpan:
+    match = _MPXN.search(str(resource))
+    if match is None:
+        return given_mpan(mpxn, "this n3rgy file")
+    none_given(mpxn, _WHAT)
+    return Mpan(match[1])
+
+
+def _read_value(collector: Collector, line: int, mpan: Mpan, value: dict[str, Any]) -> None:
+    label = value.get("timestamp")
+    end = _end(label) if isinstance(label, str) else None
+    if end is None:
+        collector.reject(line, Bucket.UNREADABLE, "the timestamp cannot be read")
+        return
+    half_hour = half_hour_of(end) - 1 if on_the_grid(end) else None
+    collector.take(line, mpan, [Entry(half_hour, _wh(value), NO_QUALITY, f"the one to {label}")])
+
+
+def _end(label: str) -> datetime | None:
+    return stamp_of(_COMPACT.sub(r"\1-\2-\3 \4:\5", label))
+
+
+def _wh(value: dict[str, Any]) -> int | Bucket:
+    first = value.get("primaryValue", value.get("value"))
+    second = value.get("secondaryValue")
+    if first is None:
+        return Bucket.NULL
+    if not isinstance(first, Decimal) or not (second is None or isinstance(second, Decimal)):
+        return Bucket.UNREADABLE
+    parts = [wh_of(part) for part in (first, second) if part is not None]
+    bad = [part for part in parts if isinstance(part, Bucket)]
+    return bad[0] if bad else wh_of(Decimal(sum(map(int, parts))).scaleb(-3))
