@@ -299,6 +299,8 @@ class OutcomeLog:
                     _log.warning("outcomes.retry", partition=partition, reason=str(pushback.reason))
                     await asyncio.sleep(pushback.retry_after_s)
                     continue
+                except SpineError as error:
+                    _log.error("outcomes.lost", partition=partition, reason=str(error.reason))
                 for _ in batch:
                     queue.popleft()
         finally:

@@ -48,7 +48,7 @@ from spine.view import Hold, Void
 
 __all__ = ["AuditReport", "Auditor", "Balance", "Line", "Rebuild", "Rebuilt", "Verdict"]
 
-DATA_TOPICS: Final = (trust.READINGS_TOPIC, trust.METERING_TOPIC)
+DATA_TOPICS: Final = (trust.READINGS_TOPIC, trust.METERING_TOPIC, trust.BTM_ASSETS_TOPIC)
 # Outcomes first: the log may grow meanwhile, and what they speak of is then found in the others.
 AUDITED: Final = (trust.OUTCOMES_TOPIC, *DATA_TOPICS, trust.CONSUMER_LOG)
 

@@ -76,6 +76,7 @@ class Settings(BaseSettings):
     governance_port: Port = Field(0, description="Port of the governance coordinator.")
     consumers_port: Port = Field(0, description="Port of the consumers coordinator.")
     metering_port: Port = Field(0, description="Port of the metering coordinator.")
+    assets_port: Port = Field(0, description="Port of the btm_assets coordinator.")
     reflection: bool = Field(True, description="Whether the services describe themselves to tools.")
     max_deadline_s: float = Field(
         30.0,

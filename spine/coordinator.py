@@ -125,6 +125,11 @@ class Coordinator:
         row = fold.subject(order.subject)
         now = from_epoch_ms(max(wall_clock_ms(), fold.head.now_ms))
         events = self.domain.decide(row.state, order.command, now)
+        if not events and self._tightens(order.command):
+            # "Already so" must not come from a fold that has yet to learn that it no longer is.
+            await self._barrier(live)
+            row = fold.subject(order.subject)
+            events = self.domain.decide(row.state, order.command, now)
         if not events:
             return Handled(
                 self.domain.topic, fold.partition, row.offset, row.entry, False, changed=False
@@ -158,6 +163,13 @@ class Coordinator:
         if applied.offset != appended.offset:
             return self._replayed(order, applied)
         return Handled(self.domain.topic, fold.partition, applied.offset, applied.entry, False)
+
+    async def _barrier(self, live: LiveFold) -> None:
+        """Append a record without commands and wait for it: all acknowledged before is folded."""
+        topic, partition = self.domain.topic, live.stored.partition
+        barrier = Facts(topic, partition, ())
+        appended = await self._writer.write(RecordType.FACTS, topic, partition, barrier)
+        await live.passed(appended.offset, FOLD_TIMEOUT_S)
 
     def _replayed(self, order: Order, applied: AppliedCommand) -> Handled:
         if applied.request_digest != order.digest:

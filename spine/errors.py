@@ -37,6 +37,7 @@ class Reason(StrEnum):
     FILE_UNRECOGNISED = "FILE_UNRECOGNISED"
     FILE_UNREADABLE = "FILE_UNREADABLE"
     FILE_EMPTY = "FILE_EMPTY"
+    FILE_AGGREGATED = "FILE_AGGREGATED"
     MPXN_REQUIRED = "MPXN_REQUIRED"
     REQUEST_TOO_LARGE = "REQUEST_TOO_LARGE"
     DEADLINE_REQUIRED = "DEADLINE_REQUIRED"
@@ -63,7 +64,6 @@ class Reason(StrEnum):
     METER_UNKNOWN = "METER_UNKNOWN"
     METER_CLOSED = "METER_CLOSED"
     PARTITION_CLOSED = "PARTITION_CLOSED"
-    NO_TENANCY = "NO_TENANCY"
     NOT_THE_OCCUPIER = "NOT_THE_OCCUPIER"
     NOT_THE_SUPPLIER = "NOT_THE_SUPPLIER"
     NOT_THE_AGENT = "NOT_THE_AGENT"
@@ -117,6 +117,14 @@ class Reason(StrEnum):
     KEY_UNKNOWN = "KEY_UNKNOWN"
     KEY_STATE = "KEY_STATE"
     POLICY_VERSION_STATE = "POLICY_VERSION_STATE"
+    ASSET_UNKNOWN = "ASSET_UNKNOWN"
+    ASSET_EXISTS = "ASSET_EXISTS"
+    ASSET_STATE = "ASSET_STATE"
+    ASSET_NOT_YOURS = "ASSET_NOT_YOURS"
+    ASSET_SELF_VERIFIED = "ASSET_SELF_VERIFIED"
+    ASSET_LIMIT = "ASSET_LIMIT"
+    LINK_EXISTS = "LINK_EXISTS"
+    LINK_UNKNOWN = "LINK_UNKNOWN"
 
     # The log
     RACE_LOST = "RACE_LOST"
@@ -200,7 +208,7 @@ class Conflict(SpineError):
 
 
 class Pushback(SpineError):
-    """Not now: nothing was decided, and the same request may pass after `retry_after_s`."""
+    """Not now: nothing was given out, and the same request may pass after `retry_after_s`."""
 
     grpc_code = "UNAVAILABLE"
 

@@ -65,11 +65,18 @@ class LogRecord:
         return found[0] if len(found) == 1 else None
 
     def digest(self) -> bytes:
-        """SHA-256 over position and content, kept with a store's position to know its log again."""
-        head = struct.pack(">qq", self.offset, self.append_ms)
-        return hashlib.sha256(
-            head + _framed(self.topic, self.partition, self.key, self.headers, self.value)
-        ).digest()
+        """SHA-256 over position and content, kept with a store's position to know its log again.
+
+        Total: whatever a broker took from anybody has a digest, also what could never be signed.
+        """
+        digest = hashlib.sha256(b"energyos-position-v1\x00")
+        place = struct.pack(">qqi", self.offset, self.append_ms, self.partition)
+        parts: list[bytes | None] = [place, self.topic.encode(), self.key, self.value]
+        for name, content in self.headers:
+            parts += [name.encode("utf-8", "surrogatepass"), content]
+        for part in parts:
+            digest.update(struct.pack(">q", -1 if part is None else len(part)) + (part or b""))
+        return digest.digest()
 
 
 @dataclass(frozen=True, slots=True)

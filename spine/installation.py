@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from domains.btm_assets import BTM_ASSETS
 from domains.consumers.decider import CONSUMERS
 from domains.consumers.fan_out import CONSENT_FAN_OUT
 from domains.governance.decider import GOVERNANCE
@@ -18,5 +19,6 @@ DOMAINS: Final = Domains(
         trust.CONSUMERS_REFERENCE: CONSENT_FAN_OUT,
         trust.METERING_TOPIC: METERING,
         trust.READINGS_TOPIC: READINGS,
+        trust.BTM_ASSETS_TOPIC: BTM_ASSETS,
     },
 )

@@ -125,6 +125,8 @@ class PartitionFold(PartitionView):
             if record.value == self.head.opening:
                 applied.duplicates = 1
                 return
+            if value.root_key != self.head.root_key:
+                raise Quarantine(Reason.OPENING_DIFFERS)  # anybody's key; ours never said so
             self.head = replace(self.head, closed=str(Reason.OPENING_DIFFERS))
             raise Void(Reason.OPENING_DIFFERS)
         if value.log_id() != self.log_id:
@@ -159,8 +161,9 @@ class PartitionFold(PartitionView):
     ) -> None:
         if (facts.topic, facts.partition) != (self.topic, self.partition):
             raise Void(Reason.VOID_PARTITION)
-        if not facts.commands:
-            raise Quarantine(Reason.RECORD_MALFORMED)
+        if not facts.commands:  # a barrier: it changes nothing, and whoever folds it is level
+            applied.applied = 1
+            return
         domain = self.governance if self.topic == trust.GOVERNANCE_TOPIC else self.domain
         assert domain is not None
         for entry, command in enumerate(facts.commands):

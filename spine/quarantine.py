@@ -20,6 +20,8 @@ from spine.writer import LogWriter
 _log = structlog.get_logger()
 
 MAX_KEPT_BYTES: Final = 900 << 10
+MAX_KEPT_HEADERS: Final = 32
+MAX_KEPT_HEADER_BYTES: Final = 2 << 10
 
 
 class QuarantineKeeper:
@@ -90,7 +92,7 @@ def _missed(listed: list[_Entry], reader: LogReader) -> Iterator[Quarantined]:
 
 
 def _quarantined(record: LogRecord, entry: int, rule: str) -> Quarantined:
-    """The record as it is kept; a value too large to be wrapped stays where it is in the log."""
+    """The record as it is kept; what is too large to be wrapped stays where it is in the log."""
     fits = record.value is None or len(record.value) <= MAX_KEPT_BYTES
     return Quarantined(
         record.topic,
@@ -100,7 +102,11 @@ def _quarantined(record: LogRecord, entry: int, rule: str) -> Quarantined:
         record.append_ms,
         rule,
         record.key,
-        tuple(Header(name, value) for name, value in record.headers),
+        tuple(
+            Header(name.encode("utf-8", "replace").decode(), value or b"")
+            for name, value in record.headers[:MAX_KEPT_HEADERS]
+            if len(name) + len(value or b"") <= MAX_KEPT_HEADER_BYTES
+        ),
         record.value if fits else None,
     )
 

@@ -1,7 +1,8 @@
 """Governance facts to every partition of every topic, in order, until all are in (rule 12).
 
 The home record's bytes and signature travel unchanged. Sending one twice does no harm, so after a
-crash the spreader begins again from what it knows to have been acknowledged.
+crash the spreader begins again from what it knows to have been acknowledged. A copy signed by a key
+that its partition has not been told of is refused there: none is sent, and none counted as held.
 """
 
 from __future__ import annotations
@@ -9,20 +10,24 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Final
 
 from spine import trust
 from spine.codec import Codec, tools
 from spine.domain import Domain
-from spine.event import NO_PREDECESSOR, LogRecord
+from spine.errors import Pushback, Reason
+from spine.event import NO_PREDECESSOR, TYPE_HEADER, LogRecord, RecordType
 from spine.log import LogReader, partition_counts
 from spine.opening import write_copy
 from spine.partition import PartitionFold
 from spine.rows import Applied
 from spine.signing import verify
 from spine.store import MemoryRows
+from spine.trust import SigningKeyAuthorised, SigningKeyRevoked, key_subject
 from spine.writer import LogWriter
 
 Place = tuple[str, int]
+_TRUST_RECORDS: Final = (RecordType.OPENING.encode(), RecordType.COPY.encode())
 
 
 class Spreader:
@@ -39,11 +44,12 @@ class Spreader:
             if topic != trust.GOVERNANCE_TOPIC
         )
         self._due: dict[int, LogRecord] = {}
+        self._keys: dict[tuple[int, str], bool] = {}
         self._sent = self._read_progress()
         self._spreading = asyncio.Lock()
 
     def load(self, reader: LogReader, codec: Codec) -> None:
-        """Find out from the home log what there is to spread. Blocking."""
+        """Find out from the log what there is to spread, and what is where already. Blocking."""
         home = PartitionFold(
             trust.GOVERNANCE_TOPIC,
             0,
@@ -55,11 +61,28 @@ class Spreader:
         )
         for record in reader.read(trust.GOVERNANCE_TOPIC, 0, 0):
             self.note(record, home.apply(record))
+        for place in self.targets:
+            if _name(place) not in self._sent:
+                self._sent[_name(place)] = self._read_back(place, reader, codec)
+
+    def _read_back(self, place: Place, reader: LogReader, codec: Codec) -> int:
+        """The home offset of the last copy that a partition accepted."""
+        log_id, lent = self._writer.log_id, tools(codec, verify)
+        fold = PartitionFold(*place, log_id, lent, MemoryRows(), None, self._governance)
+        for record in reader.read(*place, 0):
+            if record.header(TYPE_HEADER) in _TRUST_RECORDS:
+                fold.apply(record)
+        return NO_PREDECESSOR if fold.head is None else fold.head.last_copy
 
     def note(self, record: LogRecord, applied: Applied) -> None:
         """A home record was folded; if it applied, its copies are due. Noting it twice is once."""
-        if applied.governance:
-            self._due[record.offset] = record
+        if not applied.governance:
+            return
+        self._due[record.offset] = record
+        for subject, event in applied.events:
+            if isinstance(event, SigningKeyAuthorised | SigningKeyRevoked):
+                known = isinstance(event, SigningKeyAuthorised)
+                self._keys[record.offset, subject] = known
 
     @property
     def complete(self) -> bool:
@@ -91,9 +114,22 @@ class Spreader:
         previous = NO_PREDECESSOR
         for record in due:
             if record.offset > self._last(place):
+                if not self._is_known_at(place):
+                    message = "a partition has not been told of our key; its predecessor must do it"
+                    raise Pushback(Reason.KEY_NOT_SEEN, message)
                 await write_copy(self._writer, *place, record, previous)
                 self._sent[_name(place)] = record.offset
             previous = record.offset
+
+    def _is_known_at(self, place: Place) -> bool:
+        """Whether the copies that a partition holds tell it of our signing key."""
+        ours, last = key_subject(self._writer.signer.kid), self._last(place)
+        said = [
+            (offset, known)
+            for (offset, subject), known in self._keys.items()
+            if subject == ours and offset <= last
+        ]
+        return bool(said) and max(said)[1]
 
     def _last(self, place: Place) -> int:
         return self._sent.get(_name(place), NO_PREDECESSOR)

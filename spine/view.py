@@ -6,7 +6,7 @@ Pure, and read-only: `PartitionFold` (in `partition.py`) adds what changes it.
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Final
 
@@ -168,10 +168,16 @@ class PartitionView:
         )
 
     def judge(
-        self, request: AccessRequest, member: str, at_ms: int, clock_sure: bool = True
+        self,
+        request: AccessRequest,
+        member: str,
+        at_ms: int,
+        clock_sure: bool = True,
+        seen: Callable[[MeterAccess], MeterAccess] = lambda access: access,
     ) -> Decided:
-        """Judge one request for one meter on the rows as they are, at the larger of `now` and
-        `at_ms`.
+        """Judge one request for one meter, now or at `at_ms`, whichever is later.
+
+        `seen` narrows what the judgement may rest on, where it is advice to somebody.
         """
         assert self.head is not None
         now_ms = max(self.head.now_ms, at_ms)
@@ -187,7 +193,7 @@ class PartitionView:
         known = row.offset != NO_PREDECESSOR
         assert isinstance(row.state, MeterAccess)
         situation = Situation(
-            row.state if known else None,
+            seen(row.state) if known else None,
             self.participant(request.party),
             from_epoch_ms(now_ms),
             closed,
@@ -234,20 +240,20 @@ class PartitionView:
             raise Hold(Reason.RECORD_UNKNOWN_TYPE) from None
 
     def signed_by(self, public_key: bytes, record: LogRecord, log_id: bytes | None = None) -> bool:
-        """Whether this key signed the record, for this log unless another is named."""
+        """Whether this key signed the record, for this log unless another is named.
+
+        A record whose headers the signed form cannot express was never signed by anybody.
+        """
         signature = record.header(SIGNATURE_HEADER)
-        return signature is not None and self.tools.verify(
-            public_key,
-            signed_bytes(
-                self.log_id if log_id is None else log_id,
-                record.topic,
-                record.partition,
-                record.key,
-                record.headers,
-                record.value,
-            ),
-            signature,
-        )
+        if signature is None:
+            return False
+        of = self.log_id if log_id is None else log_id
+        place = (record.topic, record.partition, record.key)
+        try:
+            message = signed_bytes(of, *place, record.headers, record.value)
+        except (struct.error, UnicodeEncodeError, TypeError):
+            return False
+        return self.tools.verify(public_key, message, signature)
 
     def decoded(self, framed: bytes) -> object:
         """The record value in those bytes; held or quarantined if there is none."""

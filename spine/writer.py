@@ -65,7 +65,7 @@ class LogWriter:
         """The record as it would be appended; offset and append time are not yet known."""
         framed = self.codec.encode(value)
         described = ((event.TYPE_HEADER, record_type.encode()), *headers)
-        if isinstance(value, Facts):
+        if isinstance(value, Facts) and value.commands:
             described += self._cloud_event(value)
         if (trace := inject_traceparent()) is not None:
             described += (("traceparent", trace),)

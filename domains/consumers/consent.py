@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from domains.consumers.commands import (
     ConsentTerms,
@@ -51,6 +51,9 @@ from spine.policy import (
 )
 from spine.policy_data import POLICY_DATA
 
+# Of one meter, whatever became of them.
+CONSENTS_MAX: Final = 1_000
+
 
 def unanswered(consent: Consent, now: datetime) -> bool:
     """Whether the time to answer the request has run out."""
@@ -69,6 +72,8 @@ def check_terms(consent_id: str, terms: ConsentTerms, now: datetime) -> None:
         raise Refused(Reason.FIELD_MISSING, "a consent names at least one category")
     if not set(terms.categories) <= set(known["categories"]):
         raise Refused(Reason.CODE_UNKNOWN, "a category is not one that consent can carry")
+    if terms.expires <= terms.history_from:
+        raise Refused(Reason.INTERVAL_INVALID, "the consent would expire before all it opens")
     if terms.expires <= terms.valid_from:
         raise Refused(Reason.INTERVAL_INVALID, "the consent would expire before it is valid")
     if terms.expires <= now:
@@ -117,6 +122,7 @@ def request(access: MeterAccess, command: RequestConsent, now: datetime) -> Cons
         if asked and _same_terms(earlier, terms):
             return ()
         raise Refused(Reason.CONSENT_EXISTS, "the consent id is already in use at the meter")
+    _check_room(access)
     tenancy = _occupied_by(access, terms.consumer_ref, now)
     return (
         ConsentRequested(
@@ -146,6 +152,8 @@ def grant(access: MeterAccess, command: GrantConsent, now: datetime) -> Consumer
             raise Refused(Reason.CONSENT_LAPSED, "the time to answer has run out")
         if is_wider(terms, earlier):
             raise Refused(Reason.CONSENT_WIDER, "more than was requested cannot be granted")
+    if earlier is None:
+        _check_room(access)
     tenancy = _occupied_by(access, terms.consumer_ref, now)
     if earlier is not None and earlier.tenancy_id != tenancy.tenancy_id:
         raise Refused(Reason.NOT_AN_OCCUPIER, "the request was made in an earlier tenancy")
@@ -250,7 +258,21 @@ def _theirs(
     consent = find_consent(access, command.consent_id)
     if consent is not None and not is_bar(consent):
         check_own(command.by, consent)
+    if consent is None:
+        _check_may_bar(access, command.by)
     return consent
+
+
+def _check_may_bar(access: MeterAccess, by: Actor) -> None:
+    """A bar stays with the meter for ever: a consumer must have lived there to put one up."""
+    if by.role == Role.CONSUMER and all(t.consumer_ref != by.party for t in access.tenancies):
+        raise NotPermitted(Reason.NOT_AN_OCCUPIER, "the consumer never lived here")
+    _check_room(access)
+
+
+def _check_room(access: MeterAccess) -> None:
+    if len(access.consents) >= CONSENTS_MAX:
+        raise Refused(Reason.REQUEST_TOO_LARGE, "the meter holds no more consents")
 
 
 def _known(access: MeterAccess, consent_id: str) -> Consent:

@@ -37,7 +37,7 @@ AGENT_ROLES: Final = frozenset({Role.DATA_SERVICE})
 
 def start_tenancy(access: MeterAccess, command: StartTenancy, now: datetime) -> ConsumersEvents:
     """A consumer moves in where nobody else lives then or later."""
-    _check_supplier(access, command.by, now)
+    _check_supplier(access, command.by, now, command.effective_from)
     check_named(command.tenancy_id, command.consumer_ref)
     for tenancy in access.tenancies:
         if tenancy.tenancy_id == command.tenancy_id:
@@ -77,11 +77,18 @@ def _already_over(holding: Tenancy | Supply | Appointment, at: datetime, state: 
     return at == holding.effective_to
 
 
-def _check_supplier(access: MeterAccess, by: Actor, now: datetime) -> None:
-    if by.role == Role.SUPPLIER and not any(
-        s.supplier == by.party and _holds_at(s, now) for s in access.supplies
-    ):
+def _check_supplier(
+    access: MeterAccess, by: Actor, now: datetime, since: datetime | None = None
+) -> None:
+    """A supplier records what concerns its own supply: it holds now, and held at `since`."""
+    own = [s for s in access.supplies if s.supplier == by.party and _holds_at(s, now)]
+    if by.role != Role.SUPPLIER:
+        return
+    if not own:
         raise NotPermitted(Reason.NOT_THE_SUPPLIER, "only the present supplier may record this")
+    if since is not None and all(since < s.effective_from for s in own):
+        message = "a supplier records nothing from before its supply"
+        raise NotPermitted(Reason.NOT_THE_SUPPLIER, message)
 
 
 def _holds_at(holding: Supply | Appointment, at: datetime) -> bool:
@@ -112,7 +119,7 @@ def end_supply(access: MeterAccess, command: EndSupply, now: datetime) -> Consum
 
 def appoint_agent(access: MeterAccess, command: AppointAgent, now: datetime) -> ConsumersEvents:
     """The agent takes the role over from the one before."""
-    _check_supplier(access, command.by, now)
+    _check_supplier(access, command.by, now, command.effective_from)
     check_named(command.agent)
     if command.agent_role not in AGENT_ROLES:
         raise Refused(Reason.CODE_UNKNOWN, "no agent is appointed to such a role")

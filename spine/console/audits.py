@@ -72,7 +72,17 @@ def access_list(
     if as_json:
         say_json([_line(line) for line in lines])
         return
-    columns = ("when", "party", "purpose", "decision", "under", "released", "rows", "place")
+    columns = (
+        "when",
+        "party",
+        "meter",
+        "purpose",
+        "decision",
+        "under",
+        "released",
+        "rows",
+        "place",
+    )
     table("Reads and refusals", columns, map(_row, lines))
 
 
@@ -153,8 +163,9 @@ def _show(report: AuditReport) -> None:
 
 def _row(line: Line) -> tuple[object, ...]:
     return (
-        line.at.strftime("%m-%d %H:%M:%S"),
+        line.at.strftime("%Y-%m-%dT%H:%M:%SZ"),
         f"{line.role}/{line.party}",
+        line.member,
         line.purpose,
         line.reason or line.decision,
         line.consent_id or line.basis,

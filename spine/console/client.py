@@ -16,6 +16,7 @@ from spine.consumers.v1 import consumers_pb2, consumers_pb2_grpc
 from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
 from spine.errors import Invalid, Reason
 from spine.governance.v1 import governance_pb2, governance_pb2_grpc
+from spine.identity import CA_ALIAS
 from spine.metering.v1 import metering_pb2, metering_pb2_grpc
 from spine.runtime import service_target
 from spine.server import connect_sync
@@ -42,8 +43,9 @@ class Client:
     def __init__(self, data_dir: Path, alias: str) -> None:
         self._data_dir = data_dir
         self.identity = data_dir / "identities" / alias
-        if not self.identity.exists():
-            raise Invalid(Reason.IDENTITY_MISSING, f"there is no identity called {alias} here")
+        if not alias or not (self.identity / "key.pem").exists() or alias == CA_ALIAS:
+            message = f"there is no identity called {alias!r} in {data_dir}"
+            raise Invalid(Reason.IDENTITY_MISSING, message)
 
     @contextmanager
     def _stub(self, service: str, stub: Any) -> Iterator[Any]:

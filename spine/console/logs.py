@@ -36,6 +36,7 @@ FIRST_KEYS: Final = (
     SignerRole.GOVERNANCE,
     SignerRole.CONSUMERS,
     SignerRole.METERING,
+    SignerRole.BTM_ASSETS,
     SignerRole.DSI,
 )
 

@@ -38,6 +38,7 @@ EXIT_DIFFERENT: Final = 6
 TABLE_WIDTH: Final = 240
 
 out = Console(highlight=False, soft_wrap=True)
+wide = Console(highlight=False, width=TABLE_WIDTH)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -58,7 +59,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
         made.add_column(column, no_wrap=True)
     for row in rows:
         made.add_row(*("" if cell is None else str(cell) for cell in row))
-    out.print(made, width=TABLE_WIDTH, crop=False)
+    wide.print(made)
 
 
 def details(title: str, shown: Mapping[str, object]) -> None:
@@ -82,6 +83,8 @@ def fail(error: SpineError) -> int:
 def fail_rpc(error: grpc.RpcError) -> int:
     """Say what a service said; the exit code."""
     failure = error_from(error)
+    if failure.code == "UNAVAILABLE" and not failure.reason:
+        return _fail(failure.code, "UNAVAILABLE", "nobody answers there: is `spine up` running?")
     return _fail(failure.code, failure.reason or failure.code, failure.message)
 
 

@@ -383,4 +383,5 @@ def _legs(answer: Any, as_json: bool) -> None:
         return
     say(f"consent {answer.consent_id}")
     for leg in legs:
-        out.print(f"  {leg['mpxn']}  {leg['refused'] or leg['state']}  [dim]{leg['record']}[/]")
+        became = leg["refused"] or leg["state"] or "no such consent here; its id is barred"
+        out.print(f"  {leg['mpxn']}  {became}  [dim]{leg['record']}[/]")

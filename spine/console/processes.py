@@ -16,12 +16,14 @@ from spine.console.context import kafka, runtime, settings
 from spine.console.logs import ensure_log, issue_identities
 from spine.console.output import err, out
 from spine.embedded import EmbeddedKafka
-from spine.errors import Invalid, Reason
+from spine.errors import Invalid, Pushback, Reason
 from spine.runtime import Process, Runtime
-from spine.supervise import PROCESSES, Supervisor
+from spine.supervise import Supervisor
 from spine.telemetry import set_up_logging, set_up_telemetry
 
-COORDINATORS: Final = ("governance", "consumers", "metering")
+COORDINATORS: Final = ("governance", "consumers", "metering", "btm_assets")
+# The process of a coordinator, where its domain is no name that a host can bear.
+PROCESS_OF: Final = {"btm_assets": "assets"}
 
 
 def add_to(app: typer.Typer) -> None:
@@ -52,6 +54,8 @@ def running(chosen: Settings, note: Callable[[str], None] = lambda _: None) -> I
     if chosen.kafka_bootstrap is None:
         embedded = EmbeddedKafka(chosen.data_dir, chosen.kafka_port, chosen.kafka_jar_dir)
         embedded.start()
+        if not embedded.is_owner:
+            raise Pushback(Reason.STARTING, "`spine up` runs in this data folder already")
         note(f"kafka at {embedded.bootstrap}")
     supervisor = Supervisor(chosen.data_dir, embedded, environment)
     try:
@@ -67,6 +71,7 @@ def coordinator(
     domain: Annotated[str, typer.Argument(help=f"One of {', '.join(COORDINATORS)}.")],
 ) -> None:
     """Run the coordinator of one domain."""
+    from spine.services.btm_assets import start_btm_assets
     from spine.services.consumers import start_consumers
     from spine.services.governance import start_governance
     from spine.services.metering import start_metering
@@ -75,10 +80,11 @@ def coordinator(
         "governance": start_governance,
         "consumers": start_consumers,
         "metering": start_metering,
+        "btm_assets": start_btm_assets,
     }
     if domain not in starts:
         raise Invalid(Reason.CODE_UNKNOWN, f"there is no domain called {domain}", field="domain")
-    _run(domain, starts[domain])
+    _run(PROCESS_OF.get(domain, domain), starts[domain])
 
 
 def dsi() -> None:
@@ -103,7 +109,6 @@ def demo() -> None:
 
 
 def _run(name: str, start: Callable[[Runtime], Awaitable[Process]]) -> None:
-    assert name in PROCESSES
     chosen = settings()
     set_up_logging(chosen.log_level)
     set_up_telemetry(f"spine-{name}", chosen.telemetry, chosen.otlp_endpoint)

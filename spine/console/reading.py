@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -201,7 +202,7 @@ def chunk_as_dict(chunk: Any) -> dict[str, Any]:
         "chunk": chunk.chunk,
         "refused": chunk.refused,
         "rows": [_row(row) for row in chunk.rows],
-        "decision": _decision(chunk.decision),
+        "decision": None if chunk.refused else _decision(chunk.decision),
         "digest": chunk.digest,
     }
 
@@ -241,6 +242,7 @@ def _days(rows: list[Any]) -> Iterator[tuple[object, ...]]:
         days.setdefault(when(row.start)[:10], []).append(row)
     for day, members in days.items():
         present = [row for row in members if row.WhichOneof("reading") == "value_wh"]
-        reasons = sorted({absent(row) for row in members if row not in present})
-        kwh = sum(row.value_wh for row in present) / 1000
-        yield day, f"{kwh:,.3f}", len(present), ", ".join(reasons)
+        missing = Counter(absent(row) for row in members if row.WhichOneof("reading") == "absent")
+        why = ", ".join(f"{count} {reason}" for reason, count in sorted(missing.items()))
+        kwh = f"{sum(row.value_wh for row in present) / 1000:,.3f}" if present else ""
+        yield day, kwh, len(present), why

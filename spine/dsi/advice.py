@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 from domains.consumers.decider import CONSUMERS
@@ -54,7 +55,9 @@ class Adviser:
         now_ms = time.time_ns() // 1_000_000
         role = _role_of(fold, data_user)
         request = _as_if(data_user, role, purpose, category, mpxn, now_ms)
-        judged = fold.judge(request, mpxn, now_ms)
+        own = partial(_own, caller)
+        judged = fold.judge(request, mpxn, now_ms, seen=own)
+        access = own(access)
         rule = f"policy {judged.policy_version}: {Basis.CONSENT.lower()}"
         decision = judged.decision
         if isinstance(decision, Permit):
@@ -65,6 +68,15 @@ class Adviser:
         nearest = _nearest(access, data_user, purpose, category)
         fact = _last_change(fold, mpxn, nearest)
         return Advice(False, decision.reason, rule, fact, nearest)
+
+
+def _own(caller: Caller, access: MeterAccess) -> MeterAccess:
+    """What advice to this caller may rest on: a consumer's own consents, not its successor's."""
+    if caller.role is not Role.CONSUMER:
+        return access
+    return replace(
+        access, consents=tuple(c for c in access.consents if c.consumer_ref == caller.party)
+    )
 
 
 def _nearest(access: MeterAccess, data_user: str, purpose: str, category: str) -> str:

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from domains.btm_assets import BTM_ASSETS
+from domains.btm_assets.views import AssetView, asset_views
 from domains.consumers.views import ConsentView, consents_for
 from domains.metering import METERING
 from domains.metering.views import MeteringPointView, metering_point_view, readings_as_of
@@ -46,6 +48,7 @@ class Answer:
     half_hours: tuple[HalfHour, ...] = ()
     metering_point: MeteringPointRecord | None = None
     consents: tuple[ConsentView, ...] = ()
+    assets: tuple[AssetView, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,8 @@ def answer(decided: Decided, access: MeterAccess, sources: Sources) -> Answer:
             return _metering_point(decided, access, sources)
         case Category.CONSENTS:
             return _consents(decided, access)
+        case Category.ASSET:
+            return _assets(decided, sources)
         case _:
             return _readings(decided, sources)
 
@@ -117,3 +122,19 @@ def _consents(decided: Decided, access: MeterAccess) -> Answer:
     now = from_epoch_ms(decided.now_ms)
     consents = tuple(consents_for(access, request.role, request.party, now))
     return Answer(len(consents), records_digest(consents), consents=consents)
+
+
+def _assets(decided: Decided, sources: Sources) -> Answer:
+    """The assets behind the meter, or the one that the logged method names after its slash."""
+    rows, below = sources.rows[trust.BTM_ASSETS_TOPIC], sources.below[trust.BTM_ASSETS_TOPIC]
+    history = deque(subject_history(rows, unpack, BTM_ASSETS, decided.member, below), maxlen=1)
+    if not history:
+        return Answer(0, records_digest(()))
+    at = decided.request.as_of_valid or from_epoch_ms(decided.now_ms)
+    _, _, asset_id = decided.request.method.partition("/")
+    assets = tuple(
+        view
+        for view in asset_views(decided.member, history[0].state, at)
+        if not asset_id or view.asset_id == asset_id
+    )
+    return Answer(len(assets), records_digest(assets), assets=assets)

@@ -13,7 +13,7 @@ from spine.errors import Pushback, Reason
 from spine.event import DataPosition
 from spine.store import StoreReader
 
-DATA_TOPICS: Final = (trust.READINGS_TOPIC, trust.METERING_TOPIC)
+DATA_TOPICS: Final = (trust.READINGS_TOPIC, trust.METERING_TOPIC, trust.BTM_ASSETS_TOPIC)
 REFRESH_EVERY_S: Final = 0.02
 POLL_S: Final = 0.02
 

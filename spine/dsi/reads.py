@@ -33,6 +33,7 @@ REACH_TIMEOUT_S: Final = 5.0
 TOPIC_OF_CATEGORY: Final[Mapping[str, str]] = {
     Category.METERING_POINT: trust.METERING_TOPIC,
     Category.CONSENTS: "",
+    Category.ASSET: trust.BTM_ASSETS_TOPIC,
 }
 
 

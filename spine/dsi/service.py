@@ -10,11 +10,13 @@ from typing import Any, Final
 
 import msgspec
 
+from domains.btm_assets.checks import check_id
 from domains.consumers.views import ConsentView
 from spine import trust
 from spine.access import Vector
 from spine.answer import HalfHour
 from spine.common.v1 import common_pb2
+from spine.dsi import assets
 from spine.dsi.advice import QUANTITY_OF, Adviser
 from spine.dsi.answering import Answer, MeteringPointRecord
 from spine.dsi.reads import Judged, Query, Reads
@@ -111,6 +113,23 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
             positions=self._token(judged.ruling.vector, judged),
             digest=made.digest,
         )
+
+    async def ListAssets(self, request: Any, context: Any) -> Any:
+        """The assets that stand behind one metering point."""
+        return await self._assets("ListAssets", request)
+
+    async def GetAsset(self, request: Any, context: Any) -> Any:
+        """One of them. Its id is logged behind the method, so that the audit knows it."""
+        check_id(request.asset_id)
+        return await self._assets(f"GetAsset/{request.asset_id}", request)
+
+    async def _assets(self, method: str, request: Any) -> Any:
+        mpxn = str(parse_mpxn(request.mpxn))
+        as_of_valid = wire.optional_instant(request, "as_of_valid")
+        query = self._record_query(method, request, Category.ASSET, as_of_valid)
+        judged, made = await self._reads.read_one(query, mpxn, self._at_least(request))
+        positions = self._token(judged.ruling.vector, judged)
+        return assets.response(request, made, _decision(judged), positions)
 
     async def CheckAccess(self, request: Any, context: Any) -> Any:
         """What reads would come to, as of the stated positions."""

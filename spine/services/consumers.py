@@ -280,7 +280,7 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
 
     def _shown(self, consent_id: str, done: LegDone) -> Any:
         consent = find_consent(self._meters.state(done.mpxn), consent_id)
-        known = consent is not None and not is_bar(consent)
+        known = consent is not None and not is_bar(consent) and done.error is None
         return consumers_pb2.Leg(
             mpxn=done.mpxn,
             state=consent.state if consent is not None and known else "",

@@ -15,6 +15,7 @@ from domains.metering.decider import (
     DeregisterMeteringPoint,
     MeteringCommand,
     RegisterMeteringPoint,
+    check_registrar,
 )
 from domains.metering.events import EnergyDirection, Fuel, MeasurementQuantity
 from spine import telemetry, trust
@@ -108,6 +109,8 @@ class MeteringService(metering_pb2_grpc.MeteringServicer):
         return await self._handle("DeregisterMeteringPoint", mpxn, command, request)
 
     async def _handle(self, method: str, mpxn: str, command: MeteringCommand, request: Any) -> Any:
+        await self._recorder.level()
+        check_registrar(self._recorder.access(mpxn), command.by, wire.now())
         order = wire.order(request, method, mpxn, command, command.by)
         handled = await self._coordinator.handle(order)
         return metering_pb2.CommandResponse(

@@ -196,9 +196,13 @@ class Recorder:
         point: MeteringPoint | None = self._state(trust.METERING_TOPIC, mpxn)
         return point
 
+    def access(self, mpxn: str) -> MeterAccess:
+        """What this process knows of who supplies, serves and occupies a meter."""
+        known: MeterAccess | None = self._state(trust.CONSUMER_LOG, mpxn)
+        return MeterAccess() if known is None else known
+
     def _stretches(self, sender: str, mpxn: str) -> Sequence[Interval]:
-        access: MeterAccess | None = self._state(trust.CONSUMER_LOG, mpxn)
-        return () if access is None else sending_stretches(access, sender)
+        return sending_stretches(self.access(mpxn), sender)
 
     def _state(self, topic: str, mpxn: str) -> Any:
         """What this process knows of a point; None while it does not understand all of it."""

@@ -72,12 +72,18 @@ def now() -> datetime:
     return from_epoch_ms(epoch_ms(datetime.now(UTC)))
 
 
+# So that adding a page to an instant is always an instant again.
+LAST_YEAR: Final = 9_000
+
+
 def instant(written: Timestamp, field: str) -> datetime:
     """The instant a caller wrote, in whole milliseconds; Invalid(TIME_INVALID) if there is none."""
     try:
         at = written.ToDatetime(tzinfo=UTC)
     except (ValueError, OverflowError):
         raise Invalid(Reason.TIME_INVALID, "no such time", field=field) from None
+    if at.year > LAST_YEAR:
+        raise Invalid(Reason.TIME_INVALID, f"after the year {LAST_YEAR}", field=field)
     return from_epoch_ms(epoch_ms(at))
 
 

@@ -9,26 +9,43 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from domains.governance.commands import ReinstateParticipant, SuspendParticipant
+from domains.consumers.commands import ResumeConsent, SuspendConsent, tightens
+from domains.consumers.decider import CONSUMERS
+from domains.governance.commands import (
+    AuthoriseSigningKey,
+    ReinstateParticipant,
+    SuspendParticipant,
+)
+from domains.governance.commands import subject_of as governance_subject
+from domains.governance.decider import GOVERNANCE
+from spine import trust
 from spine.audit import Line, Verdict
 from spine.console.audits import run_audit
 from spine.console.context import use
+from spine.coordinator import Coordinator
 from spine.dsi.stream import ReadingsStream
 from spine.embedded import EmbeddedKafka
 from spine.errors import NotPermitted, Pushback, Reason
+from spine.runtime import Process, Runtime
+from spine.signing import Signer
+from spine.spread import Spreader
 from spine.store import StoreReader
+from spine.writer import LogWriter
 from tests.helpers.log import open_new_log
 from tests.helpers.town import (
     ADVISER,
     BOARD,
     DAY,
     MPAN,
+    SERVICE,
     STRANGER,
     Dsi,
     Town,
     at_least,
     open_dsi,
+    order,
     query,
     settle,
 )
@@ -262,6 +279,73 @@ async def test_rows_that_are_not_there_just_now_are_not_called_never_recorded(
         with pytest.raises(Pushback) as behind:
             dsi.reads.answer(judged)
         assert behind.value.reason is Reason.DATA_BEHIND
+
+
+async def test_a_key_that_the_partitions_do_not_know_spreads_nothing_and_claims_nothing(
+    town: Town,
+) -> None:
+    """Otherwise a suspension would be acknowledged everywhere and hold nowhere."""
+    successor = Signer.of(Ed25519PrivateKey.generate())
+    runtime = town.runtime
+    await town.governance.handle(
+        order(
+            governance_subject(
+                AuthoriseSigningKey(BOARD, successor.public_key, "governance", "k2")
+            ),
+            AuthoriseSigningKey(BOARD, successor.public_key, "governance", "k2"),
+            BOARD,
+        )
+    )
+    writer = LogWriter(
+        town.process.appender, successor, runtime.identity.log_id, runtime.codec, "/energyos/k2"
+    )
+    progress = runtime.settings.data_dir / "k2.json"
+    heir = Spreader(writer, GOVERNANCE, runtime.partitions, progress)
+    await asyncio.to_thread(load, heir, runtime)
+    home = max(heir._due)
+    with pytest.raises(Pushback) as unknown:
+        await heir.spread()
+    assert unknown.value.reason is Reason.KEY_NOT_SEEN
+    assert heir.holding(home) == 0
+    await town.spreader.spread()
+    again = Spreader(writer, GOVERNANCE, runtime.partitions, progress.with_name("again.json"))
+    await asyncio.to_thread(load, again, runtime)
+    assert again.holding(home) == len(again.targets)
+
+
+def load(spreader: Spreader, runtime: Runtime) -> None:
+    reader = runtime.reader()
+    spreader.load(reader, runtime.codec)
+    reader.close()
+
+
+async def test_already_so_is_not_said_from_a_fold_that_is_behind(town: Town) -> None:
+    await town.record()
+    await town.grant("consent-behind")
+    suspend = SuspendConsent(SERVICE, "consent-behind", "INQUIRY")
+    await town.consumer(suspend)
+    rival_process = Process(town.runtime, "rival")
+    folds = await rival_process.fold([trust.CONSUMER_LOG])
+    rival = Coordinator(CONSUMERS, folds, town.consumers._writer, town.runtime.partitions, tightens)
+    live = folds[trust.CONSUMER_LOG, town.partition]
+    deliver = live.deliver
+    held: list[Any] = []
+    try:
+        live.deliver = held.append  # type: ignore[method-assign, assignment]
+        await town.consumer(ResumeConsent(SERVICE, "consent-behind"))
+        waiting = asyncio.ensure_future(rival.handle(order(MPAN, suspend, SERVICE)))
+        await asyncio.sleep(0.2)
+        assert not waiting.done()  # the rival still sees it suspended, and may not say so
+        live.deliver = deliver  # type: ignore[method-assign]
+        for record in held:
+            live.deliver(record)
+        assert (await waiting).changed
+    finally:
+        await rival_process.stop()
+    (consent,) = [
+        c for c in town.consumers.state(MPAN).consents if c.consent_id == "consent-behind"
+    ]
+    assert consent.state == "SUSPENDED"
 
 
 async def test_a_server_killed_between_append_and_answer_leaves_a_decision_to_be_found(

@@ -57,6 +57,7 @@ class World:
         self.runtime, self.process = runtime, process
         authority = runtime.authority()
         self.supplier = authority.issue_client(Role.SUPPLIER, "SUPP")
+        self.registry = authority.issue_client(Role.CONSENT_SERVICE, "REGISTRY")
         self.other = authority.issue_client(Role.DATA_SERVICE, "AGNT")
         self.app = authority.issue_client(Role.DATA_USER, "APPL")
 
@@ -89,19 +90,19 @@ class World:
             self.cache.unlink()
         self.process = await start_metering(self.runtime)
 
-    async def register(self, mpxn: str, since: datetime = SINCE, key: str = "register") -> Any:
+    async def register(self, mpxn: str, since: datetime = SINCE, key: str = "") -> Any:
         request = metering_pb2.RegisterMeteringPointRequest(
-            idempotency_key=key, mpxn=mpxn, registered_from=stamp(since)
+            idempotency_key=key or f"register-{mpxn}", mpxn=mpxn, registered_from=stamp(since)
         )
-        async with connect(self.target, self.supplier.folder) as channel:
+        async with connect(self.target, self.registry.folder) as channel:
             stub = metering_pb2_grpc.MeteringStub(channel)
             return await stub.RegisterMeteringPoint(request, timeout=20)
 
     async def deregister(self, mpxn: str, until: datetime) -> Any:
         request = metering_pb2.DeregisterMeteringPointRequest(
-            idempotency_key="end", mpxn=mpxn, effective_to=stamp(until)
+            idempotency_key=f"end-{mpxn}", mpxn=mpxn, effective_to=stamp(until)
         )
-        async with connect(self.target, self.supplier.folder) as channel:
+        async with connect(self.target, self.registry.folder) as channel:
             stub = metering_pb2_grpc.MeteringStub(channel)
             return await stub.DeregisterMeteringPoint(request, timeout=20)
 
@@ -501,3 +502,22 @@ async def test_a_metering_point_is_registered_and_ends(world: World):
     report = await world.send(header("ended"), chunk(generated([mpxn], days=3)))
     assert report.rows_recorded == 1
     assert dict(report.rows_refused) == {Reason.METER_NOT_REGISTERED: 2}
+
+
+async def test_only_who_holds_a_meter_may_register_or_end_it(world: World) -> None:
+    mpxn = "1900000000013"
+    await world.register(mpxn)
+    request = metering_pb2.DeregisterMeteringPointRequest(
+        idempotency_key="not-yours", mpxn=mpxn, effective_to=stamp(SINCE)
+    )
+    refusals = set()
+    async with connect(world.target, world.supplier.folder) as channel:
+        stub = metering_pb2_grpc.MeteringStub(channel)
+        for meter in (mpxn, "2100000000010"):  # registered, and unknown: refused alike
+            request.mpxn = meter
+            request.idempotency_key = f"not-yours-{meter}"
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await stub.DeregisterMeteringPoint(request, timeout=20)
+            failure = error_from(refused.value)
+            refusals.add((failure.code, failure.reason, failure.message))
+    assert refusals == {("PERMISSION_DENIED", "NOT_PERMITTED", "the meter is not this registrar's")}

@@ -125,7 +125,7 @@ def test_the_balance_of_every_partition_is_in_the_report() -> None:
     history.read()
     history.drop(again)
     report = audit(history.records()).report
-    assert len(report.balances) == 16
+    assert len(report.balances) == 20
     assert all(balance.counts.balanced for balance in report.balances)
     (here,) = [
         b for b in report.balances if (b.topic, b.partition) == (trust.CONSUMER_LOG, PARTITION)
@@ -442,9 +442,9 @@ POSITIONS: dict[str, tuple[Callable[[History], Any], Verdict, str]] = {
     "of another partition": (vector_of(READINGS, 0), DIFFERENT, "positions of another partition"),
     "beyond the log": (vector_of(READINGS, PARTITION, 1), CANNOT_TELL, "does not reach that far"),
     "of a topic without a view": (
-        vector_of(trust.BTM_ASSETS_TOPIC, PARTITION),
+        vector_of(trust.METERING_REFERENCE, PARTITION),
         CANNOT_TELL,
-        "no view of btm_assets.events.v1 is at hand",
+        "no view of metering.reference.v1 is at hand",
     ),
 }
 

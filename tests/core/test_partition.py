@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import struct
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -36,10 +38,12 @@ from spine.event import (
     RecordType,
     SignerRole,
     from_epoch_ms,
+    signed_bytes,
 )
 from spine.partition import PartitionFold
 from spine.policy import ConsentState, MeterAccess, Permit, Refuse
 from spine.rows import Applied, Decided
+from spine.signing import Signer
 from spine.store import MemoryRows
 from spine.view import CLOCK_TOLERANCE_MS, Quarantine
 from tests.helpers.records import (
@@ -477,7 +481,6 @@ def test_a_key_that_differs_from_the_content_is_void() -> None:
     [
         (b"", Reason.RECORD_MALFORMED),
         (b"\x00\x00\x00\x00\x02", Reason.RECORD_MALFORMED),
-        (Facts(trust.CONSUMER_LOG, PARTITION, ()), Reason.RECORD_MALFORMED),
         (
             Facts(trust.CONSUMER_LOG, PARTITION, (command(METER),)),
             Reason.RECORD_MALFORMED,
@@ -488,7 +491,7 @@ def test_a_key_that_differs_from_the_content_is_void() -> None:
             Reason.RECORD_OUT_OF_RANGE,
         ),
     ],
-    ids=["nothing", "cut off", "no command", "no fact", "another record", "out of its rules"],
+    ids=["nothing", "cut off", "no fact", "another record", "out of its rules"],
 )
 def test_what_breaks_schema_or_rules_is_quarantined(value: object, reason: Reason) -> None:
     scene = Scene()
@@ -497,6 +500,53 @@ def test_what_breaks_schema_or_rules_is_quarantined(value: object, reason: Reaso
     assert outcome(applied) == ("quarantined", reason)
     assert scene.content() == before
     assert scene.rows.get(b"q/" + scene.last.to_bytes(8) + bytes(4)) is not None
+
+
+def test_a_record_without_commands_is_a_barrier_and_changes_no_subject() -> None:
+    scene = Scene()
+    before = scene.content()
+    barrier = Facts(trust.CONSUMER_LOG, PARTITION, ())
+    applied = scene.send(scene.log.build(RecordType.FACTS, barrier, BY_CONSUMERS))
+    assert outcome(applied) == ("applied", None)
+    assert scene.content() == before
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        (("x" * 70_000, b""),),
+        (("t", b"f"), ("kid", None)),
+        (("t", None),),
+        (("\ud800", b""),),
+        tuple((str(n), b"") for n in range(66_000)),
+    ],
+    ids=["long name", "no kid", "no type", "no name", "too many"],
+)
+def test_headers_that_no_signature_can_cover_are_quarantined_and_stop_nothing(
+    headers: tuple[tuple[str, bytes], ...],
+) -> None:
+    """Anybody who can write to the topic can write these, without any key."""
+    scene = Scene()
+    good = scene.log.build(RecordType.FACTS, Facts(trust.CONSUMER_LOG, PARTITION, ()), BY_CONSUMERS)
+    signed = dict(good.headers)
+    hostile = replace(good, headers=(*headers, ("t", b"f"), ("sig", signed["sig"])))
+    applied = scene.send(hostile)
+    assert outcome(applied)[0] == "quarantined"
+    assert len(hostile.digest()) == 32
+    with pytest.raises((struct.error, UnicodeEncodeError, TypeError)):  # the naive variant
+        signed_bytes(bytes(32), "t", 0, None, headers, b"")
+
+
+def test_an_opening_under_anybodys_key_closes_nothing() -> None:
+    scene = Scene()
+    stranger = Signer.of(Ed25519PrivateKey.from_private_bytes(b"\x07" * 32))
+    other = replace(OPENING, root_key=stranger.public_key)
+    applied = scene.send(
+        scene.log.build(RecordType.OPENING, other, stranger, log_id=other.log_id())
+    )
+    assert outcome(applied) == ("quarantined", Reason.OPENING_DIFFERS)
+    assert scene.fold.head is not None
+    assert not scene.fold.head.closed
 
 
 def test_a_record_without_value_or_type_is_quarantined() -> None:

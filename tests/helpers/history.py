@@ -15,6 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from domains.btm_assets import BTM_ASSETS
 from domains.consumers.decider import CONSUMERS
 from domains.governance.decider import GOVERNANCE
 from domains.metering import METERING, READINGS
@@ -56,6 +57,7 @@ from tests.helpers.records import (
     PartitionLog,
     command,
     request,
+    signer,
     started,
 )
 from tests.helpers.rows import MemoryRows
@@ -65,8 +67,11 @@ BY_TOPIC: Mapping[str, Domain] = {
     trust.CONSUMER_LOG: CONSUMERS,
     trust.METERING_TOPIC: METERING,
     trust.READINGS_TOPIC: READINGS,
+    trust.BTM_ASSETS_TOPIC: BTM_ASSETS,
 }
 FOLDED = tuple(BY_TOPIC)
+# Not one of the first keys: a test that has assets authorises it.
+BY_ASSETS = signer(6)
 
 
 @dataclass(frozen=True)
@@ -120,8 +125,8 @@ class History:
 
     def facts(self, *events: object, subject: str = METER) -> LogRecord:
         """The coordinator's facts of one command about a meter, chained to those before."""
-        domain = METERING if type(events[0]) in METERING.events.values() else CONSUMERS
-        by = BY_METERING if domain is METERING else BY_CONSUMERS
+        writers = ((METERING, BY_METERING), (BTM_ASSETS, BY_ASSETS), (CONSUMERS, BY_CONSUMERS))
+        domain, by = next(w for w in writers if type(events[0]) in w[0].events.values())
         row = self.folds[domain.topic].subject(subject)
         one = command(subject, *events, previous=(row.offset, row.entry), domain=domain)
         return self.keep(self.log(domain.topic).facts(one, by=by))

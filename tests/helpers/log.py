@@ -17,7 +17,13 @@ from spine.signing import Signer, public_bytes
 from spine.writer import LogWriter
 
 PARTITIONS = 4
-ROLES = (SignerRole.GOVERNANCE, SignerRole.CONSUMERS, SignerRole.METERING, SignerRole.DSI)
+ROLES = (
+    SignerRole.GOVERNANCE,
+    SignerRole.CONSUMERS,
+    SignerRole.METERING,
+    SignerRole.BTM_ASSETS,
+    SignerRole.DSI,
+)
 
 
 async def open_new_log(broker: EmbeddedKafka, data_dir: Path) -> tuple[Settings, Kafka]:

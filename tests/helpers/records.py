@@ -14,6 +14,7 @@ from hashlib import sha256
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from domains.btm_assets import BTM_ASSETS
 from domains.consumers.decider import CONSUMERS
 from domains.consumers.events import (
     ConsentGranted,
@@ -62,7 +63,7 @@ PARTITIONS = 4
 PARTITION = 3
 METER, NEIGHBOUR = "1200000000003", "1200000000005"  # both of partition 3
 ELSEWHERE = "1200000000001"  # of partition 0
-DOMAINS = (GOVERNANCE, CONSUMERS, CONSENT_FAN_OUT, METERING, READINGS)
+DOMAINS = (GOVERNANCE, CONSUMERS, CONSENT_FAN_OUT, METERING, READINGS, BTM_ASSETS)
 CODEC = Codec(Schemas.load(), DOMAINS)
 TOOLS = tools(CODEC, verify)
 

@@ -6,6 +6,7 @@ import struct
 from datetime import UTC, datetime
 from typing import Final
 
+from domains.btm_assets import events as assets
 from domains.consumers import events as consumers
 from domains.consumers.commands import ConsentTerms
 from domains.consumers.fan_out import FanOutCompleted, FanOutOrdered
@@ -55,6 +56,19 @@ REQUEST = event.AccessRequest(
     at(6, 3, 4, 5),
     None,
     0,
+)
+
+
+ASSET: Final = "urn:energyos:asset:01JZ0000000000000000000001"
+DETAILS: Final = assets.Details(
+    assets.Kind("BATTERY", "Stored energy", "Electrochemical"),
+    assets.Specification(
+        "Maker", "M-1", "S-1", "1.2", 5_000, 5_000, 13_500, 900, 1, 5_000, "MAKER/00001/V1", 2021
+    ),
+    assets.Connection(METER, "NOT_APPLICABLE", "G98", 3_680, 230, "Primary", "Grid", "_K"),
+    assets.Ownership("c-1", "adviser", "consent-1"),
+    assets.Registration("ECR", "R-1", "distributor", at(2, 3)),
+    assets.Operational(2_000, None, "inverter"),
 )
 
 
@@ -225,6 +239,21 @@ VALUES: Final[dict[str, object]] = {
         "ELECTRICITY", "_K", "IMPORT", "AI", at(1, 1), at(1, 2)
     ),
     "metering/ReadingsBatch/1": readings_batch(METER, 3),
+    "btm_assets/AssetActivated/1": assets.AssetActivated(ASSET, at(3, 1)),
+    "btm_assets/AssetDeclared/1": assets.AssetDeclared(ASSET, DETAILS, "adviser", at(3, 1)),
+    "btm_assets/AssetDecommissioned/1": assets.AssetDecommissioned(ASSET, "replaced", at(3, 1)),
+    "btm_assets/AssetLinked/1": assets.AssetLinked(
+        ASSET, assets.Link("UPRN", "100012345678", "adviser", at(2, 1), None), at(3, 1)
+    ),
+    "btm_assets/AssetRejected/1": assets.AssetRejected(ASSET, "not there", at(3, 1)),
+    "btm_assets/AssetSuspended/1": assets.AssetSuspended(ASSET, "governance", "inquiry", at(3, 1)),
+    "btm_assets/AssetTransferred/1": assets.AssetTransferred(
+        ASSET, "c-2", "adviser", "consent-2", at(4, 1), at(3, 1)
+    ),
+    "btm_assets/AssetUnlinked/1": assets.AssetUnlinked(
+        ASSET, "UPRN", "100012345678", at(4, 1), at(3, 1)
+    ),
+    "btm_assets/AssetVerified/1": assets.AssetVerified(ASSET, "INSPECTION", "registrar", at(3, 1)),
 }
 
 HALF_HOURS: Final = (

@@ -100,13 +100,13 @@ class Town:
     async def govern(self, command: Any) -> Handled:
         """One command of the board, spread everywhere."""
         subject = governance.subject_of(command)
-        handled = await self.governance.handle(_order(subject, command, BOARD))
+        handled = await self.governance.handle(order(subject, command, BOARD))
         await self.spreader.spread()
         return handled
 
     async def consumer(self, command: Any, subject: str = MPAN) -> Handled:
         """One command about a meter."""
-        return await self.consumers.handle(_order(subject, command, command.by))
+        return await self.consumers.handle(order(subject, command, command.by))
 
     async def grant(self, consent_id: str) -> Handled:
         """The occupier allows the adviser to read."""
@@ -150,7 +150,8 @@ class Town:
         )
 
 
-def _order(subject: str, command: Any, by: Actor) -> Order:
+def order(subject: str, command: Any, by: Actor) -> Order:
+    """A command under a key of its own."""
     return Order(subject, command, by, type(command).__name__, f"key-{next(_keys)}", os.urandom(32))
 
 

@@ -1,0 +1,150 @@
+"""The btm_assets coordinator: the `BtmAssets` service of `proto/spine/btm_assets/v1`, and its
+process.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from domains.btm_assets.commands import (
+    ActivateAsset,
+    AssetCommand,
+    DeclareAsset,
+    DecommissionAsset,
+    LinkAsset,
+    RejectAsset,
+    SuspendAsset,
+    TransferAsset,
+    UnlinkAsset,
+    VerifyAsset,
+    tightens,
+)
+from domains.btm_assets.events import (
+    Connection,
+    Details,
+    Kind,
+    Operational,
+    Ownership,
+    Registration,
+    Specification,
+)
+from spine import trust
+from spine.btm_assets.v1 import btm_assets_pb2, btm_assets_pb2_grpc
+from spine.claims import Claims
+from spine.coordinator import Coordinator
+from spine.event import SignerRole
+from spine.gb import parse_mpxn
+from spine.policy import Role
+from spine.runtime import Process, Runtime
+from spine.server import Service
+from spine.services import wire
+from spine.services.asset_groups import group_from, link_from
+from spine.services.background import keep_quarantined
+
+
+async def start_btm_assets(runtime: Runtime, name: str = "assets") -> Process:
+    """Start the btm_assets coordinator; returns once it answers."""
+    process = Process(runtime, name)
+    folds = await process.fold([trust.BTM_ASSETS_TOPIC])
+    writer = runtime.writer(process.appender, SignerRole.BTM_ASSETS, name)
+    await keep_quarantined(process, writer, [trust.BTM_ASSETS_TOPIC])
+    claims = Claims(runtime.stores(name), runtime.identity.log_id)
+    process.on_end(claims.close)
+    domain = runtime.domains.by_topic[trust.BTM_ASSETS_TOPIC]
+    coordinator = Coordinator(domain, folds, writer, runtime.partitions, tightens, claims)
+    await process.serve(
+        Role.COORDINATOR,
+        [
+            Service(
+                btm_assets_pb2.DESCRIPTOR.services_by_name["BtmAssets"].full_name,
+                btm_assets_pb2_grpc.add_BtmAssetsServicer_to_server,
+                BtmAssetsService(coordinator, runtime.identity.log_id),
+            )
+        ],
+        runtime.settings.assets_port,
+    )
+    return process
+
+
+class BtmAssetsService(btm_assets_pb2_grpc.BtmAssetsServicer):
+    """Requests in, facts about the assets of one meter in the log."""
+
+    def __init__(self, coordinator: Coordinator, log_id: bytes) -> None:
+        self._coordinator, self._log_id = coordinator, log_id
+
+    async def DeclareAsset(self, request: Any, context: Any) -> Any:
+        """Say that an asset stands behind a meter."""
+        details = Details(
+            group_from(request.kind, Kind),
+            group_from(request.specification, Specification),
+            group_from(request.connection, Connection),
+            group_from(request.ownership, Ownership),
+            group_from(request.registration, Registration),
+            group_from(request.operational, Operational),
+        )
+        links = tuple(link_from(link) for link in request.links)
+        command = DeclareAsset(wire.caller(), request.asset_id, details, links)
+        return await self._handle("DeclareAsset", command, request)
+
+    async def VerifyAsset(self, request: Any, context: Any) -> Any:
+        """Say that a declaration is right."""
+        command = VerifyAsset(wire.caller(), request.asset_id, request.level)
+        return await self._handle("VerifyAsset", command, request)
+
+    async def RejectAsset(self, request: Any, context: Any) -> Any:
+        """Say that a declaration is wrong."""
+        command = RejectAsset(wire.caller(), request.asset_id, request.reason)
+        return await self._handle("RejectAsset", command, request)
+
+    async def ActivateAsset(self, request: Any, context: Any) -> Any:
+        """Let an asset take part."""
+        command = ActivateAsset(wire.caller(), request.asset_id)
+        return await self._handle("ActivateAsset", command, request)
+
+    async def SuspendAsset(self, request: Any, context: Any) -> Any:
+        """Stop an asset from taking part for now."""
+        command = SuspendAsset(wire.caller(), request.asset_id, request.reason)
+        return await self._handle("SuspendAsset", command, request)
+
+    async def TransferAsset(self, request: Any, context: Any) -> Any:
+        """Hand an asset to a new owner or operator."""
+        command = TransferAsset(
+            wire.caller(),
+            request.asset_id,
+            request.ownership.owner,
+            request.ownership.operator,
+            request.ownership.consent_id,
+            wire.required_instant(request, "effective_from"),
+        )
+        return await self._handle("TransferAsset", command, request)
+
+    async def DecommissionAsset(self, request: Any, context: Any) -> Any:
+        """Say that an asset is gone."""
+        command = DecommissionAsset(wire.caller(), request.asset_id, request.reason)
+        return await self._handle("DecommissionAsset", command, request)
+
+    async def LinkAsset(self, request: Any, context: Any) -> Any:
+        """Say what another body calls an asset."""
+        command = LinkAsset(wire.caller(), request.asset_id, link_from(request.link))
+        return await self._handle("LinkAsset", command, request)
+
+    async def UnlinkAsset(self, request: Any, context: Any) -> Any:
+        """Say that it is called so no longer."""
+        command = UnlinkAsset(
+            wire.caller(),
+            request.asset_id,
+            request.scheme,
+            request.value,
+            wire.required_instant(request, "effective_to"),
+        )
+        return await self._handle("UnlinkAsset", command, request)
+
+    async def _handle(self, method: str, command: AssetCommand, request: Any) -> Any:
+        mpxn = str(parse_mpxn(request.mpxn))
+        order = wire.order(request, method, mpxn, command, command.by)
+        handled = await self._coordinator.handle(order)
+        return btm_assets_pb2.CommandResponse(
+            positions=wire.position_token(self._log_id, [wire.past(handled)]),
+            record=wire.record_ref(handled),
+            replayed=handled.replayed,
+        )
