@@ -16,16 +16,19 @@ from weakref import WeakValueDictionary
 
 from spine.claims import Claims
 from spine.domain import Actor, Domain
-from spine.errors import Conflict, Pushback, Reason
+from spine.errors import Conflict, NotPermitted, Pushback, Reason
 from spine.event import Command, Fact, Facts, RecordType, from_epoch_ms, murmur2_partition
 from spine.fold import FaustFolds, LiveFold
 from spine.partition import PartitionFold
+from spine.policy import Role, accreditation_refusal
 from spine.rows import AppliedCommand
-from spine.trust import METER_KEYED
+from spine.trust import GOVERNANCE_TOPIC, METER_KEYED
 from spine.writer import LogWriter, wall_clock_ms
 
 FOLD_TIMEOUT_S: Final = 10.0
 TIGHTENING_ATTEMPTS: Final = 8
+# Those that act only while governance accredits them.
+ORGANISATIONS: Final = frozenset({Role.DATA_USER, Role.SUPPLIER, Role.DATA_SERVICE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +103,16 @@ class Coordinator:
     async def handle(self, order: Order) -> Handled:
         """Carry out one command.
 
-        Refused by a rule; Conflict(RACE_LOST) if a loosening command lost a race,
+        Refused by a rule, or NotPermitted for an organisation that is not accredited, unless the
+        command only takes access away; Conflict(RACE_LOST) if a loosening command lost a race,
         Conflict(IDEMPOTENCY_CONFLICT) on other content under the same key; Pushback(INDETERMINATE)
         if the append was not acknowledged: repeat it under the same key.
         """
         if self._claims is not None:
             by, key = order.actor, order.idempotency_key
             self._claims.claim(by.role, by.party, order.method, key, order.digest)
+        if self.domain.topic != GOVERNANCE_TOPIC and not self._tightens(order.command):
+            await check_accredited(self._folds, self.live(order.subject), order.actor)
         async with self._locks.setdefault(order.subject, asyncio.Lock()):
             attempts = TIGHTENING_ATTEMPTS if self._tightens(order.command) else 1
             for _ in range(attempts):
@@ -190,3 +196,20 @@ class Coordinator:
             raise Pushback(
                 closed, "closed until a build understands what it holds", retry_after_s=60
             )
+
+
+async def check_accredited(folds: FaustFolds, live: LiveFold, actor: Actor) -> None:
+    """NotPermitted unless governance lets the organisation act in its role, as far as `live` knows.
+
+    A fold that says no may not have heard yet: it is asked again once it has all the log holds.
+    """
+    if actor.role not in ORGANISATIONS:
+        return
+    now = from_epoch_ms(wall_clock_ms())
+    fold = live.stored.fold
+    if accreditation_refusal(fold.participant(actor.party), actor.role, now) is None:
+        return
+    await folds.level(FOLD_TIMEOUT_S)
+    refusal = accreditation_refusal(fold.participant(actor.party), actor.role, now)
+    if refusal is not None:
+        raise NotPermitted(refusal, "the organisation is not accredited to do this")

@@ -99,6 +99,7 @@ def _count(topic: str, applied: Applied) -> None:
 class FaustFolds:
     """All folds of one process, in one Faust app inside the running event loop.
 
+    `still_s` is how long the stillest fold has had records to fold without moving.
     `name` is the consumer group and, with it, the static member id. `on_failure` is called with an
     exception that no rule foresaw; by default the process exits with 70 and is started again.
     """
@@ -122,6 +123,7 @@ class FaustFolds:
         self._healing: set[asyncio.Task[None]] = set()
         self._watching: asyncio.Task[None] | None = None
         self._app: Any = None
+        self.still_s = 0.0
 
     async def start(self) -> None:
         """Catch up from the log, then let Faust take over; returns when both are done."""
@@ -267,6 +269,7 @@ class FaustFolds:
         behind_since: dict[tuple[str, int], tuple[int, float]] = {}
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
+            still_s = 0.0
             for place, live in self.folds.items():
                 end = await self._end(place)
                 if end is None:
@@ -281,8 +284,10 @@ class FaustFolds:
                 where: dict[str, AnyValue] = {"topic": place[0], "partition": place[1]}
                 telemetry.view_lag_ms.set(round((now - since) * 1000), where)
                 telemetry.view_records_behind.set(max(0, end - live.next_offset), where)
+                still_s = max(still_s, now - since)
                 if now - since > STALLED_AFTER_S:
                     self._on_failure(RuntimeError(f"{place[0]}-{place[1]} stands still"))
+            self.still_s = still_s
 
     async def _end(self, place: tuple[str, int]) -> int | None:
         reader = self._reader

@@ -221,6 +221,13 @@ def decide_v1(request: AccessRequest, situation: Situation) -> Decision:
     return Permit(covered, decision.consent_id, decision.consent_version)
 
 
+_ENDED_BY_EVENT: Final = {
+    ConsentState.REQUESTED: Reason.CONSENT_NOT_ANSWERED,
+    ConsentState.DECLINED: Reason.CONSENT_DECLINED,
+    ConsentState.LAPSED: Reason.CONSENT_LAPSED,
+    ConsentState.REVOKED: Reason.CONSENT_REVOKED,
+    ConsentState.WITHDRAWN: Reason.CONSENT_WITHDRAWN,
+}
 POLICIES: Final[Mapping[int, Callable[[AccessRequest, Situation], Decision]]] = {1: decide_v1}
 
 
@@ -230,15 +237,8 @@ def consent_refusal(consent: Consent, access: MeterAccess, now: datetime) -> Rea
     An event that ended it wins over time; tenancy over expiry, because the old occupier's word
     counts for nothing once somebody else lives there (REC change-of-tenancy rule).
     """
-    ended_by_event = {
-        ConsentState.REQUESTED: Reason.CONSENT_NOT_ANSWERED,
-        ConsentState.DECLINED: Reason.CONSENT_DECLINED,
-        ConsentState.LAPSED: Reason.CONSENT_LAPSED,
-        ConsentState.REVOKED: Reason.CONSENT_REVOKED,
-        ConsentState.WITHDRAWN: Reason.CONSENT_WITHDRAWN,
-    }
-    if consent.state in ended_by_event:
-        return ended_by_event[consent.state]
+    if consent.state in _ENDED_BY_EVENT:
+        return _ENDED_BY_EVENT[consent.state]
     tenancy = _tenancy(access, consent.tenancy_id)
     if tenancy is None or not tenancy.live_at(now):
         return Reason.CONSENT_ENDED_WITH_TENANCY
@@ -277,14 +277,22 @@ def _accreditation(request: AccessRequest, situation: Situation) -> Reason | Non
     """Whether the party holds its role for this purpose now. A consumer needs none."""
     if request.role == Role.CONSUMER:
         return None
-    participant = situation.participant
+    return accreditation_refusal(
+        situation.participant, request.role, situation.now, request.purpose
+    )
+
+
+def accreditation_refusal(
+    participant: Participant | None, role: str, now: datetime, purpose: str | None = None
+) -> Reason | None:
+    """Why an organisation may not act in this role (for this purpose) now; None if it may."""
     if participant is None:
         return Reason.PARTICIPANT_UNKNOWN
     if participant.suspended:
         return Reason.PARTICIPANT_SUSPENDED
     for held in participant.accreditations:
-        fits = not held.purposes or request.purpose in held.purposes
-        if held.role == request.role and held.live_at(situation.now) and fits:
+        fits = purpose is None or not held.purposes or purpose in held.purposes
+        if held.role == role and held.live_at(now) and fits:
             return None
     return Reason.ACCREDITATION_MISSING
 

@@ -39,6 +39,7 @@ from spine.writer import LogWriter
 LOG_FILE: Final = "log.json"
 # What a process that is told to stop still waits for, each: a broker may be away for long.
 END_TIMEOUT_S: Final = 10.0
+NOT_SERVING_AFTER_S: Final = 10.0
 _log = structlog.get_logger()
 
 
@@ -246,14 +247,17 @@ class Process:
     ) -> None:
         """Answer from now on, and say where."""
         runtime = self.runtime
-        self.server = runtime.server(
-            self.name, role, services, port, lambda: self.ready, request_bytes
-        )
+        self.server = runtime.server(self.name, role, services, port, self.serves, request_bytes)
         await self.server.start()
         self.ready = True
         host = runtime.settings.listen_host
         announce(runtime.settings.data_dir, self.name, host, self.server.port)
         _log.info("process.ready", process=self.name, port=self.server.port)
+
+    def serves(self) -> bool:
+        """Whether it answers and its folds move: what a health check is told."""
+        still_s = 0.0 if self.folds is None else self.folds.still_s
+        return self.ready and still_s < NOT_SERVING_AFTER_S
 
     async def until_signalled(self) -> None:
         """Run until SIGTERM or SIGINT, then stop in order."""

@@ -140,6 +140,7 @@ class MeteringService(metering_pb2_grpc.MeteringServicer):
                 elif request.WhichOneof("message") == "header" and intake is None:
                     intake = Intake(self._recorder, caller.party, request.header)
                     await self._recorder.level()
+                    await self._recorder.check_accredited(wire.caller())
                 else:
                     raise Invalid(
                         Reason.FIELD_INVALID, "one header comes first, then chunks", field="message"

@@ -24,7 +24,8 @@ from domains.metering.decider import check_rows, sending_stretches
 from domains.metering.events import MeasurementQuantity, MeteringPoint
 from domains.metering.readings import Delivery, ReadingsBatch
 from spine import trust
-from spine.coordinator import FOLD_TIMEOUT_S
+from spine.coordinator import FOLD_TIMEOUT_S, check_accredited
+from spine.domain import Actor
 from spine.errors import Bug, Invalid, Pushback, Reason
 from spine.event import DataPosition, RecordType, murmur2_partition
 from spine.fold import FaustFolds
@@ -195,6 +196,10 @@ class Recorder:
     def _registered(self, mpxn: str) -> MeteringPoint | None:
         point: MeteringPoint | None = self._state(trust.METERING_TOPIC, mpxn)
         return point
+
+    async def check_accredited(self, sender: Actor) -> None:
+        """NotPermitted unless governance lets the sender act in its role now."""
+        await check_accredited(self._folds, self._folds[trust.CONSUMER_LOG, 0], sender)
 
     def access(self, mpxn: str) -> MeterAccess:
         """What this process knows of who supplies, serves and occupies a meter."""

@@ -20,6 +20,7 @@ from spine.runtime import Process, Runtime
 from spine.server import Failure, connect, error_from
 from spine.services.btm_assets import start_btm_assets
 from spine.services.wire import stamp
+from tests.helpers.accredited import accredit
 from tests.helpers.log import open_new_log
 
 MPAN = "1200000000011"
@@ -79,6 +80,7 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
     folder = tmp_path_factory.mktemp("btm_assets")
     with EmbeddedKafka(folder) as broker:
         runtime = Runtime.of(*await open_new_log(broker, folder), DOMAINS)
+        await accredit(runtime, (Role.DATA_USER, "flex-co"), (Role.DATA_USER, "rival"))
         world = World(runtime, await start_btm_assets(runtime))
         try:
             yield world

@@ -37,6 +37,7 @@ from spine.replay import rebuild
 from spine.runtime import Process, Runtime
 from spine.server import Failure, connect, error_from
 from spine.services.metering import CACHE_FILE, start_metering
+from tests.helpers.accredited import accredit
 from tests.helpers.log import open_new_log
 
 DATA = Path(__file__).parent.parent / "data"
@@ -211,6 +212,7 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
     folder = tmp_path_factory.mktemp("metering")
     with EmbeddedKafka(folder) as broker:
         runtime = Runtime.of(*await open_new_log(broker, folder), DOMAINS)
+        await accredit(runtime, (Role.SUPPLIER, "SUPP"), (Role.DATA_SERVICE, "AGNT"))
         world = World(runtime, await start_metering(runtime))
         try:
             yield world

@@ -42,6 +42,7 @@ from spine.services.governance import start_governance
 from spine.services.terms import agreed
 from spine.signing import verify
 from spine.store import MemoryRows
+from tests.helpers.accredited import accredit
 from tests.helpers.log import open_new_log
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -154,6 +155,7 @@ async def world(
     runtime = Runtime.of(settings, kafka, DOMAINS)
     governance = await start_governance(runtime)
     made = World(runtime, governance, await start_consumers(runtime), {})
+    await accredit(runtime, (Role.DATA_USER, ADVISER))
     try:
         yield made
     finally:

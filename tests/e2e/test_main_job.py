@@ -15,6 +15,7 @@ from spine.console import ingesting
 from spine.console.client import Client, interval, stamp
 from spine.console.context import CONSENT_SERVICE
 from spine.console.demo import LONDON, LONDON_MPAN, PERSE, PERSE_MPAN
+from spine.console.parties import issue
 from spine.dsi.v1 import dsi_pb2
 from spine.policy import Basis, Role
 from spine.server import error_from
@@ -251,14 +252,36 @@ def test_six_processes_run(spine: Installation) -> None:
 
 
 def test_a_key_used_for_another_meter_is_a_conflict(spine: Installation) -> None:
-    supplier = spine.as_("north-supply")
+    registry = spine.as_(CONSENT_SERVICE)
     start = stamp(datetime(2012, 1, 1, tzinfo=UTC))
     request = {"idempotency_key": "once-only", "registered_from": start}
-    first = supplier.metering("RegisterMeteringPoint", mpxn="1700000000014", **request)
-    again = supplier.metering("RegisterMeteringPoint", mpxn="1700000000014", **request)
+    first = registry.metering("RegisterMeteringPoint", mpxn="1700000000014", **request)
+    again = registry.metering("RegisterMeteringPoint", mpxn="1700000000014", **request)
     assert (first.replayed, again.replayed) == (False, True)
     assert again.record == first.record
     refused = failure(
-        lambda: supplier.metering("RegisterMeteringPoint", mpxn="1800000000019", **request)
+        lambda: registry.metering("RegisterMeteringPoint", mpxn="1800000000019", **request)
     )
     assert (refused.code, refused.reason) == ("ABORTED", "IDEMPOTENCY_CONFLICT")
+
+
+def test_an_organisation_that_is_not_accredited_commands_nothing(
+    spine: Installation, alex: Client
+) -> None:
+    issue(spine.data_dir, Role.DATA_USER, "never-admitted")
+    unknown = spine.as_("never-admitted")
+    now = datetime.now(UTC)
+    asked = {
+        "mpxns": [PERSE_MPAN],
+        "data_user": "never-admitted",
+        "terms": {
+            "purpose": "ENERGY_ADVICE",
+            "categories": ["HH_CONSUMPTION"],
+            "history_from": stamp(WEEK[0]),
+            "valid_from": stamp(now),
+            "expires": stamp(now + timedelta(days=30)),
+        },
+        "answer_by": stamp(now + timedelta(days=1)),
+    }
+    refused = failure(lambda: unknown.consumers("RequestConsent", **asked))
+    assert (refused.code, refused.reason) == ("PERMISSION_DENIED", "PARTICIPANT_UNKNOWN")
