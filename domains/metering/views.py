@@ -49,13 +49,41 @@ def readings_as_of(
     some half hours of a day leaves the others as they were. Half hours never recorded are left out.
     """
     first, end = _first_from(interval.start), _first_from(interval.end)
-    days = range(first // PERIODS_PER_UTC_DAY, (end - 1) // PERIODS_PER_UTC_DAY + 1)
     found: dict[int, Recorded] = {}
-    for version in versions(rows, mpxn, quantity, days, below_offset):
+    for version in versions(rows, mpxn, quantity, _days(first, end), below_offset):
         for half_hour, value_wh, quality in version.cells():
             if first <= half_hour < end:
                 found[half_hour] = Recorded(value_wh, quality, version.offset, version.row)
     return {half_hour_start(half_hour): found[half_hour] for half_hour in sorted(found)}
+
+
+def recorded_between(
+    rows: ReadableRows,
+    mpxn: str,
+    quantity: str,
+    interval: Interval,
+    from_offset: int,
+    below_offset: int,
+) -> Interval | None:
+    """The stretch of the interval that has versions from one offset on and below another, if any.
+
+    Only the keys of older versions are read, so it costs little where nothing is new.
+    """
+    first, end = _first_from(interval.start), _first_from(interval.end)
+    said = [
+        half_hour
+        for version in versions(rows, mpxn, quantity, _days(first, end), below_offset)
+        if version.offset >= from_offset
+        for half_hour, _, _ in version.cells()
+        if first <= half_hour < end
+    ]
+    if not said:
+        return None
+    return Interval(half_hour_start(min(said)), half_hour_start(max(said) + 1))
+
+
+def _days(first: int, end: int) -> range:
+    return range(first // PERIODS_PER_UTC_DAY, (end - 1) // PERIODS_PER_UTC_DAY + 1)
 
 
 def _first_from(instant: datetime) -> int:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from domains.metering.views import readings_as_of
+from domains.metering.views import recorded_between
 from spine import telemetry, trust
 from spine.access import AccessLog, OutcomeLog, Ruling, Vector
 from spine.answer import Release
@@ -23,7 +23,7 @@ from spine.dsi.data import DATA_TOPICS, POLL_S, DataViews
 from spine.errors import Invalid, NotPermitted, Pushback, Reason
 from spine.event import AccessOutcome, AccessRequest, DataPosition, epoch_ms, murmur2_partition
 from spine.fold import LiveFold
-from spine.gb import HALF_HOUR, Interval, tzdata_version
+from spine.gb import Interval, tzdata_version
 from spine.identity import Caller
 from spine.log import ReaderThread
 from spine.policy import Category, Permit
@@ -159,19 +159,15 @@ class Reads:
         )
 
     def changed(self, query: Query, mpxn: str, before: Vector, after: Vector) -> Interval | None:
-        """The stretch of a query's interval whose readings differ between two positions."""
-        old, new = (
-            readings_as_of(
-                self.data.sources(vector).rows[trust.READINGS_TOPIC],
-                mpxn,
-                query.measurement_quantity,
-                query.interval,
-                vector[0].offset,
-            )
-            for vector in (before, after)
+        """The stretch of a query's interval that was recorded between two positions."""
+        return recorded_between(
+            self.data.sources(after).rows[trust.READINGS_TOPIC],
+            mpxn,
+            query.measurement_quantity,
+            query.interval,
+            before[0].offset,
+            after[0].offset,
         )
-        starts = [start for start, recorded in new.items() if old.get(start) != recorded]
-        return Interval(min(starts), max(starts) + HALF_HOUR) if starts else None
 
     async def decide(
         self, query: Query, meters: tuple[str, ...], vector: Vector

@@ -32,7 +32,7 @@ from domains.metering.readings import (
     take,
 )
 from domains.metering.rows import fold_batch, recorded_batch
-from domains.metering.views import readings_as_of
+from domains.metering.views import readings_as_of, recorded_between
 from spine.answer import Recorded
 from spine.domain import Rows
 from spine.errors import Bug, Reason
@@ -474,3 +474,25 @@ def test_a_store_that_overwrites_forgets_what_it_answered_and_what_was_not_corre
 def test_readings_have_no_facts(call: Callable[..., object]) -> None:
     with pytest.raises(Bug):
         call(READINGS.initial(), object())
+
+
+@given(st.lists(batches, min_size=2, max_size=4), st.data())
+def test_what_was_recorded_between_two_places_is_what_the_batches_there_said(
+    sent: list[list[MeterDay]], data: st.DataObject
+) -> None:
+    store = MemoryRows()
+    for offset, rows in enumerate(sent):
+        fold_batch(batch_of(*rows, reference=str(offset)), offset, store)
+    since = data.draw(st.integers(0, len(sent)))
+    said = [
+        row.day * 48 + half_hour
+        for rows in sent[since:]
+        for row in rows
+        if row.mpxn == MPAN
+        for half_hour in row.cells
+    ]
+    found = recorded_between(store, MPAN, "AI", ALL, since, len(sent))
+    if not said:
+        assert found is None
+    else:
+        assert found == Interval(half_hour_start(min(said)), half_hour_start(max(said) + 1))
