@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,6 +23,7 @@ from spine.console.context import CONSENT_SERVICE, OPERATOR
 from spine.console.parties import issue
 from spine.console.processes import running
 from spine.policy import Role
+from spine.runtime import LOG_FILE
 from spine.supervise import Supervisor
 
 SINCE = datetime(2012, 1, 1, tzinfo=UTC)
@@ -77,6 +83,37 @@ def grant(consumer: Client, mpxn: str, data_user: str, **more: Any) -> str:
     (leg,) = answer.legs
     assert leg.state == "ACTIVE"
     return str(answer.consent_id)
+
+
+# Runs the command and shows that neither Faust nor a store of the installation was used.
+AUDIT = """
+import sys
+from spine import cli
+sys.argv = ["spine", "audit", "--all", "--json"]
+try:
+    cli.main()
+finally:
+    assert "faust" not in sys.modules
+"""
+
+
+def audit(spine: Installation, tmp_path: Path) -> tuple[int, dict[str, Any]]:
+    """Exit code and report of an audit that has the log's identity and nothing else."""
+    home = tmp_path / "auditor"
+    home.mkdir(exist_ok=True)
+    shutil.copy(spine.data_dir / LOG_FILE, home / LOG_FILE)
+    bootstrap = context.kafka().bootstrap
+    environment = {"SPINE_DATA_DIR": str(home), "SPINE_KAFKA_BOOTSTRAP": bootstrap}
+    done = subprocess.run(
+        [sys.executable, "-c", AUDIT],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout)
 
 
 @pytest.fixture(scope="session")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import grpc
 import psutil
@@ -20,7 +23,7 @@ from spine.console import context, ingesting
 from spine.console.client import Client, interval
 from spine.policy import Basis
 from spine.supervise import PROCESSES
-from tests.e2e.conftest import Installation, grant
+from tests.e2e.conftest import Installation, audit, grant
 
 MPAN = "1600000000010"
 TIMEOUT_S = 60.0
@@ -83,6 +86,40 @@ def test_a_killed_process_comes_back(
     killed.wait(10)
     eventually(name, lambda: whole_job(spine, occupier, tmp_path / "readings.csv"))
     assert spine.supervisor.children[name].process.pid != killed.pid
+
+
+def test_a_dsi_killed_under_load_leaves_every_decision_to_be_found(
+    spine: Installation, occupier: Client, tmp_path: Path
+) -> None:
+    """Killed between append and answer: the decision stands in the log, its outcome is missing."""
+    consent_id = grant(occupier, MPAN, "bright-advice")
+    adviser = spine.as_("bright-advice")
+    terms = {"purpose": "ENERGY_ADVICE", "basis": Basis.CONSENT, "interval": interval(*DAY)}
+    for _ in range(5):
+        readers = [
+            threading.Thread(target=read_until_it_fails, args=(adviser, terms)) for _ in range(8)
+        ]
+        for reader in readers:
+            reader.start()
+        time.sleep(0.7)
+        os.kill(spine.supervisor.children["dsi"].process.pid, signal.SIGKILL)
+        for reader in readers:
+            reader.join(30)
+        eventually("dsi", lambda: list(adviser.readings(MPAN, **terms)))
+        code, report = audit(spine, tmp_path)
+        assert code == 0
+        if report["counts"]["UNCONFIRMED"]:
+            break
+    occupier.consumers("RevokeConsent", consent_id=consent_id, mpxns=[MPAN])
+    assert report["counts"]["UNCONFIRMED"] > 0
+    assert report["counts"]["DIFFERENT"] == 0
+    assert all(line["why"] for line in report["findings"])
+
+
+def read_until_it_fails(adviser: Client, terms: dict[str, Any]) -> None:
+    with contextlib.suppress(grpc.RpcError):
+        while True:
+            list(adviser.readings(MPAN, **terms))
 
 
 def test_a_second_process_of_a_name_is_refused_and_harms_nothing(

@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,38 +13,8 @@ from spine.console import context
 from spine.dsi.answering import NOTHING
 from spine.event import AccessOutcome, AccessOutcomes, RecordType, SignerRole
 from spine.log import Appender, LogReader, partition_counts
-from spine.runtime import LOG_FILE, Runtime
-from tests.e2e.conftest import Installation
-
-# Runs the command and shows that neither Faust nor a store of the installation was used.
-AUDIT = """
-import sys
-from spine import cli
-sys.argv = ["spine", "audit", "--all", "--json"]
-try:
-    cli.main()
-finally:
-    assert "faust" not in sys.modules
-"""
-
-
-def audit(spine: Installation, tmp_path: Path) -> tuple[int, dict[str, Any]]:
-    """Exit code and report of an audit that has the log's identity and nothing else."""
-    home = tmp_path / "auditor"
-    home.mkdir(exist_ok=True)
-    shutil.copy(spine.data_dir / LOG_FILE, home / LOG_FILE)
-    bootstrap = context.kafka().bootstrap
-    environment = {"SPINE_DATA_DIR": str(home), "SPINE_KAFKA_BOOTSTRAP": bootstrap}
-    done = subprocess.run(
-        [sys.executable, "-c", AUDIT],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.stdout, done.stderr
-    return done.returncode, json.loads(done.stdout)
+from spine.runtime import Runtime
+from tests.e2e.conftest import Installation, audit
 
 
 @pytest.fixture
