@@ -12,14 +12,11 @@ import json
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
-from typing import Final
 
 from spine.event import AbsentRun, epoch_ms
-from spine.gb import Interval
-
-HALF_HOUR: Final = timedelta(minutes=30)
+from spine.gb import HALF_HOUR, Interval
 
 
 class Release(StrEnum):

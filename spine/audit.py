@@ -48,9 +48,8 @@ from spine.view import Hold, Void
 
 __all__ = ["AuditReport", "Auditor", "Balance", "Line", "Rebuild", "Rebuilt", "Verdict"]
 
-DATA_TOPICS: Final = (trust.READINGS_TOPIC, trust.METERING_TOPIC, trust.BTM_ASSETS_TOPIC)
 # Outcomes first: the log may grow meanwhile, and what they speak of is then found in the others.
-AUDITED: Final = (trust.OUTCOMES_TOPIC, *DATA_TOPICS, trust.CONSUMER_LOG)
+AUDITED: Final = (trust.OUTCOMES_TOPIC, *trust.DATA_TOPICS, trust.CONSUMER_LOG)
 
 Rebuild = Callable[[Decided, Mapping[str, ReadableRows], Mapping[str, int]], Rebuilt]
 
@@ -326,7 +325,7 @@ class _PartitionPass:
         """Rebuild the answer at the positions that the request named."""
         unknown = ""
         for position in vector:
-            if position.topic not in DATA_TOPICS:
+            if position.topic not in trust.DATA_TOPICS:
                 return Verdict.CANNOT_TELL, f"no view of {position.topic} is at hand"
             if position.partition != self._partition:
                 return Verdict.DIFFERENT, "the request names positions of another partition"

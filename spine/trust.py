@@ -246,6 +246,8 @@ SINGLE_PARTITION: Final = (
     QUARANTINE_TOPIC,
 )
 TOPICS: Final = METER_KEYED + SINGLE_PARTITION
+# What an answer's rows come from, so that a read names its positions in them.
+DATA_TOPICS: Final = (READINGS_TOPIC, METERING_TOPIC, BTM_ASSETS_TOPIC)
 
 _COORDINATORS = frozenset(
     {SignerRole.GOVERNANCE, SignerRole.CONSUMERS, SignerRole.METERING, SignerRole.BTM_ASSETS}

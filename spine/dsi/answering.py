@@ -25,8 +25,6 @@ from spine.gb import Interval
 from spine.policy import Category, MeterAccess, Permit
 from spine.rows import Decided, subject_history
 
-NOTHING = bytes(32)
-
 
 @dataclass(frozen=True, slots=True)
 class MeteringPointRecord:

@@ -13,7 +13,6 @@ from spine.errors import Pushback, Reason
 from spine.event import DataPosition
 from spine.store import StoreReader
 
-DATA_TOPICS: Final = (trust.READINGS_TOPIC, trust.METERING_TOPIC, trust.BTM_ASSETS_TOPIC)
 REFRESH_EVERY_S: Final = 0.02
 POLL_S: Final = 0.02
 
@@ -30,7 +29,7 @@ class DataViews:
         self._log_id = log_id
         self._readers = {
             (topic, p): StoreReader(store_path(stores, topic, p), store_path(own, topic, p))
-            for topic in DATA_TOPICS
+            for topic in trust.DATA_TOPICS
             for p in range(partitions)
         }
         self._refreshed: dict[tuple[str, int], float] = {}

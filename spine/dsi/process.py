@@ -5,7 +5,7 @@ from __future__ import annotations
 from spine import trust
 from spine.access import AccessLog, OutcomeLog
 from spine.dsi.advice import Adviser
-from spine.dsi.data import DATA_TOPICS, DataViews
+from spine.dsi.data import DataViews
 from spine.dsi.reads import Reads
 from spine.dsi.service import DsiService
 from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
@@ -68,6 +68,6 @@ async def start_dsi(runtime: Runtime, name: str = "dsi") -> Process:
 async def start_readings(runtime: Runtime, name: str = READINGS_PROCESS) -> Process:
     """Start the process that folds what the DSI reads: readings, metering points and assets."""
     process = Process(runtime, name)
-    await process.fold(DATA_TOPICS)
+    await process.fold(trust.DATA_TOPICS)
     await process.serve(Role.DSI, [], runtime.settings.readings_port)
     return process

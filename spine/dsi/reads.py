@@ -18,8 +18,8 @@ from domains.metering.views import recorded_between
 from spine import telemetry, trust
 from spine.access import AccessLog, OutcomeLog, Ruling, Vector
 from spine.answer import Release
-from spine.dsi.answering import NOTHING, Answer, answer
-from spine.dsi.data import DATA_TOPICS, POLL_S, DataViews
+from spine.dsi.answering import Answer, answer
+from spine.dsi.data import POLL_S, DataViews
 from spine.errors import Invalid, NotPermitted, Pushback, Reason
 from spine.event import AccessOutcome, AccessRequest, DataPosition, epoch_ms, murmur2_partition
 from spine.fold import LiveFold
@@ -28,6 +28,7 @@ from spine.identity import Caller
 from spine.log import ReaderThread
 from spine.policy import Category, Permit
 from spine.rows import Decided
+from spine.verdict import NOTHING
 
 REACH_TIMEOUT_S: Final = 5.0
 TOPIC_OF_CATEGORY: Final[Mapping[str, str]] = {
@@ -118,7 +119,7 @@ class Reads:
         live = self.access[partition].live
         if wanted.topic == trust.GOVERNANCE_TOPIC:
             await self._reach_governance(live, wanted.offset - 1)
-        elif wanted.topic not in (*DATA_TOPICS, trust.CONSUMER_LOG):
+        elif wanted.topic not in (*trust.DATA_TOPICS, trust.CONSUMER_LOG):
             message = f"nothing here is computed from {wanted.topic}"
             raise Invalid(Reason.POSITION_INVALID, message, field="at_least")
         elif wanted.partition != partition:

@@ -10,10 +10,10 @@ import pytest
 
 from spine import trust
 from spine.console import context
-from spine.dsi.answering import NOTHING
 from spine.event import AccessOutcome, AccessOutcomes, RecordType, SignerRole
 from spine.log import Appender, LogReader, partition_counts
 from spine.runtime import Runtime
+from spine.verdict import NOTHING
 from tests.e2e.conftest import Installation, audit
 
 

@@ -23,7 +23,7 @@ from spine import merkle, trust
 from spine.answer import Release
 from spine.audit import AUDITED, Auditor, AuditReport, Line
 from spine.domain import Domain, ReadableRows
-from spine.dsi.answering import NOTHING, Answer, Sources, answer
+from spine.dsi.answering import Answer, Sources, answer
 from spine.event import (
     ENTRIES_ROOT_HEADER,
     AccessOutcome,
@@ -41,6 +41,7 @@ from spine.replay import StoredFold
 from spine.rows import Decided, Tools
 from spine.signing import Signer
 from spine.store import StorePosition
+from spine.verdict import NOTHING
 from tests.helpers.records import (
     BY_CONSUMERS,
     BY_DSI,
