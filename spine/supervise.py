@@ -23,6 +23,7 @@ PROCESSES: Final[dict[str, tuple[str, ...]]] = {
     "governance": ("coordinator", "governance"),
     "consumers": ("coordinator", "consumers"),
     "metering": ("coordinator", "metering"),
+    "assets": ("coordinator", "btm_assets"),
     "readings": ("readings",),
     "dsi": ("dsi",),
 }

@@ -243,11 +243,11 @@ def test_a_change_of_tenancy_ends_the_old_occupiers_consents(
     assert failure(lambda: read(adviser, mpan)).reason == "CONSENT_ENDED_WITH_TENANCY"
 
 
-def test_six_processes_run(spine: Installation) -> None:
+def test_seven_processes_run(spine: Installation) -> None:
     children = psutil.Process().children(recursive=True)
     commands = [" ".join(child.cmdline()) for child in children]
     spines = [command for command in commands if "-m spine" in command]
-    assert len(spines) == 5
+    assert len(spines) == 6
     assert any("kafka.Kafka" in command for command in commands)
 
 

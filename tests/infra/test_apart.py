@@ -34,6 +34,7 @@ PODS = {
     "governance": ("governance",),
     "consumers": ("consumers",),
     "metering": ("metering",),
+    "assets": ("assets",),
     "dsi": ("dsi", "readings"),
 }
 
@@ -54,6 +55,11 @@ def opened(bootstrap: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     asyncio.run(ensure_log(chosen, Kafka(bootstrap)))
     issue_identities(folder)
     return folder
+
+
+def key_of(pod: str) -> str:
+    """The role its first process signs as: the last word of the command."""
+    return PROCESSES[PODS[pod][0]][-1]
 
 
 def mounted(opened: Path, pod: Path, key: str) -> None:
@@ -91,10 +97,11 @@ def until_serving(environment: dict[str, str], name: str) -> None:
 def test_each_process_needs_its_own_key_and_no_other(
     bootstrap: str, opened: Path, tmp_path: Path
 ) -> None:
+    assert {name for names in PODS.values() for name in names} == PROCESSES.keys()
     running: list[subprocess.Popen[bytes]] = []
     try:
         for pod, names in PODS.items():
-            mounted(opened, tmp_path / pod, pod)
+            mounted(opened, tmp_path / pod, key_of(pod))
             for name in names:
                 command = [sys.executable, "-m", "spine", *PROCESSES[name]]
                 its = environment(opened, tmp_path / pod, bootstrap)
@@ -103,7 +110,7 @@ def test_each_process_needs_its_own_key_and_no_other(
         for pod, names in PODS.items():
             for name in names:
                 until_serving(environment(opened, tmp_path / pod, bootstrap), name)
-            assert [p.stem for p in (tmp_path / pod / "keys").iterdir()] == [pod]
+            assert [p.stem for p in (tmp_path / pod / "keys").iterdir()] == [key_of(pod)]
         # An operator reaches a process by a forwarded port, from the folder of the opening.
         host, port = service_target(tmp_path / "governance", "governance").split(":")
         assert host == "0.0.0.0"

@@ -35,6 +35,8 @@ COMPOSE = INFRA / "compose"
 DASHBOARD = COMPOSE / "grafana/dashboards/spine.json"
 KUBERNETES_VERSION = "1.34"
 SETTINGS = {f"SPINE_{name.upper()}" for name in Settings.model_fields}
+# The role each process signs as, which its command ends in; some sign nothing.
+SIGNS_AS = {name: {words[-1]} & set(SignerRole) for name, words in PROCESSES.items()}
 
 Manifest = dict[str, Any]
 
@@ -324,10 +326,9 @@ def test_a_broker_lets_a_process_write_what_its_key_may_write(overlay: Path) -> 
         topics = [a["resource"]["name"] for a in acls if "Write" in a["operations"]]
         written[user["metadata"]["name"]] = set(topics)
     assert written.pop("spine-opening") == {"*"}
-    assert written.pop("spine-readings") == set()
     assert written == {
-        f"spine-{role}": {topic for (topic, _), may in trust.MAY_WRITE.items() if role in may}
-        for role in (role for role in SignerRole if f"spine-{role}" in written)
+        f"spine-{process}": {topic for (topic, _), may in trust.MAY_WRITE.items() if signs & may}
+        for process, signs in SIGNS_AS.items()
     }
 
 
@@ -465,14 +466,16 @@ def test_each_process_holds_its_own_signing_key_and_no_other(overlay: Path) -> N
             mounted = {names.get(m["name"]): m["mountPath"] for m in container["volumeMounts"]}
             keys = {s: path for s, path in mounted.items() if s and s.endswith("-key")}
             held[name, container["name"]] = keys
-    assert held == {
-        **{
-            (f"spine-{role}", role): {f"spine-{role}-key": "/var/lib/spine/keys"}
-            for role in ("governance", "consumers", "metering", "dsi")
-        },
-        ("spine-dsi", "readings"): {},
-        ("spine-opening", "wait"): {},
+    assert held.pop(("spine-opening", "wait")) == {}
+    assert {process: keys for (_, process), keys in held.items()} == {
+        process: {f"spine-{process}-key": "/var/lib/spine/keys"} if signs else {}
+        for process, signs in SIGNS_AS.items()
     }
+    handed_out = re.search(r"^for process in (.+); do$", (INFRA / "README.md").read_text(), re.M)
+    assert handed_out
+    words = [word.partition("=") for word in handed_out[1].split()]
+    keys = {process: {key or process} for process, _, key in words}
+    assert keys == {process: signs for process, signs in SIGNS_AS.items() if signs}
 
 
 @overlays
