@@ -9,6 +9,7 @@ from typing import Final
 
 from domains.btm_assets.events import Details, Link
 from spine.domain import Actor
+from spine.errors import NotPermitted, Reason
 from spine.policy import Role
 
 
@@ -123,6 +124,13 @@ MAY_COMMAND: Final[Mapping[type, frozenset[Role]]] = {
     LinkAsset: KEEPERS,
     UnlinkAsset: KEEPERS,
 }
+
+
+def check_role(command: AssetCommand) -> None:
+    """NotPermitted(ROLE_NOT_ALLOWED) if the actor's role may never do this."""
+    if command.by.role not in MAY_COMMAND[type(command)]:
+        message = f"{type(command).__name__} is not for this role"
+        raise NotPermitted(Reason.ROLE_NOT_ALLOWED, message)
 
 
 def tightens(command: object) -> bool:

@@ -11,7 +11,6 @@ from typing import Final, assert_never
 
 from domains.btm_assets.checks import check_details, check_id, check_link, check_text, code
 from domains.btm_assets.commands import (
-    MAY_COMMAND,
     ActivateAsset,
     AssetCommand,
     DeclareAsset,
@@ -22,6 +21,7 @@ from domains.btm_assets.commands import (
     TransferAsset,
     UnlinkAsset,
     VerifyAsset,
+    check_role,
     tightens,
 )
 from domains.btm_assets.events import (
@@ -70,9 +70,7 @@ def decide(state: MeterAssets, command: AssetCommand, now: datetime) -> AssetEve
     Refused       ASSET_UNKNOWN, ASSET_EXISTS, ASSET_STATE, ASSET_SELF_VERIFIED, ASSET_LIMIT,
                   LINK_EXISTS, LINK_UNKNOWN: the register says otherwise
     """
-    if command.by.role not in MAY_COMMAND[type(command)]:
-        message = f"{type(command).__name__} is not for this role"
-        raise NotPermitted(Reason.ROLE_NOT_ALLOWED, message)
+    check_role(command)
     check_id(command.asset_id)
     match command:
         case DeclareAsset():

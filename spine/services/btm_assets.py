@@ -19,6 +19,7 @@ from domains.btm_assets.commands import (
     VerifyAsset,
     tightens,
 )
+from domains.btm_assets.entitlement import check_entitled, needs_entitlement
 from domains.btm_assets.events import (
     Connection,
     Details,
@@ -31,8 +32,9 @@ from domains.btm_assets.events import (
 from spine import trust
 from spine.btm_assets.v1 import btm_assets_pb2, btm_assets_pb2_grpc
 from spine.claims import Claims
-from spine.coordinator import Coordinator
+from spine.coordinator import FOLD_TIMEOUT_S, Coordinator
 from spine.event import SignerRole
+from spine.fold import FaustFolds
 from spine.gb import parse_mpxn
 from spine.policy import Role
 from spine.runtime import Process, Runtime
@@ -40,12 +42,13 @@ from spine.server import Service
 from spine.services import wire
 from spine.services.asset_groups import group_from, link_from
 from spine.services.background import keep_quarantined
+from spine.services.meters import known_access
 
 
 async def start_btm_assets(runtime: Runtime, name: str = "assets") -> Process:
     """Start the btm_assets coordinator; returns once it answers."""
     process = Process(runtime, name)
-    folds = await process.fold([trust.BTM_ASSETS_TOPIC])
+    folds = await process.fold([trust.BTM_ASSETS_TOPIC, trust.CONSUMER_LOG])
     writer = runtime.writer(process.appender, SignerRole.BTM_ASSETS, name)
     await keep_quarantined(process, writer, [trust.BTM_ASSETS_TOPIC])
     claims = Claims(runtime.stores(name), runtime.identity.log_id)
@@ -58,7 +61,7 @@ async def start_btm_assets(runtime: Runtime, name: str = "assets") -> Process:
             Service(
                 btm_assets_pb2.DESCRIPTOR.services_by_name["BtmAssets"].full_name,
                 btm_assets_pb2_grpc.add_BtmAssetsServicer_to_server,
-                BtmAssetsService(coordinator, runtime.identity.log_id),
+                BtmAssetsService(coordinator, folds, runtime.partitions, runtime.identity.log_id),
             )
         ],
         runtime.settings.assets_port,
@@ -69,8 +72,11 @@ async def start_btm_assets(runtime: Runtime, name: str = "assets") -> Process:
 class BtmAssetsService(btm_assets_pb2_grpc.BtmAssetsServicer):
     """Requests in, facts about the assets of one meter in the log."""
 
-    def __init__(self, coordinator: Coordinator, log_id: bytes) -> None:
-        self._coordinator, self._log_id = coordinator, log_id
+    def __init__(
+        self, coordinator: Coordinator, folds: FaustFolds, partitions: int, log_id: bytes
+    ) -> None:
+        self._coordinator, self._folds, self._partitions = coordinator, folds, partitions
+        self._log_id = log_id
 
     async def DeclareAsset(self, request: Any, context: Any) -> Any:
         """Say that an asset stands behind a meter."""
@@ -141,6 +147,10 @@ class BtmAssetsService(btm_assets_pb2_grpc.BtmAssetsServicer):
 
     async def _handle(self, method: str, command: AssetCommand, request: Any) -> Any:
         mpxn = str(parse_mpxn(request.mpxn))
+        if needs_entitlement(command):
+            await self._folds.level(FOLD_TIMEOUT_S)
+        access = known_access(self._folds, mpxn, self._partitions)
+        check_entitled(access, command, wire.now())
         order = wire.order(request, method, mpxn, command, command.by)
         handled = await self._coordinator.handle(order)
         return btm_assets_pb2.CommandResponse(

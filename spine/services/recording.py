@@ -27,11 +27,12 @@ from spine import trust
 from spine.coordinator import FOLD_TIMEOUT_S, check_accredited
 from spine.domain import Actor
 from spine.errors import Bug, Invalid, Pushback, Reason
-from spine.event import DataPosition, RecordType, murmur2_partition
+from spine.event import DataPosition, RecordType
 from spine.fold import FaustFolds
 from spine.gb import PERIODS_PER_UTC_DAY, Interval
 from spine.policy import MeterAccess
 from spine.services.deliveries import Deliveries
+from spine.services.meters import known_access, known_state
 from spine.writer import LogWriter
 
 CHUNK_ROWS_MAX: Final = 2_000
@@ -194,7 +195,9 @@ class Recorder:
         return refused
 
     def _registered(self, mpxn: str) -> MeteringPoint | None:
-        point: MeteringPoint | None = self._state(trust.METERING_TOPIC, mpxn)
+        point: MeteringPoint | None = known_state(
+            self._folds, trust.METERING_TOPIC, mpxn, self._partitions
+        )
         return point
 
     async def check_accredited(self, sender: Actor) -> None:
@@ -203,24 +206,10 @@ class Recorder:
 
     def access(self, mpxn: str) -> MeterAccess:
         """What this process knows of who supplies, serves and occupies a meter."""
-        known: MeterAccess | None = self._state(trust.CONSUMER_LOG, mpxn)
-        return MeterAccess() if known is None else known
+        return known_access(self._folds, mpxn, self._partitions)
 
     def _stretches(self, sender: str, mpxn: str) -> Sequence[Interval]:
         return sending_stretches(self.access(mpxn), sender)
-
-    def _state(self, topic: str, mpxn: str) -> Any:
-        """What this process knows of a point; None while it does not understand all of it."""
-        partition = murmur2_partition(mpxn.encode(), self._partitions)
-        fold = self._folds[topic, partition].stored.fold
-        match fold.closed(mpxn):
-            case None:
-                return fold.subject(mpxn).state
-            case Reason.METER_CLOSED:
-                return None
-            case closed:
-                message = "closed until a build understands what it holds"
-                raise Pushback(closed, message, retry_after_s=60)
 
     def _check_signer(self, partition: int) -> None:
         """A key that is not known, or no longer, would make void what is reported as recorded."""

@@ -79,8 +79,9 @@ async def test_assets_are_read_only_with_consent(own_log: tuple[Settings, Kafka]
         stranger = authority.issue_client(Role.DATA_USER, STRANGER.party)
         coordinator, dsi = await start_btm_assets(town.runtime), await start_dsi(town.runtime)
         try:
+            portal = authority.issue_client(Role.CONSENT_SERVICE, "portal")
             for asset_id in IDS:
-                seen = await declare(coordinator, adviser, asset_id)
+                seen = await declare(coordinator, portal, asset_id)
             await allow(town, ["HH_CONSUMPTION"])
             assert await refused(dsi, adviser, "ListAssets") == "CONSENT_SCOPE"
             await allow(town, ["ASSET"])

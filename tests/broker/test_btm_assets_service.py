@@ -1,18 +1,30 @@
 """The btm_assets coordinator over mutual TLS, its facts in a real Kafka."""
 
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import grpc
 import pytest
 import pytest_asyncio
 
+import spine.services.btm_assets as service
 from domains.btm_assets.events import AssetState, MeterAssets, Ownership
+from domains.consumers.commands import (
+    ConsentTerms,
+    GrantConsent,
+    RevokeConsent,
+    StartSupply,
+    StartTenancy,
+)
+from domains.consumers.decider import CONSUMERS
+from domains.consumers.decider import tightens as consumers_tighten
 from spine import trust
 from spine.btm_assets.v1 import btm_assets_pb2, btm_assets_pb2_grpc
+from spine.coordinator import Coordinator, Order
+from spine.domain import Actor
 from spine.embedded import EmbeddedKafka
-from spine.event import murmur2_partition
+from spine.event import SignerRole, murmur2_partition
 from spine.identity import Identity
 from spine.installation import DOMAINS
 from spine.policy import Role
@@ -23,7 +35,8 @@ from spine.services.wire import stamp
 from tests.helpers.accredited import accredit
 from tests.helpers.log import open_new_log
 
-MPAN = "1200000000011"
+MPAN, OTHER_MPAN, FLEX_MPAN = "1200000000011", "1200000000020", "1200000000038"
+PORTAL = Actor(Role.CONSENT_SERVICE, "portal")
 ID = "urn:energyos:asset:01JZ0000000000000000000001"
 SINCE, LATER = datetime(2024, 5, 1, tzinfo=UTC), datetime(2025, 5, 1, tzinfo=UTC)
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -35,6 +48,7 @@ class World:
     def __init__(self, runtime: Runtime, process: Process) -> None:
         self.runtime, self.process = runtime, process
         authority = runtime.authority()
+        self.supplier = authority.issue_client(Role.SUPPLIER, "north-supply")
         self.flex = authority.issue_client(Role.DATA_USER, "flex-co")
         self.rival = authority.issue_client(Role.DATA_USER, "rival")
         self.service = authority.issue_client(Role.CONSENT_SERVICE, "portal")
@@ -47,9 +61,19 @@ class World:
         request = getattr(btm_assets_pb2, f"{method}Request")(**(plain | fields))
         assert self.process.server is not None
         target = f"127.0.0.1:{self.process.server.port}"
-        async with connect(target, (by or self.flex).folder) as channel:
+        async with connect(target, (by or self.supplier).folder) as channel:
             stub = btm_assets_pb2_grpc.BtmAssetsStub(channel)
             return await getattr(stub, method)(request, timeout=20)
+
+    async def consumer(self, command: Any, mpxn: str = MPAN) -> None:
+        """One command of the consumers coordinator, folded by this process too."""
+        runtime, folds = self.runtime, self.process.folds
+        assert folds is not None
+        writer = runtime.writer(self.process.appender, SignerRole.CONSUMERS, "consumers")
+        coordinator = Coordinator(CONSUMERS, folds, writer, runtime.partitions, consumers_tighten)
+        self._sent += 1
+        key, method = f"key-{self._sent}", type(command).__name__
+        await coordinator.handle(Order(mpxn, command, command.by, method, key, b"digest"))
 
     async def refusal(self, method: str, by: Identity | None = None, **fields: Any) -> Failure:
         with pytest.raises(grpc.RpcError) as failed:
@@ -80,8 +104,11 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
     folder = tmp_path_factory.mktemp("btm_assets")
     with EmbeddedKafka(folder) as broker:
         runtime = Runtime.of(*await open_new_log(broker, folder), DOMAINS)
-        await accredit(runtime, (Role.DATA_USER, "flex-co"), (Role.DATA_USER, "rival"))
+        parties = ((Role.DATA_USER, "flex-co"), (Role.DATA_USER, "rival"))
+        await accredit(runtime, (Role.SUPPLIER, "north-supply"), *parties)
         world = World(runtime, await start_btm_assets(runtime))
+        for mpxn in (MPAN, OTHER_MPAN):
+            await world.consumer(StartSupply(PORTAL, "north-supply", SINCE), mpxn)
         try:
             yield world
         finally:
@@ -132,7 +159,7 @@ async def test_refusals_carry_their_reason(world: World) -> None:
     assert await refused("VerifyAsset", level="TELEMETRY") == (denied, "ROLE_NOT_ALLOWED")
     assert await refused("SuspendAsset", world.rival) == (denied, "ASSET_NOT_YOURS")
     assert await refused("ActivateAsset") == (failed, "ASSET_STATE")
-    assert await refused("ActivateAsset", mpxn="1200000000020") == (failed, "ASSET_UNKNOWN")
+    assert await refused("ActivateAsset", mpxn=OTHER_MPAN) == (failed, "ASSET_UNKNOWN")
     assert await refused("DeclareAsset", kind={"asset_class": "?"}) == (invalid, "CODE_UNKNOWN")
     assert await refused("DeclareAsset", mpxn="1") == (invalid, "MPXN_FORMAT")
     assert await refused("LinkAsset", link={"scheme": "UPRN"}) == (invalid, "FIELD_MISSING")
@@ -143,3 +170,32 @@ async def test_refusals_carry_their_reason(world: World) -> None:
     )
     await world.send("RejectAsset", world.service, asset_id=other, reason="not there")
     assert await refused("ActivateAsset") == (failed, "ASSET_STATE")
+
+
+async def test_a_data_user_declares_what_the_occupier_lets_it(world: World) -> None:
+    """With the consent it may, after its revocation no more; who serves no meter never."""
+    now = datetime.now(UTC)
+    terms = ConsentTerms(
+        "flex-co", "c-9", "ENERGY_ADVICE", ("ASSET",), SINCE, SINCE, now + timedelta(days=1)
+    )
+    await world.consumer(StartTenancy(PORTAL, "t-9", "c-9", SINCE), FLEX_MPAN)
+    await world.consumer(GrantConsent(Actor(Role.CONSUMER, "c-9"), "may-9", terms), FLEX_MPAN)
+    battery: dict[str, Any] = {"mpxn": FLEX_MPAN, "kind": {"asset_class": "BATTERY"}}
+    await world.send("DeclareAsset", world.flex, **battery)
+    other = battery | {"asset_id": f"{ID[:-1]}7"}
+    for stranger in (world.rival, world.supplier):
+        assert (await world.refusal("DeclareAsset", stranger, **other)).reason == "NOT_PERMITTED"
+    await world.consumer(RevokeConsent(Actor(Role.CONSUMER, "c-9"), "may-9"), FLEX_MPAN)
+    assert (await world.refusal("DeclareAsset", world.flex, **other)).reason == "NOT_PERMITTED"
+    # It may still take away what it declared.
+    await world.send("DecommissionAsset", world.flex, mpxn=FLEX_MPAN)
+
+
+async def test_without_the_check_a_stranger_writes_behind_any_meter(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign: dict[str, Any] = {"asset_id": f"{ID[:-1]}8", "kind": {"asset_class": "WIND"}}
+    assert (await world.refusal("DeclareAsset", world.rival, **foreign)).reason == "NOT_PERMITTED"
+    monkeypatch.setattr(service, "check_entitled", lambda *_: None)
+    await world.send("DeclareAsset", world.rival, **foreign)
+    assert world.state().get(foreign["asset_id"]) is not None
