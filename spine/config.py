@@ -89,6 +89,28 @@ class Settings(BaseSettings):
         5_000, ge=100, description="Time a client has to finish the TLS handshake."
     )
 
+    # What one party may ask of one server
+    party_cost_per_s: float = Field(
+        2_000,
+        gt=0,
+        description="What a party's calls may cost each second: one for each meter they name.",
+    )
+    party_burst: float = Field(
+        10_000, ge=1_000, description="What a party that was quiet may spend at once."
+    )
+    party_meters_per_hour: int = Field(
+        200_000, ge=1_000, description="How many different meters a party may name within an hour."
+    )
+    anomaly_reads_per_hour: int = Field(
+        1_000_000, ge=1, description="Reads, counted in meters, past which a party is held."
+    )
+    anomaly_commands_per_hour: int = Field(
+        200_000, ge=1, description="Commands, counted in meters, past which a party is held."
+    )
+    anomaly_refusals_per_hour: int = Field(
+        10_000, ge=1, description="Reads of meters not its own, past which a party is held."
+    )
+
     # Reads
     permit_ttl_s: float = Field(
         2.0, gt=0, le=2.0, description="Life of a permit, from before its request was appended."

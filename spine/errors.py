@@ -8,6 +8,7 @@
     │   └── NotPermitted  PERMISSION_DENIED   the fold decided against a read
     ├── Conflict          ABORTED             a race was lost, or a key was reused for other content
     ├── Pushback          UNAVAILABLE         not now; `retry_after_s` says when to try again
+    │   └── Throttled     RESOURCE_EXHAUSTED  more than this party may ask; slow down
     └── Bug               INTERNAL            a broken invariant of ours
 
 A `Reason` is part of the interface: it is never renamed, and the documentation lists every one.
@@ -48,6 +49,7 @@ class Reason(StrEnum):
     # Identity
     IDENTITY_MISSING = "IDENTITY_MISSING"
     ROLE_NOT_ALLOWED = "ROLE_NOT_ALLOWED"
+    PARTY_HELD = "PARTY_HELD"
 
     # Reads: why a fold refused
     NOT_PERMITTED = "NOT_PERMITTED"
@@ -151,6 +153,8 @@ class Reason(StrEnum):
     KEY_NOT_SEEN = "KEY_NOT_SEEN"
     STARTING = "STARTING"
     OVERLOADED = "OVERLOADED"
+    RATE_LIMITED = "RATE_LIMITED"
+    METERS_LIMITED = "METERS_LIMITED"
     INDETERMINATE = "INDETERMINATE"
 
     BUG = "BUG"
@@ -215,6 +219,12 @@ class Pushback(SpineError):
     def __init__(self, reason: Reason, message: str, *, retry_after_s: float = 1.0) -> None:
         super().__init__(reason, message)
         self.retry_after_s = retry_after_s
+
+
+class Throttled(Pushback):
+    """More than this party may ask of this server: nothing was done, and it should slow down."""
+
+    grpc_code = "RESOURCE_EXHAUSTED"
 
 
 class Bug(SpineError):

@@ -20,6 +20,7 @@ from typing import IO, Any, Final
 import structlog
 
 from spine import trust
+from spine.admission import Admission
 from spine.codec import Codec, tools
 from spine.config import Settings
 from spine.domain import Domain
@@ -27,6 +28,7 @@ from spine.errors import NotFound, Pushback, Reason
 from spine.event import SignerRole
 from spine.fold import FaustFolds
 from spine.identity import SERVER_PREFIX, Authority, signing_key
+from spine.limits import PartyLimits
 from spine.log import Appender, Kafka, LogReader, LogUnfit, verify_topics
 from spine.opening import LogIdentity
 from spine.policy import Role
@@ -150,6 +152,7 @@ class Runtime:
             ),
             reflect=settings.reflection,
             serving=serving,
+            admission=Admission(party_limits(settings)),
         )
 
     def verify_topics(self) -> None:
@@ -159,6 +162,18 @@ class Runtime:
     def reader(self) -> LogReader:
         """A plain reader of the log."""
         return LogReader(self.kafka)
+
+
+def party_limits(settings: Settings) -> PartyLimits:
+    """What each party may ask of one server, as it is set."""
+    return PartyLimits(
+        settings.party_cost_per_s,
+        settings.party_burst,
+        settings.party_meters_per_hour,
+        settings.anomaly_reads_per_hour,
+        settings.anomaly_commands_per_hour,
+        settings.anomaly_refusals_per_hour,
+    )
 
 
 # -- where services are ---------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 """The gRPC edge: what every call of every service goes through before and after its handler.
 
 In this order: who calls (the certificate, checked again on each call), within which limits (a
-deadline is required and capped), as part of which trace. Around all of it stands the one place that
-turns an exception into a status: a `SpineError` with google.rpc details, anything else as INTERNAL
-with a constant text. Nobody but the log reads what went wrong inside.
+deadline is required and capped, each party has its share), as part of which trace. Around all of it
+stands the one place that turns an exception into a status: a `SpineError` with google.rpc details,
+anything else as INTERNAL with a constant text. Nobody but the log reads what went wrong inside.
 
 A streaming handler is an async generator. It is driven here, not by grpc, so that it is closed at
 once when its caller goes away: whatever it holds is let go in the same moment.
@@ -11,9 +11,8 @@ once when its caller goes away: whatever it holds is let go in the same moment.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -26,13 +25,16 @@ import structlog
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2  # type: ignore[import-untyped]
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from opentelemetry.trace import SpanKind
 
 from spine import telemetry
-from spine.errors import Bug, Invalid, Pushback, Reason, SpineError
+from spine.admission import Admission
+from spine.errors import Bug, Invalid, NotPermitted, Pushback, Reason, SpineError
 from spine.identity import Caller, Identity, caller_of
+from spine.limits import PartyLimits
+from spine.services.health import HEALTH, Health
 
 ERROR_DOMAIN: Final = "energyos"
 INTERNAL_TEXT: Final = "internal error"
@@ -40,7 +42,6 @@ MESSAGE_CHARS_MAX: Final = 500
 STATUS_DETAILS: Final = "grpc-status-details-bin"
 # A deadline travels rounded up, in coarser steps the longer it is.
 DEADLINE_ROUNDING: Final = 1.02
-HEALTH_POLL_S: Final = 0.5
 # What a client takes in one answer; servers send at most 4 MiB.
 CLIENT_RECEIVE_BYTES_MAX: Final = 8 * 1024 * 1024
 
@@ -120,21 +121,23 @@ def build_server(
     limits: Limits | None = None,
     reflect: bool = False,
     serving: Callable[[], bool] = lambda: True,
+    admission: Admission | None = None,
 ) -> SpineServer:
     """A server of these services over mutual TLS, with health and, if wanted, reflection.
 
-    `serving` is asked at each health check. Port 0 is a free one. Call it inside the event loop.
+    `serving` is asked at each health check, `admission` before each call of a service. Port 0 is a
+    free one. Call it inside the event loop.
     """
-    limits = limits or Limits()
+    limits, admission = limits or Limits(), admission or Admission(PartyLimits())
     server = grpc.aio.server(
-        interceptors=[_Edge(limits)],
+        interceptors=[_Edge(limits, admission)],
         options=_options(limits),
         maximum_concurrent_rpcs=limits.concurrent_calls,
     )
     for service in services:
         service.add(service.servicer, server)
     names = [service.name for service in services]
-    health_pb2_grpc.add_HealthServicer_to_server(_Health({"", *names}, serving), server)
+    health_pb2_grpc.add_HealthServicer_to_server(Health({"", *names}, serving), server)
     if reflect:
         reflection.enable_server_reflection([*names, HEALTH, reflection.SERVICE_NAME], server)
     credentials = grpc.ssl_server_credentials(
@@ -164,48 +167,14 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
     ]
 
 
-HEALTH: Final = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-
-
-class _Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # its base has no types
-    """grpc.health.v1 over a question: is it serving now?"""
-
-    def __init__(self, names: Iterable[str], serving: Callable[[], bool]) -> None:
-        self._names = frozenset(names)
-        self._serving = serving
-
-    async def Check(self, request: Any, context: Context) -> health_pb2.HealthCheckResponse:
-        if request.service not in self._names:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "no such service here")
-        return self._status(request.service)
-
-    async def Watch(
-        self, request: Any, context: Context
-    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
-        said = None
-        while True:
-            status = self._status(request.service)
-            if status != said:
-                yield status
-                said = status
-            await asyncio.sleep(HEALTH_POLL_S)
-
-    def _status(self, name: str) -> health_pb2.HealthCheckResponse:
-        statuses = health_pb2.HealthCheckResponse
-        if name not in self._names:
-            return statuses(status=statuses.SERVICE_UNKNOWN)
-        serving = self._serving()
-        return statuses(status=statuses.SERVING if serving else statuses.NOT_SERVING)
-
-
 # What every call goes through
 
 
 class _Edge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in its stub only
     """Puts every handler inside the stages."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(self, limits: Limits, admission: Admission) -> None:
+        self._limits, self._admission = limits, admission
 
     async def intercept_service(
         self,
@@ -217,7 +186,7 @@ class _Edge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
             return None
         shape = (handler.request_streaming, handler.response_streaming)
         max_s = self._limits.stream_deadline_s if any(shape) else self._limits.deadline_s
-        around = _Around(handler_call_details.method, max_s)
+        around = _Around(handler_call_details.method, max_s, self._admission)
         wrap = around.streaming if handler.response_streaming else around.unary
         return _BUILD[shape](
             wrap(getattr(handler, _BEHAVIOUR[shape])),
@@ -244,13 +213,14 @@ class _Around:
 
     method: str
     deadline_max_s: float
+    admission: Admission
 
     def unary(self, behaviour: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         """The handler of a single answer, inside the stages."""
 
         async def handle(request: Any, context: Context) -> Any:
-            async with self._stages(context):
-                return await behaviour(request, context)
+            async with self._stages(context, request):
+                return await behaviour(self._counted(request), context)
 
         return handle
 
@@ -260,21 +230,30 @@ class _Around:
         """The handler of many answers, inside the stages, closed with the call."""
 
         async def handle(request: Any, context: Context) -> None:
-            async with self._stages(context):
+            async with self._stages(context, request):
                 if inspect.iscoroutinefunction(behaviour):
                     raise Bug(f"the handler of {self.method} is not an async generator")
-                async with aclosing(behaviour(request, context)) as answers:  # type: ignore[type-var]
+                counted = self._counted(request)
+                async with aclosing(behaviour(counted, context)) as answers:  # type: ignore[type-var]
                     async for answer in answers:
+                        self.admission.check_held(_caller.get(), self.method)
                         await context.write(answer)
 
         return handle
 
+    def _counted(self, request: Any) -> Any:
+        """A request as it is; of a stream of them, each as soon as its sender may send it."""
+        stream = hasattr(request, "__aiter__") and not self.method.startswith("/grpc.")
+        return self.admission.paced(_caller.get(), self.method, request) if stream else request
+
     @asynccontextmanager
-    async def _stages(self, context: Context) -> AsyncIterator[None]:
+    async def _stages(self, context: Context, request: Any) -> AsyncIterator[None]:
         try:
-            _caller.set(caller_of(context.auth_context(), datetime.now(UTC)))
+            caller = caller_of(context.auth_context(), datetime.now(UTC))
+            _caller.set(caller)
             if not self.method.startswith("/grpc."):
                 self._check_deadline(context.time_remaining())
+                self.admission.admit(caller, self.method, request)
             with telemetry.span(
                 self.method.removeprefix("/"),
                 parent=telemetry.extract(_traceparent(context)),
@@ -289,6 +268,8 @@ class _Around:
         except SpineError as error:
             if isinstance(error, Bug):
                 log.error("invariant_broken", method=self.method, exc_info=error)
+            if isinstance(error, NotPermitted):
+                self.admission.refused(_caller.get(), request, error)
             await _abort(context, status_of(error))
         except Exception as error:
             log.error("call_failed", method=self.method, exc_info=error)

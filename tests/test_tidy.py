@@ -26,6 +26,7 @@ PURE = frozenset(
         "spine.errors",
         "spine.event",
         "spine.gb",
+        "spine.limits",
         "spine.merkle",
         "spine.partition",
         "spine.policy",
@@ -40,6 +41,7 @@ PURE = frozenset(
 EDGE = (
     "spine.cli",
     "spine.__main__",
+    "spine.admission",
     "spine.installation",
     "spine.console",
     "spine.dsi",

@@ -315,7 +315,7 @@ async def test_every_error_is_mapped(
         assert (told.reason, told.message) == ("BUG", INTERNAL_TEXT)
     else:
         assert (told.reason, told.message) == ("NO_CONSENT", "no consent")
-    assert told.retry_after_s == (1.0 if kind is Pushback else None)
+    assert told.retry_after_s == (1.0 if issubclass(kind, Pushback) else None)
 
 
 async def test_what_was_sent_before_an_error_has_arrived(

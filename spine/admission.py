@@ -1,0 +1,134 @@
+"""Who may make which call just now: the limits of `spine.limits`, applied at one server's edge.
+
+The edge asks before anything is read or appended, under the verified party id of whoever called
+this server. Servers of the installation are not limited: they forward what was admitted where it
+arrived. Each server counts for itself, so a party that spreads its calls over several gets the sum.
+What only takes access away is never held: a consumer's revocation does not wait for anybody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Final
+
+import structlog
+
+from spine.errors import NotPermitted, Reason, Throttled
+from spine.identity import Caller
+from spine.limits import Excess, Kind, PartyLimits, PartyUsage, refuse_held
+from spine.policy import Role
+
+_log = structlog.get_logger()
+# Servers of the installation, and who governs it: it must be able to release what is held.
+UNLIMITED: Final = frozenset({Role.DSI, Role.COORDINATOR, Role.GOVERNANCE})
+READS_OF: Final = "/spine.dsi."
+MPXN_CHARS_MAX: Final = 14
+# These only take access away, or end what was.
+NEVER_HELD: Final = frozenset(
+    {
+        "DeclineConsent",
+        "DeregisterMeteringPoint",
+        "EndAgentAppointment",
+        "EndSupply",
+        "EndTenancy",
+        "NarrowConsent",
+        "RevokeConsent",
+        "SuspendAsset",
+        "SuspendConsent",
+        "WithdrawConsent",
+    }
+)
+
+
+class Admission:
+    """Admits calls to one server.
+
+    `held` says whether the log has a party held; `report` is told, once, of a party that went past
+    a threshold. From that moment the party is held here, whatever the log says, until `settled` is
+    called for it.
+    """
+
+    def __init__(
+        self,
+        limits: PartyLimits,
+        *,
+        held: Callable[[str], bool] = lambda party: False,
+        report: Callable[[Excess], None] = lambda excess: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._usage = PartyUsage(limits)
+        self._held, self._report, self._clock = held, report, clock
+        self._held_here: set[str] = set()
+
+    def admit(self, caller: Caller, method: str, request: Any) -> None:
+        """Throttled or NotPermitted(PARTY_HELD) unless the call may be handled now."""
+        if caller.role in UNLIMITED:
+            return
+        self.check_held(caller, method)
+        party, name = caller.party, method.rpartition("/")[2]
+        now, meters = self._clock(), meters_of(request)
+        self._usage.take(party, now, meters)
+        kind = Kind.READS if method.startswith(READS_OF) else Kind.COMMANDS
+        if self._exceeds(party, kind, now, max(1, len(meters))) and name not in NEVER_HELD:
+            raise refuse_held()
+
+    def check_held(self, caller: Caller, method: str) -> None:
+        """NotPermitted(PARTY_HELD) if the caller is held: before a call, and before each answer."""
+        if caller.role in UNLIMITED or method.rpartition("/")[2] in NEVER_HELD:
+            return
+        if caller.party in self._held_here or self._held(caller.party):
+            raise refuse_held()
+
+    async def paced(
+        self, caller: Caller, method: str, requests: AsyncIterator[Any]
+    ) -> AsyncIterator[Any]:
+        """The messages that a caller streams in, no faster than it may send: it waits meanwhile."""
+        async for request in requests:
+            self.check_held(caller, method)
+            while caller.role not in UNLIMITED:
+                try:
+                    self._usage.take(caller.party, self._clock(), ())
+                    break
+                except Throttled as throttled:
+                    await asyncio.sleep(throttled.retry_after_s)
+            yield request
+
+    def refused(self, caller: Caller, request: Any, error: NotPermitted) -> None:
+        """A call was refused: one that told its caller nothing counts, for it may be a search."""
+        if caller.role not in UNLIMITED and error.reason is Reason.NOT_PERMITTED:
+            count = max(1, len(meters_of(request)))
+            self._exceeds(caller.party, Kind.REFUSALS, self._clock(), count)
+
+    def settled(self, party: str) -> None:
+        """The log knows of the hold, or has ended it: go by the log again, and count afresh."""
+        self._held_here.discard(party)
+        self._usage.forgive(party)
+
+    def _exceeds(self, party: str, kind: Kind, now: float, count: int) -> bool:
+        excess = self._usage.count(party, kind, now, count)
+        if excess is None:
+            return False
+        if party not in self._held_here:
+            self._held_here.add(party)
+            _log.warning(
+                "party.held", party=party, kind=kind, counted=excess.counted, by="this server"
+            )
+            self._report(excess)
+        return True
+
+
+def meters_of(request: Any) -> Sequence[str]:
+    """The meters that a request names, however it names them; none for what names none.
+
+    Nothing is checked yet, so what is no meter number is cut to the length of one.
+    """
+    fields = getattr(getattr(request, "DESCRIPTOR", None), "fields_by_name", {})
+    if "questions" in fields:
+        named = [question.mpxn for question in request.questions]
+    elif "mpxns" in fields:
+        named = list(request.mpxns)
+    else:
+        named = [request.mpxn] if "mpxn" in fields else []
+    return list({mpxn[:MPXN_CHARS_MAX] for mpxn in named})
