@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
+from itertools import pairwise
+from typing import Final, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 from spine.event import AbsentRun, epoch_ms
-from spine.gb import HALF_HOUR, Interval
+from spine.gb import HALF_HOUR, Interval, first_half_hour_from, half_hour_of, half_hour_start
 
 
 class Release(StrEnum):
@@ -37,6 +41,15 @@ class Absent(StrEnum):
     WITHDRAWN = "WITHDRAWN"
     NEVER_RECORDED = "NEVER_RECORDED"
     QUARANTINED = "QUARANTINED"
+
+
+HALF_HOUR_MS: Final = HALF_HOUR // timedelta(milliseconds=1)
+# A half hour of an answer is recorded (0) or absent for the reason at this place.
+ABSENT: Final = (None, *Absent)
+_PLACE_OF: Final = {reason: place for place, reason in enumerate(ABSENT)}
+
+Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,62 +75,138 @@ class HalfHour:
     absent: Absent | None = None
 
 
-def half_hours(
-    mpxn: str,
-    asked: Interval,
-    covered: Sequence[Interval],
-    found: Mapping[datetime, Recorded],
-    now: datetime,
-) -> tuple[HalfHour, ...]:
-    """The rows of an answer: every half hour of `asked`, in order. `now` is the decision's."""
-    rows = []
-    start = asked.start
-    while start < asked.end:
-        if not any(c.start <= start and start + HALF_HOUR <= c.end for c in covered):
-            rows.append(HalfHour(mpxn, start, None, Absent.CONSENT_DOES_NOT_COVER))
-        elif (recorded := found.get(start)) is not None:
-            rows.append(HalfHour(mpxn, start, recorded))
-        elif start + HALF_HOUR > now:
-            rows.append(HalfHour(mpxn, start, None, Absent.NOT_DUE_YET))
-        else:
-            rows.append(HalfHour(mpxn, start, None, Absent.NEVER_RECORDED))
-        start += HALF_HOUR
-    return tuple(rows)
+@dataclass(frozen=True, slots=True, eq=False)
+class Columns:
+    """What is recorded of consecutive half hours, column by column; place 0 is `first`.
+
+    `quality` points into `qualities`; `offsets` and `rows` are the versions that hold the values.
+    Where `present` is not set, the other columns mean nothing.
+    """
+
+    first: int
+    present: Flags
+    values_wh: Ints
+    quality: Ints
+    qualities: tuple[str, ...]
+    offsets: Ints
+    rows: Ints
+
+    def at(self, place: int) -> Recorded | None:
+        """What is recorded of one of them."""
+        if not self.present[place]:
+            return None
+        return Recorded(
+            int(self.values_wh[place]),
+            self.qualities[self.quality[place]],
+            int(self.offsets[place]),
+            int(self.rows[place]),
+        )
 
 
-def half_hours_digest(rows: Iterable[HalfHour]) -> bytes:
-    """SHA-256 over the canonical rows, absent half hours with their reasons included."""
-    digest = hashlib.sha256(b"energyos-half-hours-v1\x00")
-    for row in rows:
-        mpxn = row.mpxn.encode()
-        digest.update(struct.pack(">B", len(mpxn)) + mpxn)
-        digest.update(struct.pack(">q", epoch_ms(row.start)))
-        if row.recorded is not None:
-            quality = row.recorded.quality.encode()
-            digest.update(struct.pack(">BqB", 1, row.recorded.value_wh, len(quality)) + quality)
-            digest.update(struct.pack(">qi", row.recorded.offset, row.recorded.row))
-        else:
-            reason = str(row.absent).encode()
-            digest.update(struct.pack(">BB", 0, len(reason)) + reason)
-    return digest.digest()
+@dataclass(frozen=True, slots=True, eq=False)
+class HalfHours(Sequence[HalfHour]):
+    """The rows of an answer, in order. `absent` gives each one's place in ABSENT."""
+
+    mpxn: str
+    columns: Columns
+    absent: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.absent)
+
+    @property
+    def recorded(self) -> int:
+        """How many carry a value."""
+        return len(self.absent) - int(np.count_nonzero(self.absent))
+
+    @overload
+    def __getitem__(self, place: int) -> HalfHour: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[HalfHour]: ...
+    def __getitem__(self, place: int | slice) -> HalfHour | Sequence[HalfHour]:
+        if isinstance(place, slice):
+            return [self[each] for each in range(*place.indices(len(self)))]
+        place = range(len(self))[place]
+        why = ABSENT[self.absent[place]]
+        recorded = None if why else self.columns.at(place)
+        return HalfHour(self.mpxn, half_hour_start(self.columns.first + place), recorded, why)
 
 
-def absent_runs(rows: Iterable[HalfHour]) -> tuple[AbsentRun, ...]:
+def half_hours(mpxn: str, covered: Sequence[Interval], found: Columns, now: datetime) -> HalfHours:
+    """The rows of an answer: every half hour of `found`. `now` is the decision's."""
+    first, count = found.first, len(found.present)
+    absent = np.full(count, _PLACE_OF[Absent.NEVER_RECORDED], np.uint8)
+    absent[max(half_hour_of(now) - first, 0) :] = _PLACE_OF[Absent.NOT_DUE_YET]
+    absent[found.present] = _PLACE_OF[None]
+    open_to_it = np.zeros(count, np.bool_)
+    for part in covered:
+        begin, end = first_half_hour_from(part.start), half_hour_of(part.end)
+        open_to_it[max(begin - first, 0) : max(end - first, 0)] = True
+    absent[~open_to_it] = _PLACE_OF[Absent.CONSENT_DOES_NOT_COVER]
+    return HalfHours(mpxn, found, absent)
+
+
+def half_hours_digest(rows: HalfHours) -> bytes:
+    """SHA-256 over the canonical rows, absent half hours with their reasons included.
+
+    A row, big-endian: length (1) and MPxN; start (8, epoch ms); then 1, value (8), length (1) and
+    quality, offset (8), row (4) if it is recorded, and 0, length (1) and reason if it is absent.
+    """
+    mpxn, columns = rows.mpxn.encode(), rows.columns
+    head = np.dtype([("length", "u1"), ("mpxn", f"S{len(mpxn)}"), ("start", ">i8")])
+    starts = (columns.first + np.arange(len(rows))) * HALF_HOUR_MS
+    kinds = rows.absent.astype(np.int64)
+    recorded = kinds == 0
+    kinds[recorded] = -1 - columns.quality[recorded]
+    blocks = []
+    for kind in np.unique(kinds).tolist():
+        places = np.flatnonzero(kinds == kind)
+        said = (str(ABSENT[kind]) if kind > 0 else columns.qualities[-1 - kind]).encode()
+        text = [("size", "u1"), ("said", f"V{len(said)}")]
+        value, version = [("value", ">i8")], [("offset", ">i8"), ("row", ">i4")]
+        fields = [*value, *text, *version] if kind < 0 else text
+        block = np.zeros(len(places), [("head", head), ("recorded", "u1"), *fields])
+        block["head"]["length"], block["head"]["mpxn"] = len(mpxn), mpxn
+        block["head"]["start"] = starts[places]
+        block["size"], block["said"] = len(said), np.void(said)
+        if kind < 0:
+            block["recorded"] = 1
+            for name, column in (
+                ("value", columns.values_wh),
+                ("offset", columns.offsets),
+                ("row", columns.rows),
+            ):
+                block[name] = column[places]
+        blocks.append((places, block))
+    return hashlib.sha256(b"energyos-half-hours-v1\x00" + _in_order(len(rows), blocks)).digest()
+
+
+def _in_order(count: int, blocks: Sequence[tuple[Ints, NDArray[np.void]]]) -> bytes:
+    """The rows of blocks of equal length each, every row at its place among all."""
+    if len(blocks) == 1:
+        return blocks[0][1].tobytes()
+    sizes = np.zeros(count, np.int64)
+    for places, block in blocks:
+        sizes[places] = block.itemsize
+    ends = np.cumsum(sizes)
+    whole = np.empty(int(ends[-1]) if count else 0, np.uint8)
+    for places, block in blocks:
+        begin = ends[places] - block.itemsize
+        whole[begin[:, None] + np.arange(block.itemsize)] = block.view(np.uint8).reshape(
+            len(places), -1
+        )
+    return whole.tobytes()
+
+
+def absent_runs(rows: HalfHours) -> tuple[AbsentRun, ...]:
     """The absent half hours of an answer, run by run."""
-    runs: list[AbsentRun] = []
-    for row in rows:
-        if row.absent is None:
-            continue
-        last = runs[-1] if runs else None
-        if (
-            last is not None
-            and last.reason == row.absent
-            and last.start + HALF_HOUR * last.half_hours == row.start
-        ):
-            runs[-1] = AbsentRun(last.start, last.half_hours + 1, last.reason)
-        else:
-            runs.append(AbsentRun(row.start, 1, str(row.absent)))
-    return tuple(runs)
+    edges = np.flatnonzero(np.diff(rows.absent)) + 1
+    begins = [0, *edges.tolist(), len(rows)] if len(rows) else []
+    return tuple(
+        AbsentRun(half_hour_start(rows.columns.first + begin), end - begin, str(why))
+        for begin, end in pairwise(begins)
+        if (why := ABSENT[rows.absent[begin]]) is not None
+    )
 
 
 def records_digest(records: Iterable[object]) -> bytes:

@@ -186,6 +186,11 @@ def half_hour_start(half_hour: int) -> datetime:
     return _EPOCH + half_hour * HALF_HOUR
 
 
+def first_half_hour_from(instant: datetime) -> int:
+    """The first half hour that starts at this instant or after it."""
+    return half_hour_of(instant + HALF_HOUR - datetime.resolution)
+
+
 def on_the_grid(instant: datetime) -> bool:
     """Whether a half hour starts at exactly this instant."""
     return half_hour_start(half_hour_of(instant)) == utc(instant)

@@ -8,20 +8,22 @@ finds what the log said up to there.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Final
 
 import numpy as np
 
 from domains.metering.readings import MPXN_BYTES, PRESENT_BYTES, VALUE_BYTES, ReadingsBatch
+from spine.answer import Columns
 from spine.domain import ReadableRows, Rows
 from spine.gb import PERIODS_PER_UTC_DAY
 
 ROW_PREFIX: Final = b"r/"
 BATCH_PREFIX: Final = b"b/"
 _DAY_SIGN: Final = 0x8000_0000  # added, so that days before 1970 sort before those after
-_CODE_END: Final = b"\x1f"
+_CODE_END: Final = "\x1f"
 
 _KEY = np.dtype(
     [
@@ -74,7 +76,7 @@ def _row_keys(batch: ReadingsBatch, offset: int) -> list[bytes]:
 
 def _row_values(batch: ReadingsBatch) -> list[bytes]:
     """Mask (6), values (192), quality (48) as in the batch, then every code and its end mark."""
-    codes = b"".join(code.encode() + _CODE_END for code in batch.quality_codes)
+    codes = "".join(code + _CODE_END for code in batch.quality_codes).encode()
     packed = np.empty((batch.rows, _QUALITY_END + len(codes)), np.uint8)
     for start, end, vector in (
         (0, PRESENT_BYTES, batch.present),
@@ -96,15 +98,32 @@ class Version:
     row: int
     stored: bytes
 
-    def cells(self) -> Iterator[tuple[int, int, str]]:
-        """Its present half hours: (half hour since 1970-01-01T00:00Z, value in Wh, quality)."""
-        mask = int.from_bytes(self.stored[:PRESENT_BYTES], "little")
-        values = struct.unpack_from(f"<{PERIODS_PER_UTC_DAY}i", self.stored, PRESENT_BYTES)
-        codes = self.stored[_QUALITY_END:].decode().split(_CODE_END.decode())
-        first = self.day * PERIODS_PER_UTC_DAY
-        for place, value in enumerate(values):
-            if mask >> place & 1:
-                yield first + place, value, codes[self.stored[_VALUES_END + place]]
+
+def columns_of(kept: Iterable[Version], first: int, count: int) -> Columns:
+    """The half hours [first, first + count) as these versions say, a later one over an earlier."""
+    present = np.zeros(count, np.bool_)
+    values, quality, offsets, places = (np.zeros(count, np.int64) for _ in range(4))
+    names: dict[str, int] = {}
+    for codes, group in groupby(kept, _codes):
+        alike = list(group)
+        stored = np.frombuffer(b"".join(v.stored for v in alike), np.uint8).reshape(len(alike), -1)
+        said = np.unpackbits(stored[:, :PRESENT_BYTES], axis=1, bitorder="little").view(np.bool_)
+        days, offset, row = np.array([(v.day, v.offset, v.row) for v in alike]).T[:, :, None]
+        half_hours = days * PERIODS_PER_UTC_DAY - first + np.arange(PERIODS_PER_UTC_DAY)
+        said = said & (half_hours >= 0) & (half_hours < count)
+        where = half_hours[said]  # of places that repeat, the last assigned counts
+        present[where] = True
+        values[where] = np.ascontiguousarray(stored[:, PRESENT_BYTES:_VALUES_END]).view("<i4")[said]
+        texts = codes.decode().split(_CODE_END)[:-1]
+        numbers = np.array([names.setdefault(text, len(names)) for text in texts], np.int64)
+        quality[where] = numbers[stored[:, _VALUES_END:_QUALITY_END][said]]
+        offsets[where] = np.broadcast_to(offset, said.shape)[said]
+        places[where] = np.broadcast_to(row, said.shape)[said]
+    return Columns(first, present, values, quality, tuple(names), offsets, places)
+
+
+def _codes(version: Version) -> bytes:
+    return version.stored[_QUALITY_END:]
 
 
 def versions(

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+import numpy as np
+
 from domains.metering.events import MeteringPoint
-from domains.metering.rows import versions
-from spine.answer import Recorded
+from domains.metering.rows import columns_of, versions
+from spine.answer import Columns
 from spine.domain import ReadableRows
-from spine.gb import HALF_HOUR, PERIODS_PER_UTC_DAY, Interval, half_hour_of, half_hour_start
+from spine.gb import PERIODS_PER_UTC_DAY, Interval, first_half_hour_from, half_hour_start
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +44,15 @@ def metering_point_view(mpxn: str, state: MeteringPoint) -> MeteringPointView | 
 
 def readings_as_of(
     rows: ReadableRows, mpxn: str, quantity: str, interval: Interval, below_offset: int
-) -> dict[datetime, Recorded]:
-    """The half hours that start in the interval, by start, as the log below an offset records them.
+) -> Columns:
+    """The half hours that start in the interval as the log below an offset records them.
 
     The last version in log order wins for each half hour by itself: a later batch that holds only
-    some half hours of a day leaves the others as they were. Half hours never recorded are left out.
+    some half hours of a day leaves the others as they were.
     """
-    first, end = _first_from(interval.start), _first_from(interval.end)
-    found: dict[int, Recorded] = {}
-    for version in versions(rows, mpxn, quantity, _days(first, end), below_offset):
-        for half_hour, value_wh, quality in version.cells():
-            if first <= half_hour < end:
-                found[half_hour] = Recorded(value_wh, quality, version.offset, version.row)
-    return {half_hour_start(half_hour): found[half_hour] for half_hour in sorted(found)}
+    first, end = first_half_hour_from(interval.start), first_half_hour_from(interval.end)
+    kept = versions(rows, mpxn, quantity, _days(first, end), below_offset)
+    return columns_of(kept, first, max(end - first, 0))
 
 
 def recorded_between(
@@ -69,23 +67,16 @@ def recorded_between(
 
     Only the keys of older versions are read, so it costs little where nothing is new.
     """
-    first, end = _first_from(interval.start), _first_from(interval.end)
-    said = [
-        half_hour
-        for version in versions(rows, mpxn, quantity, _days(first, end), below_offset)
-        if version.offset >= from_offset
-        for half_hour, _, _ in version.cells()
-        if first <= half_hour < end
-    ]
-    if not said:
+    first, end = first_half_hour_from(interval.start), first_half_hour_from(interval.end)
+    kept = versions(rows, mpxn, quantity, _days(first, end), below_offset)
+    new = (version for version in kept if version.offset >= from_offset)
+    said = np.flatnonzero(columns_of(new, first, max(end - first, 0)).present)
+    if not len(said):
         return None
-    return Interval(half_hour_start(min(said)), half_hour_start(max(said) + 1))
+    return Interval(
+        half_hour_start(first + int(said[0])), half_hour_start(first + int(said[-1]) + 1)
+    )
 
 
 def _days(first: int, end: int) -> range:
     return range(first // PERIODS_PER_UTC_DAY, (end - 1) // PERIODS_PER_UTC_DAY + 1)
-
-
-def _first_from(instant: datetime) -> int:
-    """The first half hour that starts at this instant or after it."""
-    return half_hour_of(instant + HALF_HOUR - datetime.resolution)

@@ -7,7 +7,7 @@ give the same answer, byte for byte, for ever.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -43,7 +43,7 @@ class Answer:
     rows: int
     digest: bytes
     absent: tuple[AbsentRun, ...] = ()
-    half_hours: tuple[HalfHour, ...] = ()
+    half_hours: Sequence[HalfHour] = ()
     metering_point: MeteringPointRecord | None = None
     consents: tuple[ConsentView, ...] = ()
     assets: tuple[AssetView, ...] = ()
@@ -82,9 +82,8 @@ def _readings(decided: Decided, sources: Sources) -> Answer:
         sources.below[trust.READINGS_TOPIC],
     )
     now = from_epoch_ms(decided.now_ms)
-    rows = half_hours(decided.member, asked, permit.covered, found, now)
-    present = sum(row.recorded is not None for row in rows)
-    return Answer(present, half_hours_digest(rows), absent_runs(rows), rows)
+    rows = half_hours(decided.member, permit.covered, found, now)
+    return Answer(rows.recorded, half_hours_digest(rows), absent_runs(rows), rows)
 
 
 def _metering_point(decided: Decided, access: MeterAccess, sources: Sources) -> Answer:

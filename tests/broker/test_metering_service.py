@@ -20,7 +20,6 @@ from domains.consumers.decider import tightens as consumers_tighten
 from domains.metering import adapters
 from domains.metering.adapters import MeterDays
 from domains.metering.readings import take
-from domains.metering.views import readings_as_of
 from spine import trust
 from spine.coordinator import Coordinator, Order
 from spine.domain import Actor
@@ -38,6 +37,7 @@ from spine.runtime import Process, Runtime
 from spine.server import Failure, connect, error_from
 from spine.services.metering import CACHE_FILE, start_metering
 from tests.helpers.accredited import accredit
+from tests.helpers.half_hours import read_back
 from tests.helpers.log import open_new_log
 
 DATA = Path(__file__).parent.parent / "data"
@@ -140,7 +140,7 @@ class World:
             assert head is not None and head.counts.balanced
             assert head.counts.void == head.counts.quarantined == head.counts.held == 0
             ever = Interval(SINCE, SINCE + timedelta(days=9_000))
-            found = readings_as_of(fold.store, mpxn, "AI", ever, fold.next_offset)
+            found = read_back(fold.store, mpxn, "AI", ever, fold.next_offset)
             return {at: (each.value_wh, each.quality) for at, each in found.items()}
         finally:
             reader.close()

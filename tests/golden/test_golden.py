@@ -31,6 +31,7 @@ from spine.rows import Counts, Head, Subject
 from spine.schemas import SCHEMAS_DIR
 from spine.signing import sign
 from spine.store import StorePosition
+from tests.helpers.half_hours import in_columns
 from tests.helpers.records import (
     BEGUN,
     BY_CONSUMERS,
@@ -145,8 +146,8 @@ def marks() -> dict[str, Any]:
         "path": [sibling.hex() for sibling in merkle.path(leaves, 3)],
         "root": merkle.salted_root(seed, entries).hex(),
         "command_id": order.id.hex(),
-        "half_hours_digest": half_hours_digest(HALF_HOURS).hex(),
-        "no_half_hours_digest": half_hours_digest(()).hex(),
+        "half_hours_digest": half_hours_digest(in_columns(HALF_HOURS)).hex(),
+        "no_half_hours_digest": half_hours_digest(in_columns(())).hex(),
         "records_digest": records_digest((TERMS, OPENING)).hex(),
         "policy_data": {str(v): data_hash(d).hex() for v, d in POLICY_DATA.items()},
         "partitions": {

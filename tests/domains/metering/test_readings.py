@@ -32,12 +32,13 @@ from domains.metering.readings import (
     take,
 )
 from domains.metering.rows import fold_batch, recorded_batch
-from domains.metering.views import readings_as_of, recorded_between
+from domains.metering.views import recorded_between
 from spine.answer import Recorded
 from spine.domain import Rows
 from spine.errors import Bug, Reason
 from spine.event import murmur2_partition
 from spine.gb import Interval, SettlementDate, half_hour_of, half_hour_start
+from tests.helpers.half_hours import read_back
 from tests.helpers.rows import MemoryRows
 
 SCHEMA = Path(__file__).parents[3] / "schemas" / "metering" / "ReadingsBatch" / "1.avsc"
@@ -310,7 +311,7 @@ def test_no_bytes_whatever_make_a_judge_or_a_fold_raise(
         store = MemoryRows()
         assert fold_batch(damaged, 1, store)
         for mpxn in {name.decode() for name in columns(damaged).mpxns.tolist()}:
-            readings_as_of(store, mpxn, "AI", ALL, 2)
+            read_back(store, mpxn, "AI", ALL, 2)
 
 
 # Folding and reading back
@@ -359,7 +360,7 @@ def test_a_read_as_of_any_offset_is_what_the_log_said_up_to_there(
     for below in ends:
         for mpxn in METERS:
             for interval in (ALL, part):
-                found = readings_as_of(store, mpxn, "AI", interval, below)
+                found = read_back(store, mpxn, "AI", interval, below)
                 assert found == oracle.as_of(mpxn, interval, below)
                 assert list(found) == sorted(found)
 
@@ -379,8 +380,8 @@ def test_replay_twice_is_replay_once_and_every_prefix_is_a_store_of_its_own(
     for below, batch in enumerate(records, 1):
         fold_batch(batch, below - 1, prefix)
         for mpxn in METERS:
-            as_of = readings_as_of(store, mpxn, "AI", ALL, below)
-            assert as_of == readings_as_of(prefix, mpxn, "AI", ALL, below)
+            as_of = read_back(store, mpxn, "AI", ALL, below)
+            assert as_of == read_back(prefix, mpxn, "AI", ALL, below)
 
 
 def test_a_duplicate_changes_nothing_and_keeps_its_first_place() -> None:
@@ -389,7 +390,7 @@ def test_a_duplicate_changes_nothing_and_keeps_its_first_place() -> None:
     assert fold_batch(BATCH, 4, store)
     assert not fold_batch(BATCH, 5, store)
     assert recorded_batch(store, BATCH.batch_id) == 4
-    assert {r.offset for r in readings_as_of(store, MPAN, "AI", ALL, 9).values()} == {4}
+    assert {r.offset for r in read_back(store, MPAN, "AI", ALL, 9).values()} == {4}
 
 
 def test_quantities_and_points_are_kept_apart() -> None:
@@ -398,9 +399,7 @@ def test_quantities_and_points_are_kept_apart() -> None:
     fold_batch(batch_of(MeterDay("12345678", DAY, {0: (8, 0)})), 2, store)
     fold_batch(batch_of(MeterDay("1234567", DAY, {0: (9, 0)}), quantity="AE"), 3, store)
     read = {
-        (mpxn, quantity): [
-            r.value_wh for r in readings_as_of(store, mpxn, quantity, ALL, 9).values()
-        ]
+        (mpxn, quantity): [r.value_wh for r in read_back(store, mpxn, quantity, ALL, 9).values()]
         for mpxn in ("123456", "1234567", "12345678")
         for quantity in ("AI", "AE")
     }
@@ -417,9 +416,9 @@ def test_an_interval_off_the_grid_holds_the_half_hours_that_start_in_it() -> Non
     minute = timedelta(minutes=1)
     noon = datetime(2024, 3, 18, 12, tzinfo=UTC)
     asked = Interval(noon - minute, noon + 31 * minute)
-    assert list(readings_as_of(store, MPAN, "AI", asked, 2)) == [noon, noon + 30 * minute]
+    assert list(read_back(store, MPAN, "AI", asked, 2)) == [noon, noon + 30 * minute]
     inside = Interval(noon + minute, noon + 2 * minute)
-    assert readings_as_of(store, MPAN, "AI", inside, 2) == {}
+    assert read_back(store, MPAN, "AI", inside, 2) == {}
 
 
 @pytest.mark.parametrize(
@@ -434,7 +433,7 @@ def test_a_settlement_day_comes_back_whole_on_both_clock_changes(local: date, pe
         by_utc_day.setdefault(utc_day, {})[half_hour] = (number + 1, 1)
     store = MemoryRows()
     fold_batch(batch_of(*(MeterDay(MPAN, d, c) for d, c in by_utc_day.items())), 1, store)
-    found = readings_as_of(store, MPAN, "AI", day.interval, 2)
+    found = read_back(store, MPAN, "AI", day.interval, 2)
     assert [half_hour_of(start) for start in found] == [
         day.first_half_hour + n for n in range(periods)
     ]
@@ -459,10 +458,8 @@ def history(store: Rows) -> tuple[int | None, int]:
     """A day, then its first half hour corrected: that value as of before, all rows as of after."""
     fold_batch(batch_of(whole_day()), 1, store)
     fold_batch(batch_of(MeterDay(MPAN, DAY, {0: (999, 2)}), reference="correction"), 2, store)
-    before = readings_as_of(store, MPAN, "AI", ALL, 2).get(ALL.start)
-    return None if before is None else before.value_wh, len(
-        readings_as_of(store, MPAN, "AI", ALL, 3)
-    )
+    before = read_back(store, MPAN, "AI", ALL, 2).get(ALL.start)
+    return None if before is None else before.value_wh, len(read_back(store, MPAN, "AI", ALL, 3))
 
 
 def test_a_store_that_overwrites_forgets_what_it_answered_and_what_was_not_corrected() -> None:
