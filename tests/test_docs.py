@@ -337,6 +337,9 @@ class TwoPages(dsi_pb2_grpc.DsiServicer):
             next_cursor="" if request.cursor else "next",
         )
 
+    async def ListAssets(self, request: Any, context: Any) -> Any:
+        return dsi_pb2.ListAssetsResponse(assets=[dsi_pb2.Asset(mpxn=request.mpxn)])
+
 
 async def test_the_example_for_clients_pages_and_tries_again(tmp_path: Path) -> None:
     names = example()
@@ -350,13 +353,15 @@ async def test_the_example_for_clients_pages_and_tries_again(tmp_path: Path) -> 
     await server.start()
     start = datetime(2024, 7, 1, tzinfo=UTC)
 
-    def ask() -> list[Any]:
+    def ask() -> tuple[list[Any], list[Any]]:
         with names["channel"](f"localhost:{server.port}", adviser.folder) as channel:
             dsi = dsi_pb2_grpc.DsiStub(channel)
             end = start + timedelta(minutes=30)
-            return list(names["half_hours"](dsi, "2000027391990", start, end))
+            found = list(names["half_hours"](dsi, "2000027391990", start, end))
+            return found, names["assets"](dsi, "2000027391990")
 
-    answered = await asyncio.to_thread(ask)
+    answered, assets = await asyncio.to_thread(ask)
     await server.stop(0)
     assert [row.value_wh for row in answered] == [250, 250]
+    assert [asset.mpxn for asset in assets] == ["2000027391990"]
     assert [request.cursor for request in service.asked] == ["", "", "next"]

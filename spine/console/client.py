@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from spine.btm_assets.v1 import btm_assets_pb2, btm_assets_pb2_grpc
 from spine.common.v1 import common_pb2
 from spine.consumers.v1 import consumers_pb2, consumers_pb2_grpc
 from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
@@ -68,6 +69,12 @@ class Client:
         """A command to the metering coordinator."""
         return self._command(
             "metering", metering_pb2_grpc.MeteringStub, metering_pb2, method, fields
+        )
+
+    def assets(self, method: str, **fields: Any) -> Any:
+        """A command to the btm_assets coordinator."""
+        return self._command(
+            "assets", btm_assets_pb2_grpc.BtmAssetsStub, btm_assets_pb2, method, fields
         )
 
     def dsi(self, method: str, **fields: Any) -> Any:

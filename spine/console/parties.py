@@ -55,7 +55,8 @@ def client(alias: str) -> Client:
     return Client(settings().data_dir, alias)
 
 
-def _acknowledge(answer: Any, what: str, as_json: bool, **more: object) -> None:
+def acknowledge(answer: Any, what: str, as_json: bool, **more: object) -> None:
+    """Say that a command was recorded, and where."""
     record = answer.record
     if as_json:
         place = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
@@ -90,7 +91,7 @@ def admit(
     )
     issue(settings().data_dir, role, party)
     holding = f"{answer.partitions_holding} of {answer.partitions_total} partitions hold it"
-    _acknowledge(answer, f"{party} admitted as {role}; {holding}", as_json)
+    acknowledge(answer, f"{party} admitted as {role}; {holding}", as_json)
 
 
 def _authority(data_dir: Path) -> Authority:
@@ -111,7 +112,7 @@ def suspend(
     """Suspend an organisation; acknowledged once every partition of every topic holds it."""
     answer = client(as_).governance("SuspendParticipant", party=party, reason=reason)
     holding = f"{answer.partitions_holding} of {answer.partitions_total} partitions hold it"
-    _acknowledge(answer, f"{party} suspended; {holding}", as_json)
+    acknowledge(answer, f"{party} suspended; {holding}", as_json)
 
 
 def reinstate(
@@ -122,7 +123,7 @@ def reinstate(
 ) -> None:
     """Lift the suspension of an organisation."""
     answer = client(as_).governance("ReinstateParticipant", party=party, reason=reason)
-    _acknowledge(answer, f"{party} reinstated", as_json)
+    acknowledge(answer, f"{party} reinstated", as_json)
 
 
 def list_participants(as_: As = OPERATOR, as_json: AsJson = False) -> None:
@@ -160,7 +161,7 @@ def register(
         gsp_group=gsp_group,
         registered_from=stamp(instant(from_)),
     )
-    _acknowledge(answer, "metering point registered", as_json)
+    acknowledge(answer, "metering point registered", as_json)
 
 
 def supply(
@@ -174,7 +175,7 @@ def supply(
     answer = client(as_).consumers(
         "StartSupply", mpxn=mpxn, supplier=supplier, effective_from=stamp(instant(from_))
     )
-    _acknowledge(answer, f"supply by {supplier} recorded", as_json)
+    acknowledge(answer, f"supply by {supplier} recorded", as_json)
 
 
 def agent(
@@ -192,7 +193,7 @@ def agent(
         agent_role=Role.DATA_SERVICE,
         effective_from=stamp(instant(from_)),
     )
-    _acknowledge(answer, f"{party} appointed", as_json)
+    acknowledge(answer, f"{party} appointed", as_json)
 
 
 # -- tenancies ------------------------------------------------------------------------------------
@@ -216,7 +217,7 @@ def start_tenancy(
         person={"name": name, "contact": contact},
     )
     issue(settings().data_dir, Role.CONSUMER, answer.consumer_ref, alias)
-    _acknowledge(
+    acknowledge(
         answer,
         f"tenancy {answer.tenancy_id} of {answer.consumer_ref} started",
         as_json,
@@ -236,7 +237,7 @@ def end_tenancy(
     answer = client(as_).consumers(
         "EndTenancy", mpxn=mpxn, tenancy_id=tenancy_id, effective_to=stamp(instant(until))
     )
-    _acknowledge(answer, "tenancy ended", as_json)
+    acknowledge(answer, "tenancy ended", as_json)
 
 
 # -- consents -------------------------------------------------------------------------------------

@@ -159,12 +159,17 @@ class Table:
     marked: bool
 
 
+def check_size(size: int) -> None:
+    """Invalid(REQUEST_TOO_LARGE) if a file of so many bytes is more than is read."""
+    if size > BYTES_MAX:
+        raise Invalid(Reason.REQUEST_TOO_LARGE, f"a register file is at most {BYTES_MAX} bytes")
+
+
 def table(data: bytes, wanted: Sequence[str]) -> Table:
     """The table in a CSV file; Invalid if it is empty, damaged or not of these columns."""
     if not data.strip():
         raise Invalid(Reason.FILE_EMPTY, "the file holds nothing")
-    if len(data) > BYTES_MAX:
-        raise Invalid(Reason.REQUEST_TOO_LARGE, f"a register file is at most {BYTES_MAX} bytes")
+    check_size(len(data))
     try:
         text = data.decode("utf-8-sig")
         cells = [tuple(row) for row in csv.reader(io.StringIO(text, newline=""), strict=True)]
@@ -180,7 +185,11 @@ def table(data: bytes, wanted: Sequence[str]) -> Table:
 def asset_id(*parts: str) -> str:
     """The URN of an asset taken from a register: the same for the same parts, in every import."""
     digest = hashlib.sha256("\x1f".join(parts).encode()).digest()
-    number = int.from_bytes(digest[:16], "big")
+    return urn(int.from_bytes(digest[:16], "big"))
+
+
+def urn(number: int) -> str:
+    """The URN of the asset whose ULID is this number of 128 bits."""
     digits = [_CROCKFORD[number >> 5 * place & 31] for place in reversed(range(_ULID_CHARS))]
     return "urn:energyos:asset:" + "".join(digits)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domains.btm_assets import BTM_ASSETS
+from domains.btm_assets import BTM_ASSETS, adapters
 from domains.btm_assets.adapters import charge_point_registry as registry
 from domains.btm_assets.adapters import embedded_capacity_register as register
 from domains.btm_assets.adapters.report import FINDINGS_MAX, Bucket, Imported, Note, asset_id, whole
@@ -303,6 +304,61 @@ def test_what_is_no_register(data: bytes, reason: str) -> None:
         with pytest.raises(Invalid) as refusal:
             parse()
         assert refusal.value.reason == reason
+
+
+def test_a_register_is_known_by_its_columns_packed_or_not() -> None:
+    plain = text(COLUMNS, [[CONNECTION.get(column, "") for column in COLUMNS]])
+    for data in (plain, gzip.compress(plain)):
+        assert only(adapters.read(data, BY, {})).mpxn == EXPORT
+    device = dict.fromkeys(registry.WANTED, "") | {
+        registry.DEVICE: DEVICE,
+        registry.STATUS: "In service",
+    }
+    found = adapters.read(text(list(device), [list(device.values())]), BY, {DEVICE: EXPORT})
+    assert only(found).mpxn == EXPORT
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "FILE_EMPTY"),
+        (gzip.compress(b""), "FILE_EMPTY"),
+        (b"<html>\n<p>gone</p>\n", "FILE_UNRECOGNISED"),
+        (b"a,b\n1,2\n", "FILE_UNRECOGNISED"),
+        (b"\x1f\x8bnot really", "FILE_UNREADABLE"),
+        (gzip.compress(b"a" * 100_000)[:-20], "FILE_UNREADABLE"),
+        (b"\xff\xfe\x00", "FILE_UNREADABLE"),
+    ],
+)
+def test_what_is_no_register_of_either_kind(data: bytes, reason: str) -> None:
+    with pytest.raises(Invalid) as refusal:
+        adapters.read(data, BY, {})
+    assert refusal.value.reason == reason
+
+
+def test_a_packed_file_is_unpacked_only_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("domains.btm_assets.adapters.report.BYTES_MAX", 1_000)
+    monkeypatch.setattr(adapters, "BYTES_MAX", 1_000)
+    with pytest.raises(Invalid) as refusal:
+        adapters.unpacked(gzip.compress(bytes(1_000_000)))
+    assert refusal.value.reason == "REQUEST_TOO_LARGE"
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ([[DEVICE, "12"]], "MPAN_FORMAT"),
+        ([[DEVICE, EXPORT], [DEVICE, IMPORT]], "FIELD_INVALID"),
+        ([[DEVICE]], "FILE_UNREADABLE"),
+    ],
+)
+def test_meters_of_charge_points_are_given_once_and_well(
+    rows: list[list[str]], reason: str
+) -> None:
+    assert adapters.read_meters(text(adapters.METERS, [[DEVICE, EXPORT]])) == {DEVICE: EXPORT}
+    with pytest.raises(Invalid) as refusal:
+        adapters.read_meters(text(adapters.METERS, rows))
+    assert refusal.value.reason == reason
 
 
 @given(st.lists(st.lists(st.text(max_size=20), max_size=40), max_size=8))
