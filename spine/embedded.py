@@ -236,9 +236,8 @@ class EmbeddedKafka:
 
     def _format(self, classpath: str) -> None:
         """Give an empty folder its cluster id, once."""
-        cluster_id = urlsafe_b64encode(uuid4().bytes).decode().rstrip("=")
         # With "=", because one id in 64 begins with a dash.
-        command = ("format", f"--cluster-id={cluster_id}", "-c", str(self._properties))
+        command = ("format", f"--cluster-id={self._cluster_id()}", "-c", str(self._properties))
         done = subprocess.run(
             self._java(classpath, "kafka.tools.StorageTool", *command),
             stdin=subprocess.DEVNULL,
@@ -249,6 +248,9 @@ class EmbeddedKafka:
         )
         if done.returncode:
             raise EmbeddedKafkaError(f"Kafka could not format {self.folder}: {done.stderr[-2000:]}")
+
+    def _cluster_id(self) -> str:
+        return urlsafe_b64encode(uuid4().bytes).decode().rstrip("=")
 
     def _java(self, classpath: str, *command: str) -> list[str]:
         logging = f"-Dlog4j2.configurationFile={self._log_settings}"

@@ -131,13 +131,11 @@ class Supervisor:
     def _launch(self, name: str) -> None:
         logs = self._data_dir / "logs"
         logs.mkdir(parents=True, exist_ok=True)
-        environment = os.environ | self._environment
-        if self._kafka is not None:
-            environment |= {"SPINE_KAFKA_BOOTSTRAP": self._kafka.bootstrap}
+        command, environment = self.command(name)
         with (logs / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "spine", *PROCESSES[name]],
-                env=environment,
+                command,
+                env=os.environ | environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -145,3 +143,10 @@ class Supervisor:
             )
         before = self.children.get(name)
         self.children[name] = Child(name, process, starts=before.starts + 1 if before else 1)
+
+    def command(self, name: str) -> tuple[list[str], dict[str, str]]:
+        """What starts a process: its command line, and what is set in its environment."""
+        environment = dict(self._environment)
+        if self._kafka is not None:
+            environment["SPINE_KAFKA_BOOTSTRAP"] = self._kafka.bootstrap
+        return [sys.executable, "-m", "spine", *PROCESSES[name]], environment

@@ -1,0 +1,87 @@
+"""A process of the spine with failpoints: `python -m tests.fault.process POINT[:N] ARGUMENTS...`
+
+A failpoint is a place in the product's code, named below, at which the process ends by SIGKILL when
+it comes by for the N-th time (the first if no N is given). The product knows nothing of them: this
+launcher puts them around the functions named, so they cost nothing and cannot be armed in an
+installation, which does not hold the tests. A point whose function is gone fails at the start.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import signal
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from itertools import count
+from typing import Any, Final
+
+# Name: module, what in it, and whether the process dies before or after it has done its work.
+POINTS: Final[dict[str, tuple[str, str, str]]] = {
+    "append.before": ("spine.log", "Appender.append", "before"),
+    "append.after-send": ("aiokafka", "AIOKafkaProducer.send", "after"),
+    "append.after-ack": ("spine.log", "Appender.append", "after"),
+    "fold.before": ("spine.replay", "StoredFold.apply", "before"),
+    "fold.before-commit": ("spine.store", "Store.commit", "before"),
+    "fold.after-commit": ("spine.store", "Store.commit", "after"),
+    "fold.after": ("spine.fold", "LiveFold.deliver", "after"),
+    "recover.before-commit": ("spine.replay", "StoredFold._commit", "before"),
+    "recover.after-commit": ("spine.replay", "StoredFold._commit", "after"),
+    "recover.discard": ("spine.store", "Store.discard", "after"),
+    "read.before-answer": ("spine.dsi.reads", "Reads.answer", "before"),
+    "read.before-outcome": ("spine.dsi.reads", "Reads.release", "before"),
+    "read.after-outcome": ("spine.access", "OutcomeLog.add", "after"),
+    "spread.before-copy": ("spine.spread", "write_copy", "before"),
+    "spread.after-copy": ("spine.spread", "write_copy", "after"),
+}
+
+
+def arm(told: str) -> None:
+    """Put the failpoint in its place."""
+    name, _, at = told.partition(":")
+    module, path, when = POINTS[name]
+    owner: Any = import_module(module)
+    *outer, last = path.split(".")
+    for part in outer:
+        owner = getattr(owner, part)
+    setattr(owner, last, _around(getattr(owner, last), when, int(at or 1)))
+
+
+def _around(work: Callable[..., Any], when: str, nth: int) -> Callable[..., Any]:
+    calls = count(1)
+
+    def die() -> None:
+        if next(calls) == nth:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    @functools.wraps(work)
+    def plain(*given: Any, **more: Any) -> Any:
+        if when == "before":
+            die()
+        result = work(*given, **more)
+        if when == "after":
+            die()
+        return result
+
+    @functools.wraps(work)
+    async def waiting(*given: Any, **more: Any) -> Any:
+        if when == "before":
+            die()
+        result = await work(*given, **more)
+        if when == "after":
+            die()
+        return result
+
+    return waiting if inspect.iscoroutinefunction(work) else plain
+
+
+if __name__ == "__main__":
+    armed, *arguments = sys.argv[1:]
+    for each in filter(None, armed.split(",")):
+        arm(each)
+    sys.argv = ["spine", *arguments]
+    from spine.cli import main
+
+    main()

@@ -1,0 +1,53 @@
+"""A small race on one broker: what `make fault` plays in full on three."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from tests.fault.checkers import consent_violations
+from tests.fault.installation import ADVISER, Faulty
+from tests.fault.nemesis import (
+    broker_frozen,
+    broker_killed,
+    process_killed,
+    restart,
+    slow_links,
+)
+from tests.fault.race import Meter, Race
+from tests.fault.verdicts import nothing_is_wrong
+
+SEED = 2026
+ROUNDS = 100
+SLOW_S = 0.08
+
+
+def test_no_read_begun_after_an_acknowledged_revocation_returns_data(
+    spine: Faulty, meters: list[Meter], tmp_path: Path
+) -> None:
+    (broker,) = spine.cluster.brokers
+    race = Race(spine.data_dir, meters, ADVISER, SEED, ROUNDS)
+    faults = (
+        slow_links(spine, SLOW_S),
+        broker_frozen(broker, at=0.2, seconds=2.0),
+        process_killed(spine, "dsi", at=0.4),
+        broker_killed(broker, at=0.7, seconds=1.0),
+    )
+    asyncio.run(race.run(*faults))
+    print(race.told())  # noqa: T201
+    nothing_is_wrong(race, spine, tmp_path, killed=True)
+
+
+def test_the_same_race_without_the_fence_is_lost(spine: Faulty, meters: list[Meter]) -> None:
+    spine.supervisor.extra["dsi"]["SPINE_FENCE"] = "false"
+    restart(spine, "dsi")
+    try:
+        race = Race(spine.data_dir, meters, ADVISER, SEED, ROUNDS, patience_s=2.0)
+        asyncio.run(race.run(slow_links(spine, SLOW_S)))
+        print(race.told())  # noqa: T201
+    finally:
+        del spine.supervisor.extra["dsi"]["SPINE_FENCE"]
+        restart(spine, "dsi")
+    wrong = consent_violations(race.journal)
+    print(f"{len(wrong)} reads with data after the revocation")  # noqa: T201
+    assert wrong, "the naive read must leak, or the race shows nothing"
