@@ -43,6 +43,10 @@ check: setup ## Lint, format check, types
 test: check ## All checks and all tests; what continuous integration runs
 	$(BIN)/pytest
 
+.PHONY: mutants
+mutants: setup ## Break each safety-bearing line in a copy, and see a test fail
+	@$(BIN)/python -m tests.mutants.run
+
 .PHONY: lock
 lock: setup ## Pin the newest dependencies and Kafka's jars anew
 	@tools="$$(mktemp -d)"; trap 'rm -rf "$$tools"' EXIT; \

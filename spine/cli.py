@@ -8,7 +8,17 @@ import grpc
 import typer
 from pydantic import ValidationError
 
-from spine.console import assets, audits, health, ingesting, logs, parties, processes, reading
+from spine.console import (
+    assets,
+    audits,
+    health,
+    holds,
+    ingesting,
+    logs,
+    parties,
+    processes,
+    reading,
+)
 from spine.console.output import fail, fail_rpc, fail_settings
 from spine.embedded import EmbeddedKafkaError
 from spine.errors import Pushback, Reason, SpineError
@@ -20,7 +30,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for module in (processes, health, logs, parties, ingesting, reading, assets, audits):
+for module in (processes, health, logs, parties, holds, ingesting, reading, assets, audits):
     module.add_to(app)
 
 

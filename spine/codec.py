@@ -37,6 +37,7 @@ SPINE_RECORDS: Final[Mapping[str, type]] = {
         event.AccessRequests,
         event.AccessOutcomes,
         event.Quarantined,
+        event.Settled,
     )
 }
 

@@ -298,6 +298,25 @@ class Quarantined:
     value: bytes | None
 
 
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What was done with one quarantined entry, by whom: a later record of the same type.
+
+    `how` is REDRIVEN (appended again, at the place named) or RELEASED (looked at, left out).
+    """
+
+    source_topic: str
+    source_partition: int
+    source_offset: int
+    source_entry: int
+    how: str
+    settled_by: str
+    reason: str
+    redriven_partition: int
+    redriven_offset: int
+    settled_at: datetime
+
+
 def epoch_ms(instant: datetime) -> int:
     """Milliseconds since 1970-01-01 UTC, exactly."""
     delta = instant - datetime(1970, 1, 1, tzinfo=UTC)

@@ -8,6 +8,7 @@ from domains.btm_assets import BTM_ASSETS
 from domains.consumers.decider import CONSUMERS
 from domains.consumers.fan_out import CONSENT_FAN_OUT
 from domains.governance.decider import GOVERNANCE
+from domains.governance.holds import PARTY_HOLDS
 from domains.metering import METERING, READINGS
 from spine import trust
 from spine.runtime import Domains
@@ -20,5 +21,6 @@ DOMAINS: Final = Domains(
         trust.METERING_TOPIC: METERING,
         trust.READINGS_TOPIC: READINGS,
         trust.BTM_ASSETS_TOPIC: BTM_ASSETS,
+        trust.QUARANTINE_TOPIC: PARTY_HOLDS,
     },
 )

@@ -23,6 +23,7 @@ from spine.event import (
     Opening,
     Quarantined,
     RecordType,
+    Settled,
     SignerRole,
 )
 from spine.rows import (
@@ -108,7 +109,7 @@ class PartitionFold(PartitionView):
                 if (value.topic, value.partition) != (self.topic, self.partition):
                     raise Void(Reason.VOID_PARTITION)
                 applied.applied = 1
-            case Quarantined() if record_type is RecordType.QUARANTINE:
+            case Quarantined() | Settled() if record_type is RecordType.QUARANTINE:
                 applied.applied = 1
             case _:
                 raise Quarantine(Reason.RECORD_MALFORMED)

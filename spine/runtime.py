@@ -133,6 +133,7 @@ class Runtime:
         port: int,
         serving: Callable[[], bool],
         request_bytes: int | None = None,
+        admission: Admission | None = None,
     ) -> SpineServer:
         """A server under the identity of this process."""
         settings = self.settings
@@ -152,7 +153,7 @@ class Runtime:
             ),
             reflect=settings.reflection,
             serving=serving,
-            admission=Admission(party_limits(settings)),
+            admission=admission or Admission(party_limits(settings)),
         )
 
     def verify_topics(self) -> None:
@@ -228,6 +229,7 @@ class Process:
         self.folds: FaustFolds | None = None
         self.server: SpineServer | None = None
         self.ready = False
+        self.admission: Admission | None = None
         self._claim: IO[str] | None = None
         self._ending: list[Callable[[], Any]] = []
 
@@ -235,8 +237,10 @@ class Process:
         """Call this at the end, last come first called; it may be a coroutine function."""
         self._ending.append(close)
 
-    async def fold(self, topics: Iterable[str]) -> FaustFolds:
-        """Verify the log, catch up and keep folding these topics."""
+    async def fold(self, topics: Iterable[str], *, holds: bool = False) -> FaustFolds:
+        """Verify the log, catch up and keep folding these topics, with `holds` who is held too."""
+        if holds:
+            topics = (*topics, trust.QUARANTINE_TOPIC)
         self._claim_stores()
         await asyncio.to_thread(self.runtime.verify_topics)
         await self.appender.start()
@@ -262,7 +266,9 @@ class Process:
     ) -> None:
         """Answer from now on, and say where."""
         runtime = self.runtime
-        self.server = runtime.server(self.name, role, services, port, self.serves, request_bytes)
+        self.server = runtime.server(
+            self.name, role, services, port, self.serves, request_bytes, self.admission
+        )
         await self.server.start()
         self.ready = True
         host = runtime.settings.listen_host

@@ -265,6 +265,7 @@ MAY_WRITE: Final[dict[tuple[str, RecordType], frozenset[SignerRole]]] = {
     (CONSUMER_LOG, RecordType.ACCESS): frozenset({SignerRole.DSI}),
     (OUTCOMES_TOPIC, RecordType.OUTCOMES): frozenset({SignerRole.DSI}),
     (QUARANTINE_TOPIC, RecordType.QUARANTINE): _COORDINATORS,
+    (QUARANTINE_TOPIC, RecordType.FACTS): frozenset({SignerRole.GOVERNANCE}),
     **{
         (topic, RecordType.COPY): frozenset({SignerRole.ROOT, SignerRole.GOVERNANCE})
         for topic in TOPICS

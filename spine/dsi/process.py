@@ -15,6 +15,7 @@ from spine.log import ReaderThread
 from spine.policy import Role
 from spine.runtime import Process, Runtime
 from spine.server import Service
+from spine.services.holds import watch_holds
 
 READINGS_PROCESS = "readings"
 # A thousand questions to CheckAccess with the longest party ids.
@@ -24,7 +25,8 @@ QUESTIONS_BYTES = 256 * 1024
 async def start_dsi(runtime: Runtime, name: str = "dsi") -> Process:
     """Start a DSI server; returns once it answers."""
     process = Process(runtime, name)
-    folds = await process.fold([trust.CONSUMER_LOG])
+    folds = await process.fold([trust.CONSUMER_LOG], holds=True)
+    watch_holds(process)
     writer = runtime.writer(process.appender, SignerRole.DSI, name)
     settings, log_id = runtime.settings, runtime.identity.log_id
     access = {

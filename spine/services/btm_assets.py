@@ -42,13 +42,15 @@ from spine.server import Service
 from spine.services import wire
 from spine.services.asset_groups import group_from, link_from
 from spine.services.background import keep_quarantined
+from spine.services.holds import watch_holds
 from spine.services.meters import known_access
 
 
 async def start_btm_assets(runtime: Runtime, name: str = "assets") -> Process:
     """Start the btm_assets coordinator; returns once it answers."""
     process = Process(runtime, name)
-    folds = await process.fold([trust.BTM_ASSETS_TOPIC, trust.CONSUMER_LOG])
+    folds = await process.fold([trust.BTM_ASSETS_TOPIC, trust.CONSUMER_LOG], holds=True)
+    watch_holds(process)
     writer = runtime.writer(process.appender, SignerRole.BTM_ASSETS, name)
     await keep_quarantined(process, writer, [trust.BTM_ASSETS_TOPIC])
     claims = Claims(runtime.stores(name), runtime.identity.log_id)

@@ -32,6 +32,7 @@ from spine.sealing import VAULT_FILE, Vault
 from spine.server import Service
 from spine.services import terms, wire
 from spine.services.background import every, keep_quarantined
+from spine.services.holds import watch_holds
 from spine.services.lapses import Lapses
 from spine.services.legs import FanOuts, LegDone
 
@@ -351,7 +352,8 @@ async def start_consumers(runtime: Runtime, name: str = "consumers") -> Process:
     that were not answered in time.
     """
     process = Process(runtime, name)
-    folds = await process.fold([trust.CONSUMER_LOG, trust.CONSUMERS_REFERENCE])
+    folds = await process.fold([trust.CONSUMER_LOG, trust.CONSUMERS_REFERENCE], holds=True)
+    watch_holds(process)
     writer = runtime.writer(process.appender, SignerRole.CONSUMERS, name)
     await keep_quarantined(process, writer, [trust.CONSUMER_LOG, trust.CONSUMERS_REFERENCE])
     claims = Claims(runtime.stores(name), runtime.identity.log_id)

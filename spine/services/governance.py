@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import structlog
 
+from domains.governance import holds
 from domains.governance.commands import (
     AdmitParticipant,
     AdoptPolicyVersion,
@@ -31,17 +32,18 @@ from spine import trust
 from spine.claims import Claims
 from spine.coordinator import Coordinator, Order
 from spine.domain import Actor
-from spine.errors import Invalid, Pushback, Reason
+from spine.errors import Invalid, NotPermitted, Pushback, Reason
 from spine.event import DataPosition, SignerRole
 from spine.fold import LiveFold
 from spine.governance.v1 import governance_pb2, governance_pb2_grpc
 from spine.policy import Role
 from spine.policy_data import POLICY_DATA, data_hash
-from spine.rows import GOVERNANCE_PREFIX
+from spine.rows import GOVERNANCE_PREFIX, SUBJECT_PREFIX
 from spine.runtime import Process, Runtime
 from spine.server import Service
 from spine.services import wire
 from spine.services.background import every, keep_quarantined
+from spine.services.holds import watch_holds
 from spine.spread import Spreader
 
 NAME_CHARS_MAX: Final = 200
@@ -52,6 +54,7 @@ SPREAD_AGAIN_S: Final = 2.0
 # What is left of a deadline for the answer to travel in.
 ANSWER_S: Final = 0.5
 _PARTIES: Final = GOVERNANCE_PREFIX + trust.party_subject("").encode()
+_HOLD_ROW: Final = holds.PARTY_HOLDS.row_type
 _log = structlog.get_logger()
 
 
@@ -61,8 +64,15 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
     The decider refuses every role but governance. Errors are those of `Coordinator.handle`.
     """
 
-    def __init__(self, home: Coordinator, live: LiveFold, spreader: Spreader, log_id: bytes):
-        self._home, self._live, self._spreader = home, live, spreader
+    def __init__(
+        self,
+        home: Coordinator,
+        holds: Coordinator,
+        live: LiveFold,
+        spreader: Spreader,
+        log_id: bytes,
+    ) -> None:
+        self._home, self._holds, self._live, self._spreader = home, holds, live, spreader
         self._log_id = log_id
         self._spreading: set[asyncio.Task[int]] = set()
 
@@ -128,6 +138,43 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
             raise Invalid(Reason.FIELD_INVALID, message, field="data_hash")
         command = AdoptPolicyVersion(wire.caller(), request.version)
         return await self._carry_out(request, "AdoptPolicyVersion", command, context)
+
+    async def HoldParty(self, request: Any, context: Any) -> Any:
+        """Have every server answer nothing of a party, until two people release it."""
+        kind = wire.optional_code(request.kind, "kind")
+        command = holds.HoldParty(
+            wire.caller(), _party(request), kind, request.counted, request.threshold
+        )
+        return await self._hold(request, "HoldParty", command)
+
+    async def ApproveRelease(self, request: Any, context: Any) -> Any:
+        """One of two people says that a held party may go on."""
+        reason = wire.code(request.reason, "reason")
+        command = holds.ApproveRelease(wire.caller(), _party(request), request.hold, reason)
+        return await self._hold(request, "ApproveRelease", command)
+
+    async def ListHolds(self, request: Any, context: Any) -> Any:
+        """Who is held and why, and who has approved a release; for governance and auditors."""
+        if wire.caller().role not in (Role.GOVERNANCE, Role.AUDITOR):
+            raise NotPermitted(Reason.ROLE_NOT_ALLOWED, "holds are shown to governance")
+        fold = self._holds.live("").stored.fold
+        rows = fold.rows.scan(SUBJECT_PREFIX, SUBJECT_PREFIX + b"\xff")
+        states = (
+            (key.removeprefix(SUBJECT_PREFIX).decode(), fold.tools.unpack(row, _HOLD_ROW)[2])
+            for key, row in rows
+        )
+        shown = [_hold_shown(party, hold) for party, hold in states if hold.held or request.all]
+        return governance_pb2.ListHoldsResponse(holds=shown)
+
+    async def _hold(self, request: Any, method: str, command: holds.HoldCommand) -> Any:
+        order = wire.order(request, method, command.party, command, command.by)
+        handled = await self._holds.handle(order)
+        return governance_pb2.HoldResponse(
+            positions=wire.position_token(self._log_id, [wire.past(handled)]),
+            record=wire.record_ref(handled),
+            replayed=handled.replayed,
+            hold=_hold_shown(command.party, self._holds.state(command.party)),
+        )
 
     async def ListParticipants(self, request: Any, context: Any) -> Any:
         """A page of the participants, in order of party id; any caller may ask."""
@@ -205,6 +252,20 @@ def _after(cursor: str) -> str:
         raise Invalid(Reason.CURSOR_INVALID, "the cursor cannot be read", field="cursor") from None
 
 
+def _hold_shown(party: str, hold: holds.Hold) -> Any:
+    return governance_pb2.Hold(
+        party=party,
+        hold=hold.number,
+        held=hold.held,
+        kind=hold.kind,
+        counted=hold.counted,
+        threshold=hold.threshold,
+        held_by=hold.held_by,
+        held_at=hold.held_at and wire.stamp(hold.held_at),
+        approved_by=hold.approved_by,
+    )
+
+
 def _shown(party: str, participant: trust.Participant) -> Any:
     return governance_pb2.Participant(
         party=party,
@@ -233,13 +294,15 @@ async def start_governance(runtime: Runtime, name: str = "governance") -> Proces
     In a new log it adopts the newest version of the policy that this build knows.
     """
     process = Process(runtime, name)
-    folds = await process.fold([trust.GOVERNANCE_TOPIC])
+    folds = await process.fold([trust.GOVERNANCE_TOPIC], holds=True)
+    watch_holds(process)
     writer = runtime.writer(process.appender, SignerRole.GOVERNANCE, name)
-    await keep_quarantined(process, writer, [trust.GOVERNANCE_TOPIC])
+    await keep_quarantined(process, writer, [trust.GOVERNANCE_TOPIC, trust.QUARANTINE_TOPIC])
     domain = runtime.domains.governance
     claims = Claims(runtime.stores(name), runtime.identity.log_id)
     process.on_end(claims.close)
-    home = Coordinator(domain, folds, writer, runtime.partitions, tightens, claims)
+    shared = (folds, writer, runtime.partitions)
+    home = Coordinator(domain, *shared, tightens, claims)
     live = folds[trust.GOVERNANCE_TOPIC, 0]
     progress = runtime.settings.data_dir / "spread" / f"{name}.json"
     spreader = Spreader(writer, domain, runtime.partitions, progress)
@@ -247,7 +310,8 @@ async def start_governance(runtime: Runtime, name: str = "governance") -> Proces
     await asyncio.to_thread(_load, runtime, spreader)
     if home.state(trust.POLICY_SUBJECT).policy is None:
         await home.handle(_first_policy(name))
-    service = GovernanceService(home, live, spreader, runtime.identity.log_id)
+    held = Coordinator(holds.PARTY_HOLDS, *shared, holds.tightens, claims)
+    service = GovernanceService(home, held, live, spreader, runtime.identity.log_id)
     process.on_end(service.close)
     try:
         await spreader.spread()

@@ -31,6 +31,7 @@ from spine.server import Service, current_caller
 from spine.services import wire
 from spine.services.background import keep_quarantined
 from spine.services.deliveries import Deliveries
+from spine.services.holds import watch_holds
 from spine.services.recording import Intake, Recorder, Tally
 
 SENDERS: Final = frozenset({Role.SUPPLIER, Role.DATA_SERVICE})
@@ -42,7 +43,8 @@ CACHE_FILE: Final = "deliveries.sqlite"
 async def start_metering(runtime: Runtime, name: str = "metering") -> Process:
     """Start the metering coordinator; returns once it answers."""
     process = Process(runtime, name)
-    folds = await process.fold([trust.METERING_TOPIC, trust.CONSUMER_LOG])
+    folds = await process.fold([trust.METERING_TOPIC, trust.CONSUMER_LOG], holds=True)
+    watch_holds(process)
     writer = runtime.writer(process.appender, SignerRole.METERING, name)
     await keep_quarantined(process, writer, [trust.METERING_TOPIC])
     deliveries = Deliveries(runtime.stores(name) / CACHE_FILE, runtime.identity.log_id)

@@ -10,6 +10,7 @@ from domains.btm_assets import events as assets
 from domains.consumers import events as consumers
 from domains.consumers.commands import ConsentTerms
 from domains.consumers.fan_out import FanOutCompleted, FanOutOrdered
+from domains.governance import holds
 from domains.metering.events import MeteringPointDeregistered, MeteringPointRegistered
 from domains.metering.readings import ReadingsBatch
 from spine import event, trust
@@ -184,6 +185,18 @@ VALUES: Final[dict[str, object]] = {
         (event.Header("t", b"r"),),
         b"junk",
     ),
+    "spine/Settled/1": event.Settled(
+        "metering.readings.v1",
+        3,
+        17,
+        0,
+        "REDRIVEN",
+        "governance/board",
+        "KEY_SPREAD",
+        3,
+        21,
+        at(4, 5),
+    ),
     "governance/AccreditationGranted/1": trust.AccreditationGranted(
         "data_user", "REC", "other user", ("ENERGY_ADVICE",), at(1, 1), None
     ),
@@ -194,6 +207,11 @@ VALUES: Final[dict[str, object]] = {
     "governance/PolicyVersionAdopted/1": trust.PolicyVersionAdopted(1, data_hash(POLICY_DATA_V1)),
     "governance/SigningKeyAuthorised/1": trust.SigningKeyAuthorised(b"\xaa" * 32, "dsi", "dsi-1"),
     "governance/SigningKeyRevoked/1": trust.SigningKeyRevoked("rotated"),
+    "governance/PartyHeld/1": holds.PartyHeld(
+        1, "READS", 1_000_001, 1_000_000, "dsi/dsi-1", at(4, 5)
+    ),
+    "governance/PartyReleased/1": holds.PartyReleased(1, at(4, 6)),
+    "governance/ReleaseApproved/1": holds.ReleaseApproved(1, "alice", "LOOKED_INTO", at(4, 6)),
     "consumers/AgentAppointed/1": consumers.AgentAppointed("agent-1", "data_service", at(1, 1)),
     "consumers/AgentAppointmentEnded/1": consumers.AgentAppointmentEnded(
         "agent-1", "data_service", at(9, 1)

@@ -189,6 +189,14 @@ async def test_a_bad_certificate_does_not(
         assert refused(cert)
 
 
+@pytest.mark.parametrize("usages", [(SERVER,), ()], ids=["for servers only", "no usage"])
+def test_what_tls_refuses_the_parser_refuses_too(
+    ca: Identity, usages: tuple[x509.ObjectIdentifier, ...]
+) -> None:
+    cert, _ = Certificate(usages=usages or None).pem(ca)
+    assert refused(cert)
+
+
 async def test_another_authority_with_the_same_name_does_not_count(
     authority: Authority, tmp_path: Path
 ) -> None:

@@ -204,6 +204,12 @@ def test_revocation_wins_in_the_fold_too(end: Any) -> None:
             fold(CONSUMERS, (*HOME, end, later))
 
 
+@pytest.mark.parametrize("end", [REVOKED, WITHDRAWN])
+def test_what_is_over_is_not_suspended_so_that_it_could_be_resumed(end: Any) -> None:
+    with pytest.raises(Refused):
+        fold(CONSUMERS, (*HOME, granted(NOW), end, SUSPENDED))
+
+
 def test_narrowing_is_a_new_version_of_the_same_consent() -> None:
     stood = given(CONSUMERS, *HOME, granted()).at(NOW)
     scope = (("TARIFF",), day(4), day(11))

@@ -1,0 +1,665 @@
+"""The seeded edits: one line that keeps a promise, as it would be without the promise.
+
+Each names the smallest set of tests that has to notice. `old` stands exactly once in its file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One edit: what it breaks, where, and which tests must fail because of it."""
+
+    breaks: str
+    path: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+PARTITION = ("tests/core/test_partition.py",)
+CODEC = ("tests/core/test_codec.py",)
+SIGNING = ("tests/core/test_signing.py",)
+STORE = ("tests/core/test_store.py",)
+POLICY = ("tests/core/test_policy.py",)
+AUDIT = ("tests/core/test_audit.py",)
+CONSENT = ("tests/domains/consumers",)
+HOLDS = ("tests/domains/governance/test_holds.py",)
+IDENTITY = ("tests/server/test_identity.py",)
+SERVER = ("tests/server/test_server.py",)
+ADMISSION = ("tests/server/test_admission.py", "tests/core/test_limits.py")
+FENCE = "tests/broker/test_fence.py::"
+LOG = "tests/broker/test_log.py::"
+
+VIEW, FOLD, ACCESS = "spine/view.py", "spine/partition.py", "spine/access.py"
+RULES, REPLAY = "spine/policy.py", "spine/replay.py"
+
+MUTANTS: tuple[Mutant, ...] = (
+    # The fence
+    Mutant(
+        "a read waits for its place in the log",
+        ACCESS,
+        "        if not self._fence:\n",
+        "        if True:\n",
+        (FENCE + "test_no_read_passes_after_a_revocation_and_without_the_fence_some_do",),
+    ),
+    Mutant(
+        "a permit ends after two seconds",
+        ACCESS,
+        "return time.monotonic() >= self.expires_at",
+        "return False",
+        (FENCE + "test_a_permit_that_ran_out_releases_nothing",),
+    ),
+    Mutant(
+        "an open stream is judged again when a fact is folded, and once a second",
+        "spine/dsi/watch.py",
+        "            if isinstance(decision, Refuse):\n",
+        "            if False:\n",
+        (FENCE + "test_a_suspension_cuts_streams_and_refuses_reads",),
+    ),
+    Mutant(
+        "'already so' is said only by a fold that is level with the log",
+        "spine/coordinator.py",
+        "if not events and self._tightens(order.command):",
+        "if False:",
+        (FENCE + "test_already_so_is_not_said_from_a_fold_that_is_behind",),
+    ),
+    # Who signed it
+    Mutant(
+        "an unsigned record is quarantined",
+        VIEW,
+        "        if kid is None or record.header(SIGNATURE_HEADER) is None:\n"
+        "            raise Quarantine(Reason.RECORD_UNSIGNED)\n",
+        "        if kid is None or record.header(SIGNATURE_HEADER) is None:\n"
+        "            return SignerRole.CONSUMERS\n",
+        PARTITION,
+    ),
+    Mutant(
+        "a signature is checked",
+        VIEW,
+        "if key is None or not self.signed_by(key.public_key, record):",
+        "if key is None:",
+        PARTITION,
+    ),
+    Mutant(
+        "what a revoked key signs is void",
+        VIEW,
+        "        if key.revoked:\n",
+        "        if False:\n",
+        PARTITION,
+    ),
+    Mutant(
+        "a key of the root role is checked too",
+        VIEW,
+        "if not self.signed_by(self.head.root_key, record):",
+        "if False:",
+        PARTITION,
+    ),
+    Mutant(
+        "the signature covers the log it is for",
+        "spine/event.py",
+        "    return SIGNED_TAG + log_id + _framed(",
+        "    return SIGNED_TAG + bytes(32) + _framed(",
+        (*SIGNING, *PARTITION),
+    ),
+    Mutant(
+        "the signature covers the topic",
+        "spine/event.py",
+        "    name = topic.encode()\n",
+        '    name = b"topic"\n',
+        SIGNING,
+    ),
+    Mutant(
+        "the signature covers every header",
+        "spine/event.py",
+        "signed = [(header, content) for header, content in headers if header != SIGNATURE_HEADER]",
+        "signed: list[tuple[str, bytes]] = []",
+        SIGNING,
+    ),
+    Mutant(
+        "the signature covers the value",
+        "spine/event.py",
+        "parts.append(hashlib.sha256(value).digest() if value is not None else bytes(32))",
+        "parts.append(bytes(32))",
+        SIGNING,
+    ),
+    Mutant(
+        "a role writes only what is its own",
+        FOLD,
+        "if role not in trust.MAY_WRITE.get((self.topic, record_type), frozenset()):",
+        "if False:",
+        PARTITION,
+    ),
+    Mutant(
+        "a fact of another domain is void",
+        FOLD,
+        'if not fact_type.startswith(domain.name + "."):',
+        "if False:",
+        PARTITION,
+    ),
+    Mutant(
+        "the root key says nothing but keys",
+        FOLD,
+        "if role is SignerRole.ROOT and not isinstance(",
+        "if False and not isinstance(",
+        PARTITION,
+    ),
+    Mutant(
+        "a copy is judged on the signature of its home",
+        FOLD,
+        "        role = self.verified_role(home)\n",
+        "        role = self.verified_role(record)\n",
+        PARTITION,
+    ),
+    Mutant(
+        "only a DSI server's requests are decided",
+        VIEW,
+        "if role is not SignerRole.DSI or not isinstance(value, AccessRequests):",
+        "if not isinstance(value, AccessRequests):",
+        PARTITION,
+    ),
+    Mutant(
+        "a second opening under the root key closes the partition",
+        FOLD,
+        "            self.head = replace(self.head, closed=str(Reason.OPENING_DIFFERS))\n",
+        "",
+        PARTITION,
+    ),
+    Mutant(
+        "an opening under anybody's key closes nothing",
+        FOLD,
+        "            if value.root_key != self.head.root_key:\n",
+        "            if False:\n",
+        PARTITION,
+    ),
+    # Where it stands
+    Mutant(
+        "a key belongs to its partition",
+        VIEW,
+        "        return home != self.partition\n",
+        "        return False\n",
+        PARTITION,
+    ),
+    Mutant(
+        "content names the place it is for",
+        FOLD,
+        "        if (facts.topic, facts.partition) != (self.topic, self.partition):\n",
+        "        if False:\n",
+        PARTITION,
+    ),
+    Mutant(
+        "a record's key is that of its content",
+        FOLD,
+        "if record.key is not None and record.key != command.subject.encode():",
+        "if False:",
+        PARTITION,
+    ),
+    Mutant(
+        "requests name the partition they are for",
+        VIEW,
+        "        if (value.topic, value.partition) != (self.topic, self.partition):\n"
+        "            return ()\n",
+        "",
+        PARTITION,
+    ),
+    Mutant(
+        "the root over the entries is checked",
+        VIEW,
+        "if record.header(ENTRIES_ROOT_HEADER) != merkle.salted_root(value.salt_seed, entries):",
+        "if False:",
+        PARTITION,
+    ),
+    Mutant(
+        "each command follows on its meter's last",
+        FOLD,
+        "if (command.previous_offset, command.previous_entry) != (before.offset, before.entry):",
+        "if False:",
+        PARTITION,
+    ),
+    Mutant(
+        "the chain names the entry too",
+        FOLD,
+        "if (command.previous_offset, command.previous_entry) != (before.offset, before.entry):",
+        "if command.previous_offset != before.offset:",
+        PARTITION,
+    ),
+    Mutant(
+        "an applied command is applied once",
+        FOLD,
+        "if self.rows.get(APPLIED_PREFIX + prefix + command.id) is not None:",
+        "if False:",
+        PARTITION,
+    ),
+    Mutant(
+        "copies come without a gap",
+        FOLD,
+        "if copy.previous_home_offset != self.head.last_copy:",
+        "if False:",
+        PARTITION,
+    ),
+    Mutant(
+        "a copy counts once",
+        FOLD,
+        "if copy.home_offset <= self.head.last_copy:",
+        "if False:",
+        PARTITION,
+    ),
+    # What is not understood, and the balance
+    Mutant(
+        "what this build cannot read closes its meter",
+        FOLD,
+        "        if subject:\n            self.rows.put(CLOSED_PREFIX",
+        "        if False:\n            self.rows.put(CLOSED_PREFIX",
+        PARTITION,
+    ),
+    Mutant(
+        "a closed meter takes no facts",
+        FOLD,
+        "        if self.closed(command.subject) is not None:\n",
+        "        if False:\n",
+        PARTITION,
+    ),
+    Mutant(
+        "what is quarantined is counted",
+        "spine/rows.py",
+        '            counts.quarantined + tally["quarantined"],\n',
+        "            counts.quarantined,\n",
+        PARTITION,
+    ),
+    Mutant(
+        "a closed meter or partition is read by nobody",
+        RULES,
+        "    if situation.closed is not None:\n",
+        "    if False:\n",
+        (*POLICY, *PARTITION),
+    ),
+    Mutant(
+        "policy is judged only by the data that was adopted",
+        VIEW,
+        "if data_hash(POLICY_DATA[policy.version]) != policy.data_hash:",
+        "if False:",
+        (*PARTITION, *AUDIT),
+    ),
+    # Time
+    Mutant(
+        "time never goes back",
+        FOLD,
+        "        if record.append_ms > self.head.now_ms:\n",
+        "        if True:\n",
+        PARTITION,
+    ),
+    Mutant(
+        "a record of an unsure clock moves no time",
+        VIEW,
+        "return abs(produced_ms - record.append_ms) <= CLOCK_TOLERANCE_MS",
+        "return True",
+        PARTITION,
+    ),
+    Mutant(
+        "a read is judged at its own append time, or later",
+        VIEW,
+        "        now_ms = max(self.head.now_ms, at_ms)\n",
+        "        now_ms = self.head.now_ms\n",
+        PARTITION,
+    ),
+    Mutant(
+        "a fold trusts no wall clock",
+        VIEW,
+        "        now_ms = max(self.head.now_ms, at_ms)\n",
+        "        now_ms = __import__('time').time_ns() // 1_000_000\n",
+        PARTITION,
+    ),
+    # Bytes
+    Mutant(
+        "a value is written in one way only",
+        "spine/codec.py",
+        "if rewritten.getvalue() != framed[_FRAME.size :]:",
+        "if False:",
+        CODEC,
+    ),
+    Mutant(
+        "a number fits its type",
+        "spine/codec.py",
+        "if not validate(plain, schema.parsed, raise_errors=False):",
+        "if False:",
+        CODEC,
+    ),
+    Mutant(
+        "a fact is of the type it says",
+        "spine/codec.py",
+        "        if type(decoded) is not cls:\n",
+        "        if False:\n",
+        CODEC,
+    ),
+    # Stores
+    Mutant(
+        "a store stands on a record that the log holds",
+        REPLAY,
+        "if last is None or last.digest() != position.record_digest:",
+        "if last is None:",
+        STORE,
+    ),
+    Mutant(
+        "a store of another log is discarded",
+        REPLAY,
+        "if (position.log_id, position.topic, position.partition) != here:",
+        "if False:",
+        STORE,
+    ),
+    Mutant(
+        "a store beyond the end of the log is discarded",
+        REPLAY,
+        "        if not start <= position.offset < end:\n",
+        "        if not start <= position.offset:\n",
+        STORE,
+    ),
+    Mutant(
+        "another version of the reducers folds anew",
+        REPLAY,
+        'if build.split(b".")[:2] != self._build.split(b".")[:2]:',
+        "if False:",
+        STORE,
+    ),
+    Mutant(
+        "what was held is folded anew by a build that may understand it",
+        REPLAY,
+        "if held is not None and build != self._build:",
+        "if False:",
+        STORE,
+    ),
+    Mutant(
+        "what is behind the position is not folded again",
+        REPLAY,
+        "        if record.offset < self.next_offset:\n            return None\n",
+        "",
+        STORE,
+    ),
+    Mutant(
+        "rows and position are one write",
+        "spine/store.py",
+        "        batch.put(POSITION_ROW, pack(position))\n",
+        "",
+        STORE,
+    ),
+    Mutant(
+        "an iterator that ends at a damaged block is no end",
+        "spine/store.py",
+        "        rows.status()\n",
+        "        pass\n",
+        STORE,
+    ),
+    Mutant(
+        "a gap in delivery is read from the log",
+        "spine/fold.py",
+        "        if record.offset > live.next_offset:\n",
+        "        if False:\n",
+        (LOG + "test_a_gap_in_delivery_is_read_from_the_log",),
+    ),
+    Mutant(
+        "what no rule foresaw ends the process",
+        "spine/fold.py",
+        "            except BaseException as error:\n                self._on_failure(error)\n",
+        "            except BaseException:\n                pass\n",
+        (LOG + "test_what_no_rule_foresaw_ends_the_process_and_is_never_passed_over",),
+    ),
+    # Who may read
+    Mutant(
+        "a consent that ended by an event opens nothing",
+        RULES,
+        "    if consent.state in _ENDED_BY_EVENT:\n",
+        "    if False:\n",
+        POLICY,
+    ),
+    Mutant(
+        "a consent expires on its day, not after",
+        RULES,
+        "    if now >= consent.expires:\n",
+        "    if now > consent.expires:\n",
+        POLICY,
+    ),
+    Mutant(
+        "a consent ends with its tenancy",
+        RULES,
+        "    if tenancy is None or not tenancy.live_at(now):\n",
+        "    if tenancy is None:\n",
+        POLICY,
+    ),
+    Mutant(
+        "a suspended consent opens nothing",
+        RULES,
+        "    if consent.state is ConsentState.SUSPENDED:\n",
+        "    if False:\n",
+        POLICY,
+    ),
+    Mutant(
+        "a consent is for its purpose and its categories",
+        RULES,
+        "if consent.purpose != request.purpose or not _covers(consent, request.category):",
+        "if False:",
+        POLICY,
+    ),
+    Mutant(
+        "a consent is for its data user",
+        RULES,
+        "        if c.data_user == request.party\n        and (",
+        "        if (",
+        POLICY,
+    ),
+    Mutant(
+        "a consent opens no day before its history or the tenancy",
+        RULES,
+        "max(consent.history_from, tenancy.effective_from)",
+        "min(consent.history_from, tenancy.effective_from)",
+        POLICY,
+    ),
+    Mutant(
+        "a suspended participant reads nothing",
+        RULES,
+        "    if participant.suspended:\n",
+        "    if False:\n",
+        POLICY,
+    ),
+    Mutant(
+        "an accreditation is for its role and its time",
+        RULES,
+        "if held.role == role and held.live_at(now) and fits:",
+        "if fits:",
+        POLICY,
+    ),
+    Mutant(
+        "a role claims only its own bases",
+        RULES,
+        '    if request.role not in terms["roles"]:\n',
+        "    if False:\n",
+        POLICY,
+    ),
+    Mutant(
+        "a read of an unsure clock is refused",
+        RULES,
+        "    if not situation.clock_sure:\n",
+        "    if False:\n",
+        POLICY,
+    ),
+    Mutant(
+        "to a stranger every refusal looks the same",
+        RULES,
+        "return self.reason if self.concerned else Reason.NOT_PERMITTED",
+        "return self.reason",
+        POLICY,
+    ),
+    # Consents as facts
+    Mutant(
+        "what ended a consent bars it where it was never seen",
+        "domains/consumers/evolve.py",
+        "        return Consent(consent_id, 0, state,",
+        "        return Consent(consent_id, 0, ConsentState.REQUESTED,",
+        CONSENT,
+    ),
+    Mutant(
+        "only an open request is granted",
+        "domains/consumers/evolve.py",
+        "    if earlier.state is not ConsentState.REQUESTED:\n",
+        "    if False:\n",
+        CONSENT,
+    ),
+    Mutant(
+        "a consent that is over stays over",
+        "domains/consumers/evolve.py",
+        "    if consent.state in FINAL:\n"
+        '        raise Refused(FINAL[consent.state], "the consent is over")\n'
+        "    return replace(",
+        "    return replace(",
+        CONSENT,
+    ),
+    Mutant(
+        "nobody speaks for somebody else's consent",
+        "domains/consumers/commands.py",
+        "    if by.party != own.get(Role(by.role), by.party):\n",
+        "    if False:\n",
+        CONSENT,
+    ),
+    Mutant(
+        "a role commands only what is its own",
+        "domains/consumers/commands.py",
+        "    if by.role not in MAY_COMMAND[command]:\n",
+        "    if False:\n",
+        CONSENT,
+    ),
+    Mutant(
+        "a consent is narrowed, never widened",
+        "domains/consumers/consent.py",
+        "    if scope_is_wider(*scope, consent):\n",
+        "    if False:\n",
+        CONSENT,
+    ),
+    Mutant(
+        "a party is released by two people",
+        "domains/governance/holds.py",
+        "    if len(state.approved_by) + 1 < PEOPLE:\n",
+        "    if False:\n",
+        HOLDS,
+    ),
+    Mutant(
+        "nobody approves a release twice",
+        "domains/governance/holds.py",
+        "    if person in (command.party, *state.approved_by):\n",
+        "    if person == command.party:\n",
+        HOLDS,
+    ),
+    Mutant(
+        "a release that two did not approve counts for no fold",
+        "domains/governance/holds.py",
+        "            if len(state.approved_by) < PEOPLE:\n",
+        "            if False:\n",
+        HOLDS,
+    ),
+    # The edge
+    Mutant(
+        "a certificate is checked against the time of each call",
+        "spine/identity.py",
+        "    if not checked.not_before <= now <= checked.not_after:\n",
+        "    if False:\n",
+        IDENTITY,
+    ),
+    Mutant(
+        "a certificate has exactly one URI name",
+        "spine/identity.py",
+        "    if len(uris) != 1:\n",
+        "    if not uris:\n",
+        IDENTITY,
+    ),
+    Mutant(
+        "an authority's certificate is no caller's",
+        "spine/identity.py",
+        "return ExtendedKeyUsageOID.CLIENT_AUTH in usage and not constraints.ca",
+        "return ExtendedKeyUsageOID.CLIENT_AUTH in usage",
+        IDENTITY,
+    ),
+    Mutant(
+        "a certificate is for clients",
+        "spine/identity.py",
+        "return ExtendedKeyUsageOID.CLIENT_AUTH in usage and not constraints.ca",
+        "return not constraints.ca",
+        IDENTITY,
+    ),
+    Mutant(
+        "a call has an end",
+        "spine/server.py",
+        "        if left_s is None or left_s > self.deadline_max_s * DEADLINE_ROUNDING:\n",
+        "        if False:\n",
+        SERVER,
+    ),
+    Mutant(
+        "what went wrong inside is told to nobody",
+        "spine/server.py",
+        '_status("INTERNAL", INTERNAL_TEXT, Reason.BUG))',
+        '_status("INTERNAL", str(error), Reason.BUG))',
+        SERVER,
+    ),
+    Mutant(
+        "a party has its share and no more",
+        "spine/limits.py",
+        "        if self.level >= wanted:\n",
+        "        if True:\n",
+        ADMISSION,
+    ),
+    Mutant(
+        "a party goes through so many meters and no more",
+        "spine/limits.py",
+        "        if new and len(self.seen) + new > self.limit:\n",
+        "        if False:\n",
+        ADMISSION,
+    ),
+    Mutant(
+        "a party that is held gets nothing",
+        "spine/admission.py",
+        "        if caller.party in self._held_here or self._held(caller.party):\n",
+        "        if False:\n",
+        ADMISSION,
+    ),
+    # The audit and its proofs
+    Mutant(
+        "an answer that differs is found",
+        "spine/verdict.py",
+        "    if rebuilt.digest != outcome.digest:\n",
+        "    if False:\n",
+        AUDIT,
+    ),
+    Mutant(
+        "a decision that differs is found",
+        "spine/verdict.py",
+        "    if recorded != expected:\n",
+        "    if False:\n",
+        AUDIT,
+    ),
+    Mutant(
+        "an outcome names the place of its decision",
+        "spine/audit.py",
+        "if _place(outcome) == place]",
+        "]",
+        AUDIT,
+    ),
+    Mutant(
+        "leaves and nodes of a tree are told apart",
+        "spine/merkle.py",
+        'hashlib.sha256(b"\\x01" + left + right)',
+        'hashlib.sha256(b"\\x00" + left + right)',
+        ("tests/core/test_merkle.py",),
+    ),
+    Mutant(
+        "what is sealed is bound to where it belongs",
+        "spine/sealing.py",
+        "encrypt(nonce, plaintext, context.encode())",
+        "encrypt(nonce, plaintext, None)",
+        ("tests/core/test_sealing.py",),
+    ),
+    Mutant(
+        "a key stands for one request everywhere",
+        "spine/claims.py",
+        "        if claimed != digest:\n",
+        "        if False:\n",
+        ("tests/core/test_claims.py",),
+    ),
+)
