@@ -1,42 +1,36 @@
 """A readings file from the disk into the log, and the report of what became of everything in it.
 
 The sending side of `Metering.RecordReadings`: an adapter reads the file, its meter-days go over the
-wire in columns, and the file's own report is joined with the server's. If the server says "not
-now", or an append is in doubt, all of it is sent again under the same header; what was recorded by
-then is found to be a duplicate.
+wire in columns while it is read, and the file's own report is joined with the server's. Memory does
+not grow with the file. If the server says "not now", or an append is in doubt, the file is read
+from the start and sent again under the same header; what was recorded by then is found to be a
+duplicate, because the same file always gives the same chunks.
 
-A file is known by the SHA-256 of its content, unpacked: packed again, it is still the same file.
-
-A workbook (.xlsx) is read as the CSV that its first sheet might have been, a line for each row.
-What formulas came to when the file was last saved is read; formulas themselves are not.
+What a file is shows before anything is sent: it is read once for its digest, and its first
+meter-days must be there. Of a row that cannot be read only later, its bucket tells.
 """
 
 from __future__ import annotations
 
 import asyncio
-import csv
-import hashlib
-import warnings
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
 from decimal import Decimal
-from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any, Final
-from zipfile import ZipFile
 
 import numpy as np
-from openpyxl import load_workbook
 
-from domains.metering import adapters
-from domains.metering.adapters import Bucket, Finding, MeterDays, Parsed, Tally
+from domains.metering.adapters import Bucket, Finding, MeterDays, Reading, Tally
 from domains.metering.readings import MPXN_BYTES
-from spine.errors import Bug, Invalid, Reason
+from spine.errors import Bug, Reason
 from spine.event import DataPosition
-from spine.gb import parse_mpxn
+from spine.gb import Mpxn, parse_mpxn
 from spine.metering.v1 import metering_pb2, metering_pb2_grpc
+from spine.readings_file import ReadingsFile
 from spine.server import connect
+from spine.shelf import DiskShelf
 
 CHUNK_ROWS: Final = 1_000
 REFERENCE_CHARS: Final = 32
@@ -45,7 +39,6 @@ DEADLINE_S: Final = 1_800.0
 ATTEMPTS: Final = 5
 FIRST_PAUSE_S: Final = 1.0
 NOT_NOW: Final = "UNAVAILABLE"
-ZIP_MAGIC: Final = b"PK\x03\x04"
 
 # Buckets beyond those of the adapters: of a row of the file, and of what the server had to decide.
 TAKEN: Final = "taken"
@@ -58,7 +51,18 @@ REFUSED: Final[Mapping[str, str]] = {
     Reason.READING_OUT_OF_RANGE: "implausible",
 }
 
-Progress = Callable[[int, int], None]
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """How far it got: bytes of the file as it lies on the disk, rows and meter-days read."""
+
+    bytes_read: int
+    bytes_total: int
+    rows: int
+    meter_days: int
+
+
+Progress = Callable[[Step], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,126 +171,145 @@ async def ingest_file(
 ) -> IngestReport:
     """Read a file and record what is in it with the metering coordinator at `host:port`.
 
-    `progress(done, total)` counts meter-days as they are sent. A dry run reads the file only.
-    Invalid for a file or metering point that cannot be read (`adapters.read`), OSError for one that
-    cannot be opened; a failed call is raised as it is, for `spine.server.error_from`.
+    `progress` is called now and then, from any thread. A dry run reads the file only.
+    Invalid for a file or metering point that cannot be read (`adapters.Reading`), OSError for one
+    that cannot be opened; a failed call is raised as it is, for `spine.server.error_from`.
     """
-    data = await asyncio.to_thread(_content, path)
-    parsed = await asyncio.to_thread(
-        adapters.read,
-        path.name,
-        await asyncio.to_thread(as_text, path.name, data),
-        None if mpxn is None else parse_mpxn(mpxn),
-    )
-    digest = hashlib.sha256(data).digest()
-    reference = sender_reference or digest.hex()[:REFERENCE_CHARS]
-    answer = metering_pb2.RecordReadingsReport()
-    if not dry_run and len(parsed.meter_days):
-        header = _header(parsed.meter_days, reference, digest)
-        answer = await _send(target, identity_dir, header, parsed.meter_days, progress)
-    return _joined(path.name, reference, digest, parsed, None if dry_run else answer)
-
-
-def _content(path: Path) -> bytes:
-    """The file, unpacked. One that is too large even packed is not read at all."""
-    if path.stat().st_size > adapters.FILE_BYTES_MAX:
-        raise _too_large(path.name)
-    return adapters.unpack(path.name, path.read_bytes())
-
-
-def _too_large(name: str) -> Invalid:
-    message = f"{name} holds more than {adapters.FILE_BYTES_MAX // 1024**2} MiB; split it"
-    return Invalid(Reason.REQUEST_TOO_LARGE, message, field="file")
-
-
-# Workbooks
-
-
-def as_text(name: str, data: bytes) -> bytes:
-    """The first sheet of a workbook as CSV in UTF-8, line n being row n; other data as they are."""
-    if not data.startswith(ZIP_MAGIC):
-        return data
-    try:
-        with ZipFile(BytesIO(data)) as parts:
-            if sum(part.file_size for part in parts.infolist()) > adapters.FILE_BYTES_MAX:
-                raise _too_large(name)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of styles and print areas, which are not read
-            return _csv_of(name, data)
-    except Invalid:
-        raise
-    except Exception as error:  # openpyxl raises whatever the damage happens to lead to
-        message = f"{name} is a ZIP file but no workbook that can be read"
-        raise Invalid(Reason.FILE_UNREADABLE, message, field="file") from error
-
-
-def _csv_of(name: str, data: bytes) -> bytes:
-    out = StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    width = 0
-    for cells in _rows_of(data):
-        while cells and not cells[-1]:
-            cells.pop()
-        width = width or len(cells)
-        if cells:
-            writer.writerow(cells + [""] * (width - len(cells)))
-        else:
-            out.write("\n")
-        if out.tell() > adapters.FILE_BYTES_MAX:
-            raise _too_large(name)
-    return out.getvalue().encode()
-
-
-def _rows_of(data: bytes) -> Iterator[list[str]]:
-    book = load_workbook(BytesIO(data), read_only=True, data_only=True)
-    try:
-        for row in book.worksheets[0].iter_rows(values_only=True):
-            yield [_cell(value) for value in row]
-    finally:
-        book.close()
-
-
-def _cell(value: object) -> str:
-    """The shortest text that names the value; a whole number has no point, as an MPAN has none."""
-    match value:
-        case None:
-            return ""
-        case float():
-            return str(int(value)) if value.is_integer() else repr(value)
-        case datetime():
-            return value.isoformat(" ", "seconds")
-        case date():
-            return value.isoformat()
-        case _:
-            return " ".join(str(value).split())
-
-
-# Sending
-
-
-async def _send(
-    target: str, identity_dir: Path, header: Any, days: MeterDays, progress: Progress | None
-) -> Any:
+    point = None if mpxn is None else parse_mpxn(mpxn)
+    delivery = _Delivery(path, point, sender_reference, progress)
+    await asyncio.to_thread(delivery.identify)
     pause_s = FIRST_PAUSE_S
-    async with connect(target, identity_dir) as channel:
-        stub = metering_pb2_grpc.MeteringStub(channel)
-        for attempt in range(1, ATTEMPTS + 1):
-            call = stub.RecordReadings(_requests(header, days, progress), timeout=DEADLINE_S)
-            if (await call.code()).name != NOT_NOW or attempt == ATTEMPTS:
-                break
-            await asyncio.sleep(pause_s)
-            pause_s *= 2
-        return await call
+    for last in (False,) * (ATTEMPTS - 1) + (True,):
+        with DiskShelf() as shelf:
+            try:
+                answer = await delivery.attempt(shelf, target, identity_dir, dry_run, last)
+            finally:
+                await delivery.settle()
+            if answer is not None:
+                return delivery.report(None if dry_run else answer)
+        await asyncio.sleep(pause_s)
+        pause_s *= 2
+    raise Bug("the last attempt gave neither an answer nor an error")
 
 
-async def _requests(header: Any, days: MeterDays, progress: Progress | None) -> AsyncIterator[Any]:
-    yield metering_pb2.RecordReadingsRequest(header=header)
-    done = 0
-    for chunk in chunks(days):
-        yield metering_pb2.RecordReadingsRequest(chunk=chunk)
-        done = min(done + CHUNK_ROWS, len(days))
-        if progress is not None:
-            progress(done, len(days))
+class _Delivery:
+    """One file on its way: read from the start at each attempt, and counted as it is sent."""
+
+    def __init__(
+        self, path: Path, mpxn: Mpxn | None, reference: str | None, progress: Progress | None
+    ) -> None:
+        self._file = ReadingsFile(path, self._watch)
+        self._name, self._mpxn, self._reference = path.name, mpxn, reference or ""
+        self._progress = progress
+        self._reading: Reading | None = None
+        self._days: Iterator[MeterDays] = iter(())
+        self._step: asyncio.Future[MeterDays | None] | None = None
+        self._failed: Exception | None = None
+        self._bytes_read = self._rows_sent = self._half_hours = self._total_wh = 0
+        self._by_quality: Counter[str] = Counter()
+
+    def identify(self) -> None:
+        """Find out what the file is known by."""
+        digest = self._file.identify()
+        self._reference = self._reference or digest.hex()[:REFERENCE_CHARS]
+
+    def _watch(self, bytes_read: int) -> None:
+        self._bytes_read = bytes_read
+        if self._progress is not None:
+            rows = 0 if self._reading is None else self._reading.rows
+            self._progress(Step(bytes_read, self._file.size, rows, self._rows_sent))
+
+    async def attempt(
+        self, shelf: DiskShelf, target: str, identity_dir: Path, dry_run: bool, last: bool
+    ) -> Any | None:
+        """Read and send all of it; None if the server says "not now" and it is not the last."""
+        self._rows_sent = self._half_hours = self._total_wh = 0
+        self._by_quality.clear()
+        self._reading = await asyncio.to_thread(
+            Reading, self._name, self._file.content, self._mpxn, shelf
+        )
+        self._days = self._reading.meter_days()
+        first = await self._next()
+        if dry_run or first is None:
+            while first is not None:
+                first = await self._next()
+            return metering_pb2.RecordReadingsReport()
+        async with connect(target, identity_dir) as channel:
+            stub = metering_pb2_grpc.MeteringStub(channel)
+            call = stub.RecordReadings(self._requests(first), timeout=DEADLINE_S)
+            code = (await call.code()).name
+            if self._failed is not None:
+                raise self._failed
+            return None if code == NOT_NOW and not last else await call
+
+    async def _requests(self, first: MeterDays) -> AsyncIterator[Any]:
+        """A file that fails in between ends the call; what was sent by then is recorded."""
+        header = _header(first, self._reference, self._file.digest)
+        yield metering_pb2.RecordReadingsRequest(header=header)
+        days: MeterDays | None = first
+        while days is not None:
+            for chunk in chunks(days, first.quality_codes):
+                yield metering_pb2.RecordReadingsRequest(chunk=chunk)
+            try:
+                days = await self._next()
+            except Exception as error:  # raised where the call is; gRPC would only log it
+                self._failed = error
+                return
+
+    async def _next(self) -> MeterDays | None:
+        """The next meter-days, read in a thread; None at the end."""
+        self._step = asyncio.ensure_future(asyncio.to_thread(self._read_on))
+        return await asyncio.shield(self._step)
+
+    async def settle(self) -> None:
+        """Wait for the thread that a call left behind."""
+        if self._step is not None:
+            await asyncio.gather(self._step, return_exceptions=True)
+
+    def _read_on(self) -> MeterDays | None:
+        for days in self._days:
+            if len(days):
+                self._rows_sent += len(days)
+                self._half_hours += days.recorded
+                self._total_wh += days.total_wh
+                self._by_quality.update(days.count_by_quality())
+                self._watch(self._bytes_read)
+                return days
+        return None
+
+    def report(self, answer: Any | None) -> IngestReport:
+        """The file's own report with the server's answer; None for a dry run."""
+        assert self._reading is not None
+        found = self._reading.report()
+        if answer is None:
+            half_hours = {TO_SEND: self._half_hours}
+            meter_days = _filled({TO_SEND: self._rows_sent})
+            answer = metering_pb2.RecordReadingsReport()
+            dry_run = True
+        else:
+            half_hours = _decided(
+                answer.half_hours_recorded, answer.half_hours_duplicate, answer.half_hours_refused
+            )
+            meter_days = _decided(answer.rows_recorded, answer.rows_duplicate, answer.rows_refused)
+            dry_run = False
+        batches = _decided(answer.batches_recorded, answer.batches_duplicate, {})
+        token = answer.positions
+        return IngestReport(
+            file=self._name,
+            sender_reference=self._reference,
+            source_digest=self._file.digest,
+            dry_run=dry_run,
+            rows=_balance(found.rows, {TAKEN: found.rows.by_bucket[Bucket.RECORDED]}),
+            half_hours=_balance(found.half_hours, half_hours),
+            meter_days=Balance(self._rows_sent, meter_days),
+            batches=Balance(sum(batches.values()), batches),
+            by_quality={code: n for code, n in sorted(self._by_quality.items()) if n},
+            total_wh=self._total_wh,
+            findings=found.findings,
+            findings_left_out=found.findings_left_out,
+            log_id=token.log_id,
+            positions=tuple(DataPosition(p.topic, p.partition, p.offset) for p in token.positions),
+        )
 
 
 def _header(days: MeterDays, reference: str, digest: bytes) -> Any:
@@ -298,8 +321,12 @@ def _header(days: MeterDays, reference: str, digest: bytes) -> Any:
     )
 
 
-def chunks(days: MeterDays) -> Iterator[Any]:
-    """The meter-days as `ReadingsChunk`s. The same days always give the same chunks."""
+def chunks(days: MeterDays, codes_said: tuple[str, ...] | None = None) -> Iterator[Any]:
+    """The meter-days as `ReadingsChunk`s; their codes unless the header has said them.
+
+    The same days always give the same chunks.
+    """
+    codes = () if codes_said in (None, days.quality_codes) else days.quality_codes
     for start in range(0, len(days), CHUNK_ROWS):
         rows = slice(start, start + CHUNK_ROWS)
         yield metering_pb2.ReadingsChunk(
@@ -308,46 +335,11 @@ def chunks(days: MeterDays) -> Iterator[Any]:
             present=np.packbits(days.present[rows], axis=1, bitorder="little").tobytes(),
             values_wh=days.values_wh[rows].astype("<i4").tobytes(),
             quality=days.quality[rows].astype(np.uint8).tobytes(),
+            quality_codes=codes,
         )
 
 
 # Reporting
-
-
-def _joined(
-    name: str, reference: str, digest: bytes, parsed: Parsed, answer: Any | None
-) -> IngestReport:
-    """The file's own report with the server's answer; None for a dry run."""
-    report, days = parsed.report, parsed.meter_days
-    if answer is None:
-        half_hours = {TO_SEND: days.recorded}
-        meter_days = _filled({TO_SEND: len(days)})
-        answer = metering_pb2.RecordReadingsReport()
-        dry_run = True
-    else:
-        half_hours = _decided(
-            answer.half_hours_recorded, answer.half_hours_duplicate, answer.half_hours_refused
-        )
-        meter_days = _decided(answer.rows_recorded, answer.rows_duplicate, answer.rows_refused)
-        dry_run = False
-    batches = _decided(answer.batches_recorded, answer.batches_duplicate, {})
-    token = answer.positions
-    return IngestReport(
-        file=name,
-        sender_reference=reference,
-        source_digest=digest,
-        dry_run=dry_run,
-        rows=_balance(report.rows, {TAKEN: report.rows.by_bucket[Bucket.RECORDED]}),
-        half_hours=_balance(report.half_hours, half_hours),
-        meter_days=Balance(len(days), meter_days),
-        batches=Balance(sum(batches.values()), batches),
-        by_quality=days.count_by_quality(),
-        total_wh=days.total_wh,
-        findings=report.findings,
-        findings_left_out=report.findings_left_out,
-        log_id=token.log_id,
-        positions=tuple(DataPosition(p.topic, p.partition, p.offset) for p in token.positions),
-    )
 
 
 def _decided(recorded: int, duplicate: int, refused: Mapping[str, int]) -> dict[str, int]:

@@ -46,6 +46,7 @@ EDGE = (
     "spine.console",
     "spine.dsi",
     "spine.ingest",
+    "spine.readings_file",
     "spine.server",
     "spine.services",
 )

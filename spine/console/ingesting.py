@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import Progress
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from spine.console.client import Client
 from spine.console.context import As, AsJson, settings
 from spine.console.output import err, say, say_json
-from spine.ingest import IngestReport, ingest_file
+from spine.ingest import IngestReport, Step, ingest_file
 from spine.runtime import service_target
 
 Files = Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="Readings files.")]
@@ -59,16 +59,16 @@ def send(
     data_dir: Path | None = None,
     show: bool = False,
 ) -> IngestReport:
-    """Take in one file as that identity, with a progress bar if somebody is watching."""
+    """Take in one file as that identity, with a progress bar if somebody watches a terminal."""
     home = data_dir or settings().data_dir
     if not dry_run:
         Client(home, alias)
     target = "" if dry_run else service_target(home, "metering")
-    with Progress(console=err, disable=not show, transient=True) as bar:
-        task = bar.add_task(path.name, total=None)
+    with _bar(shown=show and err.is_terminal) as bar:
+        task = bar.add_task(path.name, total=path.stat().st_size, rows=0, days=0)
 
-        def progress(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
+        def progress(step: Step) -> None:
+            bar.update(task, completed=step.bytes_read, rows=step.rows, days=step.meter_days)
 
         return asyncio.run(
             ingest_file(
@@ -80,6 +80,23 @@ def send(
                 progress=progress,
             )
         )
+
+
+def _bar(*, shown: bool) -> Progress:
+    """Bytes, rows and meter-days as they are read and sent; nothing at all unless it is shown.
+
+    Bytes run twice: once for the file's digest, then as it is read and sent.
+    """
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TextColumn("{task.fields[rows]:,} rows, {task.fields[days]:,} meter-days"),
+        TimeRemainingColumn(),
+        console=err,
+        disable=not shown,
+        transient=True,
+    )
 
 
 def in_a_line(report: IngestReport) -> str:

@@ -276,12 +276,15 @@ def checked_header(header: Any) -> Any:
     if header.measurement_quantity not in set(MeasurementQuantity):
         message = f"a quantity is one of {', '.join(MeasurementQuantity)}"
         raise Invalid(Reason.CODE_UNKNOWN, message, field="measurement_quantity")
-    codes = header.quality_codes
+    _check_codes(header.quality_codes)
+    return header
+
+
+def _check_codes(codes: Sequence[str]) -> None:
     fit = all(len(code) <= QUALITY_CODE_CHARS_MAX and _is_plain(code) for code in codes)
     if not fit or not 1 <= len(codes) <= readings.QUALITY_CODES_MAX or len({*codes}) < len(codes):
         message = "1 to 255 different codes of at most 8 printable ASCII characters"
         raise Invalid(Reason.FIELD_INVALID, message, field="quality_codes")
-    return header
 
 
 def _is_plain(text: str) -> bool:
@@ -291,8 +294,11 @@ def _is_plain(text: str) -> bool:
 def columns_of(chunk: Any, header: Any) -> MeterDays:
     """The chunk as columns, once it keeps every rule that the fold has for the vectors of a batch.
 
-    Invalid: REQUEST_TOO_LARGE for too many rows, READINGS_MALFORMED for vectors that do not fit.
+    Invalid: REQUEST_TOO_LARGE for too many rows, READINGS_MALFORMED for vectors that do not fit,
+    FIELD_INVALID for codes of its own that are none.
     """
+    if chunk.quality_codes:
+        _check_codes(chunk.quality_codes)
     rows = len(chunk.days) // _ROW_BYTES["days"]
     if rows > CHUNK_ROWS_MAX:
         message = f"a chunk is at most {CHUNK_ROWS_MAX} rows"
@@ -331,5 +337,5 @@ def _as_batch(chunk: Any, header: Any, start: int, end: int) -> ReadingsBatch:
         present=vectors["present"],
         values=vectors["values_wh"],
         quality=vectors["quality"],
-        quality_codes=tuple(header.quality_codes),
+        quality_codes=tuple(chunk.quality_codes or header.quality_codes),
     )

@@ -1,6 +1,7 @@
 """The metering coordinator over mutual TLS, its readings in a real Kafka, and read back from it."""
 
 import contextlib
+import gzip
 import sqlite3
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
@@ -18,17 +19,17 @@ from domains.consumers.commands import StartSupply
 from domains.consumers.decider import CONSUMERS
 from domains.consumers.decider import tightens as consumers_tighten
 from domains.metering import adapters
-from domains.metering.adapters import MeterDays
+from domains.metering.adapters import MeterDays, collecting
 from domains.metering.readings import take
 from spine import trust
 from spine.coordinator import Coordinator, Order
 from spine.domain import Actor
 from spine.embedded import EmbeddedKafka
-from spine.errors import Pushback, Reason
+from spine.errors import Invalid, Pushback, Reason
 from spine.event import SignerRole, murmur2_partition
 from spine.gb import Interval, Mpan, half_hour_start
 from spine.identity import Identity
-from spine.ingest import IngestReport, chunks, ingest_file
+from spine.ingest import IngestReport, Step, chunks, ingest_file
 from spine.installation import DOMAINS
 from spine.metering.v1 import metering_pb2, metering_pb2_grpc
 from spine.policy import Role
@@ -225,15 +226,15 @@ async def test_real_files_are_recorded_once_and_read_back_equal(world: World, tm
         await world.register(mpxn)
     await world.supply(PERSE_MPAN, MPAN)
 
-    steps: list[tuple[int, int]] = []
-    perse = await world.ingest(PERSE, progress=lambda *step: steps.append(step))
+    steps: list[Step] = []
+    perse = await world.ingest(PERSE, progress=steps.append)
     lcl = await world.ingest(LCL, MPAN)
 
     assert perse.rows.as_dict() == {"total": 244, "taken": 244}
     assert perse.half_hours.as_dict() == {"total": 11_710, "recorded": 11_710}
     assert perse.by_quality == {"A": 11_520, "E": 190}
     assert f"{perse.total_kwh:f}" == "216258.000"
-    assert steps == [(perse.meter_days.total, perse.meter_days.total)]
+    assert (steps[-1].rows, steps[-1].meter_days) == (244, perse.meter_days.total)
     assert lcl.rows.as_dict() == {
         "total": 12_318,
         "taken": 12_308,
@@ -482,6 +483,59 @@ async def test_an_append_in_doubt_is_sent_again_by_the_client(
     assert sum(world.ends()) == before + 2
     parsed = adapters.read(LCL.name, LCL.read_bytes(), Mpan(mpxn))
     assert world.read_back(tmp_path / "doubt", mpxn) == cells(parsed.meter_days)
+
+
+async def test_a_long_file_is_sent_while_it_is_read_and_found_again(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Sixteen days at hand at a time; readings that stand twice do so far from one another."""
+    mpxn = "2200000000013"
+    await world.register(mpxn)
+    await world.supply(mpxn)
+    monkeypatch.setattr(collecting, "WINDOW_DAYS", 16)
+    lines = gzip.decompress(LCL.read_bytes()).decode().splitlines()
+    first, *rest = lines[1:]
+    path = tmp_path / "long.csv"
+    path.write_text("\n".join([lines[0], first, *rest, first, "garbage"]))
+
+    report, again = await world.ingest(path, mpxn), await world.ingest(path, mpxn)
+
+    assert report.rows.as_dict() == {
+        "total": 12_320, "taken": 12_308, "duplicate_same": 10, "off_grid": 1, "unreadable": 1,
+    }  # fmt: skip
+    assert report.half_hours.as_dict() == {"total": 12_310, "recorded": 12_308, "missing": 2}
+    assert report.batches.total > 16
+    assert again.batches.buckets == {"repeated": report.batches.total}
+    assert again.half_hours.buckets == {"repeated": 12_308, "missing": 2}
+    parsed = adapters.read(LCL.name, LCL.read_bytes(), Mpan(mpxn))
+    assert world.read_back(tmp_path / "fold", mpxn) == cells(parsed.meter_days)
+
+
+async def test_a_file_that_fails_half_way_says_so_and_loses_nothing(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    mpxn = "2300000000016"
+    await world.register(mpxn)
+    await world.supply(mpxn)
+    monkeypatch.setattr(collecting, "WINDOW_DAYS", 16)
+    path = tmp_path / "home.csv"
+    path.write_bytes(gzip.decompress(LCL.read_bytes()))
+
+    def changes(step: Step) -> None:
+        if step.meter_days == 8:
+            with path.open("a") as file:
+                file.write("garbage\n")
+
+    before = sum(world.ends())
+    with pytest.raises(Invalid, match="changed while it was read"):
+        await world.ingest(path, mpxn, progress=changes)
+
+    recorded = sum(world.ends()) - before
+    assert recorded > 16
+    path.write_bytes(gzip.decompress(LCL.read_bytes()))
+    report = await world.ingest(path, mpxn)
+    assert report.batches.buckets["repeated"] == recorded
+    assert report.half_hours.total == 12_310
 
 
 async def test_a_metering_point_is_registered_and_ends(world: World):

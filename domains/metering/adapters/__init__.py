@@ -1,20 +1,20 @@
-"""Readings as outside systems send them: bytes in, meter-days and a balanced report out.
+"""Readings as outside systems send them: text in, meter-days and a balanced report out.
 
 Each format is one module, which says its zone, whether stamps mark the start or the end, its unit
 and its quality. To add one, write the module and name it in `ADAPTERS`. Pure: no file is opened
-and no clock is read here. Wrappings come off first and in one place, so that an adapter sees UTF-8
-whether the file was packed or in UTF-16; workbooks become CSV before they come here.
+and no clock is read here. Wrappings come off first and in one place (`wrappings`), so that an
+adapter sees text whether the file was packed or in UTF-16; workbooks become CSV before they come
+here.
 
-A file that is not readings at all is refused whole with one sentence, and nothing of it is used.
+A file is read as it comes, and meter-days are handed on while it is (`Reading`), so that any length
+fits in memory. What a file is shows in its head: one that is not readings at all is refused there
+with one sentence, and nothing of it is used. A fault that only shows later costs its own row.
 """
 
 from __future__ import annotations
 
-import gzip
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from io import BytesIO
 
 from domains.metering.adapters import (
     amr_row_per_day,
@@ -29,6 +29,7 @@ from domains.metering.adapters import (
     sheffield_council,
     smart_grid_smart_city,
 )
+from domains.metering.adapters.collecting import Collector
 from domains.metering.adapters.report import (
     Bucket,
     Finding,
@@ -38,13 +39,22 @@ from domains.metering.adapters.report import (
     Report,
     Tally,
 )
-from domains.metering.adapters.tables import as_utf8, without_sep
+from domains.metering.adapters.tables import without_sep
+from domains.metering.adapters.window import Shelf
+from domains.metering.adapters.wrappings import (
+    HEAD_BYTES,
+    Content,
+    Text,
+    decoded,
+    head_of,
+    unpacked,
+    with_head,
+)
 from spine.errors import Invalid, Reason
 from spine.gb import Mpxn
 
 __all__ = [
     "ADAPTERS",
-    "FILE_BYTES_MAX",
     "HEAD_BYTES",
     "Adapter",
     "Bucket",
@@ -52,28 +62,24 @@ __all__ = [
     "MeterDays",
     "Note",
     "Parsed",
+    "Reading",
     "Report",
+    "Shelf",
     "Tally",
     "read",
     "recognise",
-    "unpack",
+    "unpacked",
 ]
-
-# The largest file read, unpacked: several years of half hours for a thousand meters.
-FILE_BYTES_MAX = 128 * 1024 * 1024
-# How much of a file is looked at to tell what it is.
-HEAD_BYTES = 8192
-_GZIP_MAGIC = b"\x1f\x8b"
 
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """One outside format."""
+    """One outside format. `read` gives way before each row, so that days may be handed on."""
 
     name: str
     needs_mpxn: bool
     looks_like: Callable[[str], bool]
-    read: Callable[[bytes, Mpxn | None], Parsed]
+    read: Callable[[Text, Collector, Mpxn | None], Iterator[None]]
 
 
 ADAPTERS = (
@@ -103,48 +109,58 @@ ADAPTERS = (
 
 def recognise(name: str, first_bytes: bytes) -> Adapter | None:
     """The adapter for a file that starts so, packed or not. Content decides, never the name."""
-    head = _head(first_bytes)
+    head = head_of(first_bytes)
     return next((adapter for adapter in ADAPTERS if adapter.looks_like(head)), None)
 
 
+class Reading:
+    """One file while it is read. `content` gives its unpacked bytes, as often as it is called.
+
+    Invalid, with a sentence that says why, if it is not readings or not for that metering point.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        content: Content,
+        mpxn: Mpxn | None = None,
+        shelf: Shelf | None = None,
+        window_days: int | None = None,
+    ) -> None:
+        head, _ = with_head(content())
+        adapter = recognise(name, head)
+        if adapter is None:
+            raise _not_readings(name, head)
+        self._collector = Collector(shelf, window_days)
+        self._steps = adapter.read(lambda: decoded(content()), self._collector, mpxn)
+
+    @property
+    def rows(self) -> int:
+        """How many rows were read so far."""
+        return self._collector.rows
+
+    def meter_days(self) -> Iterator[MeterDays]:
+        """Once: the meter-days in the order they are ready, the last of them at the end."""
+        for _ in self._steps:
+            if self._collector.full:
+                yield self._collector.drain()
+        yield self._collector.drain(everything=True)
+
+    def report(self) -> Report:
+        """What became of everything, once all meter-days were handed on."""
+        return self._collector.finish()
+
+
 def read(name: str, data: bytes, mpxn: Mpxn | None = None) -> Parsed:
-    """Unpack, recognise and read a whole file, or refuse it with a sentence that says why."""
-    unpacked = as_utf8(unpack(name, data))
-    adapter = recognise(name, unpacked[:HEAD_BYTES])
-    if adapter is None:
-        raise _not_readings(name, unpacked)
-    return adapter.read(unpacked, mpxn)
+    """Read a whole file that is in memory, packed or not, or refuse it."""
+    reading = Reading(name, lambda: unpacked(name, iter([data])), mpxn)
+    (meter_days,) = reading.meter_days()
+    return Parsed(meter_days, reading.report())
 
 
-def unpack(name: str, data: bytes) -> bytes:
-    """The content of a gzip file, or the data as they are; never more than `FILE_BYTES_MAX`."""
-    if data.startswith(_GZIP_MAGIC):
-        try:
-            with gzip.open(BytesIO(data)) as file:
-                data = file.read(FILE_BYTES_MAX + 1)
-        except (OSError, EOFError, zlib.error) as error:
-            message = f"{name} is a damaged gzip file"
-            raise Invalid(Reason.FILE_UNREADABLE, message, field="file") from error
-    if len(data) > FILE_BYTES_MAX:
-        message = f"{name} holds more than {FILE_BYTES_MAX // 1024**2} MiB; split it"
-        raise Invalid(Reason.REQUEST_TOO_LARGE, message, field="file")
-    return data
-
-
-def _head(first_bytes: bytes) -> str:
-    """The first characters, unpacked as far as they go."""
-    if first_bytes.startswith(_GZIP_MAGIC):
-        try:
-            inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
-            first_bytes = inflate.decompress(first_bytes, HEAD_BYTES)
-        except zlib.error:
-            return ""
-    return as_utf8(first_bytes[:HEAD_BYTES]).decode("utf-8-sig", "replace")
-
-
-def _not_readings(name: str, data: bytes) -> Invalid:
+def _not_readings(name: str, first_bytes: bytes) -> Invalid:
     """The sentence for a file that no adapter knows."""
-    text = without_sep(_head(data[:HEAD_BYTES]).lstrip("\r\n"))[0].strip().lower()
+    text = without_sep(head_of(first_bytes).lstrip("\r\n")).strip().lower()
     if not text:
         return Invalid(Reason.FILE_EMPTY, f"{name} is empty", field="file")
     if text.startswith(("<!doctype html", "<html")):

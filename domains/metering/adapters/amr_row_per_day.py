@@ -15,11 +15,15 @@ Meter    the file knows only a logger's own number: the metering point must be g
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from domains.metering.adapters.collecting import Collector
 from domains.metering.adapters.day_rows import COLUMNS, STARTS, take_day
 from domains.metering.adapters.points import given_mpan
-from domains.metering.adapters.report import Bucket, Collector, Parsed, decimal_of
+from domains.metering.adapters.report import Bucket, decimal_of
 from domains.metering.adapters.stamps import date_of
 from domains.metering.adapters.tables import body_of, fits, header_of, places
+from domains.metering.adapters.wrappings import Text
 from spine.errors import Invalid, Reason
 from spine.gb import Mpxn
 
@@ -45,20 +49,20 @@ def _is_a_day(cells: list[str]) -> bool:
     )
 
 
-def read(data: bytes, mpxn: Mpxn | None = None) -> Parsed:
+def read(text: Text, collector: Collector, mpxn: Mpxn | None = None) -> Iterator[None]:
     """Read a whole file for the metering point given."""
-    first = header_of(data.decode("utf-8-sig", "replace"))
+    first = header_of(next(text(), ""))
     found = places(first, *_NAMES)
-    names, body = body_of(data, _WHAT, header=found is not None)
+    names, rows = body_of(text, _WHAT, header=found is not None)
     mpan = given_mpan(mpxn, _WHAT)
     if found is None and not _is_a_day(first):
         message = f"the file has not each column of {_WHAT} once"
         raise Invalid(Reason.FILE_UNRECOGNISED, message, field="file")
     at_meter, at_date, *at_kwh = found or _PLACES
-    collector = Collector(rows=body.count)
     collector.note_check_digit(mpan)
     meter = ""
-    for line, cells in body.rows:
+    for line, cells in collector.each(rows):
+        yield
         if not fits(collector, line, cells, len(names)):
             continue
         meter = meter or cells[at_meter]
@@ -67,4 +71,3 @@ def read(data: bytes, mpxn: Mpxn | None = None) -> Parsed:
             collector.reject(line, Bucket.OTHER_METER, message)
             continue
         take_day(collector, line, mpan, cells[at_date], [cells[place] for place in at_kwh])
-    return collector.finish()

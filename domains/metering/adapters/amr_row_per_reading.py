@@ -14,10 +14,14 @@ Meter    the MPAN of each row; a file may hold many
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from domains.metering.adapters.collecting import Collector, Entry
 from domains.metering.adapters.points import mpan_in, none_given
-from domains.metering.adapters.report import NO_QUALITY, Bucket, Collector, Entry, Parsed
+from domains.metering.adapters.report import NO_QUALITY, Bucket
 from domains.metering.adapters.stamps import stamp_of
 from domains.metering.adapters.tables import body_of, fits, header_of, placed, places, wh_in
+from domains.metering.adapters.wrappings import Text
 from spine.errors import Invalid
 from spine.gb import Mpxn, half_hour_of, on_the_grid
 
@@ -32,17 +36,16 @@ def looks_like(head: str) -> bool:
     return places(header_of(head), *_COLUMNS) is not None
 
 
-def read(data: bytes, mpxn: Mpxn | None = None) -> Parsed:
+def read(text: Text, collector: Collector, mpxn: Mpxn | None = None) -> Iterator[None]:
     """Read a whole file; it names its own meters, so that `mpxn` must be left out."""
     none_given(mpxn, _WHAT)
-    names, body = body_of(data, _WHAT)
+    names, rows = body_of(text, _WHAT)
     columns = placed(names, _WHAT, *_COLUMNS)
-    collector = Collector(rows=body.count)
-    for line, cells in body.rows:
+    for line, cells in collector.each(rows):
+        yield
         if fits(collector, line, cells, len(names)):
             mpr, stamp, kwh, kind = (cells[place] for place in columns)
             _read_row(collector, line, mpr, stamp, kwh, kind)
-    return collector.finish()
 
 
 def _read_row(collector: Collector, line: int, mpr: str, stamp: str, kwh: str, kind: str) -> None:

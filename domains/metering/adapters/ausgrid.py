@@ -18,12 +18,15 @@ values are counted as `other_quantity`, with one finding for the column, and are
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import timedelta
 
+from domains.metering.adapters.collecting import Collector, Entry
 from domains.metering.adapters.points import given_mpan
-from domains.metering.adapters.report import NO_QUALITY, Bucket, Collector, Entry, Parsed
+from domains.metering.adapters.report import NO_QUALITY, Bucket
 from domains.metering.adapters.stamps import stamp_of
 from domains.metering.adapters.tables import body_of, fits, header_of, placed, places, wh_in
+from domains.metering.adapters.wrappings import Text
 from spine.gb import Mpan, Mpxn, half_hour_of, on_the_grid
 
 NAME = "ausgrid"
@@ -37,22 +40,21 @@ def looks_like(head: str) -> bool:
     return places(header_of(head), *_COLUMNS) is not None
 
 
-def read(data: bytes, mpxn: Mpxn | None = None) -> Parsed:
+def read(text: Text, collector: Collector, mpxn: Mpxn | None = None) -> Iterator[None]:
     """Read a whole file for the metering point given."""
     mpan = given_mpan(mpxn, _WHAT)
-    names, body = body_of(data, _WHAT)
+    names, rows = body_of(text, _WHAT)
     at_stamp, at_used, at_made = placed(names, _WHAT, *_COLUMNS)
-    collector = Collector(rows=body.count)
     collector.note_check_digit(mpan)
     made = 0
-    for line, cells in body.rows:
+    for line, cells in collector.each(rows):
+        yield
         if not fits(collector, line, cells, len(names)):
             continue
         if _read_row(collector, line, mpan, cells[at_stamp], cells[at_used]):
             made += bool(cells[at_made])
     message = f"{made} values of GG_kwh are gross generation, not import, and were not recorded"
     collector.set_aside(Bucket.OTHER_QUANTITY, made, message)
-    return collector.finish()
 
 
 def _read_row(collector: Collector, line: int, mpan: Mpan, stamp: str, kwh: str) -> bool:

@@ -15,10 +15,14 @@ Meter    the MPAN in M1_Code1; one that is missing, too short or cut to a rounde
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from domains.metering.adapters.collecting import Collector
 from domains.metering.adapters.day_rows import ENDS, take_day
 from domains.metering.adapters.points import mpan_in, none_given
-from domains.metering.adapters.report import Bucket, Collector, Parsed
+from domains.metering.adapters.report import Bucket
 from domains.metering.adapters.tables import body_of, fits, header_of, placed, places
+from domains.metering.adapters.wrappings import Text
 from spine.errors import Invalid
 from spine.gb import Mpxn
 
@@ -32,16 +36,15 @@ def looks_like(head: str) -> bool:
     return places(header_of(head), *_COLUMNS) is not None
 
 
-def read(data: bytes, mpxn: Mpxn | None = None) -> Parsed:
+def read(text: Text, collector: Collector, mpxn: Mpxn | None = None) -> Iterator[None]:
     """Read a whole file; it names its own meters, so that `mpxn` must be left out."""
     none_given(mpxn, _WHAT)
-    names, body = body_of(data, _WHAT)
+    names, rows = body_of(text, _WHAT)
     columns = placed(names, _WHAT, *_COLUMNS)
-    collector = Collector(rows=body.count)
-    for line, cells in body.rows:
+    for line, cells in collector.each(rows):
+        yield
         if fits(collector, line, cells, len(names)):
             _read_row(collector, line, *(cells[place] for place in columns))
-    return collector.finish()
 
 
 def _read_row(

@@ -8,8 +8,11 @@ fills all its 48 columns and no more.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import date
+from functools import lru_cache
 
-from domains.metering.adapters.report import NO_QUALITY, Bucket, Collector, Entry
+from domains.metering.adapters.collecting import Collector, Entry
+from domains.metering.adapters.report import NO_QUALITY, Bucket
 from domains.metering.adapters.stamps import date_of, first_of
 from domains.metering.adapters.tables import wh_in
 from spine.gb import PERIODS_PER_UTC_DAY, Mpan
@@ -26,18 +29,24 @@ STARTS = tuple(clock(30 * n) for n in range(COLUMNS))
 ENDS = tuple(clock(30 * n) for n in range(1, COLUMNS + 1))
 
 
-def take_day(collector: Collector, line: int, mpan: Mpan, date: str, kwhs: Sequence[str]) -> None:
+def take_day(collector: Collector, line: int, mpan: Mpan, text: str, kwhs: Sequence[str]) -> None:
     """A row of 48 values, the nth being the nth half hour of its day."""
-    day = date_of(date)
+    day = date_of(text)
     if day is None:
         collector.reject(line, Bucket.UNREADABLE, "the date cannot be read")
         return
-    first = first_of(day)
+    first, labels = first_of(day), _labels(day)
     collector.take(
         line,
         mpan,
         [
-            Entry(first + n, wh_in(collector, line, kwh), NO_QUALITY, f"{day} {STARTS[n]}")
+            Entry(first + n, wh_in(collector, line, kwh), NO_QUALITY, labels[n])
             for n, kwh in enumerate(kwhs)
         ],
     )
+
+
+@lru_cache(maxsize=1 << 10)
+def _labels(day: date) -> tuple[str, ...]:
+    """What findings call the half hours of a day."""
+    return tuple(f"{day} {start}" for start in STARTS)

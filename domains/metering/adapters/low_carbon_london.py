@@ -21,26 +21,22 @@ any other value finer than a Wh is `wrong_decimals`.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 
 import numpy as np
 
+from domains.metering.adapters.collecting import Collector, Entry
 from domains.metering.adapters.points import given_mpan
-from domains.metering.adapters.report import (
-    NO_QUALITY,
-    Bucket,
-    Collector,
-    Entry,
-    Note,
-    Parsed,
-    decimal_of,
-    wh_of,
-)
-from spine.errors import Invalid, Reason
+from domains.metering.adapters.report import NO_QUALITY, Bucket, Note, decimal_of, wh_of
+from domains.metering.adapters.tables import body_of, fits, header_of, placed, places
+from domains.metering.adapters.wrappings import Text
 from spine.gb import FIRST_DATE, LAST_DATE, Mpxn, half_hour_of, on_the_grid
 
 NAME = "low_carbon_london"
+_WHAT = "a Low Carbon London file"
+_COLUMNS = ("LCLid", "DateTime", "KWH/hh")
 _WHOLE_WH = Decimal("0.001")
 # What single precision holds for certain; it prints one more.
 _SINGLE_DIGITS = 8
@@ -49,45 +45,32 @@ _STAMP = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(\.\d{1,9})?", re.ASCII)
 
 def looks_like(head: str) -> bool:
     """Whether a file that starts so is a Low Carbon London household."""
-    return _columns(head.splitlines()[0] if head else "") is not None
+    return places(_names(header_of(head)), *_COLUMNS) is not None
 
 
-def _columns(header: str) -> tuple[int, int, int] | None:
-    """Where household, stamp and value stand; the Datastore's own header has words after KWH/hh."""
-    names = [name.strip().partition(" ")[0] for name in header.split(",")]
-    try:
-        return names.index("LCLid"), names.index("DateTime"), names.index("KWH/hh")
-    except ValueError:
-        return None
+def _names(header: list[str]) -> list[str]:
+    """The Datastore's own header has words after KWH/hh."""
+    return [name.partition(" ")[0] for name in header]
 
 
-def read(data: bytes, mpxn: Mpxn | None = None) -> Parsed:
+def read(text: Text, collector: Collector, mpxn: Mpxn | None = None) -> Iterator[None]:
     """Read a whole file for the metering point given."""
-    mpan = given_mpan(mpxn, "a Low Carbon London file")
-    header, *lines = re.split("\r\n|\r|\n", data.decode("utf-8-sig", "replace"))
-    columns = _columns(header)
-    if columns is None:
-        message = "the file has not the columns LCLid, DateTime and KWH/hh"
-        raise Invalid(Reason.FILE_UNRECOGNISED, message, field="file")
-    width = header.count(",") + 1
-    rows = [(number, line) for number, line in enumerate(lines, 2) if line.strip()]
-    collector = Collector(rows=len(rows))
+    mpan = given_mpan(mpxn, _WHAT)
+    names, rows = body_of(text, _WHAT)
+    columns = placed(_names(names), _WHAT, *_COLUMNS)
     collector.note_check_digit(mpan)
     household = ""
-    for number, line in rows:
-        cells = [cell.strip() for cell in line.split(",")]
-        if len(cells) != width:
-            message = f"the row has {len(cells)} cells, the header {width}"
-            collector.reject(number, Bucket.UNREADABLE, message)
+    for line, cells in collector.each(rows):
+        yield
+        if not fits(collector, line, cells, len(names)):
             continue
         name, stamp, kwh = (cells[place] for place in columns)
         household = household or name
         if name != household:
             message = "the row is of another household than the first one"
-            collector.reject(number, Bucket.OTHER_METER, message)
+            collector.reject(line, Bucket.OTHER_METER, message)
             continue
-        _read_row(collector, number, mpan, stamp, kwh)
-    return collector.finish()
+        _read_row(collector, line, mpan, stamp, kwh)
 
 
 def _read_row(collector: Collector, line: int, mpxn: Mpxn, stamp: str, kwh: str) -> None:

@@ -16,8 +16,11 @@ meter it would stand under rules that do not fit it. So such a file is recognise
 
 from __future__ import annotations
 
-from domains.metering.adapters.report import Parsed
+from collections.abc import Iterator
+
+from domains.metering.adapters.collecting import Collector
 from domains.metering.adapters.tables import header_of, places
+from domains.metering.adapters.wrappings import Text
 from spine.errors import Invalid, Reason
 from spine.gb import Mpxn
 
@@ -35,7 +38,7 @@ def looks_like(head: str) -> bool:
     return places(header_of(head), *_COLUMNS) is not None
 
 
-def read(data: bytes, mpxn: Mpxn | None = None) -> Parsed:
+def read(text: Text, collector: Collector, mpxn: Mpxn | None = None) -> Iterator[None]:
     """Refuse the file, whatever metering point is given."""
     message = (
         "the file holds sums over the homes of low voltage feeders, which are readings of no "

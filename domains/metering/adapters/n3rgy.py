@@ -12,34 +12,37 @@ Unit     kWh, read as decimals and kept as whole Wh; the second element of a met
 Quality  none given, so none is claimed
 Meter    the MPAN in `resource`; a metering point may be given only where `resource` names none
 
-Several devices are one metering point: where a meter was changed and both report a half hour, the
-first value stays and the other is a duplicate. Gas, production and tariffs are refused whole.
+The unit may stand behind the values, so the answer is read twice, and one that breaks off is
+refused whole. Several devices are one metering point: where a meter was changed and both report a
+half hour, the first value stays and the other is a duplicate. Gas, production and tariffs are
+refused whole.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterator
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from domains.metering.adapters.documents import document_of
+from domains.metering.adapters.collecting import Collector, Entry
+from domains.metering.adapters.documents import EACH, Broken, Path, no_object, walk
 from domains.metering.adapters.points import given_mpan, none_given
-from domains.metering.adapters.report import (
-    NO_QUALITY,
-    Bucket,
-    Collector,
-    Entry,
-    Parsed,
-    wh_of,
-)
+from domains.metering.adapters.report import NO_QUALITY, Bucket, wh_of
 from domains.metering.adapters.stamps import stamp_of
+from domains.metering.adapters.wrappings import Text
 from spine.errors import Invalid, Reason
 from spine.gb import Mpan, Mpxn, half_hour_of, on_the_grid
 
 NAME = "n3rgy"
 _WHAT = "an n3rgy file"
 _FIELDS = ('"resource"', '"granularity"', '"timestamp"')
+_DEVICE = ("devices", EACH)
+_OF_DEVICES = (*_DEVICE, "values")
+_LISTS = (("values",), _OF_DEVICES)
+_WAYS = frozenset({(), ("devices",), _DEVICE, *_LISTS})
 _MPXN = re.compile(r"/(?:mpxn/)?(\d{6,13})/", re.ASCII)
 _CONSUMPTION = re.compile(r"/electricity/(readingtype/)?(consumption|import)\b", re.ASCII)
 _COMPACT = re.compile(r"(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)", re.ASCII)
@@ -50,48 +53,54 @@ def looks_like(head: str) -> bool:
     return head.lstrip().startswith("{") and all(name in head for name in _FIELDS)
 
 
-def read(data: bytes, mpxn: Mpxn | None = None) -> Parsed:
+def read(text: Text, collector: Collector, mpxn: Mpxn | None = None) -> Iterator[None]:
     """Read a whole answer for the MPAN that it names."""
-    document = document_of(data, _WHAT)
-    values = _values(document)
+    document = _checked(text)
     mpan = _mpan(document.get("resource"), mpxn)
-    collector = Collector(rows=len(values))
     collector.note_check_digit(mpan)
-    for line, value in enumerate(values, 1):
-        if not isinstance(value, dict):
-            message = "a value is not an object, or names a field twice"
-            collector.reject(line, Bucket.UNREADABLE, message)
-            continue
-        _read_value(collector, line, mpan, value)
-    return collector.finish()
+    where = (*_list_way(document), EACH)
+    values = (value for way, value in walk(text, _WAYS) if way == where)
+    for line, value in enumerate(collector.each(values), 1):
+        yield
+        if isinstance(value, dict):
+            _read_value(collector, line, mpan, value)
+        else:
+            collector.reject(line, Bucket.UNREADABLE, no_object(value, "a value"))
 
 
-def _values(document: object) -> list[object]:
-    """Every value of the answer in order; Invalid if it is of anything but consumption."""
-    if not isinstance(document, dict):
-        message = f"{_WHAT} is one JSON object"
+def _checked(text: Text) -> dict[str, object]:
+    """The fields beside the values, which may stand behind them; Invalid if it is anything else."""
+    document: dict[str, object] = {}
+    seen: Counter[Path] = Counter()
+    for way, value in walk(text, _WAYS):
+        if isinstance(value, Broken):
+            message = f"the file starts like {_WHAT} but is not whole JSON"
+            raise Invalid(Reason.FILE_UNREADABLE, message, field="file")
+        if len(way) == 1:
+            document[way[0]] = value
+        seen[way] += way not in _LISTS or isinstance(value, list)
+    _check_kind(document)
+    where = _list_way(document)
+    if seen[where] != (seen[_DEVICE] if where == _OF_DEVICES else 1):
+        message = f"{_WHAT} has no list of values"
         raise Invalid(Reason.FILE_UNREADABLE, message, field="file")
+    if not seen[*where, EACH]:
+        raise Invalid(Reason.FILE_EMPTY, f"{_WHAT} has not one value", field="file")
+    return document
+
+
+def _list_way(document: dict[str, object]) -> Path:
+    """Where the values stand: in version 2 with each device."""
+    return _OF_DEVICES if isinstance(document.get("devices"), list) else ("values",)
+
+
+def _check_kind(document: dict[str, object]) -> None:
     if not _CONSUMPTION.search(str(document.get("resource"))):
         message = f"{_WHAT} is recorded only if its resource is electricity consumption"
         raise Invalid(Reason.FILE_UNRECOGNISED, message, field="file")
     if document.get("granularity") != "halfhour" or document.get("unit") != "kWh":
         message = f"{_WHAT} is recorded only if it holds kWh by the half hour"
         raise Invalid(Reason.FILE_UNRECOGNISED, message, field="file")
-    devices = document.get("devices", [document])
-    lists = [d.get("values") if isinstance(d, dict) else None for d in _list(devices)]
-    values: list[object] = []
-    for found in lists:
-        values += _list(found)
-    if not values:
-        raise Invalid(Reason.FILE_EMPTY, f"{_WHAT} has not one value", field="file")
-    return values
-
-
-def _list(found: object) -> list[Any]:
-    if isinstance(found, list):
-        return found
-    message = f"{_WHAT} has no list of values"
-    raise Invalid(Reason.FILE_UNREADABLE, message, field="file")
 
 
 def _mpan(resource: object, mpxn: Mpxn | None) -> Mpan:

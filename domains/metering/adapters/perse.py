@@ -9,24 +9,21 @@ Zone     local days in London: 46 periods on the spring change, 50 on the autumn
 Stamps   period n is the nth half hour from local midnight, named by its START
 Unit     kWh, read as decimals and kept as whole Wh; `AI` (active import) only
 Quality  UTn as given: A actual, E estimated
+
+A file that breaks off keeps the days before the break; the rest is one `unreadable` row.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
-from domains.metering.adapters.documents import document_of
+from domains.metering.adapters.collecting import Collector, Entry
+from domains.metering.adapters.documents import members_of, no_object
 from domains.metering.adapters.points import none_given
-from domains.metering.adapters.report import (
-    NO_QUALITY,
-    QUANTITY,
-    Bucket,
-    Collector,
-    Entry,
-    Parsed,
-    wh_of,
-)
+from domains.metering.adapters.report import NO_QUALITY, QUANTITY, Bucket, wh_of
+from domains.metering.adapters.wrappings import Text
 from spine.errors import Invalid, Reason
 from spine.gb import Mpan, Mpxn, SettlementDate
 
@@ -41,30 +38,17 @@ def looks_like(head: str) -> bool:
     return head.lstrip().startswith("{") and all(name in head for name in _FIELDS)
 
 
-def read(data: bytes, mpxn: Mpxn | None = None) -> Parsed:
+def read(text: Text, collector: Collector, mpxn: Mpxn | None = None) -> Iterator[None]:
     """Read a whole file; it names its own meters, so that `mpxn` must be left out."""
     none_given(mpxn, "a Perse file")
-    days = _days(data)
-    collector = Collector(rows=len(days))
-    for line, day in enumerate(days, 1):
+    for line, day in enumerate(collector.each(members_of(text, ("data",), _WHAT, "days")), 1):
+        yield
         _read_day(collector, line, day)
-    return collector.finish()
-
-
-def _days(data: bytes) -> list[object]:
-    """The objects of `data`, numbers as exact decimals."""
-    document = document_of(data, _WHAT)
-    days = document.get("data") if isinstance(document, dict) else None
-    if not isinstance(days, list):
-        message = "the file starts like a Perse meter history but has no list of days in `data`"
-        raise Invalid(Reason.FILE_UNREADABLE, message, field="file")
-    return days
 
 
 def _read_day(collector: Collector, line: int, day: object) -> None:
     if not isinstance(day, dict):
-        message = "a day is not an object, or names a field twice"
-        collector.reject(line, Bucket.UNREADABLE, message)
+        collector.reject(line, Bucket.UNREADABLE, no_object(day, "a day"))
         return
     try:
         mpan = Mpan(_text(day, "MPAN"))

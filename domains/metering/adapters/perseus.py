@@ -10,28 +10,23 @@ Quality  none given, so none is claimed
 Meter    the file names none: the metering point must be given
 
 A value finer than a whole Wh is `wrong_decimals`: seven of the hundred in the sample are off by
-0.0001 Wh, as left by taking one cumulative value from the next, and nothing here rounds.
+0.0001 Wh, as left by taking one cumulative value from the next, and nothing here rounds. A file
+that breaks off keeps the readings before the break; the rest is one `unreadable` row.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from domains.metering.adapters.documents import document_of
+from domains.metering.adapters.collecting import Collector, Entry
+from domains.metering.adapters.documents import members_of, no_object
 from domains.metering.adapters.points import given_mpan
-from domains.metering.adapters.report import (
-    DIGITS_MAX,
-    NO_QUALITY,
-    Bucket,
-    Collector,
-    Entry,
-    Parsed,
-    wh_of,
-)
+from domains.metering.adapters.report import DIGITS_MAX, NO_QUALITY, Bucket, wh_of
 from domains.metering.adapters.stamps import stamp_of
-from spine.errors import Invalid, Reason
+from domains.metering.adapters.wrappings import Text
 from spine.gb import HALF_HOUR, Mpan, Mpxn, half_hour_of, on_the_grid
 
 NAME = "perseus"
@@ -46,22 +41,16 @@ def looks_like(head: str) -> bool:
     return head.lstrip().startswith("[") and all(name in head for name in _FIELDS)
 
 
-def read(data: bytes, mpxn: Mpxn | None = None) -> Parsed:
+def read(text: Text, collector: Collector, mpxn: Mpxn | None = None) -> Iterator[None]:
     """Read a whole file for the metering point given."""
-    readings = document_of(data, _WHAT)
     mpan = given_mpan(mpxn, _WHAT)
-    if not isinstance(readings, list) or not readings:
-        message = f"{_WHAT} is a list of readings"
-        raise Invalid(Reason.FILE_UNREADABLE, message, field="file")
-    collector = Collector(rows=len(readings))
     collector.note_check_digit(mpan)
-    for line, reading in enumerate(readings, 1):
-        if not isinstance(reading, dict):
-            message = "a reading is not an object, or names a field twice"
-            collector.reject(line, Bucket.UNREADABLE, message)
-            continue
-        _read_one(collector, line, mpan, reading)
-    return collector.finish()
+    for line, reading in enumerate(collector.each(members_of(text, (), _WHAT, "readings")), 1):
+        yield
+        if isinstance(reading, dict):
+            _read_one(collector, line, mpan, reading)
+        else:
+            collector.reject(line, Bucket.UNREADABLE, no_object(reading, "a reading"))
 
 
 def _read_one(collector: Collector, line: int, mpan: Mpan, reading: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """What every readings adapter hands over: meter-days, and a report of what became of each row.
 
-An adapter reads an outside format and puts each reading it meets into a `Collector`. Out come
+An adapter reads an outside format and puts each reading it meets into a `Collector`
+(`collecting`). Out come
 
 - `MeterDays`: columns of integer Wh, one row per metering point and UTC day;
 - `Report`: three tallies, each of which must come out even, and findings for people.
@@ -18,19 +19,13 @@ well correct an earlier one: that is a new version in the log and none of this m
 from __future__ import annotations
 
 import re
-from array import array
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
-
-from spine.errors import Bug
-from spine.gb import PERIODS_PER_UTC_DAY, Interval, Mpan, Mpxn, half_hour_start
 
 QUANTITY = "AI"
 # A source that marks no quality: kept as given, which is nothing, and never called actual.
@@ -198,186 +193,3 @@ def double_precision(kwh: Decimal) -> int | None:
         return None
     whole = kwh.quantize(_WHOLE_WH)
     return int(whole.scaleb(3)) if abs(whole - kwh) < _DOUBLE_NOISE_KWH else None
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One value of a row: its half hour if it has one, its Wh or why it has none, its quality."""
-
-    half_hour: int | None
-    wh: int | Bucket
-    quality: str
-    label: str  # as the file names it, for findings
-
-
-_SENTENCES = {
-    Bucket.DUPLICATE_OTHER: "stands here twice with different values; the first was kept",
-    Bucket.DUPLICATE_SAME: "stands here twice with the same value",
-    Bucket.OFF_GRID: "is at no half hour of its day",
-    Bucket.NULL: "has no value",
-    Bucket.NEGATIVE: "is less than zero",
-    Bucket.WRONG_DECIMALS: "is finer than a whole Wh",
-    Bucket.OUT_OF_RANGE: f"is more than {WH_MAX} Wh",
-    Bucket.UNREADABLE: "cannot be read",
-}
-# A row of several values counts under the first of these that any of its values came to.
-_ORDER = {bucket: place for place, bucket in enumerate(Bucket)}
-
-
-# A half hour of a `_Day` without a value.
-_NOTHING = -1
-
-
-class _Day:
-    """What is kept of one metering point and UTC day; small, for there may be a great many."""
-
-    __slots__ = ("code", "wh")
-
-    def __init__(self) -> None:
-        self.wh = array("i", (_NOTHING,)) * PERIODS_PER_UTC_DAY
-        self.code = bytearray(PERIODS_PER_UTC_DAY)
-
-
-def _days() -> defaultdict[int, _Day]:
-    return defaultdict(_Day)
-
-
-class Collector:
-    """Takes the rows of one file in file order and keeps the tallies."""
-
-    def __init__(self, rows: int) -> None:
-        self._rows = Tally(rows)
-        self._values = Tally()
-        self._kept: defaultdict[Mpxn, defaultdict[int, _Day]] = defaultdict(_days)
-        self._not_kept: defaultdict[Mpxn, dict[int, Bucket]] = defaultdict(dict)
-        self._codes: dict[str, int] = {}
-        self._findings: list[Finding] = []
-        self._finding_counts: Counter[Bucket | Note] = Counter()
-        self._meters_noted: set[Mpxn] = set()
-
-    def find(self, reason: Bucket | Note, message: str, line: int | None = None) -> None:
-        """Tell the person who sent the file about something."""
-        self._finding_counts[reason] += 1
-        if self._finding_counts[reason] <= FINDINGS_MAX:
-            self._findings.append(Finding(reason, message, line))
-
-    def note_check_digit(self, mpxn: Mpxn, line: int | None = None) -> None:
-        """Say once for each metering point that its check digit is wrong, if it is."""
-        if not mpxn.check_digit_ok and mpxn not in self._meters_noted:
-            kind = "MPAN" if isinstance(mpxn, Mpan) else "MPRN"
-            self.find(Note.CHECK_DIGIT, f"the {kind} has a wrong check digit", line)
-        self._meters_noted.add(mpxn)
-
-    def reject(self, line: int, bucket: Bucket, message: str) -> None:
-        """A row of which no value can be used."""
-        self._rows.by_bucket[bucket] += 1
-        self.find(bucket, message, line)
-
-    def take(self, line: int, mpxn: Mpxn, entries: Sequence[Entry]) -> None:
-        """A row with its values, at least one."""
-        self.note_check_digit(mpxn, line)
-        buckets = [self._place(line, mpxn, entry) for entry in entries]
-        self._values.total += len(entries)
-        self._values.by_bucket.update(buckets)
-        self._rows.by_bucket[min(buckets, key=_ORDER.__getitem__)] += 1
-
-    def set_aside(self, bucket: Bucket, count: int, message: str) -> None:
-        """Values of rows that are taken for another of their values; one finding for them all."""
-        if count:
-            self._values.total += count
-            self._values.by_bucket[bucket] += count
-            self.find(Note.SET_ASIDE, message)
-
-    def _place(self, line: int, mpxn: Mpxn, entry: Entry) -> Bucket:
-        """Keep the value or find the bucket that says why not."""
-        bucket = self._judge(line, mpxn, entry)
-        if bucket is Bucket.RECORDED:
-            return bucket
-        sentence = f"{entry.label} {_SENTENCES[bucket]}"
-        if bucket is Bucket.OFF_GRID and isinstance(entry.wh, Bucket):
-            sentence += f", and its value is {entry.wh}"
-        self.find(bucket, sentence, line)
-        if entry.half_hour is not None:
-            self._not_kept[mpxn].setdefault(entry.half_hour, bucket)
-        return bucket
-
-    def _judge(self, line: int, mpxn: Mpxn, entry: Entry) -> Bucket:
-        if entry.half_hour is None:
-            return Bucket.OFF_GRID
-        if isinstance(entry.wh, Bucket):
-            return entry.wh
-        if not self._accept_code(line, entry.quality):
-            return Bucket.UNREADABLE
-        number, place = divmod(entry.half_hour, PERIODS_PER_UTC_DAY)
-        day, code = self._kept[mpxn][number], self._codes[entry.quality]
-        if day.wh[place] == _NOTHING:
-            day.wh[place], day.code[place] = entry.wh, code
-            return Bucket.RECORDED
-        same = (day.wh[place], day.code[place]) == (entry.wh, code)
-        return Bucket.DUPLICATE_SAME if same else Bucket.DUPLICATE_OTHER
-
-    def _accept_code(self, line: int, code: str) -> bool:
-        """Keep any code a column can hold; note one that the sector does not list."""
-        if code in self._codes:
-            return True
-        if len(self._codes) == QUALITY_CODES_MAX or not re.fullmatch(r"[A-Za-z0-9]{0,8}", code):
-            return False
-        self._codes[code] = len(self._codes)
-        if code != NO_QUALITY and code not in QUALITY_CODES_KNOWN:
-            self.find(Note.QUALITY_UNKNOWN, f"no list names the quality code {code}", line)
-        return True
-
-    def finish(self) -> Parsed:
-        """The columns and the balanced report."""
-        half_hours = Tally()
-        for mpxn in self._meters_noted:
-            self._tally_half_hours(mpxn, half_hours)
-        left_out = sum(max(0, count - FINDINGS_MAX) for count in self._finding_counts.values())
-        report = Report(self._rows, self._values, half_hours, tuple(self._findings), left_out)
-        meter_days = self._columns()
-        if not report.balanced or meter_days.recorded != half_hours.by_bucket[Bucket.RECORDED]:
-            raise Bug("the report of a readings file does not balance")
-        return Parsed(meter_days, report)
-
-    def _tally_half_hours(self, mpxn: Mpxn, tally: Tally) -> None:
-        not_kept = self._not_kept[mpxn]
-        kept = {
-            number * PERIODS_PER_UTC_DAY + place
-            for number, day in self._kept[mpxn].items()
-            for place, wh in enumerate(day.wh)
-            if wh != _NOTHING
-        }
-        named = sorted(kept | not_kept.keys())
-        if not named:
-            return
-        tally.total += named[-1] - named[0] + 1
-        tally.by_bucket[Bucket.RECORDED] += len(kept)
-        tally.by_bucket.update(not_kept[half_hour] for half_hour in not_kept.keys() - kept)
-        for before, after in pairwise(named):
-            if absent := after - before - 1:
-                tally.by_bucket[Bucket.MISSING] += absent
-                gap = Interval(half_hour_start(before + 1), half_hour_start(after))
-                self.find(Bucket.MISSING, f"nothing from {gap.start:{STAMP}} to {gap.end:{STAMP}}")
-
-    def _columns(self) -> MeterDays:
-        codes = tuple(sorted(self._codes))
-        sorted_index = np.zeros(QUALITY_CODES_MAX + 1, np.uint8)
-        for index, code in enumerate(codes):
-            sorted_index[self._codes[code]] = index
-        keys = sorted((mpxn, number) for mpxn, days in self._kept.items() for number in days)
-        shape = (len(keys), PERIODS_PER_UTC_DAY)
-        values_wh = np.zeros(shape, np.int32)
-        quality = np.zeros(shape, np.uint8)
-        for row, (mpxn, number) in enumerate(keys):
-            day = self._kept[mpxn][number]
-            values_wh[row], quality[row] = day.wh, sorted_index[list(day.code)]
-        present = values_wh != _NOTHING
-        values_wh[~present] = quality[~present] = 0
-        return MeterDays(
-            mpxns=np.array([mpxn for mpxn, _ in keys], "S13"),
-            days=np.array([number for _, number in keys], np.int32),
-            present=present,
-            values_wh=values_wh,
-            quality=quality,
-            quality_codes=codes,
-        )

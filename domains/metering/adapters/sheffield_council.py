@@ -15,11 +15,15 @@ Meter    the MPAN of each row
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from domains.metering.adapters.collecting import Collector
 from domains.metering.adapters.day_rows import COLUMNS, take_day
 from domains.metering.adapters.points import mpan_in, none_given
-from domains.metering.adapters.report import Bucket, Collector, Parsed
+from domains.metering.adapters.report import Bucket
 from domains.metering.adapters.stamps import date_of
 from domains.metering.adapters.tables import body_of, fits, header_of, placed, places
+from domains.metering.adapters.wrappings import Text
 from spine.errors import Invalid
 from spine.gb import Mpxn
 
@@ -34,15 +38,15 @@ def looks_like(head: str) -> bool:
     return places(header_of(head), *_COLUMNS) is not None
 
 
-def read(data: bytes, mpxn: Mpxn | None = None) -> Parsed:
+def read(text: Text, collector: Collector, mpxn: Mpxn | None = None) -> Iterator[None]:
     """Read a whole file; it names its own meters, so that `mpxn` must be left out."""
     none_given(mpxn, _WHAT)
-    names, body = body_of(data, _WHAT)
+    names, rows = body_of(text, _WHAT)
     at_mpan, at_date, *at_kwh = placed(names, _WHAT, *_COLUMNS)
     at_reactive = [place for place, name in enumerate(names) if name.startswith(_REACTIVE)]
-    collector = Collector(rows=body.count)
     reactive = 0
-    for line, cells in body.rows:
+    for line, cells in collector.each(rows):
+        yield
         if not fits(collector, line, cells, len(names)):
             continue
         try:
@@ -55,4 +59,3 @@ def read(data: bytes, mpxn: Mpxn | None = None) -> Parsed:
             reactive += sum(bool(cells[place]) for place in at_reactive)
     message = f"{reactive} values of reactive energy (kVArh) were not recorded"
     collector.set_aside(Bucket.OTHER_QUANTITY, reactive, message)
-    return collector.finish()

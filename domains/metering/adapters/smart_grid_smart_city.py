@@ -16,11 +16,15 @@ Meter    the file knows only its own `customer_id`: the metering point must be g
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from domains.metering.adapters.ausgrid import AHEAD_OF_UTC
+from domains.metering.adapters.collecting import Collector, Entry
 from domains.metering.adapters.points import given_mpan
-from domains.metering.adapters.report import NO_QUALITY, Bucket, Collector, Entry, Parsed
+from domains.metering.adapters.report import NO_QUALITY, Bucket
 from domains.metering.adapters.stamps import stamp_of
 from domains.metering.adapters.tables import body_of, fits, header_of, placed, places, wh_in
+from domains.metering.adapters.wrappings import Text
 from spine.gb import Mpxn, half_hour_of, on_the_grid
 
 NAME = "smart_grid_smart_city"
@@ -33,15 +37,15 @@ def looks_like(head: str) -> bool:
     return places(header_of(head), *_COLUMNS) is not None
 
 
-def read(data: bytes, mpxn: Mpxn | None = None) -> Parsed:
+def read(text: Text, collector: Collector, mpxn: Mpxn | None = None) -> Iterator[None]:
     """Read the first household of a file for the metering point given."""
     mpan = given_mpan(mpxn, _WHAT)
-    names, body = body_of(data, _WHAT)
+    names, rows = body_of(text, _WHAT)
     columns = placed(names, _WHAT, *_COLUMNS)
-    collector = Collector(rows=body.count)
     collector.note_check_digit(mpan)
     household = ""
-    for line, cells in body.rows:
+    for line, cells in collector.each(rows):
+        yield
         if not fits(collector, line, cells, len(names)):
             continue
         customer, stamp, kwh = (cells[place] for place in columns)
@@ -57,4 +61,3 @@ def read(data: bytes, mpxn: Mpxn | None = None) -> Parsed:
             half_hour = half_hour_of(start) if on_the_grid(start) else None
             wh = wh_in(collector, line, kwh)
             collector.take(line, mpan, [Entry(half_hour, wh, NO_QUALITY, stamp)])
-    return collector.finish()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 
 from spine.gb import FIRST_DATE, LAST_DATE, PERIODS_PER_UTC_DAY
 
@@ -29,6 +30,8 @@ _TIME = r"(?P<hour>\d{1,2}):(?P<minute>\d\d)(:(?P<second>\d\d))?( ?(?P<half>[AaP
 _STYLES = tuple(re.compile(rf"{style}([ T]{{1,2}}{_TIME})?", re.ASCII) for style in _DATES)
 
 
+# The stamps of a year, which come again for each metering point of a file.
+@lru_cache(maxsize=1 << 15)
 def stamp_of(text: str) -> datetime | None:
     """The stamp as it stands, counted as UTC, or nothing if it is of no known style."""
     for style in _STYLES:

@@ -1,110 +1,71 @@
 """Text tables as they come: any line ends, any separator a `sep=` line names, quotes or none.
 
-`as_utf8` takes two wrappings off a file before any adapter sees it: UTF-16 with its mark, and
-UTF-16 that some program took for UTF-8, of which every second byte is still NUL. A NUL that merely
-stands somewhere is left where it is, and makes its own cell unreadable.
+A table may be of any length: its lines are read as they are asked for, once.
 """
 
 from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from itertools import chain
 
-from domains.metering.adapters.report import (
-    Bucket,
-    Collector,
-    Note,
-    decimal_of,
-    double_precision,
-    wh_of,
-)
+from domains.metering.adapters.collecting import Collector
+from domains.metering.adapters.report import Bucket, Note, decimal_of, double_precision, wh_of
+from domains.metering.adapters.wrappings import Text
 from spine.errors import Invalid, Reason
 
-_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-_MANGLED_MARK = "\ufffd".encode()
-# Of a table in UTF-16 half the bytes are NUL; of no other text more than a few.
-_NULS_OF_UTF16 = 3
 # No header is longer.
 _HEAD_CHARS = 8192
+# No row is longer; what is, cannot be read.
+LINE_CHARS_MAX = 1 << 16
+_UNREADABLE_LINE = "\0"
 _LINE_END = re.compile("\r\n|\r|\n")
 _SEP = re.compile(r"\s*\"?sep=(.)\"?\s*", re.IGNORECASE)
 _NULLS = frozenset(("", "null", "none", "n/a"))
 
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """The lines of a text that hold anything, split into cells only as they are asked for."""
-
-    text: str
-    separator: str
-    lines_before: int  # a `sep=` line
-    skipped: int = 0  # the header
-
-    @property
-    def rows(self) -> Iterator[tuple[int, list[str]]]:
-        """The number in the file and the stripped cells of each line."""
-        for number, line in self._filled():
-            yield number, [cell.strip() for cell in _cells(line, self.separator)]
-
-    @property
-    def count(self) -> int:
-        """How many rows there are."""
-        return sum(1 for _ in self._filled())
-
-    @property
-    def header(self) -> list[str]:
-        """The cells of the first line."""
-        return next(self.rows, (0, []))[1]
-
-    def _filled(self) -> Iterator[tuple[int, str]]:
-        nothing = f'{self.separator}" \t'
-        filled = (
-            (number, line)
-            for number, line in enumerate(_lines(self.text), 1 + self.lines_before)
-            if line.strip(nothing)
-        )
-        return islice(filled, self.skipped, None)
+# The number of a line in the file, and its cells without the spaces around them.
+Row = tuple[int, list[str]]
 
 
-def _lines(text: str) -> Iterator[str]:
-    start = 0
-    for end in _LINE_END.finditer(text):
-        yield text[start : end.start()]
-        start = end.end()
-    yield text[start:]
+def rows_of(pieces: Iterable[str]) -> Iterator[Row]:
+    """The lines of a text that hold anything, split into cells; a `sep=` line only says how."""
+    separator = ","
+    for number, line in enumerate(_lines(pieces), 1):
+        if number == 1 and (match := _SEP.fullmatch(line)):
+            separator = match[1]
+        elif line.strip(f'{separator}" \t'):
+            yield number, [cell.strip() for cell in _cells(line, separator)]
 
 
-def as_utf8(data: bytes) -> bytes:
-    """The same text in UTF-8, whatever it came in; other data as they are."""
-    if data.startswith(_UTF16_MARKS):
-        return data.decode("utf-16", "replace").encode("utf-8", "replace")
-    if data.count(0) * _NULS_OF_UTF16 > len(data):
-        data = data.replace(b"\0", b"")
-        while data.startswith(_MANGLED_MARK):
-            data = data.removeprefix(_MANGLED_MARK)
-    return data
+def _lines(pieces: Iterable[str]) -> Iterator[str]:
+    """A line that is too long comes as one that no adapter can read."""
+    rest, too_long = "", False
+    for piece in pieces:
+        held = "\r" if piece.endswith("\r") else ""  # its other half may come
+        lines = _LINE_END.split(rest + piece.removesuffix(held))
+        rest = lines.pop() + held
+        for line in lines:
+            yield _UNREADABLE_LINE if too_long else line
+            too_long = False
+        if len(rest) > LINE_CHARS_MAX:
+            rest, too_long = held, True
+    for line in _LINE_END.split(rest):
+        yield _UNREADABLE_LINE if too_long else line
+        too_long = False
 
 
-def without_sep(text: str) -> tuple[str, str, int]:
-    """The text behind a `sep=` line, the separator, and how many lines were taken off."""
+def without_sep(text: str) -> str:
+    """The text behind a `sep=` line."""
     end = _LINE_END.search(text)
     first, rest = (text[: end.start()], text[end.end() :]) if end else (text, "")
-    if match := _SEP.fullmatch(first):
-        return rest, match[1], 1
-    return text, ",", 0
-
-
-def table_of(text: str) -> Table:
-    """A whole file, or the start of one."""
-    return Table(*without_sep(text))
+    return rest if _SEP.fullmatch(first) else text
 
 
 def header_of(text: str) -> list[str]:
     """The cells of the first line that holds any."""
-    return table_of(text[:_HEAD_CHARS]).header
+    return next(rows_of([text[:_HEAD_CHARS]]), (0, []))[1]
 
 
 def _cells(line: str, separator: str) -> list[str]:
@@ -116,16 +77,16 @@ def _cells(line: str, separator: str) -> list[str]:
         return [line]
 
 
-def body_of(data: bytes, what: str, *, header: bool = True) -> tuple[list[str], Table]:
+def body_of(text: Text, what: str, *, header: bool = True) -> tuple[list[str], Iterator[Row]]:
     """The names of the columns and the rows below, of which there must be one."""
-    body = table_of(data.decode("utf-8-sig", "replace"))
-    names = body.header
-    if header:
-        body = replace(body, skipped=1)
-    if not body.header:
+    rows = rows_of(text())
+    first = next(rows, (0, []))
+    if not header:
+        return first[1], chain((first,), rows)
+    if (second := next(rows, None)) is None:
         message = f"the file has the column names of {what} and not one row of readings"
         raise Invalid(Reason.FILE_EMPTY, message, field="file")
-    return names, body
+    return first[1], chain((second,), rows)
 
 
 def places(names: Sequence[str], *wanted: str) -> list[int] | None:
@@ -155,13 +116,22 @@ def fits(collector: Collector, line: int, cells: Sequence[str], width: int) -> b
 
 def wh_in(collector: Collector, line: int, kwh: str) -> int | Bucket:
     """The Wh of a cell in kWh, or the bucket that says why there are none."""
+    wh, doubled = _wh_of_text(kwh)
+    if doubled:
+        collector.find(Note.DOUBLE_PRECISION, f"{kwh} kWh is {wh} Wh in double precision", line)
+    return wh
+
+
+# A file has a few thousand different values.
+@lru_cache(maxsize=1 << 14)
+def _wh_of_text(kwh: str) -> tuple[int | Bucket, bool]:
+    """The same, and whether double precision left something of it that was not meant."""
     if kwh.lower() in _NULLS:
-        return Bucket.NULL
+        return Bucket.NULL, False
     value = decimal_of(kwh)
     if value is None:
-        return Bucket.UNREADABLE
+        return Bucket.UNREADABLE, False
     wh = wh_of(value)
     if wh is Bucket.WRONG_DECIMALS and (meant := double_precision(value)) is not None:
-        collector.find(Note.DOUBLE_PRECISION, f"{kwh} kWh is {meant} Wh in double precision", line)
-        return meant
-    return wh
+        return meant, True
+    return wh, False

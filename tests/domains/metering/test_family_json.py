@@ -224,7 +224,7 @@ def test_perseus_files_that_cannot_be_read() -> None:
     whole = json.dumps([perseus()]).encode()
     refused(Reason.MPXN_REQUIRED, lambda: adapters.read("x", whole))
     refused(Reason.MPAN_FORMAT, lambda: adapters.read("x", whole, Mprn("3938424403")))
-    refused(Reason.FILE_UNREADABLE, lambda: adapters.read("x", whole[:-1], HOME))
+    refused(Reason.FILE_UNREADABLE, lambda: adapters.read("x", whole[:-2], HOME))
     assert unreadable(read_perseus([])) == [
         (2, "a reading is not an object, or names a field twice")
     ]

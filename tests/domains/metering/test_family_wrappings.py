@@ -17,11 +17,19 @@ from openpyxl import Workbook
 from domains.metering import adapters
 from domains.metering.adapters import Parsed
 from domains.metering.adapters.stamps import stamp_of
-from domains.metering.adapters.tables import as_utf8, table_of
+from domains.metering.adapters.tables import LINE_CHARS_MAX, rows_of
+from domains.metering.adapters.wrappings import decoded
+from spine import workbook
 from spine.errors import Invalid, Reason
 from spine.gb import Mpxn
-from spine.ingest import as_text
+from spine.workbook import csv_of
 from tests.domains.metering.test_family_shared import DATA, HOME, buckets, by_stamp, refused
+
+
+def as_text(name: str, data: bytes) -> bytes:
+    if not data.startswith(workbook.MAGIC):
+        return data
+    return b"".join(csv_of(name, io.BytesIO(data)))
 
 
 def read_book(name: str, data: bytes, mpxn: Mpxn | None = None) -> Parsed:
@@ -117,27 +125,49 @@ def test_a_zip_that_is_no_workbook() -> None:
     refused(Reason.FILE_UNREADABLE, lambda: read_book("x.zip", out.getvalue()))
 
 
-def test_a_workbook_too_large_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = book(HEADER, *[["x" * 100] * 4] * 100)
+def test_a_workbook_with_too_much_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = book(HEADER, *[[f"{n:0100}"] * 4 for n in range(100)])
+    assert len(as_text("x", data).splitlines()) == 101
+
+    monkeypatch.setattr(workbook, "TEXTS_BYTES_MAX", 10_000)
+    refused(Reason.REQUEST_TOO_LARGE, lambda: as_text("x", data))
+
+
+def test_a_sheet_of_any_length_comes_in_pieces() -> None:
     far = Workbook()
     assert far.active is not None
-    far.active.cell(50_000, 1, "x")
+    far.active.cell(70_000, 1, "x")
     out = io.BytesIO()
     far.save(out)
-    assert len(as_text("x", out.getvalue()).splitlines()) == 50_000
-
-    monkeypatch.setattr(adapters, "FILE_BYTES_MAX", 20_000)
-    for packed in (data, out.getvalue()):
-        refused(Reason.REQUEST_TOO_LARGE, lambda packed=packed: as_text("x", packed))  # type: ignore[misc]
+    pieces = [*csv_of("x", out)]
+    assert len(pieces) > 1 and max(map(len, pieces)) < 70_000
+    assert len(b"".join(pieces).splitlines()) == 70_000
 
 
-def test_a_single_nul_is_not_mangled_text() -> None:
-    assert as_utf8(b"a,\x00b,c,d") == b"a,\x00b,c,d"
+def text_of(data: bytes, size: int) -> str:
+    return "".join(decoded(data[at : at + size] for at in range(0, len(data), size)))
+
+
+@pytest.mark.parametrize("size", [1, 3, 10_000])
+def test_wrappings_come_off_in_any_pieces(size: int) -> None:
+    text = "MPR,ReadDatetime\r\n1200000000011,\u00e9\n" * 400
+    mangled = "\ufffd\ufffd".encode() + text.encode().replace(b"", b"\0")
+    for data in (text.encode(), text.encode("utf-8-sig"), text.encode("utf-16"), mangled):
+        assert text_of(data, size) == text
+    assert text_of(b"a,\x00b,c,d", size) == "a,\x00b,c,d"  # a single NUL is no mangled text
 
 
 def test_lines_keep_their_numbers() -> None:
-    table = table_of('sep=;\r\n\r\na;b\r\n;\n\rc;"d;e"\n')
-    assert list(table.rows) == [(3, ["a", "b"]), (6, ["c", "d;e"])]
+    text = 'sep=;\r\n\r\na;b\r\n;\n\rc;"d;e"\n'
+    for size in (1, 2, len(text)):
+        pieces = (text[at : at + size] for at in range(0, len(text), size))
+        assert list(rows_of(pieces)) == [(3, ["a", "b"]), (6, ["c", "d;e"])]
+
+
+def test_a_line_without_end_costs_its_own_row_only() -> None:
+    long = "1," * LINE_CHARS_MAX
+    pieces = ["a,b\n1,", long, long, "\r", "\n2,3\n", long]
+    assert list(rows_of(pieces)) == [(1, ["a", "b"]), (2, ["\0"]), (3, ["2", "3"]), (4, ["\0"])]
 
 
 @pytest.mark.parametrize(
