@@ -40,6 +40,7 @@ MAX_METERS_PER_RECORD: Final = 10_000
 MAX_WAITING: Final = 4_096
 FOLD_TIMEOUT_S: Final = 5.0
 LATE_FOLD_S: Final = 60.0
+DOUBT_POLL_S: Final = 0.5
 FLUSH_TIMEOUT_S: Final = 10.0
 # Upper bounds of what an outcome and one of its absent runs take in Avro.
 OUTCOME_BYTES: Final = 700
@@ -87,7 +88,8 @@ class AccessLog:
     """Appends requests and collects the fold's decisions for one partition of the consumer log.
 
     `on_unclaimed` is given every decision that nobody waits for any more, and why: the caller went
-    away (CLIENT_GONE) or the fold was late (FOLD_BEHIND).
+    away (CLIENT_GONE), the fold was late (FOLD_BEHIND), or the append was not acknowledged although
+    the log took it (INDETERMINATE).
     """
 
     def __init__(
@@ -190,8 +192,8 @@ class AccessLog:
         try:
             offset = await self._append(record)
         except Exception as error:
-            self._forget(batch)
             _settle(batch, error)
+            self._spawn(self._doubt(batch, expires_at))
             return
         self._spawn(self._await_fold(batch, offset, expires_at))
 
@@ -236,6 +238,19 @@ class AccessLog:
         except SpineError:
             return False
         return True
+
+    async def _doubt(self, batch: list[_Waiting], expires_at: float) -> None:
+        """What nobody acknowledged may stand in the log all the same, and then has its outcome."""
+        deadline = time.monotonic() + LATE_FOLD_S
+        while time.monotonic() < deadline:
+            await asyncio.sleep(DOUBT_POLL_S)
+            for waiting in batch:
+                partition, vector = self._live.stored.partition, waiting.vector
+                for offset, decided in waiting.decided.items():
+                    ruling = Ruling(waiting.request, partition, offset, decided, vector, expires_at)
+                    self.on_unclaimed(ruling, Reason.INDETERMINATE)
+                waiting.decided.clear()
+        self._forget(batch)
 
     def _forget(self, batch: Iterable[_Waiting]) -> None:
         for waiting in batch:

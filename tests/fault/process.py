@@ -8,6 +8,7 @@ installation, which does not hold the tests. A point whose function is gone fail
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import os
@@ -36,17 +37,33 @@ POINTS: Final[dict[str, tuple[str, str, str]]] = {
     "spread.before-copy": ("spine.spread", "write_copy", "before"),
     "spread.after-copy": ("spine.spread", "write_copy", "after"),
 }
+# Not a point but an order: governance sends its copies one after the other, not side by side.
+ONE_BY_ONE: Final = "spread.one-by-one"
 
 
 def arm(told: str) -> None:
     """Put the failpoint in its place."""
     name, _, at = told.partition(":")
+    if name == ONE_BY_ONE:
+        _copy_one_by_one()
+        return
     module, path, when = POINTS[name]
     owner: Any = import_module(module)
     *outer, last = path.split(".")
     for part in outer:
         owner = getattr(owner, part)
     setattr(owner, last, _around(getattr(owner, last), when, int(at or 1)))
+
+
+def _copy_one_by_one() -> None:
+    module: Any = import_module("spine.spread")
+    write, turn = module.write_copy, asyncio.Lock()
+
+    async def in_turn(*given: Any) -> None:
+        async with turn:
+            await write(*given)
+
+    module.write_copy = in_turn
 
 
 def _around(work: Callable[..., Any], when: str, nth: int) -> Callable[..., Any]:

@@ -1,0 +1,62 @@
+"""A live store against a replay of the log as far as it has come: the same rows, byte for byte."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+from spine import trust
+from spine.log import LogReader
+from spine.runtime import Runtime
+from spine.store import POSITION_ROW, StorePosition, StoreReader, rows_digest
+
+STEADY_WITHIN_S = 10.0
+
+
+def same_again(runtime: Runtime, process: str) -> list[str]:
+    """The stores of a process whose content is not what the log says, in words."""
+    stores = runtime.stores(process)
+    reader = runtime.reader()
+    with tempfile.TemporaryDirectory(prefix="spine-replay-") as folder:
+        try:
+            return [
+                found
+                for store in sorted(stores.iterdir())
+                if (place := _place(store.name)) is not None
+                for found in _differs(runtime, reader, store, *place, Path(folder))
+            ]
+        finally:
+            reader.close()
+
+
+def _place(name: str) -> tuple[str, int] | None:
+    topic, _, partition = name.rpartition("-")
+    return (topic, int(partition)) if topic in trust.TOPICS else None
+
+
+def _differs(
+    runtime: Runtime, reader: LogReader, store: Path, topic: str, partition: int, folder: Path
+) -> list[str]:
+    position, live = _as_it_stands(store, folder / f"secondary-{store.name}")
+    replayed = runtime.stored_fold(folder / "replayed", topic, partition)
+    try:
+        replayed.catch_up(reader, end=position.offset + 1)
+        if replayed.store.digest() == live:
+            return []
+        return [f"{topic}-{partition} differs from its replay at {position.offset}"]
+    finally:
+        replayed.close()
+
+
+def _as_it_stands(store: Path, secondary: Path) -> tuple[StorePosition, bytes]:
+    """Position and digest of a store that its process may be writing."""
+    reader = StoreReader(store, secondary)
+    deadline = time.monotonic() + STEADY_WITHIN_S
+    try:
+        while True:
+            assert time.monotonic() < deadline, f"{store.name} cannot be read"
+            if reader.refresh() and (position := reader.position()) is not None:
+                return position, rows_digest(reader.scan(b"", POSITION_ROW))
+    finally:
+        reader.close()
