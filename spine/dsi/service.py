@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -14,12 +14,12 @@ from domains.btm_assets.checks import check_id
 from domains.consumers.views import ConsentView
 from spine import trust
 from spine.access import Vector
-from spine.answer import HalfHour
 from spine.common.v1 import common_pb2
 from spine.dsi import assets
 from spine.dsi.advice import QUANTITY_OF, Adviser
 from spine.dsi.answering import Answer, MeteringPointRecord
 from spine.dsi.reads import Judged, Query, Reads
+from spine.dsi.rows import half_hours
 from spine.dsi.stream import HALF_HOURS_PER_CHUNK, Chunk, ReadingsStream
 from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
 from spine.dsi.watch import Watches
@@ -65,7 +65,7 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
         query = self._readings_query("GetReadings", request, Interval(start, end))
         judged, made = await self._reads.read_at(query, mpxn, vector)
         return dsi_pb2.GetReadingsResponse(
-            rows=_rows(made.half_hours),
+            **half_hours(made.half_hours, request.in_columns),
             decision=_decision(judged),
             positions=self._token(vector, judged),
             digest=made.digest,
@@ -86,7 +86,7 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
         query = self._readings_query("StreamReadings", request, _interval(request.interval))
         stream = ReadingsStream(self._reads, self._watches, query, mpxns, self._at_least(request))
         async for chunk in stream.chunks(request.follow):
-            yield self._chunk(chunk)
+            yield self._chunk(chunk, request.in_columns)
 
     async def GetMeteringPoint(self, request: Any, context: Any) -> Any:
         """The standing data of one metering point."""
@@ -233,12 +233,12 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
     def _positions(self, positions: Iterable[DataPosition]) -> Any:
         return wire.position_token(self._log_id, positions)
 
-    def _chunk(self, chunk: Chunk) -> Any:
+    def _chunk(self, chunk: Chunk, in_columns: bool) -> Any:
         answer: Answer | None = chunk.answer
         return dsi_pb2.StreamReadingsResponse(
             mpxn=chunk.mpxn,
             chunk=chunk.number,
-            rows=_rows(answer.half_hours) if answer else (),
+            **half_hours(answer.half_hours if answer else (), in_columns),
             decision=_decision(chunk.judged) if answer and chunk.judged else None,
             positions=self._token(chunk.judged.ruling.vector, chunk.judged)
             if answer and chunk.judged
@@ -318,22 +318,6 @@ def _code(text: str, field: str, longest: int = 64) -> str:
 def _consent_id(request: Any) -> str:
     named = getattr(request, "consent_id", "")
     return _code(named, "consent_id") if named else ""
-
-
-def _rows(rows: Sequence[HalfHour]) -> list[Any]:
-    return [_half_hour(row) for row in rows]
-
-
-def _half_hour(row: HalfHour) -> Any:
-    if row.recorded is None:
-        return dsi_pb2.HalfHour(start=wire.stamp(row.start), absent=f"ABSENT_{row.absent}")
-    recorded = row.recorded
-    return dsi_pb2.HalfHour(
-        start=wire.stamp(row.start),
-        value_wh=recorded.value_wh,
-        quality=recorded.quality,
-        version=dsi_pb2.Version(offset=recorded.offset, row=recorded.row),
-    )
 
 
 def _decision(judged: Judged) -> Any:

@@ -213,6 +213,34 @@ def test_a_cursor_is_bound_to_its_request(alex: Client, adviser: Client) -> None
     revoke(alex, consent_id)
 
 
+def test_columns_say_what_the_rows_say(alex: Client, adviser: Client) -> None:
+    consent_id = grant(alex, PERSE_MPAN, "bright-advice")
+    request = dict(TERMS, mpxn=PERSE_MPAN, interval=interval(*YEAR))
+    page = adviser.dsi("GetReadings", **request)
+    other = adviser.dsi("GetReadings", **request, in_columns=True)
+    assert not other.rows
+    assert (other.digest, other.next_cursor != "") == (page.digest, True)
+    assert spelled_out(other.columns) == list(page.rows)
+    revoke(alex, consent_id)
+
+
+def spelled_out(columns: Any) -> list[Any]:
+    """The half hours that columns stand for."""
+    values, start, rows = iter(columns.values_wh), columns.start.ToDatetime(tzinfo=UTC), []
+    for run in columns.runs:
+        for _ in range(run.half_hours):
+            row = dsi_pb2.HalfHour(start=stamp(start))
+            if run.absent:
+                row.absent = run.absent
+            else:
+                row.value_wh, row.quality = next(values), run.quality
+                row.version.CopyFrom(run.version)
+            rows.append(row)
+            start += timedelta(minutes=30)
+    assert next(values, None) is None
+    return rows
+
+
 def test_a_suspension_is_acknowledged_when_every_partition_holds_it(
     spine: Installation, alex: Client
 ) -> None:
