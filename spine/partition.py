@@ -224,6 +224,7 @@ class PartitionFold(PartitionView):
         )
         if domain is self.governance:
             self._keys.clear()
+            self._standings.clear()
             applied.governance = True
         applied.applied += 1
         applied.subjects.append(command.subject)

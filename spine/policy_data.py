@@ -72,3 +72,6 @@ def data_hash(data: Mapping[str, object]) -> bytes:
 
 
 POLICY_DATA: Final[Mapping[int, Mapping[str, object]]] = {1: POLICY_DATA_V1}
+POLICY_HASHES: Final[Mapping[int, bytes]] = {
+    version: data_hash(data) for version, data in POLICY_DATA.items()
+}

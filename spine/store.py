@@ -118,9 +118,12 @@ class Store:
 
     def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Rows with start <= key < end, in key order, pending writes included."""
+        stored = _scan(self._db, self.path, start, end)
+        if not self._pending:
+            yield from stored
+            return
         pending = sorted((k, v) for k, v in self._pending.items() if start <= k < end)
         last = None
-        stored = _scan(self._db, self.path, start, end)
         for key, value in heapq.merge(pending, stored, key=lambda kv: kv[0]):
             if key != last:
                 yield key, value

@@ -17,7 +17,7 @@ from spine.answer import Release
 from spine.errors import Reason
 from spine.event import AbsentRun, AccessOutcome
 from spine.policy import POLICIES, Permit
-from spine.policy_data import POLICY_DATA, data_hash
+from spine.policy_data import POLICY_HASHES
 from spine.rows import HELD_PREFIX, Decided
 from spine.view import PartitionView
 
@@ -119,6 +119,9 @@ def unread(view: PartitionView, member: str = "") -> str:
 
 def unread_below(view: PartitionView, member: str, offset: int) -> str:
     """The same of what stands below an offset: what comes after it made no answer different."""
+    assert view.head is not None
+    if not view.head.counts.held:
+        return ""
     end = HELD_PREFIX + struct.pack(">qi", offset, 0)
     for _, row in view.rows.scan(HELD_PREFIX, end):
         subject, reason = view.tools.unpack(row, tuple[str, str])
@@ -134,7 +137,7 @@ def policy_missing(view: PartitionView) -> str:
         return ""
     if policy.version not in POLICIES:
         return f"policy version {policy.version} is not at hand"
-    if data_hash(POLICY_DATA[policy.version]) != policy.data_hash:
+    if POLICY_HASHES[policy.version] != policy.data_hash:
         return f"the data of policy version {policy.version} at hand are not those adopted"
     return ""
 

@@ -28,7 +28,7 @@ from spine.event import (
     signed_bytes,
 )
 from spine.policy import POLICIES, MeterAccess, Refuse, Situation
-from spine.policy_data import POLICY_DATA, data_hash
+from spine.policy_data import POLICY_HASHES
 from spine.rows import (
     APPLIED_PREFIX,
     CLOSED_PREFIX,
@@ -45,6 +45,7 @@ from spine.rows import (
 )
 
 CLOCK_TOLERANCE_MS: Final = 5_000
+STANDINGS_CACHED_MAX: Final = 10_000
 
 
 class Void(Exception):
@@ -92,6 +93,7 @@ class PartitionView:
         stored = self.rows.get(HEAD_ROW)
         self.head: Head | None = None if stored is None else self.tools.unpack(stored, Head)
         self._keys: dict[bytes, trust.SigningKey] = {}
+        self._standings: dict[str, trust.Standing] = {}
 
     def key(self, kid: bytes) -> trust.SigningKey | None:
         """The signing key of that id, as far as this partition has been told."""
@@ -104,9 +106,13 @@ class PartitionView:
 
     def standing(self, subject: str) -> trust.Standing:
         """What governance has said of a key, a party or the policy, here."""
-        state = self.subject_row(self.governance, subject).state
-        assert isinstance(state, trust.Standing)
-        return state
+        known = self._standings.get(subject)
+        if known is None:
+            known = self.subject_row(self.governance, subject).state
+            assert isinstance(known, trust.Standing)
+            if len(self._standings) < STANDINGS_CACHED_MAX:
+                self._standings[subject] = known
+        return known
 
     def participant(self, party: str) -> trust.Participant | None:
         """The participant of that id."""
@@ -187,7 +193,7 @@ class PartitionView:
             return Decided(0, request, member, Refuse(Reason.METER_UNKNOWN), now_ms, 0)
         if policy is None or policy.version not in POLICIES:
             return Decided(0, request, member, Refuse(Reason.PARTITION_CLOSED), now_ms, 0)
-        if data_hash(POLICY_DATA[policy.version]) != policy.data_hash:
+        if POLICY_HASHES[policy.version] != policy.data_hash:
             return Decided(0, request, member, Refuse(Reason.PARTITION_CLOSED), now_ms, 0)
         row = self.subject(member)
         known = row.offset != NO_PREDECESSOR
