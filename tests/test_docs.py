@@ -23,7 +23,6 @@ from grpc import StatusCode
 
 from spine import event, telemetry, trust, writer
 from spine.answer import Absent, Release
-from spine.audit import Verdict
 from spine.cli import app
 from spine.config import Settings
 from spine.console.output import EXIT_CODES, EXIT_DIFFERENT
@@ -35,6 +34,7 @@ from spine.identity import Authority
 from spine.policy import Basis, Category, ConsentState, Role
 from spine.policy_data import POLICY_DATA_V1
 from spine.server import Service, build_server
+from spine.verdict import Verdict
 from spine.view import CLOCK_TOLERANCE_MS
 
 ROOT = Path(__file__).parents[1]

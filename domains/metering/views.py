@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from domains.metering.rows import columns_of, versions
 from spine.answer import Columns
 from spine.domain import ReadableRows
 from spine.gb import PERIODS_PER_UTC_DAY, Interval, first_half_hour_from, half_hour_start
+
+EVERY_OFFSET: Final = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,13 @@ def readings_as_of(
     first, end = first_half_hour_from(interval.start), first_half_hour_from(interval.end)
     kept = versions(rows, mpxn, quantity, _days(first, end), below_offset)
     return columns_of(kept, first, max(end - first, 0))
+
+
+def recorded_at(rows: ReadableRows, mpxn: str, quantity: str, interval: Interval) -> list[int]:
+    """The offsets of all batches that say something of the days of the interval."""
+    first, end = first_half_hour_from(interval.start), first_half_hour_from(interval.end)
+    kept = versions(rows, mpxn, quantity, _days(first, end), EVERY_OFFSET)
+    return sorted({version.offset for version in kept})
 
 
 def recorded_between(

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from datetime import datetime
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.progress import Progress
 
 from spine import trust
-from spine.audit import Auditor, AuditReport, Line, Verdict
-from spine.console.context import AsJson, runtime
-from spine.console.output import EXIT_DIFFERENT, err, out, say, say_json, table
+from spine.audit import audit as audit_log
+from spine.audit_pass import Means
+from spine.audit_report import EVERYTHING, AuditReport, Line, Selection
+from spine.config import Settings
+from spine.console.context import AsJson, instant, runtime, use
+from spine.console.output import EXIT_DIFFERENT, details, err, out, say, say_json, table
 from spine.domain import ReadableRows
-from spine.dsi.answering import Answer, Sources, answer
+from spine.dsi.answering import Answer, Sources, answer, said_at
+from spine.errors import Invalid, NotFound, Reason
+from spine.event import murmur2_partition
+from spine.gb import parse_mpxn
 from spine.rows import Decided
+from spine.runtime import Runtime
+from spine.verdict import Verdict
+
+PLACE: Final = re.compile(r"(?:consumers\.events\.v1-)?(\d+)@(\d+)(?:\.(\d+))?")
+REQUEST_ID: Final = re.compile(r"[0-9a-f]{32}")
 
 MARKS = {
     Verdict.SAME: "green",
@@ -40,17 +55,32 @@ def _access() -> None:
 
 
 def audit(
+    entry: Annotated[
+        str,
+        typer.Argument(help="One decision: PARTITION@OFFSET[.ENTRY], or a request id in hex."),
+    ] = "",
     all_: Annotated[bool, typer.Option("--all", help="Every access record of the log.")] = False,
+    since: Annotated[str, typer.Option(help="Only what was asked since this date or time.")] = "",
+    party: Annotated[str, typer.Option(help="Only what this party asked.")] = "",
+    mpxn: Annotated[str, typer.Option("--mpxn", help="Only what was asked of this meter.")] = "",
+    jobs: Annotated[int, typer.Option(min=1, help="Processes that share the partitions.")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Fold the log again, decide every read again, rebuild every answer, and compare."""
-    if not all_:
-        raise typer.BadParameter("say --all to audit the whole log")
-    report = run_audit(show=not as_json)
+    selection = _selection(entry, since, party, mpxn)
+    if all_ == (selection != EVERYTHING):
+        raise typer.BadParameter("say which decisions to audit, or --all for the whole log")
+    lines: list[Line] = []
+    report = run_audit(lines.append if entry else None, not as_json, selection, jobs)
+    if entry and not lines:
+        raise NotFound(Reason.DECISION_UNKNOWN, f"the log holds no decision at {entry}")
     if as_json:
-        say_json(as_dict(report))
+        shown = as_dict(report)
+        say_json(shown | {"lines": [_line(line) for line in lines]} if entry else shown)
     else:
-        _show(report)
+        for line in lines:
+            details(f"{line.verdict}", _told(line))
+        _show(report, balances=not entry)
     if not report.ok:
         raise typer.Exit(EXIT_DIFFERENT)
 
@@ -63,11 +93,7 @@ def access_list(
     """Every read and refusal in the log, with what became of it."""
     lines: list[Line] = []
 
-    def keep(line: Line) -> None:
-        if (not mpxn or line.member == mpxn) and (not party or line.party == party):
-            lines.append(line)
-
-    run_audit(keep, show=not as_json)
+    run_audit(lines.append, not as_json, Selection(party=party, member=mpxn))
     lines.sort(key=lambda line: (line.at, line.partition, line.offset, line.entry))
     if as_json:
         say_json([_line(line) for line in lines])
@@ -86,25 +112,100 @@ def access_list(
     table("Reads and refusals", columns, map(_row, lines))
 
 
-def run_audit(on_line: Callable[[Line], None] = lambda _: None, show: bool = False) -> AuditReport:
-    """Audit the log of this data folder in throw-away stores."""
+def run_audit(
+    on_line: Callable[[Line], None] | None = None,
+    show: bool = False,
+    selection: Selection = EVERYTHING,
+    jobs: int = 1,
+) -> AuditReport:
+    """Audit the log of this data folder in throw-away stores; `jobs` processes at a time."""
     this = runtime()
-    consumers = this.domains.by_topic[trust.CONSUMER_LOG]
-    reader = this.reader()
-    with (
-        tempfile.TemporaryDirectory(prefix="spine-audit-") as folder,
-        Progress(console=err, disable=not show, transient=True) as bar,
-    ):
+    partitions: Sequence[int] = range(this.partitions)
+    if selection.place is not None:
+        partitions = [p for p in partitions if p == selection.place[0]]
+    elif selection.member:
+        partitions = [murmur2_partition(selection.member.encode(), this.partitions)]
+    with Progress(console=err, disable=not show, transient=True) as bar:
         task = bar.add_task("auditing", total=None)
-        auditor = Auditor(
-            reader, Path(folder), this.partitions, consumers.version, this.stored_fold, _rebuild
-        )
-        try:
-            return auditor.run(
-                on_line, lambda done, total: bar.update(task, completed=done, total=total)
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        if jobs == 1 or len(partitions) == 1:
+            return _audit_here(this, selection, partitions, on_line or _unheard, progress)
+        return _audit_apart(this, selection, partitions, on_line, progress, jobs)
+
+
+def _unheard(line: Line) -> None:
+    """Nobody wants every line: the findings stand in the report."""
+
+
+def _audit_here(
+    this: Runtime,
+    selection: Selection,
+    partitions: Sequence[int],
+    on_line: Callable[[Line], None],
+    progress: Callable[[int, int], None],
+) -> AuditReport:
+    version = this.domains.by_topic[trust.CONSUMER_LOG].version
+    reader = this.reader()
+    try:
+        with tempfile.TemporaryDirectory(prefix="spine-audit-") as folder:
+            means = Means(
+                reader, Path(folder), version, this.stored_fold, _rebuild, said_at, selection
             )
-        finally:
-            reader.close()
+            return audit_log(means, partitions, on_line, progress)
+    finally:
+        reader.close()
+
+
+def _audit_apart(
+    this: Runtime,
+    selection: Selection,
+    partitions: Sequence[int],
+    on_line: Callable[[Line], None] | None,
+    progress: Callable[[int, int], None],
+    jobs: int,
+) -> AuditReport:
+    """The same, each partition in one of several processes; lines come partition by partition."""
+    report = AuditReport()
+    with ProcessPoolExecutor(min(jobs, len(partitions)), get_context("spawn")) as pool:
+        tasks = [
+            pool.submit(_audit_one, this.settings, selection, partition, on_line is not None)
+            for partition in partitions
+        ]
+        for done, task in enumerate(tasks, 1):
+            part, lines = task.result()
+            report.add(part)
+            for line in lines:
+                assert on_line is not None
+                on_line(line)
+            progress(done, len(tasks))
+    return report
+
+
+def _audit_one(
+    chosen: Settings, selection: Selection, partition: int, every_line: bool
+) -> tuple[AuditReport, list[Line]]:
+    use(chosen)
+    lines: list[Line] = []
+    on_line = lines.append if every_line else _unheard
+    return _audit_here(runtime(), selection, [partition], on_line, lambda *_: None), lines
+
+
+def _selection(entry: str, since: str, party: str, mpxn: str) -> Selection:
+    """What the command line narrows an audit to; Invalid for an entry of no form."""
+    place, request_id = None, b""
+    if found := PLACE.fullmatch(entry):
+        partition, offset, number = found.groups()
+        place = (int(partition), int(offset), None if number is None else int(number))
+    elif REQUEST_ID.fullmatch(entry):
+        request_id = bytes.fromhex(entry)
+    elif entry:
+        message = f"{entry!r} is neither PARTITION@OFFSET[.ENTRY] nor a request id"
+        raise Invalid(Reason.FIELD_INVALID, message, field="entry")
+    member = str(parse_mpxn(mpxn)) if mpxn else ""
+    return Selection(party, member, instant(since, "since") if since else None, place, request_id)
 
 
 def as_dict(report: AuditReport) -> dict[str, object]:
@@ -140,7 +241,7 @@ def _rebuild(
     return answer(decided, decided.access, Sources(rows, below))
 
 
-def _show(report: AuditReport) -> None:
+def _show(report: AuditReport, balances: bool = True) -> None:
     columns = ("topic", "consumed", "applied", "duplicate", "void", "quarantined", "held", "access")
     sums: dict[str, list[int]] = {}
     for balance in report.balances:
@@ -148,11 +249,14 @@ def _show(report: AuditReport) -> None:
         numbers = (c.consumed, c.applied, c.duplicate, c.void, c.quarantined, c.held, c.access)
         before = sums.get(balance.topic, [0] * len(numbers))
         sums[balance.topic] = [a + b for a, b in zip(before, numbers, strict=True)]
-    table("What the folds consumed", columns, [(topic, *n) for topic, n in sums.items()])
+    if balances:
+        table("What the folds consumed", columns, [(topic, *n) for topic, n in sums.items()])
     for line in report.findings:
         mark = MARKS[line.verdict]
         place = f"{line.partition}@{line.offset}.{line.entry}"
         out.print(f"[{mark}]{line.verdict}[/] {place} {line.party}: {line.why}")
+        if line.explained:
+            out.print(f"  {line.explained}")
     counted = ", ".join(
         f"[{MARKS[verdict]}]{report.counts[verdict]} {verdict}[/]" for verdict in Verdict
     )
@@ -175,10 +279,22 @@ def _row(line: Line) -> tuple[object, ...]:
     )
 
 
+def _told(line: Line) -> dict[str, object]:
+    """One decision for people, part by part."""
+    return {name.replace("_", " "): _text(value) for name, value in _line(line).items() if value}
+
+
+def _text(value: object) -> object:
+    if isinstance(value, bytes):
+        return value.hex()
+    return value.strftime("%Y-%m-%dT%H:%M:%SZ") if isinstance(value, datetime) else value
+
+
 def _line(line: Line) -> dict[str, object]:
     return {
         "verdict": str(line.verdict),
         "why": line.why,
+        "explained": line.explained,
         "at": line.at,
         "place": f"{trust.CONSUMER_LOG}-{line.partition}@{line.offset}.{line.entry}",
         "request_id": line.request_id,

@@ -11,7 +11,6 @@ from typing import Any, Final
 
 import grpc
 
-from spine.audit import Verdict
 from spine.console import ingesting
 from spine.console.audits import run_audit
 from spine.console.client import Client, interval, stamp
@@ -21,6 +20,7 @@ from spine.console.parties import issue
 from spine.console.processes import running
 from spine.policy import Basis, Role
 from spine.server import error_from
+from spine.verdict import Verdict
 
 SAMPLES: Final = Path(__file__).parents[2] / "tests" / "data"
 PERSE: Final = SAMPLES / "perse" / "perse_meter_history_2024-01-01_2024-08-31.json.gz"

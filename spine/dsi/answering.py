@@ -10,12 +10,18 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from domains.btm_assets import BTM_ASSETS
 from domains.btm_assets.views import AssetView, asset_views
 from domains.consumers.views import ConsentView, consents_for
 from domains.metering import METERING
-from domains.metering.views import MeteringPointView, metering_point_view, readings_as_of
+from domains.metering.views import (
+    MeteringPointView,
+    metering_point_view,
+    readings_as_of,
+    recorded_at,
+)
 from spine import trust
 from spine.answer import HalfHour, absent_runs, half_hours, half_hours_digest, records_digest
 from spine.codec import unpack
@@ -24,6 +30,8 @@ from spine.event import AbsentRun, from_epoch_ms
 from spine.gb import Interval
 from spine.policy import Category, MeterAccess, Permit
 from spine.rows import Decided, subject_history
+
+EVERYTHING: Final = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,29 @@ def answer(decided: Decided, access: MeterAccess, sources: Sources) -> Answer:
             return _assets(decided, sources)
         case _:
             return _readings(decided, sources)
+
+
+def said_at(decided: Decided, rows: Mapping[str, ReadableRows]) -> tuple[str, list[int]]:
+    """The topic this answer is made from, and every offset that says something of what is asked.
+
+    An empty topic if nothing but the decision's own state goes into the answer.
+    """
+    request = decided.request
+    domains = {Category.METERING_POINT: METERING, Category.ASSET: BTM_ASSETS}
+    if request.category == Category.CONSENTS:
+        return "", []
+    domain = domains.get(Category(request.category))
+    if domain is None:
+        stored = rows.get(trust.READINGS_TOPIC)
+        asked = Interval(request.interval_from, request.interval_to)
+        said = (decided.member, request.measurement_quantity, asked)
+        return trust.READINGS_TOPIC, recorded_at(stored, *said) if stored else []
+    topic = trust.METERING_TOPIC if domain is METERING else trust.BTM_ASSETS_TOPIC
+    stored = rows.get(topic)
+    if stored is None:
+        return topic, []
+    history = subject_history(stored, unpack, domain, decided.member, EVERYTHING)
+    return topic, [state.offset for state in history]
 
 
 def _readings(decided: Decided, sources: Sources) -> Answer:

@@ -21,7 +21,7 @@ from domains.governance.commands import (
 from domains.governance.commands import subject_of as governance_subject
 from domains.governance.decider import GOVERNANCE
 from spine import trust
-from spine.audit import Line, Verdict
+from spine.audit_report import Line
 from spine.console.audits import run_audit
 from spine.console.context import use
 from spine.coordinator import Coordinator
@@ -32,6 +32,7 @@ from spine.runtime import Process, Runtime
 from spine.signing import Signer
 from spine.spread import Spreader
 from spine.store import StoreReader
+from spine.verdict import Verdict
 from spine.writer import LogWriter
 from tests.helpers.log import open_new_log
 from tests.helpers.town import (

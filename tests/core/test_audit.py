@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from domains.metering.events import MeteringPointRegistered
 from spine import merkle, trust
 from spine.answer import Release
-from spine.audit import Verdict
+from spine.audit_report import Selection
 from spine.errors import Reason
 from spine.event import (
     ENTRIES_ROOT_HEADER,
@@ -34,11 +34,13 @@ from spine.event import (
     LogRecord,
     RecordType,
     SignerRole,
+    from_epoch_ms,
 )
 from spine.log import LogUnfit
 from spine.partition import PartitionFold
 from spine.policy import Category
 from spine.rows import UnknownSchema
+from spine.verdict import Verdict
 from tests.helpers.history import History, Read, audit, day
 from tests.helpers.records import (
     BEGUN,
@@ -328,9 +330,116 @@ def test_a_changed_log_is_found_and_named(name: str, monkeypatch: pytest.MonkeyP
     ((verdict, said),) = audit(history.records()).found
     assert verdict == DIFFERENT
     assert why in said
-    monkeypatch.setattr("spine.audit.answered_otherwise", lambda *_: "")
+    monkeypatch.setattr("spine.audit_pass.answered_otherwise", lambda *_: "")
     naive = audit(history.records()).verdicts
     assert (naive == {SAME: 1}) is in_the_answer, "comparing decisions alone misses an answer"
+
+
+EXPLAINED: dict[str, str] = {
+    "a batch of readings dropped": "(offset 4 is missing)",
+    "a batch of readings edited": "no state of metering.readings.v1-3 gives it",
+    "two batches swapped": "no state of metering.readings.v1-3 gives it",
+    "the grant dropped": "(offset 3 is missing)",
+    "the grant back-dated": "no state of metering.readings.v1-3 gives it",
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_was_done_to_the_log_is_named_where_it_left_a_trace(name: str) -> None:
+    history = History()
+    history.facts(moved_in(), replace(granted(), history_from=day(6, 1, 12)))
+    history.readings()
+    history.readings(first_wh=300)
+    read = history.read()
+    history.keep(history.log(trust.READINGS_TOPIC).opening())
+    CHANGES[name][0](history, read)
+    (line,) = audit(history.records()).report.findings
+    assert EXPLAINED[name] in line.explained
+
+
+def test_a_record_edited_without_the_key_is_named_by_its_place() -> None:
+    history = lived()
+    grant = history.log().records[3]
+    history.read()
+    history.put_in_place_of(grant, replace(grant, value=(grant.value or b"")[:-1] + b"x"))
+    (line,) = audit(history.records()).report.findings
+    assert line.verdict == DIFFERENT
+    assert "consumers.events.v1-3@3 (quarantined, RECORD_BAD_SIGNATURE)" in line.explained
+
+
+def test_a_server_that_was_behind_a_revocation_is_told_which() -> None:
+    """What a server without the fence records: the decision of the state before."""
+    history = lived()
+    before = history.read()
+    revocation = history.facts(revoked())
+    history.facts(granted("consent-2"))
+    late = history.ask()
+    (honest,) = before.outcomes
+    (decided,) = late.decided
+    stale = replace(
+        honest, request_id=decided.request.request_id, decided_offset=late.record.offset
+    )
+    history.tell(stale)
+    (line,) = audit(history.records()).report.findings
+    assert line.explained == (
+        f"it is the decision before {trust.CONSUMER_LOG}-{PARTITION}@{revocation.offset} "
+        "(ConsentRevoked)"
+    )
+
+
+def test_a_server_that_was_ahead_of_its_place_is_told_by_what() -> None:
+    history = History()
+    history.facts(moved_in())
+    early = history.ask()
+    grant = history.facts(granted())
+    (ahead,) = history.read().outcomes
+    (decided,) = early.decided
+    history.tell(
+        replace(ahead, request_id=decided.request.request_id, decided_offset=early.record.offset)
+    )
+    (line,) = audit(history.records()).report.findings
+    assert line.explained == (
+        f"it is the decision after {trust.CONSUMER_LOG}-{PARTITION}@{grant.offset} (ConsentGranted)"
+    )
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_an_answer_of_another_position_is_told_by_the_batch_between(late: bool) -> None:
+    history = lived()
+    earlier = history.positions(trust.READINGS_TOPIC)
+    (before,) = history.read().outcomes
+    correction = history.readings(first_wh=500)
+    (after,) = history.read().outcomes
+    read = history.ask(vector=earlier) if late else history.ask()
+    (honest,) = (history.outcome(read.record, each) for each in read.decided)
+    history.tell(replace(honest, digest=(after if late else before).digest))
+    (line,) = audit(history.records()).report.findings
+    side = "after" if late else "before"
+    place = f"{trust.READINGS_TOPIC}-{PARTITION}@{correction.offset}"
+    assert line.explained == f"it is the answer {side} {place}"
+
+
+def test_only_what_was_selected_is_judged_and_all_of_it() -> None:
+    history = lived()
+    history.facts(moved_in(), granted(), subject=NEIGHBOUR)
+    first, second = history.read(), history.read(history.asked(party="stranger"))
+    third = history.read(history.asked(NEIGHBOUR))
+    history.tell(replace(first.outcomes[0], request_id=bytes(16)))
+
+    def judged(**chosen: Any) -> list[int]:
+        lines = audit(history.records(), selection=Selection(**chosen)).lines
+        return [line.offset for line in lines]
+
+    everything = [read.record.offset for read in (first, second, third)] + [first.record.offset]
+    assert judged() == everything
+    assert judged(party="stranger") == [second.record.offset]
+    assert judged(member=NEIGHBOUR) == [third.record.offset]
+    assert judged(request_id=third.decided[0].request.request_id) == [third.record.offset]
+    assert judged(place=(PARTITION, second.record.offset, None)) == [second.record.offset]
+    assert judged(place=(PARTITION, second.record.offset, 1)) == []
+    since = from_epoch_ms(third.record.append_ms)
+    assert judged(since=since) == [third.record.offset]
+    assert judged(place=(PARTITION, first.record.offset, 0)) == [first.record.offset] * 2
 
 
 def test_a_revocation_dropped_is_found_in_the_refusal_after_it() -> None:

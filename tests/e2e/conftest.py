@@ -89,7 +89,7 @@ def grant(consumer: Client, mpxn: str, data_user: str, **more: Any) -> str:
 AUDIT = """
 import sys
 from spine import cli
-sys.argv = ["spine", "audit", "--all", "--json"]
+sys.argv = ["spine", "audit", *sys.argv[1:], "--json"]
 try:
     cli.main()
 finally:
@@ -97,7 +97,7 @@ finally:
 """
 
 
-def audit(spine: Installation, tmp_path: Path) -> tuple[int, dict[str, Any]]:
+def audit(spine: Installation, tmp_path: Path, *asked: str) -> tuple[int, dict[str, Any]]:
     """Exit code and report of an audit that has the log's identity and nothing else."""
     home = tmp_path / "auditor"
     home.mkdir(exist_ok=True)
@@ -105,7 +105,7 @@ def audit(spine: Installation, tmp_path: Path) -> tuple[int, dict[str, Any]]:
     bootstrap = context.kafka().bootstrap
     environment = {"SPINE_DATA_DIR": str(home), "SPINE_KAFKA_BOOTSTRAP": bootstrap}
     done = subprocess.run(
-        [sys.executable, "-c", AUDIT],
+        [sys.executable, "-c", AUDIT, *(asked or ("--all",))],
         env=os.environ | environment,
         capture_output=True,
         text=True,

@@ -6,15 +6,38 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
+import grpc
 import pytest
+from typer.testing import CliRunner
 
 from spine import trust
+from spine.cli import app
 from spine.console import context
+from spine.dsi.v1.dsi_pb2 import Decision
+from spine.errors import SpineError
 from spine.event import AccessOutcome, AccessOutcomes, RecordType, SignerRole
 from spine.log import Appender, LogReader, partition_counts
+from spine.policy import Basis
 from spine.runtime import Runtime
 from spine.verdict import NOTHING
 from tests.e2e.conftest import Installation, audit
+
+MPAN = "1900012345909"
+READS = 12
+
+
+@pytest.fixture(scope="module", autouse=True)
+def casey(spine: Installation) -> list[Decision]:
+    """A consumer who looked at the own meter a few times, as a stranger once tried to."""
+    spine.meter(MPAN, "north-supply")
+    client = spine.occupier(MPAN, "casey")
+    asked = {"mpxn": MPAN, "purpose": "OWN_USE", "basis": Basis.SUBJECT}
+    decisions = [client.dsi("GetMeteringPoint", **asked).decision for _ in range(READS)]
+    with pytest.raises(grpc.RpcError):
+        spine.as_("bright-advice").dsi(
+            "GetMeteringPoint", mpxn=MPAN, purpose="ENERGY_ADVICE", basis=Basis.CONSENT
+        )
+    return decisions
 
 
 @pytest.fixture
@@ -35,6 +58,46 @@ def test_every_answer_of_the_run_is_the_same_again(spine: Installation, tmp_path
         parts = ("applied", "duplicate", "void", "quarantined", "held", "access")
         assert place["consumed"] == sum(place[part] for part in parts)
         assert (place["void"], place["quarantined"], place["held"]) == (0, 0, 0)
+
+
+def test_several_processes_come_to_the_same(spine: Installation, tmp_path: Path) -> None:
+    assert audit(spine, tmp_path, "--all", "--jobs", "2") == audit(spine, tmp_path)
+
+
+def test_one_entry_is_told_whole(
+    spine: Installation, casey: list[Decision], tmp_path: Path
+) -> None:
+    decision = casey[0]
+    place = f"{decision.partition}@{decision.offset}.{decision.entry}"
+    for entry in (place, decision.request_id.hex()):
+        code, report = audit(spine, tmp_path, entry)
+        assert code == 0
+        (line,) = report["lines"]
+        assert line["place"] == f"consumers.events.v1-{place}"
+        assert (line["verdict"], line["mpxn"]) == ("SAME", MPAN)
+
+
+def test_a_meter_is_audited_alone(
+    spine: Installation, casey: list[Decision], tmp_path: Path
+) -> None:
+    _, report = audit(spine, tmp_path, "--mpxn", MPAN)
+    assert report["counts"] == {
+        "SAME": READS + 1,
+        "DIFFERENT": 0,
+        "UNCONFIRMED": 0,
+        "CANNOT TELL": 0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"), [("0@999999", "DECISION_UNKNOWN"), ("the first", "FIELD_INVALID")]
+)
+def test_an_entry_that_is_none_is_said_to_be_none(
+    spine: Installation, entry: str, reason: str
+) -> None:
+    ran = CliRunner().invoke(app, ["audit", entry])
+    assert isinstance(ran.exception, SpineError)
+    assert ran.exception.reason == reason
 
 
 def test_a_forged_outcome_is_found(spine: Installation, runtime: Runtime, tmp_path: Path) -> None:

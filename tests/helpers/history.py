@@ -21,9 +21,11 @@ from domains.governance.decider import GOVERNANCE
 from domains.metering import METERING, READINGS
 from spine import merkle, trust
 from spine.answer import Release
-from spine.audit import AUDITED, Auditor, AuditReport, Line
+from spine.audit import audit as run_audit
+from spine.audit_pass import AUDITED, Means
+from spine.audit_report import EVERYTHING, AuditReport, Line, Selection
 from spine.domain import Domain, ReadableRows
-from spine.dsi.answering import Answer, Sources, answer
+from spine.dsi.answering import Answer, Sources, answer, said_at
 from spine.event import (
     ENTRIES_ROOT_HEADER,
     AccessOutcome,
@@ -327,6 +329,7 @@ def audit(
     on_disk: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
     reader: MemoryLog | None = None,
+    selection: Selection = EVERYTHING,
 ) -> Audited:
     """Audit these records from nothing; a test may lend the auditor a lesser build."""
 
@@ -350,15 +353,17 @@ def audit(
 
     lines: list[Line] = []
     with TemporaryDirectory() as folder:
-        auditor = Auditor(
+        means = Means(
             reader or MemoryLog(*records),
             Path(folder),
-            PARTITIONS,
             reducer_version,
             open_fold,
             rebuild,
+            said_at,
+            selection,
         )
-        return Audited(auditor.run(lines.append, progress), tuple(lines))
+        report = run_audit(means, range(PARTITIONS), lines.append, progress)
+        return Audited(report, tuple(lines))
 
 
 def day(month: int, number: int, hour: int = 0) -> datetime:
