@@ -18,6 +18,7 @@ from spine.console import (
     parties,
     processes,
     reading,
+    reference,
 )
 from spine.console.output import fail, fail_rpc, fail_settings
 from spine.embedded import EmbeddedKafkaError
@@ -30,7 +31,18 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for module in (processes, health, logs, parties, holds, ingesting, reading, assets, audits):
+for module in (
+    processes,
+    health,
+    logs,
+    parties,
+    holds,
+    ingesting,
+    reading,
+    reference,
+    assets,
+    audits,
+):
     module.add_to(app)
 
 

@@ -230,6 +230,8 @@ READINGS_TOPIC: Final = "metering.readings.v1"
 CONSUMERS_REFERENCE: Final = "consumers.reference.v1"
 METERING_REFERENCE: Final = "metering.reference.v1"
 BTM_ASSETS_TOPIC: Final = "btm_assets.events.v1"
+GOVERNANCE_REFERENCE: Final = "governance.reference.v1"
+BTM_ASSETS_REFERENCE: Final = "btm_assets.reference.v1"
 QUARANTINE_TOPIC: Final = "quarantine.v1"
 
 METER_KEYED: Final = (
@@ -243,6 +245,8 @@ SINGLE_PARTITION: Final = (
     GOVERNANCE_TOPIC,
     CONSUMERS_REFERENCE,
     METERING_REFERENCE,
+    GOVERNANCE_REFERENCE,
+    BTM_ASSETS_REFERENCE,
     QUARANTINE_TOPIC,
 )
 TOPICS: Final = METER_KEYED + SINGLE_PARTITION
@@ -261,6 +265,8 @@ MAY_WRITE: Final[dict[tuple[str, RecordType], frozenset[SignerRole]]] = {
     (METERING_TOPIC, RecordType.FACTS): frozenset({SignerRole.METERING}),
     (METERING_REFERENCE, RecordType.FACTS): frozenset({SignerRole.METERING}),
     (BTM_ASSETS_TOPIC, RecordType.FACTS): frozenset({SignerRole.BTM_ASSETS}),
+    (GOVERNANCE_REFERENCE, RecordType.FACTS): frozenset({SignerRole.GOVERNANCE}),
+    (BTM_ASSETS_REFERENCE, RecordType.FACTS): frozenset({SignerRole.BTM_ASSETS}),
     (READINGS_TOPIC, RecordType.READINGS): frozenset({SignerRole.METERING}),
     (CONSUMER_LOG, RecordType.ACCESS): frozenset({SignerRole.DSI}),
     (OUTCOMES_TOPIC, RecordType.OUTCOMES): frozenset({SignerRole.DSI}),

@@ -22,6 +22,9 @@ FUNCTION_LINES_MAX = 60
 PURE = frozenset(
     {
         "spine.answer",
+        "spine.catalogue",
+        "spine.codefile",
+        "spine.codelist",
         "spine.domain",
         "spine.errors",
         "spine.event",

@@ -27,6 +27,7 @@ from domains.metering.events import (
     MeteringPointRegistered,
     evolve,
 )
+from spine.codelist import NOT_LOADED, CodeList, check_listed, day_of
 from spine.domain import Actor
 from spine.errors import Invalid, NotPermitted, Reason, Refused
 from spine.gb import (
@@ -56,6 +57,8 @@ class RegisterMeteringPoint:
     """Make a metering point known, so that its readings are accepted from that instant on.
 
     `mpxn` is the point the command is sent to, said again because its form depends on the fuel.
+    `distributors` and `gsp_groups` are the lists of standing data that the coordinator has folded;
+    a list that is not there knows no code.
     """
 
     by: Actor
@@ -65,6 +68,8 @@ class RegisterMeteringPoint:
     measurement_quantity: str
     registered_from: datetime
     gsp_group: str = ""
+    distributors: CodeList = NOT_LOADED
+    gsp_groups: CodeList = NOT_LOADED
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +123,21 @@ def _register(
         raise Invalid(Reason.FIELD_INVALID, message, field="measurement_quantity")
     registered = MeteringPointRegistered(fuel, group, direction, quantity, registered_from, now)
     if not state.registered:
+        _check_standing_data(command, fuel, group)
         return (registered,)
     if state == evolve(MeteringPoint(), registered):
         return ()
     raise Refused(Reason.METER_EXISTS, "the metering point is registered already, and otherwise")
+
+
+def _check_standing_data(command: RegisterMeteringPoint, fuel: Fuel, group: str) -> None:
+    """A new point names only codes that are listed on the day it is registered from."""
+    day = day_of(command.registered_from)
+    if fuel is Fuel.ELECTRICITY:
+        distributor = Mpan(command.mpxn).distributor_id
+        check_listed(command.distributors, distributor, day, "distributor", "mpxn")
+    if group:
+        check_listed(command.gsp_groups, group, day, "GSP group", "gsp_group")
 
 
 def _deregister(

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from domains.btm_assets.catalogue import DATA_DOMAIN
 from domains.btm_assets.commands import (
     ActivateAsset,
     AssetCommand,
@@ -44,19 +45,22 @@ from spine.services.asset_groups import group_from, link_from
 from spine.services.background import keep_quarantined
 from spine.services.holds import watch_holds
 from spine.services.meters import known_access
+from spine.services.reference import serve_standing_data
 
 
 async def start_btm_assets(runtime: Runtime, name: str = "assets") -> Process:
     """Start the btm_assets coordinator; returns once it answers."""
     process = Process(runtime, name)
-    folds = await process.fold([trust.BTM_ASSETS_TOPIC, trust.CONSUMER_LOG], holds=True)
+    topics = [trust.BTM_ASSETS_TOPIC, trust.BTM_ASSETS_REFERENCE]
+    folds = await process.fold([*topics, trust.CONSUMER_LOG], holds=True)
     watch_holds(process)
     writer = runtime.writer(process.appender, SignerRole.BTM_ASSETS, name)
-    await keep_quarantined(process, writer, [trust.BTM_ASSETS_TOPIC])
+    await keep_quarantined(process, writer, topics)
     claims = Claims(runtime.stores(name), runtime.identity.log_id)
     process.on_end(claims.close)
     domain = runtime.domains.by_topic[trust.BTM_ASSETS_TOPIC]
     coordinator = Coordinator(domain, folds, writer, runtime.partitions, tightens, claims)
+    standing = await serve_standing_data(process, DATA_DOMAIN, writer, claims)
     await process.serve(
         Role.COORDINATOR,
         [
@@ -64,7 +68,8 @@ async def start_btm_assets(runtime: Runtime, name: str = "assets") -> Process:
                 btm_assets_pb2.DESCRIPTOR.services_by_name["BtmAssets"].full_name,
                 btm_assets_pb2_grpc.add_BtmAssetsServicer_to_server,
                 BtmAssetsService(coordinator, folds, runtime.partitions, runtime.identity.log_id),
-            )
+            ),
+            standing.service,
         ],
         runtime.settings.assets_port,
     )

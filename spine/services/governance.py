@@ -16,6 +16,7 @@ from typing import Any, Final
 import structlog
 
 from domains.governance import holds
+from domains.governance.catalogue import DATA_DOMAIN
 from domains.governance.commands import (
     AdmitParticipant,
     AdoptPolicyVersion,
@@ -44,6 +45,7 @@ from spine.server import Service
 from spine.services import wire
 from spine.services.background import every, keep_quarantined
 from spine.services.holds import watch_holds
+from spine.services.reference import serve_standing_data
 from spine.spread import Spreader
 
 NAME_CHARS_MAX: Final = 200
@@ -294,10 +296,11 @@ async def start_governance(runtime: Runtime, name: str = "governance") -> Proces
     In a new log it adopts the newest version of the policy that this build knows.
     """
     process = Process(runtime, name)
-    folds = await process.fold([trust.GOVERNANCE_TOPIC], holds=True)
+    topics = [trust.GOVERNANCE_TOPIC, trust.GOVERNANCE_REFERENCE]
+    folds = await process.fold(topics, holds=True)
     watch_holds(process)
     writer = runtime.writer(process.appender, SignerRole.GOVERNANCE, name)
-    await keep_quarantined(process, writer, [trust.GOVERNANCE_TOPIC, trust.QUARANTINE_TOPIC])
+    await keep_quarantined(process, writer, [*topics, trust.QUARANTINE_TOPIC])
     domain = runtime.domains.governance
     claims = Claims(runtime.stores(name), runtime.identity.log_id)
     process.on_end(claims.close)
@@ -318,6 +321,7 @@ async def start_governance(runtime: Runtime, name: str = "governance") -> Proces
     except Pushback as unacknowledged:
         _log.warning("governance.spread_failed", reason=str(unacknowledged))
     every(process, SPREAD_AGAIN_S, lambda: _spread_missing(spreader))
+    standing = await serve_standing_data(process, DATA_DOMAIN, writer, claims)
     await process.serve(
         Role.COORDINATOR,
         [
@@ -325,7 +329,8 @@ async def start_governance(runtime: Runtime, name: str = "governance") -> Proces
                 governance_pb2.DESCRIPTOR.services_by_name["Governance"].full_name,
                 governance_pb2_grpc.add_GovernanceServicer_to_server,
                 service,
-            )
+            ),
+            standing.service,
         ],
         runtime.settings.governance_port,
     )

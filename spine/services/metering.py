@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
+from domains.metering.catalogue import DATA_DOMAIN, DISTRIBUTORS, GSP_GROUPS
 from domains.metering.decider import (
     DeregisterMeteringPoint,
     MeteringCommand,
@@ -33,6 +34,7 @@ from spine.services.background import keep_quarantined
 from spine.services.deliveries import Deliveries
 from spine.services.holds import watch_holds
 from spine.services.recording import Intake, Recorder, Tally
+from spine.services.reference import StandingData, serve_standing_data
 
 SENDERS: Final = frozenset({Role.SUPPLIER, Role.DATA_SERVICE})
 REQUEST_BYTES_MAX: Final = 1 << 20
@@ -43,10 +45,11 @@ CACHE_FILE: Final = "deliveries.sqlite"
 async def start_metering(runtime: Runtime, name: str = "metering") -> Process:
     """Start the metering coordinator; returns once it answers."""
     process = Process(runtime, name)
-    folds = await process.fold([trust.METERING_TOPIC, trust.CONSUMER_LOG], holds=True)
+    topics = [trust.METERING_TOPIC, trust.CONSUMER_LOG, trust.METERING_REFERENCE]
+    folds = await process.fold(topics, holds=True)
     watch_holds(process)
     writer = runtime.writer(process.appender, SignerRole.METERING, name)
-    await keep_quarantined(process, writer, [trust.METERING_TOPIC])
+    await keep_quarantined(process, writer, [trust.METERING_TOPIC, trust.METERING_REFERENCE])
     deliveries = Deliveries(runtime.stores(name) / CACHE_FILE, runtime.identity.log_id)
     process.on_end(deliveries.close)
     reader = await asyncio.to_thread(runtime.reader)
@@ -60,14 +63,17 @@ async def start_metering(runtime: Runtime, name: str = "metering") -> Process:
     claims = Claims(runtime.stores(name), runtime.identity.log_id)
     process.on_end(claims.close)
     coordinator = Coordinator(domain, folds, writer, runtime.partitions, tightens, claims)
+    standing = await serve_standing_data(process, DATA_DOMAIN, writer, claims)
+    service = MeteringService(coordinator, recorder, standing, runtime.identity.log_id)
     await process.serve(
         Role.COORDINATOR,
         [
             Service(
                 metering_pb2.DESCRIPTOR.services_by_name["Metering"].full_name,
                 metering_pb2_grpc.add_MeteringServicer_to_server,
-                MeteringService(coordinator, recorder, runtime.identity.log_id),
-            )
+                service,
+            ),
+            standing.service,
         ],
         runtime.settings.metering_port,
         REQUEST_BYTES_MAX,
@@ -83,8 +89,11 @@ def tightens(command: object) -> bool:
 class MeteringService(metering_pb2_grpc.MeteringServicer):
     """Requests in, facts and batches of readings in the log."""
 
-    def __init__(self, coordinator: Coordinator, recorder: Recorder, log_id: bytes) -> None:
-        self._coordinator, self._recorder, self._log_id = coordinator, recorder, log_id
+    def __init__(
+        self, coordinator: Coordinator, recorder: Recorder, standing: StandingData, log_id: bytes
+    ) -> None:
+        self._coordinator, self._recorder = coordinator, recorder
+        self._standing, self._log_id = standing, log_id
 
     async def RegisterMeteringPoint(self, request: Any, context: Any) -> Any:
         """Make a metering point known."""
@@ -99,6 +108,8 @@ class MeteringService(metering_pb2_grpc.MeteringServicer):
             request.measurement_quantity or active,
             wire.required_instant(request, "registered_from"),
             request.gsp_group,
+            self._standing.codes(DISTRIBUTORS),
+            self._standing.codes(GSP_GROUPS),
         )
         return await self._handle("RegisterMeteringPoint", str(mpxn), command, request)
 

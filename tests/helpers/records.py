@@ -27,6 +27,7 @@ from domains.consumers.fan_out import CONSENT_FAN_OUT
 from domains.governance.decider import GOVERNANCE
 from domains.governance.holds import PARTY_HOLDS
 from domains.metering import METERING, READINGS
+from domains.metering.catalogue import METERING_STANDING
 from spine import merkle, trust
 from spine.codec import Codec, tools
 from spine.domain import Domain
@@ -64,7 +65,16 @@ PARTITIONS = 4
 PARTITION = 3
 METER, NEIGHBOUR = "1200000000003", "1200000000005"  # both of partition 3
 ELSEWHERE = "1200000000001"  # of partition 0
-DOMAINS = (GOVERNANCE, PARTY_HOLDS, CONSUMERS, CONSENT_FAN_OUT, METERING, READINGS, BTM_ASSETS)
+DOMAINS = (
+    GOVERNANCE,
+    PARTY_HOLDS,
+    CONSUMERS,
+    CONSENT_FAN_OUT,
+    METERING,
+    READINGS,
+    BTM_ASSETS,
+    METERING_STANDING,
+)
 CODEC = Codec(Schemas.load(), DOMAINS)
 TOOLS = tools(CODEC, verify)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Final
 
 from domains.btm_assets import events as assets
@@ -15,6 +15,7 @@ from domains.metering.events import MeteringPointDeregistered, MeteringPointRegi
 from domains.metering.readings import ReadingsBatch
 from spine import event, trust
 from spine.answer import Absent, HalfHour, Recorded
+from spine.codelist import Attribute, CodeListed, CodeWithdrawn
 from spine.policy_data import POLICY_DATA_V1, data_hash
 
 METER: Final = "1200000000003"
@@ -272,6 +273,17 @@ VALUES: Final[dict[str, object]] = {
         ASSET, "UPRN", "100012345678", at(4, 1), at(3, 1)
     ),
     "btm_assets/AssetVerified/1": assets.AssetVerified(ASSET, "INSPECTION", "registrar", at(3, 1)),
+    "reference/CodeListed/1": CodeListed(
+        "distributors",
+        "10",
+        "Eastern",
+        (Attribute("gsp_group", "_A"), Attribute("kind", "HOST")),
+        date(2026, 1, 1),
+        date(2026, 4, 1),
+        "a document",
+        "OGL-UK-3.0",
+    ),
+    "reference/CodeWithdrawn/1": CodeWithdrawn("distributors", "99", date(2026, 1, 1), "a slip"),
 }
 
 HALF_HOURS: Final = (

@@ -29,10 +29,12 @@ from domains.metering.events import (
     MeteringPointRegistered,
 )
 from domains.metering.views import MeteringPointView, metering_point_view
+from spine.codelist import NOT_LOADED
 from spine.domain import Actor, fold
 from spine.errors import Invalid, NotPermitted, Reason, Refused, SpineError
 from spine.gb import Interval, half_hour_of
 from spine.policy import Appointment, MeterAccess, Supply
+from tests.helpers.standing import shipped_list
 
 NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -40,7 +42,10 @@ END = datetime(2024, 5, 1, tzinfo=UTC)
 MPAN, MPAN_WRONG_DIGIT, MPRN = "1200000000011", "1200000000012", "123456789"
 SUPPLIER = Actor("supplier", "SUPP")
 
-REGISTER = RegisterMeteringPoint(SUPPLIER, MPAN, "ELECTRICITY", "IMPORT", "AI", START, "_C")
+LISTED = (shipped_list("metering", "distributors"), shipped_list("metering", "gsp_groups"))
+REGISTER = RegisterMeteringPoint(
+    SUPPLIER, MPAN, "ELECTRICITY", "IMPORT", "AI", START, "_C", *LISTED
+)
 DEREGISTER = DeregisterMeteringPoint(SUPPLIER, END)
 REGISTERED = MeteringPointRegistered("ELECTRICITY", "_C", "IMPORT", "AI", START, NOW)
 DEREGISTERED = MeteringPointDeregistered(END, NOW)
@@ -76,6 +81,16 @@ def test_export_and_gas_points() -> None:
     assert decided([], gas) == (replace(REGISTERED, fuel="GAS", gsp_group=""),)
 
 
+def test_what_is_registered_already_asks_no_list_again() -> None:
+    withdrawn = replace(REGISTER, distributors=NOT_LOADED, gsp_groups=NOT_LOADED)
+    assert decided([REGISTERED], withdrawn) == ()
+
+
+def test_a_gas_point_needs_no_distributor() -> None:
+    gas = replace(REGISTER, mpxn=MPRN, fuel="GAS", gsp_group="", distributors=NOT_LOADED)
+    assert len(decided([], gas)) == 1
+
+
 def test_an_instant_is_recorded_in_utc() -> None:
     bst = timezone(timedelta(hours=1))
     command = replace(REGISTER, registered_from=datetime(2024, 4, 1, tzinfo=bst))
@@ -84,6 +99,7 @@ def test_an_instant_is_recorded_in_utc() -> None:
     assert event.registered_from.isoformat() == "2024-03-31T23:00:00+00:00"
 
 
+BEFORE_IT_BEGAN = datetime(1996, 3, 31, 22, tzinfo=UTC)  # 23:00 in London, summer time
 NAIVE = datetime(2024, 1, 1)  # noqa: DTZ001 - the flaw under test
 
 
@@ -103,6 +119,10 @@ NAIVE = datetime(2024, 1, 1)  # noqa: DTZ001 - the flaw under test
         ([], replace(REGISTER, measurement_quantity="AE"), Invalid, "FIELD_INVALID"),
         ([REGISTERED], replace(REGISTER, gsp_group="_A"), Refused, "METER_EXISTS"),
         ([REGISTERED, DEREGISTERED], REGISTER, Refused, "METER_EXISTS"),
+        ([], replace(REGISTER, mpxn="8699999999991"), Invalid, "CODE_UNKNOWN"),
+        ([], replace(REGISTER, distributors=NOT_LOADED), Invalid, "CODE_UNKNOWN"),
+        ([], replace(REGISTER, gsp_groups=NOT_LOADED), Invalid, "CODE_UNKNOWN"),
+        ([], replace(REGISTER, registered_from=BEFORE_IT_BEGAN), Invalid, "CODE_UNKNOWN"),
         ([], replace(DEREGISTER, by=Actor("dsi", "x")), NotPermitted, "ROLE_NOT_ALLOWED"),
         ([], replace(DEREGISTER, effective_to=NAIVE), Invalid, "TIME_INVALID"),
         ([], DEREGISTER, Refused, "METER_NOT_REGISTERED"),
