@@ -43,11 +43,11 @@ from spine.services.terms import agreed
 from spine.signing import verify
 from spine.store import MemoryRows
 from tests.helpers.accredited import accredit
-from tests.helpers.log import open_new_log
+from tests.helpers.log import PARTITIONS, open_new_log
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-PARTITIONS_OF_ALL_TOPICS = 24
+PARTITIONS_OF_ALL_TOPICS = 5 * PARTITIONS + 6  # of meter-keyed topics, and of the others
 MOVED_IN = datetime(2025, 1, 1, tzinfo=UTC)
 NAME, CONTACT, NOTICE = "Gwenllian Marker-One", "marker.two@example.org", "Marker three: we read."
 ADVISER = "adviser"
