@@ -17,12 +17,15 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from domains.metering.adapters import Bucket, Finding, MeterDays, Reading, Tally
+from domains.metering.gas import Conversion, conversion_of
 from domains.metering.readings import MPXN_BYTES
 from spine.errors import Bug, Reason
 from spine.event import DataPosition
@@ -165,18 +168,21 @@ async def ingest_file(
     identity_dir: Path,
     *,
     mpxn: str | None = None,
+    calorific_value: str | None = None,
     sender_reference: str | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> IngestReport:
     """Read a file and record what is in it with the metering coordinator at `host:port`.
 
+    `calorific_value`, in MJ/m3, is for a file that counts gas by volume; others leave it alone.
     `progress` is called now and then, from any thread. A dry run reads the file only.
     Invalid for a file or metering point that cannot be read (`adapters.Reading`), OSError for one
     that cannot be opened; a failed call is raised as it is, for `spine.server.error_from`.
     """
     point = None if mpxn is None else parse_mpxn(mpxn)
-    delivery = _Delivery(path, point, sender_reference, progress)
+    conversion = None if calorific_value is None else conversion_of(calorific_value)
+    delivery = _Delivery(path, point, conversion, sender_reference, progress)
     await asyncio.to_thread(delivery.identify)
     pause_s = FIRST_PAUSE_S
     for last in (False,) * (ATTEMPTS - 1) + (True,):
@@ -196,11 +202,16 @@ class _Delivery:
     """One file on its way: read from the start at each attempt, and counted as it is sent."""
 
     def __init__(
-        self, path: Path, mpxn: Mpxn | None, reference: str | None, progress: Progress | None
+        self,
+        path: Path,
+        mpxn: Mpxn | None,
+        conversion: Conversion | None,
+        reference: str | None,
+        progress: Progress | None,
     ) -> None:
         self._file = ReadingsFile(path, self._watch)
         self._name, self._mpxn, self._reference = path.name, mpxn, reference or ""
-        self._progress = progress
+        self._conversion, self._progress = conversion, progress
         self._reading: Reading | None = None
         self._days: Iterator[MeterDays] = iter(())
         self._step: asyncio.Future[MeterDays | None] | None = None
@@ -226,7 +237,14 @@ class _Delivery:
         self._rows_sent = self._half_hours = self._total_wh = 0
         self._by_quality.clear()
         self._reading = await asyncio.to_thread(
-            Reading, self._name, self._file.content, self._mpxn, shelf
+            partial(
+                Reading,
+                self._name,
+                self._file.content,
+                self._mpxn,
+                shelf,
+                conversion=self._conversion,
+            )
         )
         self._days = self._reading.meter_days()
         first = await self._next()
@@ -313,11 +331,14 @@ class _Delivery:
 
 
 def _header(days: MeterDays, reference: str, digest: bytes) -> Any:
+    conversion = days.conversion or Conversion(0, 0)
     return metering_pb2.ReadingsHeader(
         sender_reference=reference,
         source_digest=digest,
         measurement_quantity=days.quantity,
         quality_codes=days.quality_codes,
+        calorific_value_kj_m3=conversion.calorific_value_kj_m3,
+        factor_e5=conversion.factor_e5,
     )
 
 
@@ -327,16 +348,22 @@ def chunks(days: MeterDays, codes_said: tuple[str, ...] | None = None) -> Iterat
     The same days always give the same chunks.
     """
     codes = () if codes_said in (None, days.quality_codes) else days.quality_codes
+    volumes = days.volumes_dm3
     for start in range(0, len(days), CHUNK_ROWS):
         rows = slice(start, start + CHUNK_ROWS)
         yield metering_pb2.ReadingsChunk(
             mpxns=days.mpxns[rows].astype(f"S{MPXN_BYTES}").tobytes(),
             days=days.days[rows].astype("<i4").tobytes(),
             present=np.packbits(days.present[rows], axis=1, bitorder="little").tobytes(),
-            values_wh=days.values_wh[rows].astype("<i4").tobytes(),
+            values_wh=b"" if volumes is not None else _vector(days.values_wh[rows]),
+            values_dm3=b"" if volumes is None else _vector(volumes[rows]),
             quality=days.quality[rows].astype(np.uint8).tobytes(),
             quality_codes=codes,
         )
+
+
+def _vector(values: npt.NDArray[np.int32]) -> bytes:
+    return values.astype("<i4").tobytes()
 
 
 # Reporting

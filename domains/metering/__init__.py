@@ -47,7 +47,10 @@ READINGS: Final = Domain(
     initial=lambda: None,
     evolve=_no_facts,
     decide=_no_facts,
-    records={"metering.ReadingsBatch": readings.ReadingsBatch},
+    records={
+        "metering.ReadingsBatch": readings.ReadingsBatch,
+        "metering.GasVolumeBatch": readings.GasVolumeBatch,
+    },
     fold_batch=rows.fold_batch,
     batch_problem=readings.batch_problem,
 )

@@ -27,6 +27,7 @@ from domains.metering.events import (
     MeteringPointRegistered,
     evolve,
 )
+from domains.metering.gas import VOLUME_DM3_MAX
 from spine.codelist import NOT_LOADED, CodeList, check_listed, day_of
 from spine.domain import Actor
 from spine.errors import Invalid, NotPermitted, Reason, Refused
@@ -189,7 +190,8 @@ def check_rows(
     the point (`sending_stretches`). A row is taken or refused whole, by the first of
 
     METER_NOT_REGISTERED    the point was not registered for all of its half hours
-    QUANTITY_NOT_FOR_METER  an export quantity of an import point, or the reverse
+    QUANTITY_NOT_FOR_METER  an export quantity of an import point, or the reverse; volumes of a
+                            point that is not of gas
     SENDER_NOT_APPOINTED    the sender was neither supplier nor data service for all of them
     READING_OUT_OF_RANGE    a value is negative or above `READING_WH_MAX`
 
@@ -200,12 +202,16 @@ def check_rows(
     points = [registered(mpxn) for mpxn in mpxns]
     spans = _spans(meter_days)
     values = meter_days.values_wh
-    fit = np.array([_counts(point, meter_days.quantity) for point in points], np.bool_)
+    plausible = (values >= 0) & (values <= READING_WH_MAX)
+    if (volumes := meter_days.volumes_dm3) is not None:
+        plausible &= (volumes >= 0) & (volumes <= VOLUME_DM3_MAX)
+    of_gas = volumes is not None
+    fit = np.array([_counts(point, meter_days.quantity, of_gas) for point in points], np.bool_)
     rules = (
         (Reason.METER_NOT_REGISTERED, _within(spans, point_of_row, map(_registration, points))),
         (Reason.QUANTITY_NOT_FOR_METER, fit[point_of_row]),
         (Reason.SENDER_NOT_APPOINTED, _within(spans, point_of_row, map(may_send, mpxns))),
-        (Reason.READING_OUT_OF_RANGE, ((values >= 0) & (values <= READING_WH_MAX)).all(axis=1)),
+        (Reason.READING_OUT_OF_RANGE, plausible.all(axis=1)),
     )
     accepted = np.ones(len(meter_days), np.bool_)
     refused: dict[Reason, int] = {}
@@ -252,9 +258,9 @@ def sender_may_send(access: MeterAccess, sender: str, interval: Interval) -> boo
     return any(stretch.contains(interval) for stretch in sending_stretches(access, sender))
 
 
-def _counts(point: MeteringPoint | None, quantity: str) -> bool:
-    """Whether a quantity flows the way of the point; only active energy comes in Wh."""
-    if point is None or quantity not in _ACTIVE:
+def _counts(point: MeteringPoint | None, quantity: str, of_gas: bool) -> bool:
+    """Whether a quantity flows the way of the point; only active energy comes in Wh, gas in dm3."""
+    if point is None or quantity not in _ACTIVE or (of_gas and point.fuel is not Fuel.GAS):
         return False
     return MeasurementQuantity(quantity).direction is point.energy_direction
 

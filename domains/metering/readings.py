@@ -11,13 +11,14 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from domains.metering.adapters.report import MeterDays
+from domains.metering.gas import VOLUME_DM3_MAX, Conversion
 from spine.errors import Reason
 from spine.gb import (
     FIRST_DATE,
@@ -30,6 +31,7 @@ from spine.gb import (
 from spine.trust import READINGS_TOPIC
 
 UNIT: Final = "Wh"
+VOLUME_UNIT: Final = "dm3"
 BATCH_ROWS: Final = 500  # as built here: about 130 kB, where columns have long paid off
 BATCH_ROWS_MAX: Final = 1000  # as accepted: 263 kB, well below what a broker takes
 BATCH_ID_BYTES: Final = 16
@@ -81,6 +83,22 @@ class ReadingsBatch:
     values: bytes
     quality: bytes
     quality_codes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GasVolumeBatch(ReadingsBatch):
+    """The same of gas meters that count volume, in dm3, and how it becomes energy. Frozen.
+
+    All rules but the unit are those of `ReadingsBatch`; energy is `gas.Conversion.wh`.
+    """
+
+    calorific_value_kj_m3: int
+    factor_e5: int
+
+    @property
+    def conversion(self) -> Conversion:
+        """How its volumes become energy."""
+        return Conversion(self.calorific_value_kj_m3, self.factor_e5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +163,10 @@ def split(
 
 def take(meter_days: MeterDays, rows: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> MeterDays:
     """Those rows only, by index or by mask."""
+    volumes_dm3 = meter_days.volumes_dm3
     return replace(
         meter_days,
+        volumes_dm3=None if volumes_dm3 is None else volumes_dm3[rows],
         mpxns=meter_days.mpxns[rows],
         days=meter_days.days[rows],
         present=meter_days.present[rows],
@@ -187,7 +207,18 @@ def batch_from_columns(
         quality=meter_days.quality.astype(np.uint8).tobytes(),
         quality_codes=meter_days.quality_codes,
     )
+    if meter_days.conversion is not None and meter_days.volumes_dm3 is not None:
+        unnamed = as_volumes(
+            unnamed, meter_days.volumes_dm3.astype("<i4").tobytes(), meter_days.conversion
+        )
     return replace(unnamed, batch_id=_batch_id(unnamed))
+
+
+def as_volumes(batch: ReadingsBatch, values: bytes, conversion: Conversion) -> GasVolumeBatch:
+    """The batch with volumes in place of its energy."""
+    said = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    said |= {"unit": VOLUME_UNIT, "values": values}
+    return GasVolumeBatch(**said, **conversion._asdict())
 
 
 def _batch_id(batch: ReadingsBatch) -> bytes:
@@ -195,6 +226,9 @@ def _batch_id(batch: ReadingsBatch) -> bytes:
     texts = (batch.sender, batch.sender_reference, batch.measurement_quantity, *batch.quality_codes)
     vectors = (batch.mpxns, batch.days, batch.present, batch.values, batch.quality)
     digest = hashlib.sha256(b"energyos-readings-v1\x00")
+    if isinstance(batch, GasVolumeBatch):
+        digest = hashlib.sha256(b"energyos-gas-volumes-v1\x00")
+        digest.update(struct.pack(">II", *batch.conversion))
     for part in (batch.source_digest, *(text.encode() for text in texts), *vectors):
         digest.update(struct.pack(">I", len(part)))
         digest.update(part)
@@ -204,15 +238,26 @@ def _batch_id(batch: ReadingsBatch) -> bytes:
 def columns(batch: ReadingsBatch) -> MeterDays:
     """The batch's columns as arrays; all but `present` are views of its bytes, and read-only."""
     by_half_hour = (batch.rows, PERIODS_PER_UTC_DAY)
+    values = np.frombuffer(batch.values, "<i4").reshape(by_half_hour)
+    conversion = batch.conversion if isinstance(batch, GasVolumeBatch) else None
     return MeterDays(
         mpxns=np.frombuffer(batch.mpxns, f"S{MPXN_BYTES}"),
         days=np.frombuffer(batch.days, "<i4"),
         present=_present(batch),
-        values_wh=np.frombuffer(batch.values, "<i4").reshape(by_half_hour),
+        values_wh=values if conversion is None else conversion.wh(values),
         quality=np.frombuffer(batch.quality, np.uint8).reshape(by_half_hour),
         quality_codes=batch.quality_codes,
         quantity=batch.measurement_quantity,
+        volumes_dm3=None if conversion is None else values,
+        conversion=conversion,
     )
+
+
+def energy_of(batch: ReadingsBatch) -> bytes:
+    """Its values in Wh, as a vector of `ReadingsBatch`."""
+    if not isinstance(batch, GasVolumeBatch):
+        return batch.values
+    return batch.conversion.wh(np.frombuffer(batch.values, "<i4")).astype("<i4").tobytes()
 
 
 def _present(batch: ReadingsBatch) -> npt.NDArray[np.bool_]:
@@ -227,7 +272,7 @@ def batch_problem(batch: ReadingsBatch, partition_count: int) -> str:
     """The `Reason` to refuse a batch, or an empty string. The first rule that fails names it.
 
     READINGS_MALFORMED  a name, code or vector is not as `ReadingsBatch` describes it
-    READING_OUT_OF_RANGE  a value is negative
+    READING_OUT_OF_RANGE  a value is negative, or a volume above `VOLUME_DM3_MAX`
     VOID_PARTITION  a metering point belongs to another partition than the batch names
 
     Only what no later build may ever judge otherwise is ruled out here. How much a meter may
@@ -240,7 +285,9 @@ def batch_problem(batch: ReadingsBatch, partition_count: int) -> str:
         return Reason.READINGS_MALFORMED
     if present.count(0xFF) < len(present) and not _absent_are_zero(batch, values, quality):
         return Reason.READINGS_MALFORMED
-    if np.frombuffer(values, "<i4").min() < 0:
+    amounts = np.frombuffer(values, "<i4")
+    volumes = isinstance(batch, GasVolumeBatch)
+    if amounts.min() < 0 or (volumes and amounts.max() > VOLUME_DM3_MAX):
         return Reason.READING_OUT_OF_RANGE
     mpxns = np.frombuffer(batch.mpxns, f"S{MPXN_BYTES}")
     if (partitions_of(mpxns, partition_count) != batch.partition).any():
@@ -255,7 +302,7 @@ def _names_fit(batch: ReadingsBatch) -> bool:
         and len(batch.source_digest) == DIGEST_BYTES
         and batch.registration_position >= 0
         and batch.consumer_log_position >= 0
-        and batch.unit == UNIT
+        and _unit_fits(batch)
         and 1 <= len(batch.sender) <= SENDER_CHARS_MAX
         and 1 <= len(batch.sender_reference) <= SENDER_REFERENCE_CHARS_MAX
         and len(batch.measurement_quantity) == QUANTITY_CHARS
@@ -267,6 +314,13 @@ def _names_fit(batch: ReadingsBatch) -> bool:
         and all(c.isascii() and c.isprintable() for c in codes)
         and all(len(c) <= QUALITY_CODE_CHARS_MAX for c in codes)
     )
+
+
+def _unit_fits(batch: ReadingsBatch) -> bool:
+    """Volumes are of gas, so of MPRNs; the energy of gas meters may come as energy, too."""
+    if not isinstance(batch, GasVolumeBatch):
+        return batch.unit == UNIT
+    return batch.unit == VOLUME_UNIT and batch.conversion.sane
 
 
 def _vectors_fit(batch: ReadingsBatch) -> bool:
@@ -283,8 +337,9 @@ def _vectors_fit(batch: ReadingsBatch) -> bool:
 
 def _mpxns_fit(batch: ReadingsBatch) -> bool:
     """13 digits, or 6 to 10 and then only NUL."""
+    volumes = isinstance(batch, GasVolumeBatch)
     if batch.mpxns.isdigit():
-        return True
+        return not volumes
     octets = np.frombuffer(batch.mpxns, np.uint8).reshape(batch.rows, MPXN_BYTES)
     used = octets != 0
     digits = (octets >= ord("0")) & (octets <= ord("9"))
@@ -293,7 +348,7 @@ def _mpxns_fit(batch: ReadingsBatch) -> bool:
     return bool(
         np.array_equal(used, digits)
         and np.array_equal(used, leading)
-        and np.isin(lengths, _MPXN_LENGTHS).all()
+        and np.isin(lengths, _MPXN_LENGTHS[: -1 if volumes else None]).all()
     )
 
 

@@ -15,7 +15,13 @@ from typing import Final
 
 import numpy as np
 
-from domains.metering.readings import MPXN_BYTES, PRESENT_BYTES, VALUE_BYTES, ReadingsBatch
+from domains.metering.readings import (
+    MPXN_BYTES,
+    PRESENT_BYTES,
+    VALUE_BYTES,
+    ReadingsBatch,
+    energy_of,
+)
 from spine.answer import Columns
 from spine.domain import ReadableRows, Rows
 from spine.gb import PERIODS_PER_UTC_DAY
@@ -75,12 +81,12 @@ def _row_keys(batch: ReadingsBatch, offset: int) -> list[bytes]:
 
 
 def _row_values(batch: ReadingsBatch) -> list[bytes]:
-    """Mask (6), values (192), quality (48) as in the batch, then every code and its end mark."""
+    """Mask (6), Wh (192), quality (48) as in the batch, then every code and its end mark."""
     codes = "".join(code + _CODE_END for code in batch.quality_codes).encode()
     packed = np.empty((batch.rows, _QUALITY_END + len(codes)), np.uint8)
     for start, end, vector in (
         (0, PRESENT_BYTES, batch.present),
-        (PRESENT_BYTES, _VALUES_END, batch.values),
+        (PRESENT_BYTES, _VALUES_END, energy_of(batch)),
         (_VALUES_END, _QUALITY_END, batch.quality),
     ):
         packed[:, start:end] = np.frombuffer(vector, np.uint8).reshape(batch.rows, end - start)

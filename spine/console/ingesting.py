@@ -18,6 +18,10 @@ from spine.runtime import service_target
 Files = Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="Readings files.")]
 MpxnOption = Annotated[str, typer.Option("--mpxn", help="The meter, where the file names none.")]
 
+CalorificOption = Annotated[
+    str, typer.Option("--calorific-value", help="MJ/m3, where the file counts gas in m3.")
+]
+
 
 def add_to(app: typer.Typer) -> None:
     """The commands of this module."""
@@ -35,13 +39,21 @@ def readings(
     files: Files,
     as_: As,
     mpxn: MpxnOption = "",
+    calorific_value: CalorificOption = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read, do not send.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Record half-hourly readings as the supplier or data service that --as names."""
     reports = []
     for path in files:
-        report = send(path, as_, mpxn=mpxn or None, dry_run=dry_run, show=not as_json)
+        report = send(
+            path,
+            as_,
+            mpxn=mpxn or None,
+            calorific_value=calorific_value or None,
+            dry_run=dry_run,
+            show=not as_json,
+        )
         reports.append(report)
         if not as_json:
             for line in report.lines():
@@ -55,6 +67,7 @@ def send(
     alias: str,
     *,
     mpxn: str | None = None,
+    calorific_value: str | None = None,
     dry_run: bool = False,
     data_dir: Path | None = None,
     show: bool = False,
@@ -76,6 +89,7 @@ def send(
                 target,
                 home / "identities" / alias,
                 mpxn=mpxn,
+                calorific_value=calorific_value,
                 dry_run=dry_run,
                 progress=progress,
             )

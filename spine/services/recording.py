@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -22,6 +22,7 @@ from domains.metering import readings
 from domains.metering.adapters.report import MeterDays
 from domains.metering.decider import check_rows, sending_stretches
 from domains.metering.events import MeasurementQuantity, MeteringPoint
+from domains.metering.gas import STANDARD_FACTOR_E5, Conversion
 from domains.metering.readings import Delivery, ReadingsBatch
 from spine import trust
 from spine.coordinator import FOLD_TIMEOUT_S, check_accredited
@@ -43,8 +44,13 @@ _ROW_BYTES: Final = {
     "mpxns": readings.MPXN_BYTES,
     "days": 4,
     "present": readings.PRESENT_BYTES,
-    "values_wh": PERIODS_PER_UTC_DAY * readings.VALUE_BYTES,
     "quality": PERIODS_PER_UTC_DAY,
+    "values_wh": PERIODS_PER_UTC_DAY * readings.VALUE_BYTES,
+    "values_dm3": 0,
+}
+_ROW_BYTES_OF_VOLUMES: Final = _ROW_BYTES | {
+    "values_wh": 0,
+    "values_dm3": PERIODS_PER_UTC_DAY * readings.VALUE_BYTES,
 }
 _log = structlog.get_logger()
 
@@ -277,7 +283,21 @@ def checked_header(header: Any) -> Any:
         message = f"a quantity is one of {', '.join(MeasurementQuantity)}"
         raise Invalid(Reason.CODE_UNKNOWN, message, field="measurement_quantity")
     _check_codes(header.quality_codes)
+    conversion = conversion_in(header)
+    if conversion is not None and not conversion.sane:
+        message = "no gas has such a calorific value or factor"
+        raise Invalid(Reason.FIELD_INVALID, message, field="calorific_value_kj_m3")
+    if conversion is not None and header.measurement_quantity != MeasurementQuantity.ACTIVE_IMPORT:
+        message = "gas is imported energy, AI"
+        raise Invalid(Reason.FIELD_INVALID, message, field="measurement_quantity")
     return header
+
+
+def conversion_in(header: Any) -> Conversion | None:
+    """How the volumes of a delivery become energy; None if it is of energy."""
+    if not header.calorific_value_kj_m3 and not header.factor_e5:
+        return None
+    return Conversion(header.calorific_value_kj_m3, header.factor_e5 or STANDARD_FACTOR_E5)
 
 
 def _check_codes(codes: Sequence[str]) -> None:
@@ -303,7 +323,7 @@ def columns_of(chunk: Any, header: Any) -> MeterDays:
     if rows > CHUNK_ROWS_MAX:
         message = f"a chunk is at most {CHUNK_ROWS_MAX} rows"
         raise Invalid(Reason.REQUEST_TOO_LARGE, message, field="chunk")
-    for name, size in _ROW_BYTES.items():
+    for name, size in _sizes(header).items():
         if not rows or len(getattr(chunk, name)) != rows * size:
             message = f"{name} must be {size} bytes for each row, and there must be a row"
             raise Invalid(Reason.READINGS_MALFORMED, message, field=name)
@@ -318,9 +338,10 @@ def columns_of(chunk: Any, header: Any) -> MeterDays:
 def _as_batch(chunk: Any, header: Any, start: int, end: int) -> ReadingsBatch:
     """Some rows of a chunk in the shape of a batch that is never appended."""
     vectors = {
-        name: getattr(chunk, name)[start * size : end * size] for name, size in _ROW_BYTES.items()
+        name: getattr(chunk, name)[start * size : end * size]
+        for name, size in _sizes(header).items()
     }
-    return ReadingsBatch(
+    batch = ReadingsBatch(
         topic=trust.READINGS_TOPIC,
         partition=0,
         batch_id=bytes(readings.BATCH_ID_BYTES),
@@ -339,3 +360,12 @@ def _as_batch(chunk: Any, header: Any, start: int, end: int) -> ReadingsBatch:
         quality=vectors["quality"],
         quality_codes=tuple(chunk.quality_codes or header.quality_codes),
     )
+    conversion = conversion_in(header)
+    if conversion is None:
+        return batch
+    return readings.as_volumes(batch, vectors["values_dm3"], conversion)
+
+
+def _sizes(header: Any) -> Mapping[str, int]:
+    """What a row of each vector takes; a delivery is of energy or of volumes."""
+    return _ROW_BYTES if conversion_in(header) is None else _ROW_BYTES_OF_VOLUMES

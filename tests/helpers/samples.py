@@ -12,7 +12,8 @@ from domains.consumers.commands import ConsentTerms
 from domains.consumers.fan_out import FanOutCompleted, FanOutOrdered
 from domains.governance import holds
 from domains.metering.events import MeteringPointDeregistered, MeteringPointRegistered
-from domains.metering.readings import ReadingsBatch
+from domains.metering.gas import Conversion
+from domains.metering.readings import GasVolumeBatch, ReadingsBatch, as_volumes
 from spine import event, trust
 from spine.answer import Absent, HalfHour, Recorded
 from spine.codelist import Attribute, CodeListed, CodeWithdrawn
@@ -96,6 +97,12 @@ def readings_batch(mpxn: str, partition: int, first_wh: int = 100) -> ReadingsBa
         bytes([0, 1] + [0] * 46),
         ("A", "E"),
     )
+
+
+def gas_batch(mprn: str, partition: int, first_dm3: int = 100) -> GasVolumeBatch:
+    """The same of a gas meter, in dm3 of 39.5 MJ/m3."""
+    batch = readings_batch(mprn.ljust(13, "\0"), partition, first_dm3)
+    return as_volumes(batch, batch.values, Conversion(39_500))
 
 
 _TERMS_OF_CONSENT = (
@@ -258,6 +265,7 @@ VALUES: Final[dict[str, object]] = {
         "ELECTRICITY", "_K", "IMPORT", "AI", at(1, 1), at(1, 2)
     ),
     "metering/ReadingsBatch/1": readings_batch(METER, 3),
+    "metering/GasVolumeBatch/1": gas_batch("3938424403", 2),
     "btm_assets/AssetActivated/1": assets.AssetActivated(ASSET, at(3, 1)),
     "btm_assets/AssetDeclared/1": assets.AssetDeclared(ASSET, DETAILS, "adviser", at(3, 1)),
     "btm_assets/AssetDecommissioned/1": assets.AssetDecommissioned(ASSET, "replaced", at(3, 1)),

@@ -50,6 +50,7 @@ from domains.metering.adapters.wrappings import (
     unpacked,
     with_head,
 )
+from domains.metering.gas import Conversion
 from spine.errors import Invalid, Reason
 from spine.gb import Mpxn
 
@@ -116,7 +117,8 @@ def recognise(name: str, first_bytes: bytes) -> Adapter | None:
 class Reading:
     """One file while it is read. `content` gives its unpacked bytes, as often as it is called.
 
-    Invalid, with a sentence that says why, if it is not readings or not for that metering point.
+    `conversion` is for one that counts gas by volume. Invalid, with a sentence that says why, if it
+    is not readings or not for that metering point.
     """
 
     def __init__(
@@ -126,12 +128,13 @@ class Reading:
         mpxn: Mpxn | None = None,
         shelf: Shelf | None = None,
         window_days: int | None = None,
+        conversion: Conversion | None = None,
     ) -> None:
         head, _ = with_head(content())
         adapter = recognise(name, head)
         if adapter is None:
             raise _not_readings(name, head)
-        self._collector = Collector(shelf, window_days)
+        self._collector = Collector(shelf, window_days, conversion)
         self._steps = adapter.read(lambda: decoded(content()), self._collector, mpxn)
 
     @property
@@ -151,9 +154,11 @@ class Reading:
         return self._collector.finish()
 
 
-def read(name: str, data: bytes, mpxn: Mpxn | None = None) -> Parsed:
+def read(
+    name: str, data: bytes, mpxn: Mpxn | None = None, conversion: Conversion | None = None
+) -> Parsed:
     """Read a whole file that is in memory, packed or not, or refuse it."""
-    reading = Reading(name, lambda: unpacked(name, iter([data])), mpxn)
+    reading = Reading(name, lambda: unpacked(name, iter([data])), mpxn, conversion=conversion)
     (meter_days,) = reading.meter_days()
     return Parsed(meter_days, reading.report())
 

@@ -29,7 +29,8 @@ from domains.metering.adapters.report import (
     Tally,
 )
 from domains.metering.adapters.window import NOTHING, MemoryShelf, Shelf, Window, named
-from spine.errors import Bug
+from domains.metering.gas import VOLUME_DM3_MAX, Conversion
+from spine.errors import Bug, Invalid, Reason
 from spine.gb import PERIODS_PER_UTC_DAY, Interval, Mpan, Mpxn, half_hour_start
 
 # Days kept at hand, about 1 kB each with what is made of them when they leave.
@@ -42,7 +43,10 @@ RowT = TypeVar("RowT")
 
 
 class Entry(NamedTuple):
-    """One value of a row: its half hour if it has one, its Wh or why it has none, its quality."""
+    """One value of a row: its half hour if it has one, its Wh or why it has none, its quality.
+
+    Where a file counts gas by volume (`Collector.in_volume`), `wh` is dm3.
+    """
 
     half_hour: int | None
     wh: int | Bucket
@@ -60,6 +64,10 @@ _SENTENCES = {
     Bucket.OUT_OF_RANGE: f"is more than {WH_MAX} Wh",
     Bucket.UNREADABLE: "cannot be read",
 }
+_SENTENCES_OF_VOLUMES = _SENTENCES | {
+    Bucket.WRONG_DECIMALS: "is finer than a whole dm3",
+    Bucket.OUT_OF_RANGE: f"is more than {VOLUME_DM3_MAX} dm3",
+}
 # A row of several values counts under the first of these that any of its values came to.
 _ORDER = {bucket: place for place, bucket in enumerate(Bucket)}
 # How a `Window` says why a half hour has no value; 0 is for none.
@@ -73,7 +81,12 @@ class Collector:
     Without a shelf nothing leaves before the end. With one, `full` says when `drain` is due.
     """
 
-    def __init__(self, shelf: Shelf | None = None, window_days: int | None = None) -> None:
+    def __init__(
+        self,
+        shelf: Shelf | None = None,
+        window_days: int | None = None,
+        conversion: Conversion | None = None,
+    ) -> None:
         limit = WINDOW_DAYS if window_days is None else window_days
         self._shelf = MemoryShelf() if shelf is None else shelf
         self._window = Window(_WITHOUT_LIMIT if shelf is None else limit, self._shelf)
@@ -83,6 +96,9 @@ class Collector:
         self._findings: list[Finding] = []
         self._finding_counts: Counter[Bucket | Note] = Counter()
         self._last_checked = ""
+        self._given = conversion
+        self._conversion: Conversion | None = None
+        self._most = WH_MAX
 
     @property
     def rows(self) -> int:
@@ -93,6 +109,13 @@ class Collector:
     def full(self) -> bool:
         """Whether `drain` should be called before the next row."""
         return self._window.full
+
+    def in_volume(self, what: str) -> None:
+        """From now on values are dm3 of gas; Invalid(FIELD_MISSING) if nothing was said of it."""
+        if self._given is None:
+            message = f"{what} counts m3 of gas; say its calorific value in MJ/m3"
+            raise Invalid(Reason.FIELD_MISSING, message, field="calorific_value")
+        self._conversion, self._most = self._given, VOLUME_DM3_MAX
 
     def each(self, rows: Iterable[RowT]) -> Iterator[RowT]:
         """The same rows, counted; each must then be taken or rejected once."""
@@ -144,7 +167,8 @@ class Collector:
         bucket = self._judge(line, mpxn, entry)
         if bucket is Bucket.RECORDED:
             return bucket
-        sentence = f"{entry.label} {_SENTENCES[bucket]}"
+        sentences = _SENTENCES if self._conversion is None else _SENTENCES_OF_VOLUMES
+        sentence = f"{entry.label} {sentences[bucket]}"
         if bucket is Bucket.OFF_GRID and isinstance(entry.wh, Bucket):
             sentence += f", and its value is {entry.wh}"
         self.find(bucket, sentence, line)
@@ -160,6 +184,8 @@ class Collector:
             return Bucket.OFF_GRID
         if isinstance(wh, Bucket):
             return wh
+        if wh > self._most:
+            return Bucket.OUT_OF_RANGE
         if quality not in self._codes and not self._accept_code(line, quality):
             return Bucket.UNREADABLE
         number, within = divmod(half_hour, PERIODS_PER_UTC_DAY)
@@ -188,13 +214,17 @@ class Collector:
         sorted_index = np.zeros(QUALITY_CODES_MAX + 1, np.uint8)
         for index, code in enumerate(codes):
             sorted_index[self._codes[code]] = index
+        values = np.where(taken.fresh, taken.values, np.int32(0))
+        conversion = self._conversion
         days = MeterDays(
             mpxns=np.array([mpxn for mpxn, _ in taken.keys], "S13"),
             days=np.array([number for _, number in taken.keys], np.int32),
             present=taken.fresh,
-            values_wh=np.where(taken.fresh, taken.values, np.int32(0)),
+            values_wh=values if conversion is None else conversion.wh(values),
             quality=np.where(taken.fresh, sorted_index[taken.codes], np.uint8(0)),
             quality_codes=codes,
+            volumes_dm3=None if conversion is None else values,
+            conversion=conversion,
         )
         self._handed_on += days.recorded
         return days

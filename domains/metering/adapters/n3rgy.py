@@ -7,15 +7,19 @@ Shape    `{"resource", "granularity": "halfhour", "unit": "kWh", …}` with `val
          `timestamp`, or `devices` whose `values` have `primaryValue` and `timestamp`
 Zone     UTC all year, as the meter's own profile log
 Stamps   the END of the half hour: a day's last reading is stamped midnight of the next day
-Unit     kWh, read as decimals and kept as whole Wh; the second element of a meter of two
+Unit     kWh, read as decimals and kept as whole Wh; of gas also m3, kept as whole dm3, for which
+         the calorific value must be given (`gas`). The second element of a meter of two
          (`secondaryValue`), where there is one, is added to the first
 Quality  none given, so none is claimed
-Meter    the MPAN in `resource`; a metering point may be given only where `resource` names none
+Meter    the MPAN, or of gas the MPRN, in `resource`; a metering point may be given only where
+         `resource` names none
+Gas      the same half hours. No sample of it was at hand: that it comes under `/gas/`, in m3 or
+         kWh, is from the readers that Energy Sparks wrote for the same service
 
 The unit may stand behind the values, so the answer is read twice, and one that breaks off is
 refused whole. Several devices are one metering point: where a meter was changed and both report a
-half hour, the first value stays and the other is a duplicate. Gas, production and tariffs are
-refused whole.
+half hour, the first value stays and the other is a duplicate. Production and tariffs are refused
+whole, and so is gas that is not by the half hour, such as a daily total.
 """
 
 from __future__ import annotations
@@ -29,12 +33,12 @@ from typing import Any
 
 from domains.metering.adapters.collecting import Collector, Entry
 from domains.metering.adapters.documents import EACH, Broken, Path, no_object, walk
-from domains.metering.adapters.points import given_mpan, none_given
+from domains.metering.adapters.points import given_mpan, given_mprn, none_given
 from domains.metering.adapters.report import NO_QUALITY, Bucket, wh_of
 from domains.metering.adapters.stamps import stamp_of
 from domains.metering.adapters.wrappings import Text
 from spine.errors import Invalid, Reason
-from spine.gb import Mpan, Mpxn, half_hour_of, on_the_grid
+from spine.gb import Mpan, Mprn, Mpxn, half_hour_of, on_the_grid
 
 NAME = "n3rgy"
 _WHAT = "an n3rgy file"
@@ -44,7 +48,8 @@ _OF_DEVICES = (*_DEVICE, "values")
 _LISTS = (("values",), _OF_DEVICES)
 _WAYS = frozenset({(), ("devices",), _DEVICE, *_LISTS})
 _MPXN = re.compile(r"/(?:mpxn/)?(\d{6,13})/", re.ASCII)
-_CONSUMPTION = re.compile(r"/electricity/(readingtype/)?(consumption|import)\b", re.ASCII)
+_CONSUMPTION = re.compile(r"/(electricity|gas)/(readingtype/)?(consumption|import)\b", re.ASCII)
+_ENERGY, _VOLUME = "kWh", "m3"
 _COMPACT = re.compile(r"(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)", re.ASCII)
 
 
@@ -56,14 +61,16 @@ def looks_like(head: str) -> bool:
 def read(text: Text, collector: Collector, mpxn: Mpxn | None = None) -> Iterator[None]:
     """Read a whole answer for the MPAN that it names."""
     document = _checked(text)
-    mpan = _mpan(document.get("resource"), mpxn)
-    collector.note_check_digit(mpan)
+    point = _point(str(document.get("resource")), mpxn)
+    if document.get("unit") == _VOLUME:
+        collector.in_volume(_WHAT)
+    collector.note_check_digit(point)
     where = (*_list_way(document), EACH)
     values = (value for way, value in walk(text, _WAYS) if way == where)
     for line, value in enumerate(collector.each(values), 1):
         yield
         if isinstance(value, dict):
-            _read_value(collector, line, mpan, value)
+            _read_value(collector, line, point, value)
         else:
             collector.reject(line, Bucket.UNREADABLE, no_object(value, "a value"))
 
@@ -95,37 +102,44 @@ def _list_way(document: dict[str, object]) -> Path:
 
 
 def _check_kind(document: dict[str, object]) -> None:
-    if not _CONSUMPTION.search(str(document.get("resource"))):
-        message = f"{_WHAT} is recorded only if its resource is electricity consumption"
-        raise Invalid(Reason.FILE_UNRECOGNISED, message, field="file")
-    if document.get("granularity") != "halfhour" or document.get("unit") != "kWh":
-        message = f"{_WHAT} is recorded only if it holds kWh by the half hour"
-        raise Invalid(Reason.FILE_UNRECOGNISED, message, field="file")
-
-
-def _mpan(resource: object, mpxn: Mpxn | None) -> Mpan:
-    match = _MPXN.search(str(resource))
+    match = _CONSUMPTION.search(str(document.get("resource")))
     if match is None:
-        return given_mpan(mpxn, "this n3rgy file")
-    none_given(mpxn, _WHAT)
-    return Mpan(match[1])
+        message = f"{_WHAT} is recorded only if its resource is consumption of electricity or gas"
+        raise Invalid(Reason.FILE_UNRECOGNISED, message, field="file")
+    units = (_ENERGY, _VOLUME) if match[1] == "gas" else (_ENERGY,)
+    if document.get("granularity") != "halfhour" or document.get("unit") not in units:
+        message = f"{_WHAT} is recorded only if it holds {' or '.join(units)} by the half hour"
+        raise Invalid(Reason.FILE_UNRECOGNISED, message, field="file")
 
 
-def _read_value(collector: Collector, line: int, mpan: Mpan, value: dict[str, Any]) -> None:
+def _point(resource: str, mpxn: Mpxn | None) -> Mpxn:
+    """The point that the resource names; its fuel says what kind, never the number's length."""
+    kind = Mprn if "/gas/" in resource else Mpan
+    match = _MPXN.search(resource)
+    if match is not None:
+        none_given(mpxn, _WHAT)
+        return kind(match[1])
+    given = given_mprn if kind is Mprn else given_mpan
+    return given(mpxn, "this n3rgy file")
+
+
+def _read_value(collector: Collector, line: int, point: Mpxn, value: dict[str, Any]) -> None:
     label = value.get("timestamp")
     end = _end(label) if isinstance(label, str) else None
     if end is None:
         collector.reject(line, Bucket.UNREADABLE, "the timestamp cannot be read")
         return
     half_hour = half_hour_of(end) - 1 if on_the_grid(end) else None
-    collector.take(line, mpan, [Entry(half_hour, _wh(value), NO_QUALITY, f"the one to {label}")])
+    collector.take(
+        line, point, [Entry(half_hour, _thousandths(value), NO_QUALITY, f"the one to {label}")]
+    )
 
 
 def _end(label: str) -> datetime | None:
     return stamp_of(_COMPACT.sub(r"\1-\2-\3 \4:\5", label))
 
 
-def _wh(value: dict[str, Any]) -> int | Bucket:
+def _thousandths(value: dict[str, Any]) -> int | Bucket:
     first = value.get("primaryValue", value.get("value"))
     second = value.get("secondaryValue")
     if first is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from spine.errors import Invalid, Reason
-from spine.gb import Mpan, Mpxn
+from spine.gb import Mpan, Mprn, Mpxn
 
 
 def given_mpan(mpxn: Mpxn | None, what: str) -> Mpan:
@@ -16,6 +16,17 @@ def given_mpan(mpxn: Mpxn | None, what: str) -> Mpan:
     if not isinstance(mpxn, Mpan):
         message = f"{what} is electricity and needs an MPAN of 13 digits"
         raise Invalid(Reason.MPAN_FORMAT, message, field="mpxn")
+    return mpxn
+
+
+def given_mprn(mpxn: Mpxn | None, what: str) -> Mprn:
+    """The MPRN given beside a file of gas that names none."""
+    if mpxn is None:
+        message = f"{what} names no metering point; say which MPRN it is for"
+        raise Invalid(Reason.MPXN_REQUIRED, message, field="mpxn")
+    if not isinstance(mpxn, Mprn):
+        message = f"{what} is gas and needs an MPRN of 6 to 10 digits"
+        raise Invalid(Reason.MPRN_FORMAT, message, field="mpxn")
     return mpxn
 
 

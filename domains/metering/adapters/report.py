@@ -27,6 +27,8 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
+from domains.metering.gas import Conversion
+
 QUANTITY = "AI"
 # A source that marks no quality: kept as given, which is nothing, and never called actual.
 NO_QUALITY = ""
@@ -62,7 +64,7 @@ class Bucket(StrEnum):
     OFF_GRID = "off_grid"  # stamped at no half hour, or at a period that its day has not
     NULL = "null"  # no value stands where one should
     NEGATIVE = "negative"
-    WRONG_DECIMALS = "wrong_decimals"  # finer than a whole Wh
+    WRONG_DECIMALS = "wrong_decimals"  # finer than a whole Wh, or dm3 of gas
     OUT_OF_RANGE = "out_of_range"  # more than any supply takes
     OTHER_METER = "other_meter"  # another household than the one this file is read for
     OTHER_QUANTITY = "other_quantity"  # not active import
@@ -106,7 +108,9 @@ class Tally:
 class MeterDays:
     """Readings as columns, one row per metering point and UTC day, sorted by both.
 
-    Where `present` is false the value and the quality are 0 and mean nothing.
+    Where `present` is false the value and the quality are 0 and mean nothing. Of a gas meter that
+    counts volume, `volumes_dm3` is what it counted and `values_wh` what that comes to by
+    `conversion`; of all others both are None.
     """
 
     mpxns: npt.NDArray[np.bytes_]  # (n,) S13
@@ -116,6 +120,8 @@ class MeterDays:
     quality: npt.NDArray[np.uint8]  # (n, 48) index into quality_codes
     quality_codes: tuple[str, ...]
     quantity: str = QUANTITY
+    volumes_dm3: npt.NDArray[np.int32] | None = None  # (n, 48)
+    conversion: Conversion | None = None
 
     def __len__(self) -> int:
         return len(self.days)
@@ -170,7 +176,10 @@ def decimal_of(text: str) -> Decimal | None:
 
 
 def wh_of(kwh: Decimal) -> int | Bucket:
-    """The kWh as whole Wh, exactly, or the bucket that says why not. Nothing is ever rounded."""
+    """The kWh as whole Wh, exactly, or the bucket that says why not. Nothing is ever rounded.
+
+    The same makes whole dm3 of m3.
+    """
     if not kwh.is_finite():
         return Bucket.UNREADABLE
     if not kwh:

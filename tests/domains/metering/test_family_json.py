@@ -138,7 +138,7 @@ def test_two_devices_are_one_metering_point() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"resource": "/1234567890/gas/consumption/1"},
+        {"resource": "/1234567890/gas/tariff/1"},
         {"resource": f"/mpxn/{HOME}/utility/electricity/readingtype/production"},
         {"resource": f"/{HOME}/electricity/tariff/1"},
         {"unit": "m3"},
