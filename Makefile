@@ -47,6 +47,10 @@ test: check ## All checks and all tests; what continuous integration runs
 mutants: setup ## Break each safety-bearing line in a copy, and see a test fail
 	@$(BIN)/python -m tests.mutants.run
 
+.PHONY: rights
+rights: setup ## Ask the policy and an independent calculator a million questions (two minutes)
+	SPINE_TEST_QUESTIONS=1000000 $(BIN)/pytest tests/rights
+
 .PHONY: lock
 lock: setup ## Pin the newest dependencies and Kafka's jars anew
 	@tools="$$(mktemp -d)"; trap 'rm -rf "$$tools"' EXIT; \

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter, defaultdict
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import grpc
@@ -15,12 +17,22 @@ from spine.cli import app
 from spine.console import context
 from spine.dsi.v1.dsi_pb2 import Decision
 from spine.errors import SpineError
-from spine.event import AccessOutcome, AccessOutcomes, RecordType, SignerRole
+from spine.event import (
+    AccessOutcome,
+    AccessOutcomes,
+    LogRecord,
+    RecordType,
+    SignerRole,
+    from_epoch_ms,
+)
 from spine.log import Appender, LogReader, partition_counts
 from spine.policy import Basis
+from spine.rows import Applied, Decided
 from spine.runtime import Runtime
 from spine.verdict import NOTHING
 from tests.e2e.conftest import Installation, audit
+from tests.helpers.rights import Event, Right, agree, rights
+from tests.rights.test_rights import permitted_by, plain
 
 MPAN = "1900012345909"
 READS = 12
@@ -58,6 +70,41 @@ def test_every_answer_of_the_run_is_the_same_again(spine: Installation, tmp_path
         parts = ("applied", "duplicate", "void", "quarantined", "held", "access")
         assert place["consumed"] == sum(place[part] for part in parts)
         assert (place["void"], place["quarantined"], place["held"]) == (0, 0, 0)
+
+
+def test_an_independent_calculator_agrees_with_every_decision_of_the_run(
+    runtime: Runtime, tmp_path: Path
+) -> None:
+    judged = Counter[bool]()
+    for partition in range(runtime.partitions):
+        for decided, now, found in questions(runtime, tmp_path, partition):
+            permitted = permitted_by(decided.decision)
+            judged[agree(permitted, found)] += 1
+            assert agree(permitted, found), f"{decided} at {now}"
+    assert judged[True] > READS
+
+
+def questions(
+    runtime: Runtime, path: Path, partition: int
+) -> list[tuple[Decided, datetime, list[Right]]]:
+    """Every decision of a partition, and what the events before it entitle to."""
+    asked: list[tuple[Decided, datetime, list[Right]]] = []
+    told: dict[str, list[Event]] = defaultdict(list)
+    stored = runtime.stored_fold(path, trust.CONSUMER_LOG, partition)
+    reader = runtime.reader()
+
+    def listen(record: LogRecord, applied: Applied) -> None:
+        for subject, event in applied.events:
+            told[subject].append((type(event).__name__, plain(event)))
+        for decided in stored.fold.decide_access(record) if applied.access else ():
+            request, now = decided.request, from_epoch_ms(decided.now_ms)
+            party = told[trust.party_subject(request.party)]
+            asked.append((decided, now, rights(plain(request), told[decided.member], party, now)))
+
+    stored.catch_up(reader, on_record=listen)
+    reader.close()
+    stored.close()
+    return asked
 
 
 def test_several_processes_come_to_the_same(spine: Installation, tmp_path: Path) -> None:
