@@ -17,6 +17,7 @@ from spine.console import (
     logs,
     parties,
     processes,
+    quarantine,
     reading,
     reference,
 )
@@ -42,6 +43,7 @@ for module in (
     reference,
     assets,
     audits,
+    quarantine,
 ):
     module.add_to(app)
 

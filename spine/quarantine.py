@@ -1,19 +1,29 @@
-"""What a fold refused is kept apart, whole, in `quarantine.v1`, by the coordinator that owns it."""
+"""What a fold refused is kept apart, whole, in `quarantine.v1`, by the coordinator that owns it.
+
+What became of it later, redriven or left out, is a later record there by the same coordinator.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
-from spine.errors import Pushback
-from spine.event import Header, LogRecord, Quarantined, RecordType
+from spine import trust
+from spine.codec import unpack
+from spine.domain import ReadableRows
+from spine.errors import Invalid, Pushback, Reason
+from spine.event import Header, LogRecord, Quarantined, RecordType, Settled, SignerRole
 from spine.fold import FaustFolds, LiveFold
-from spine.log import LogReader
+from spine.log import LogReader, ReaderThread
+from spine.partition import PartitionFold
+from spine.replay import RangeReader
 from spine.rows import QUARANTINE_PREFIX, Applied
+from spine.store import StoreReader
 from spine.trust import QUARANTINE_TOPIC
 from spine.writer import LogWriter
 
@@ -22,6 +32,78 @@ _log = structlog.get_logger()
 MAX_KEPT_BYTES: Final = 900 << 10
 MAX_KEPT_HEADERS: Final = 32
 MAX_KEPT_HEADER_BYTES: Final = 2 << 10
+# Who keeps what is quarantined of a topic, and alone may say what became of it.
+OWNERS: Final[Mapping[str, SignerRole]] = {
+    trust.GOVERNANCE_TOPIC: SignerRole.GOVERNANCE,
+    trust.GOVERNANCE_REFERENCE: SignerRole.GOVERNANCE,
+    trust.QUARANTINE_TOPIC: SignerRole.GOVERNANCE,
+    trust.CONSUMER_LOG: SignerRole.CONSUMERS,
+    trust.CONSUMERS_REFERENCE: SignerRole.CONSUMERS,
+    trust.METERING_TOPIC: SignerRole.METERING,
+    trust.READINGS_TOPIC: SignerRole.METERING,
+    trust.METERING_REFERENCE: SignerRole.METERING,
+    trust.BTM_ASSETS_TOPIC: SignerRole.BTM_ASSETS,
+    trust.BTM_ASSETS_REFERENCE: SignerRole.BTM_ASSETS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a quarantined entry stands."""
+
+    topic: str
+    partition: int
+    offset: int
+    entry: int
+
+    @classmethod
+    def of(cls, record: Quarantined | Settled) -> Place:
+        """The place that such a record is about."""
+        return cls(
+            record.source_topic, record.source_partition, record.source_offset, record.source_entry
+        )
+
+    @classmethod
+    def parse(cls, text: str) -> Place:
+        """The place as it is listed; Invalid(FIELD_INVALID) for any other text."""
+        topic, *numbers = text.rsplit("-", 3)
+        if len(numbers) != 3 or not all(n.isdecimal() and len(n) < 19 for n in numbers):
+            message = "a place is <topic>-<partition>-<offset>-<entry>"
+            raise Invalid(Reason.FIELD_INVALID, message, field="place")
+        return cls(topic, *map(int, numbers))
+
+    def __str__(self) -> str:
+        return f"{self.topic}-{self.partition}-{self.offset}-{self.entry}"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A quarantined entry, and what was done with it; None while it waits."""
+
+    kept: Quarantined
+    settled: Settled | None = None
+
+
+def read_cases(reader: RangeReader, fold: PartitionFold) -> dict[Place, Case]:
+    """Every case of the quarantine topic, in the order of its first record. Blocking.
+
+    `fold` is a new one of that topic. What the owner of the source topic did not sign is no case.
+    """
+    cases: dict[Place, Case] = {}
+    for record in reader.read(QUARANTINE_TOPIC, 0, 0):
+        if not fold.apply(record).applied or record.value is None:
+            continue
+        value = fold.tools.decode(record.value)
+        if not isinstance(value, Quarantined | Settled):
+            continue
+        place = Place.of(value)
+        if fold.verified_role(record) is not OWNERS.get(place.topic):
+            continue
+        if isinstance(value, Quarantined):
+            cases.setdefault(place, Case(value))
+        elif place in cases and cases[place].settled is None:
+            cases[place] = Case(cases[place].kept, value)
+    return cases
 
 
 class QuarantineKeeper:
@@ -33,15 +115,30 @@ class QuarantineKeeper:
     def __init__(self, writer: LogWriter) -> None:
         self._writer = writer
         self._tasks: set[asyncio.Task[None]] = set()
+        self._looked_at: set[_Entry] = set()
 
     async def start(self, folds: FaustFolds, topics: Collection[str], reader: LogReader) -> None:
         """Keep what these topics' folds quarantine from now on, and what is not kept yet."""
         owned = [live for (topic, _), live in folds.folds.items() if topic in topics]
         for live in owned:
             live.listeners.append(self._on_record)
-        listed = [entry for live in owned for entry in _listed(live)]
+        listed = [entry for live in owned for entry in _listed_live(live)]
         for kept in await asyncio.to_thread(lambda: list(_missed(listed, reader))):
             self._keep(kept)
+
+    async def look(self, stores: Mapping[tuple[str, int], StoreReader], log: ReaderThread) -> None:
+        """Keep what the stores of another process list as quarantined and is not kept yet."""
+        listed = [
+            entry
+            for (topic, partition), store in stores.items()
+            if store.refresh()
+            for entry in _listed(store, topic, partition)
+            if entry not in self._looked_at
+        ]
+        if listed:
+            for kept in await log.run(lambda reader: list(_missed(listed, reader))):
+                await self._append(kept)
+            self._looked_at.update(listed)
 
     async def flush(self) -> None:
         """Wait until all that was found is kept."""
@@ -61,24 +158,27 @@ class QuarantineKeeper:
         while True:
             try:
                 await self._writer.write(
-                    RecordType.QUARANTINE, QUARANTINE_TOPIC, 0, kept, key=_key(kept)
+                    RecordType.QUARANTINE, QUARANTINE_TOPIC, 0, kept, key=key_of(kept)
                 )
             except Pushback as pushback:
                 await asyncio.sleep(pushback.retry_after_s)
             else:
-                _log.warning("record.quarantined", place=_key(kept).decode(), rule=kept.rule)
+                _log.warning("record.quarantined", place=key_of(kept).decode(), rule=kept.rule)
                 return
 
 
 _Entry = tuple[str, int, int, int, str]
 
 
-def _listed(live: LiveFold) -> Iterator[_Entry]:
+def _listed_live(live: LiveFold) -> Iterator[_Entry]:
+    return _listed(live.stored.store, live.stored.topic, live.stored.partition)
+
+
+def _listed(rows: ReadableRows, topic: str, partition: int) -> Iterator[_Entry]:
     """Topic, partition, offset, entry and rule of all that a store lists as quarantined."""
-    stored = live.stored
-    for row, rule in stored.store.scan(QUARANTINE_PREFIX, QUARANTINE_PREFIX + b"\xff" * 13):
+    for row, rule in rows.scan(QUARANTINE_PREFIX, QUARANTINE_PREFIX + b"\xff" * 13):
         offset, entry = struct.unpack(">qi", row.removeprefix(QUARANTINE_PREFIX))
-        yield stored.topic, stored.partition, offset, entry, stored.fold.tools.unpack(rule, str)
+        yield topic, partition, offset, entry, unpack(rule, str)
 
 
 def _missed(listed: list[_Entry], reader: LogReader) -> Iterator[Quarantined]:
@@ -87,7 +187,7 @@ def _missed(listed: list[_Entry], reader: LogReader) -> Iterator[Quarantined]:
     for topic, partition, offset, entry, rule in listed:
         record = next(reader.read(topic, partition, offset, offset + 1))
         found = _quarantined(record, entry, rule)
-        if _key(found) not in kept:
+        if key_of(found) not in kept:
             yield found
 
 
@@ -111,6 +211,6 @@ def _quarantined(record: LogRecord, entry: int, rule: str) -> Quarantined:
     )
 
 
-def _key(kept: Quarantined) -> bytes:
-    place = (kept.source_topic, kept.source_partition, kept.source_offset, kept.source_entry)
-    return "-".join(map(str, place)).encode()
+def key_of(kept: Quarantined | Settled) -> bytes:
+    """The key of what is said of a quarantined entry: its place."""
+    return str(Place.of(kept)).encode()

@@ -31,11 +31,13 @@ from spine.identity import SERVER_PREFIX, Authority, signing_key
 from spine.limits import PartyLimits
 from spine.log import Appender, Kafka, LogReader, LogUnfit, verify_topics
 from spine.opening import LogIdentity
+from spine.partition import PartitionFold
 from spine.policy import Role
 from spine.replay import StoredFold
 from spine.schemas import Schemas
 from spine.server import Limits, Service, SpineServer, build_server
 from spine.signing import Signer, verify
+from spine.store import MemoryRows
 from spine.writer import LogWriter
 
 LOG_FILE: Final = "log.json"
@@ -94,6 +96,18 @@ class Runtime:
             self.domains.by_topic.get(topic),
             self.domains.governance,
             self.codec.schemas.set_hash,
+        )
+
+    def memory_fold(self, topic: str, partition: int) -> PartitionFold:
+        """A fold of one topic-partition that is thrown away: for who reads it once."""
+        return PartitionFold(
+            topic,
+            partition,
+            self.identity.log_id,
+            tools(self.codec, verify),
+            MemoryRows(),
+            self.domains.by_topic.get(topic),
+            self.domains.governance,
         )
 
     def folds(self, process: str, topics: Iterable[str]) -> FaustFolds:

@@ -19,6 +19,7 @@ from spine.errors import Invalid, Reason
 from spine.governance.v1 import governance_pb2, governance_pb2_grpc
 from spine.identity import CA_ALIAS
 from spine.metering.v1 import metering_pb2, metering_pb2_grpc
+from spine.operations.v1 import operations_pb2, operations_pb2_grpc
 from spine.reference.v1 import reference_pb2, reference_pb2_grpc
 from spine.runtime import service_target
 from spine.server import connect_sync
@@ -82,6 +83,12 @@ class Client:
         """A command or query to the standing data of a coordinator, by the name of its process."""
         return self._command(
             process, reference_pb2_grpc.ReferenceStub, reference_pb2, method, fields
+        )
+
+    def operations(self, process: str, method: str, **fields: Any) -> Any:
+        """What operators ask of a coordinator process."""
+        return self._command(
+            process, operations_pb2_grpc.OperationsStub, operations_pb2, method, fields
         )
 
     def dsi(self, method: str, **fields: Any) -> Any:

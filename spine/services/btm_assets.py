@@ -45,6 +45,7 @@ from spine.services.asset_groups import group_from, link_from
 from spine.services.background import keep_quarantined
 from spine.services.holds import watch_holds
 from spine.services.meters import known_access
+from spine.services.operations import operations
 from spine.services.reference import serve_standing_data
 
 
@@ -70,6 +71,7 @@ async def start_btm_assets(runtime: Runtime, name: str = "assets") -> Process:
                 BtmAssetsService(coordinator, folds, runtime.partitions, runtime.identity.log_id),
             ),
             standing.service,
+            operations(process, writer),
         ],
         runtime.settings.assets_port,
     )

@@ -35,6 +35,7 @@ from spine.services.background import every, keep_quarantined
 from spine.services.holds import watch_holds
 from spine.services.lapses import Lapses
 from spine.services.legs import FanOuts, LegDone
+from spine.services.operations import operations
 
 PERSON_CHARS_MAX: Final = 200
 LAPSE_EVERY_S: Final = 1.0
@@ -377,7 +378,8 @@ async def start_consumers(runtime: Runtime, name: str = "consumers") -> Process:
                 consumers_pb2.DESCRIPTOR.services_by_name["Consumers"].full_name,
                 consumers_pb2_grpc.add_ConsumersServicer_to_server,
                 ConsumersService(meters, fan_outs, home, vault, runtime.identity.log_id),
-            )
+            ),
+            operations(process, writer),
         ],
         runtime.settings.consumers_port,
     )

@@ -45,6 +45,7 @@ from spine.server import Service
 from spine.services import wire
 from spine.services.background import every, keep_quarantined
 from spine.services.holds import watch_holds
+from spine.services.operations import operations
 from spine.services.reference import serve_standing_data
 from spine.spread import Spreader
 
@@ -331,6 +332,7 @@ async def start_governance(runtime: Runtime, name: str = "governance") -> Proces
                 service,
             ),
             standing.service,
+            operations(process, writer),
         ],
         runtime.settings.governance_port,
     )

@@ -30,9 +30,10 @@ from spine.policy import Role
 from spine.runtime import Process, Runtime
 from spine.server import Service, current_caller
 from spine.services import wire
-from spine.services.background import keep_quarantined
+from spine.services.background import keep_quarantined, keep_quarantined_readings
 from spine.services.deliveries import Deliveries
 from spine.services.holds import watch_holds
+from spine.services.operations import operations
 from spine.services.recording import Intake, Recorder, Tally
 from spine.services.reference import StandingData, serve_standing_data
 
@@ -50,6 +51,7 @@ async def start_metering(runtime: Runtime, name: str = "metering") -> Process:
     watch_holds(process)
     writer = runtime.writer(process.appender, SignerRole.METERING, name)
     await keep_quarantined(process, writer, [trust.METERING_TOPIC, trust.METERING_REFERENCE])
+    keep_quarantined_readings(process, writer)
     deliveries = Deliveries(runtime.stores(name) / CACHE_FILE, runtime.identity.log_id)
     process.on_end(deliveries.close)
     reader = await asyncio.to_thread(runtime.reader)
@@ -74,6 +76,7 @@ async def start_metering(runtime: Runtime, name: str = "metering") -> Process:
                 service,
             ),
             standing.service,
+            operations(process, writer),
         ],
         runtime.settings.metering_port,
         REQUEST_BYTES_MAX,

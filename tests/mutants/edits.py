@@ -278,7 +278,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "policy is judged only by the data that was adopted",
         VIEW,
-        "if data_hash(POLICY_DATA[policy.version]) != policy.data_hash:",
+        "if POLICY_HASHES[policy.version] != policy.data_hash:",
         "if False:",
         (*PARTITION, *AUDIT),
     ),
@@ -636,7 +636,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "an outcome names the place of its decision",
-        "spine/audit.py",
+        "spine/audit_pass.py",
         "if _place(outcome) == place]",
         "]",
         AUDIT,
