@@ -324,6 +324,76 @@ async def test_the_client_names_what_the_server_refused(world: World):
     assert report.batches.total == 0 and not report.positions
 
 
+async def test_every_bucket_in_one_file(world: World, tmp_path: Path):
+    """Rows balance and half hours balance, each for itself; each row's line is told."""
+    mine, theirs, unknown = "2400000000013", "2500000000018", "2600000000012"
+    wrong = "2700000000010"
+    for mpxn in (mine, theirs, wrong):
+        await world.register(mpxn)
+    await world.supply(mine, wrong)
+    rows = [
+        (mine, "00:30", "0.1"),
+        (mine, "00:30", "0.1"),  # the same again
+        (mine, "00:30", "0.2"),  # another value
+        (mine, "00:40", "0.1"),  # off the grid
+        (mine, "01:00", "null"),
+        (mine, "01:30", "-1"),
+        (mine, "02:30", "0.0001"),  # 02:00 is missing
+        (mine, "03:00", "x"),
+        (mine, "03:30", "0.3"),
+        (wrong, "00:30", "0.4"),
+        (theirs, "00:30", "0.5"),
+        (unknown, "00:30", "0.6"),
+        ("123", "00:30", "0.7"),
+    ]
+    path = tmp_path / "every.csv"
+    lines = [f"{mpxn},2024-01-01 {time},{kwh},Actual" for mpxn, time, kwh in rows]
+    path.write_text("\n".join(["sep=,", "MPR,ReadDatetime,kWh,ReadType", *lines, "garbage"]))
+
+    report, again = await world.ingest(path), await world.ingest(path)
+
+    assert report.rows.as_dict() == {
+        "total": 14, "taken": 5, "duplicate_other": 1, "duplicate_same": 1, "off_grid": 1,
+        "null": 1, "negative": 1, "wrong_decimals": 1, "unreadable": 3,
+    }  # fmt: skip
+    of_file = {"null": 1, "negative": 1, "wrong_decimals": 1, "unreadable": 1, "missing": 1}
+    refused = {"unregistered": 1, "wrong_sender": 1}
+    assert report.half_hours.buckets == {"recorded": 3, **refused, **of_file}
+    assert again.half_hours.buckets == {"repeated": 3, **refused, **of_file}
+    assert report.half_hours.total == sum(report.half_hours.buckets.values()) == 10
+    told = [(f.reason.value, f.line) for f in report.findings]
+    assert told[:7] == [
+        ("duplicate_same", 4), ("duplicate_other", 5), ("off_grid", 6), ("null", 7),
+        ("negative", 8), ("wrong_decimals", 9), ("unreadable", 10),
+    ]  # fmt: skip
+    assert told[7:10] == [("check_digit", 12), ("unreadable", 15), ("unreadable", 16)]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"<!doctype html><title>Log in</title>",
+        b"",
+        b"MPR,ReadDatetime,kWh\n1,2,3\n",
+        b"MPR,ReadDatetime,kWh,ReadType\n",
+        gzip.compress(b"MPR,ReadDatetime,kWh,ReadType\n" * 99)[:-9],
+    ],
+)
+async def test_of_what_is_not_readings_nothing_is_recorded(
+    world: World, tmp_path: Path, content: bytes
+):
+    path = tmp_path / "readings.csv"
+    path.write_bytes(content)
+    before = world.ends()
+
+    with pytest.raises(Invalid) as refused:
+        await world.ingest(path)
+
+    assert refused.value.reason.startswith("FILE_")
+    assert ". " not in refused.value.message
+    assert world.ends() == before
+
+
 async def test_the_same_chunk_twice_in_one_call_is_recorded_once(world: World):
     mpxn = "1400000000010"
     await world.register(mpxn)

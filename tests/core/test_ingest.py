@@ -1,6 +1,7 @@
 """Reading a file and reporting on it, without a server."""
 
 import gzip
+import io
 import json
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -8,11 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from domains.metering import adapters
 from domains.metering.adapters import Bucket
+from spine.console import ingesting
 from spine.errors import Bug, Invalid, Reason
 from spine.ingest import CHUNK_ROWS, Balance, IngestReport, chunks, ingest_file
+from tests.helpers.command_line import run
 
 DATA = Path(__file__).parent.parent / "data"
 PERSE = DATA / "perse" / "perse_meter_history_2024-01-01_2024-08-31.json.gz"
@@ -176,3 +180,31 @@ def test_chunks_hold_the_columns_of_the_proto():
     assert np.frombuffer(chunk.values_wh, "<i4").sum() == days.total_wh
     assert len(chunk.quality) == 48 * len(days)
     assert parsed.report.half_hours.by_bucket[Bucket.RECORDED] == days.recorded
+
+
+def test_the_command_says_in_one_line_what_is_no_readings_file(tmp_path: Path):
+    page = tmp_path / "readings.csv"
+    page.write_text("<html>")
+
+    said = run("ingest", "readings", str(page), "--as", "nobody", "--dry-run")
+
+    assert (said.code, said.out) == (7, "")
+    assert said.reason == "FILE_UNRECOGNISED" and len(said.err.splitlines()) == 1
+
+
+def test_no_bar_is_drawn_where_nobody_watches():
+    said = run("ingest", "readings", str(PERSE), "--as", "nobody", "--dry-run")
+
+    assert (said.code, said.err) == (0, "")
+    assert "244 = 244 taken" in said.out and "\x1b" not in said.out
+
+
+def test_the_bar_shows_bytes_rows_and_meter_days(monkeypatch: pytest.MonkeyPatch):
+    watched = Console(file=io.StringIO(), force_terminal=True, width=120)
+    monkeypatch.setattr(ingesting, "err", watched)
+
+    ingesting.send(PERSE, "nobody", dry_run=True, show=True)
+
+    assert isinstance(watched.file, io.StringIO)
+    drawn = watched.file.getvalue()
+    assert "28.0/28.0 kB" in drawn and "244 rows, 244 meter-days" in drawn
