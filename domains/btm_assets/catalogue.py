@@ -15,8 +15,10 @@ from spine.codelist import ListSpec, specs_by_name, standing_data
 from spine.domain import Domain
 from spine.event import SignerRole
 
+ASSET_CLASSES: Final = "asset_classes"
+
 LISTS: Final = specs_by_name(
-    ListSpec("asset_classes", "Classes of asset", only=frozenset(AssetClass)),
+    ListSpec(ASSET_CLASSES, "Classes of asset", only=frozenset(AssetClass)),
     ListSpec("link_schemes", "Schemes of identifiers of an asset", only=frozenset(Scheme)),
     ListSpec("connection_agreements", "Connection agreements", only=frozenset(Agreement)),
     ListSpec("verification_levels", "How an asset was verified", only=frozenset(VerificationLevel)),

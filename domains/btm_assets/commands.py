@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Final
 
 from domains.btm_assets.events import Details, Link
+from spine.codelist import NOT_LOADED, CodeList
 from spine.domain import Actor
 from spine.errors import NotPermitted, Reason
 from spine.policy import Role
@@ -15,12 +16,17 @@ from spine.policy import Role
 
 @dataclass(frozen=True, slots=True)
 class DeclareAsset:
-    """Say that an asset stands behind this meter; the caller minted its id."""
+    """Say that an asset stands behind this meter; the caller minted its id.
+
+    `asset_classes` is the list of standing data that the coordinator has folded; a list that is not
+    there knows no class.
+    """
 
     by: Actor
     asset_id: str
     details: Details
     links: tuple[Link, ...] = ()
+    asset_classes: CodeList = NOT_LOADED
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,7 @@ from domains.btm_assets.events import (
     Scheme,
     VerificationLevel,
 )
+from spine.codelist import check_listed, day_of
 from spine.domain import Actor
 from spine.errors import NotPermitted, Reason, Refused
 from spine.gb import Interval, utc
@@ -139,6 +140,8 @@ def _declare(state: MeterAssets, command: DeclareAsset, now: datetime) -> AssetE
         if same and _all_linked(before, links) and before.declared_by == command.by.party:
             return ()
         raise Refused(Reason.ASSET_EXISTS, "the asset is declared already, and otherwise")
+    asset_class = command.details.kind.asset_class
+    check_listed(command.asset_classes, asset_class, day_of(now), "class of asset", "asset_class")
     if len(state.assets) >= ASSETS_MAX or len(links) > LINKS_MAX:
         raise Refused(Reason.ASSET_LIMIT, f"at most {ASSETS_MAX} assets, {LINKS_MAX} links each")
     if any(_same_device(other, command) for other in state.assets):

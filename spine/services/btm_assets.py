@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from domains.btm_assets.catalogue import DATA_DOMAIN
+from domains.btm_assets.catalogue import ASSET_CLASSES, DATA_DOMAIN
 from domains.btm_assets.commands import (
     ActivateAsset,
     AssetCommand,
@@ -46,7 +46,7 @@ from spine.services.background import keep_quarantined
 from spine.services.holds import watch_holds
 from spine.services.meters import known_access
 from spine.services.operations import operations
-from spine.services.reference import serve_standing_data
+from spine.services.reference import StandingData, serve_standing_data
 
 
 async def start_btm_assets(runtime: Runtime, name: str = "assets") -> Process:
@@ -68,7 +68,7 @@ async def start_btm_assets(runtime: Runtime, name: str = "assets") -> Process:
             Service(
                 btm_assets_pb2.DESCRIPTOR.services_by_name["BtmAssets"].full_name,
                 btm_assets_pb2_grpc.add_BtmAssetsServicer_to_server,
-                BtmAssetsService(coordinator, folds, runtime.partitions, runtime.identity.log_id),
+                BtmAssetsService(coordinator, folds, standing, runtime),
             ),
             standing.service,
             operations(process, writer),
@@ -82,10 +82,10 @@ class BtmAssetsService(btm_assets_pb2_grpc.BtmAssetsServicer):
     """Requests in, facts about the assets of one meter in the log."""
 
     def __init__(
-        self, coordinator: Coordinator, folds: FaustFolds, partitions: int, log_id: bytes
+        self, coordinator: Coordinator, folds: FaustFolds, standing: StandingData, runtime: Runtime
     ) -> None:
-        self._coordinator, self._folds, self._partitions = coordinator, folds, partitions
-        self._log_id = log_id
+        self._coordinator, self._folds, self._standing = coordinator, folds, standing
+        self._partitions, self._log_id = runtime.partitions, runtime.identity.log_id
 
     async def DeclareAsset(self, request: Any, context: Any) -> Any:
         """Say that an asset stands behind a meter."""
@@ -98,7 +98,8 @@ class BtmAssetsService(btm_assets_pb2_grpc.BtmAssetsServicer):
             group_from(request.operational, Operational),
         )
         links = tuple(link_from(link) for link in request.links)
-        command = DeclareAsset(wire.caller(), request.asset_id, details, links)
+        classes = self._standing.codes(ASSET_CLASSES)
+        command = DeclareAsset(wire.caller(), request.asset_id, details, links, classes)
         return await self._handle("DeclareAsset", command, request)
 
     async def VerifyAsset(self, request: Any, context: Any) -> Any:

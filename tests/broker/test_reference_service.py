@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,9 +18,9 @@ from spine.config import Settings
 from spine.console import context
 from spine.console.client import Client, stamp
 from spine.console.logs import ensure_log, issue_identities
-from spine.console.reference import load
+from spine.console.reference import load, show
 from spine.embedded import EmbeddedKafka
-from spine.errors import Invalid
+from spine.errors import Invalid, NotFound
 from spine.installation import CATALOGUE, DOMAINS
 from spine.policy import Role
 from spine.replay import rebuild
@@ -170,6 +171,22 @@ async def test_a_list_is_loaded_asked_for_corrected_and_asked_for_again(world: W
     assert found.code.label == "Initial settlement"
     no = await world.refusal("GetCode", list="settlement_runs", code="T1")
     assert (no.code, no.reason) == ("NOT_FOUND", "CODE_UNKNOWN")
+
+
+async def test_what_the_command_shows_of_a_list(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    holidays = "bank_holidays_scotland"
+    await asyncio.to_thread(show, holidays, as_of_valid="2026-11-30")
+    said = capsys.readouterr().out
+    assert "St Andrew" in said and "OGL-UK-3.0" in said and "below offset" in said
+    await asyncio.to_thread(show, holidays, code="2026-11-30", all_=True, as_json=True)
+    shown = json.loads(capsys.readouterr().out)
+    assert [c["effective_to"] for c in shown["codes"]] == ["2026-12-01"]
+    with pytest.raises(NotFound):
+        await asyncio.to_thread(show, holidays, code="2026-11-29", all_=True)
+    with pytest.raises(Invalid, match="no domain has a list"):
+        await asyncio.to_thread(show, "nothing")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from domains.metering.events import MeasurementQuantity
 from spine import trust
 from spine.catalogue import Appointment, DataDomain, Label, Personal, dcat
 from spine.codelist import CodeListed, problems
+from spine.console.reference import coordinators
 from spine.gb import GspGroup, host_gsp_group, periods_in
 from spine.installation import CATALOGUE, DOMAINS
 from spine.policy import Role
@@ -116,6 +117,21 @@ def test_the_catalogue_is_whole_as_dcat() -> None:
     assert flaws(document) == []
     data_sets = [n for n in nodes(document) if n.get("@type") == "dcat:Dataset"]
     assert len(data_sets) == sum(len(domain.data_sets) for domain in CATALOGUE)
+
+
+def test_the_command_prints_the_catalogue_as_a_table_as_json_and_as_dcat(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    coordinators()
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in lines if "  Assets behind the meter " in line]
+    assert "Elexon (provisional)" in line and "SHARED" in line and "the owner of each asset" in line
+    coordinators(as_json=True)
+    said = {d["domain"]: d for d in json.loads(capsys.readouterr().out)}
+    assert said["btm_assets"]["appointment"] == "PROVISIONAL"
+    assert said["metering"]["data_sets"][1]["categories"] == ["HH_CONSUMPTION", "EXPORT"]
+    coordinators(as_dcat=True)
+    assert flaws(json.loads(capsys.readouterr().out)) == []
 
 
 def test_the_check_of_the_catalogue_bites() -> None:

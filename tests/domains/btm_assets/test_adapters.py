@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,6 +23,7 @@ from domains.btm_assets.events import AssetDeclared, Link
 from spine.domain import Actor
 from spine.errors import Invalid, SpineError
 from spine.gb import Mpan
+from tests.helpers.standing import shipped_list
 
 BY = Actor("data_service", "register-feed")
 EXPORT, WRONG_DIGIT, IMPORT = "1200000000011", "1200000000012", "1200000000020"
@@ -98,7 +100,8 @@ def test_a_connection_becomes_an_asset() -> None:
     # The first instant of a summer's day, by the clocks of the register.
     since = datetime(2016, 6, 30, 23, tzinfo=UTC)
     assert command.links == (Link("MPAN", EXPORT, "ECR", since),)
-    events = BTM_ASSETS.decide(BTM_ASSETS.initial(), command, since)
+    listed = replace(command, asset_classes=shipped_list("btm_assets", "asset_classes"))
+    events = BTM_ASSETS.decide(BTM_ASSETS.initial(), listed, since)
     assert isinstance(events[0], AssetDeclared) and len(events) == 2
     assert "Marker" not in repr(declaration)
 
@@ -239,7 +242,9 @@ def test_a_charge_device_becomes_an_asset() -> None:
     assert details.specification.rated_import_w == 10_700
     assert (details.registration.reference, details.registration.registered_at) == (DEVICE, since)
     assert declaration.command.links == (Link("UPRN", "100012345678", "NCR", since),)
-    assert len(BTM_ASSETS.decide(BTM_ASSETS.initial(), declaration.command, since)) == 2
+    classes = shipped_list("btm_assets", "asset_classes")
+    listed = replace(declaration.command, asset_classes=classes)
+    assert len(BTM_ASSETS.decide(BTM_ASSETS.initial(), listed, since)) == 2
     assert "Marker" not in repr(declaration)
     assert imported.report.found == {Note.COLUMN_TWICE: 1}
 

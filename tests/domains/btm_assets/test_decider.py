@@ -43,10 +43,12 @@ from domains.btm_assets.events import (
     Specification,
 )
 from domains.btm_assets.views import COORDINATOR, asset_views
+from spine.codelist import NOT_LOADED
 from spine.domain import Actor, fold
 from spine.errors import Invalid, NotPermitted, Reason, Refused, SpineError
 from tests.helpers.specification import DEFAULT_NOW as NOW
 from tests.helpers.specification import given
+from tests.helpers.standing import shipped_list
 
 MPAN = "1200000000011"
 ID = "urn:energyos:asset:01JZ0000000000000000000001"
@@ -61,7 +63,8 @@ DETAILS = Details(
     Connection(MPAN, "NOT_APPLICABLE", "G98", 5_000),
 )
 LINK = Link("AMSID", "1234567890123", "flex-co", NOW)
-DECLARE = DeclareAsset(FLEX, ID, DETAILS)
+CLASSES = shipped_list("btm_assets", "asset_classes")
+DECLARE = DeclareAsset(FLEX, ID, DETAILS, asset_classes=CLASSES)
 VERIFY = VerifyAsset(SERVICE, ID, "INSPECTION")
 REJECT = RejectAsset(SERVICE, ID, "not there")
 ACTIVATE, SUSPEND = ActivateAsset(FLEX, ID), SuspendAsset(FLEX, ID, "repair")
@@ -192,6 +195,7 @@ def test_a_role_that_may_not(command: Any) -> None:
         ((), replace(DECLARE, asset_id="1200000000011"), Invalid, "FIELD_INVALID"),
         ((), replace(DECLARE, asset_id=ID.lower()), Invalid, "FIELD_INVALID"),
         ((), details(kind=Kind("REACTOR")), Invalid, "CODE_UNKNOWN"),
+        ((), replace(DECLARE, asset_classes=NOT_LOADED), Invalid, "CODE_UNKNOWN"),
         ((), details(kind=Kind("BATTERY", "x" * 129)), Invalid, "FIELD_INVALID"),
         ((), details(kind=Kind("BATTERY", "\x1b[2J")), Invalid, "FIELD_INVALID"),
         ((), details(specification=Specification(rated_import_w=-1)), Invalid, "FIELD_INVALID"),
