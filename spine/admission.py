@@ -127,8 +127,18 @@ def meters_of(request: Any) -> Sequence[str]:
     fields = getattr(getattr(request, "DESCRIPTOR", None), "fields_by_name", {})
     if "questions" in fields:
         named = [question.mpxn for question in request.questions]
+    elif "commands" in fields:
+        named = [mpxn for command in request.commands for mpxn in _named_by(command)]
     elif "mpxns" in fields:
         named = list(request.mpxns)
     else:
         named = [request.mpxn] if "mpxn" in fields else []
     return list({mpxn[:MPXN_CHARS_MAX] for mpxn in named})
+
+
+def _named_by(command: Any) -> Sequence[str]:
+    """The meters of one command among many: its own, or those of the one it may be."""
+    if command.DESCRIPTOR.oneofs:
+        kind = command.WhichOneof(command.DESCRIPTOR.oneofs[0].name)
+        return _named_by(getattr(command, kind)) if kind else ()
+    return list(command.mpxns) if hasattr(command, "mpxns") else [command.mpxn]

@@ -8,6 +8,8 @@ cache and may be deleted; then such a reuse goes unnoticed until the key is used
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +42,15 @@ class Claims:
             raise Conflict(
                 Reason.IDEMPOTENCY_CONFLICT, "this idempotency key was used for another request"
             )
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Many claims as one transaction, which costs little more than one of them."""
+        self._db.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._db.execute("COMMIT")
 
     def close(self) -> None:
         """Let go of the file."""

@@ -8,25 +8,30 @@ locks: each names the predecessor it decided on, and the loser's record is void 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass
+from datetime import datetime
 from hashlib import sha256
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
 from spine.claims import Claims
 from spine.domain import Actor, Domain
-from spine.errors import Conflict, NotPermitted, Pushback, Reason
+from spine.errors import Bug, Conflict, NotPermitted, Pushback, Reason, SpineError
 from spine.event import Command, Fact, Facts, RecordType, from_epoch_ms, murmur2_partition
 from spine.fold import FaustFolds, LiveFold
 from spine.partition import PartitionFold
 from spine.policy import Role, accreditation_refusal
-from spine.rows import AppliedCommand
+from spine.rows import AppliedCommand, Subject
 from spine.trust import GOVERNANCE_TOPIC, METER_KEYED
 from spine.writer import LogWriter, wall_clock_ms
 
 FOLD_TIMEOUT_S: Final = 10.0
 TIGHTENING_ATTEMPTS: Final = 8
+# Of the largest there are (consents), well below what a record may come to.
+COMMANDS_PER_RECORD: Final = 500
+_UNDECIDED: Final = Bug("nothing was decided")
 # Those that act only while governance accredits them.
 ORGANISATIONS: Final = frozenset({Role.DATA_USER, Role.SUPPLIER, Role.DATA_SERVICE})
 
@@ -113,7 +118,7 @@ class Coordinator:
             self._claims.claim(by.role, by.party, order.method, key, order.digest)
         if self.domain.topic != GOVERNANCE_TOPIC and not self._tightens(order.command):
             await check_accredited(self._folds, self.live(order.subject), order.actor)
-        async with self._locks.setdefault(order.subject, asyncio.Lock()):
+        async with self._lock(order.subject):
             attempts = TIGHTENING_ATTEMPTS if self._tightens(order.command) else 1
             for _ in range(attempts):
                 handled = await self._attempt(order)
@@ -140,17 +145,7 @@ class Coordinator:
             return Handled(
                 self.domain.topic, fold.partition, row.offset, row.entry, False, changed=False
             )
-        command = Command(
-            order.id,
-            order.subject,
-            order.digest,
-            row.offset,
-            row.entry,
-            f"{order.actor.role}/{order.actor.party}",
-            tuple(
-                Fact(self.domain.event_type(e), now, self._writer.codec.encode(e)) for e in events
-            ),
-        )
+        command = self._command(order, row, events, now)
         appended = await self._writer.write(
             RecordType.FACTS,
             self.domain.topic,
@@ -158,17 +153,153 @@ class Coordinator:
             Facts(self.domain.topic, fold.partition, (command,)),
             key=order.subject.encode(),
         )
-        try:
-            await live.passed(appended.offset, FOLD_TIMEOUT_S)
-        except Pushback:
-            message = "appended, not folded yet; repeat it under the same idempotency key"
-            raise Pushback(Reason.INDETERMINATE, message) from None
+        await self._folded(live, appended.offset)
         applied = live.stored.fold.applied_command(order.id)
         if applied is None:
             return None
         if applied.offset != appended.offset:
             return self._replayed(order, applied)
         return Handled(self.domain.topic, fold.partition, applied.offset, applied.entry, False)
+
+    def _command(
+        self, order: Order, row: Subject, events: Sequence[object], now: datetime
+    ) -> Command:
+        """The command of an order that was decided on that row."""
+        encode, event_type = self._writer.codec.encode, self.domain.event_type
+        return Command(
+            order.id,
+            order.subject,
+            order.digest,
+            row.offset,
+            row.entry,
+            f"{order.actor.role}/{order.actor.party}",
+            tuple(Fact(event_type(event), now, encode(event)) for event in events),
+        )
+
+    async def _folded(self, live: LiveFold, offset: int) -> None:
+        """Return once the record there is folded; Pushback(INDETERMINATE) if it is not in time."""
+        try:
+            await live.passed(offset, FOLD_TIMEOUT_S)
+        except Pushback:
+            message = "appended, not folded yet; repeat it under the same idempotency key"
+            raise Pushback(Reason.INDETERMINATE, message) from None
+
+    # -- many at once ---------------------------------------------------------------------------
+
+    async def handle_all(self, orders: Sequence[Order]) -> list[Handled | SpineError]:
+        """Carry out many commands, each alone; the answers stand in the order of `orders`.
+
+        Those of one partition share records and signatures. A second one about the same subject
+        waits for the next record. Each may be refused as by `handle`, but none is tried again: the
+        loser of a race is answered RACE_LOST, whatever it does.
+        """
+        claims = self._claims
+        answers: list[Handled | SpineError] = []
+        with nullcontext() if claims is None else claims.together():
+            for order in orders:
+                answers.append(_UNDECIDED)
+                if claims is not None:
+                    by, key = order.actor, order.idempotency_key
+                    try:
+                        claims.claim(by.role, by.party, order.method, key, order.digest)
+                    except Conflict as conflict:
+                        answers[-1] = conflict
+        waiting: dict[int, list[int]] = {}
+        for place, order in enumerate(orders):
+            if answers[place] is _UNDECIDED:
+                partition = self.live(order.subject).stored.partition
+                waiting.setdefault(partition, []).append(place)
+        await asyncio.gather(
+            *(self._handle_partition(orders, places, answers) for places in waiting.values())
+        )
+        return answers
+
+    async def _handle_partition(
+        self, orders: Sequence[Order], places: list[int], answers: list[Handled | SpineError]
+    ) -> None:
+        """Decide and append what concerns one partition, a record of different subjects a time."""
+        live = self.live(orders[places[0]].subject)
+        refused: dict[Actor, SpineError | None] = {}
+        while places:
+            taken, places = _next_record(orders, places)
+            async with AsyncExitStack() as held:
+                for subject in sorted(orders[place].subject for place in taken):
+                    await held.enter_async_context(self._lock(subject))
+                commands: list[Command] = []
+                decided: list[int] = []
+                for place in taken:
+                    try:
+                        made = await self._decide_one(live, orders[place], refused)
+                    except SpineError as error:
+                        answers[place] = error
+                        continue
+                    if isinstance(made, Handled):
+                        answers[place] = made
+                    else:
+                        commands.append(made)
+                        decided.append(place)
+                if commands:
+                    found = await self._append_all(live, tuple(commands))
+                    for place, answer in zip(decided, found, strict=True):
+                        answers[place] = answer
+
+    def _lock(self, subject: str) -> asyncio.Lock:
+        """Held while a command about the subject is on its way, so that ours do not race."""
+        return self._locks.setdefault(subject, asyncio.Lock())
+
+    async def _decide_one(
+        self, live: LiveFold, order: Order, refused: dict[Actor, SpineError | None]
+    ) -> Command | Handled:
+        """The command to append for an order, or where it was applied before, or "already so"."""
+        fold = live.stored.fold
+        if (earlier := self.earlier(order)) is not None:
+            return earlier
+        self._ready(fold, order.subject)
+        tightens = self._tightens(order.command)
+        if not tightens:
+            if order.actor not in refused:
+                refused[order.actor] = None
+                try:
+                    await check_accredited(self._folds, live, order.actor)
+                except SpineError as error:
+                    refused[order.actor] = error
+            if (error_ := refused[order.actor]) is not None:
+                raise error_
+        assert fold.head is not None
+        row = fold.subject(order.subject)
+        now = from_epoch_ms(max(wall_clock_ms(), fold.head.now_ms))
+        events = self.domain.decide(row.state, order.command, now)
+        if not events and tightens:
+            await self._barrier(live)
+            row = fold.subject(order.subject)
+            events = self.domain.decide(row.state, order.command, now)
+        if not events:
+            at = (self.domain.topic, fold.partition, row.offset, row.entry)
+            return Handled(*at, False, changed=False)
+        return self._command(order, row, events, now)
+
+    async def _append_all(
+        self, live: LiveFold, commands: tuple[Command, ...]
+    ) -> list[Handled | SpineError]:
+        """Append one record of commands and say what its fold made of each."""
+        topic, partition = self.domain.topic, live.stored.partition
+        facts = Facts(topic, partition, commands)
+        try:
+            appended = await self._writer.write(RecordType.FACTS, topic, partition, facts)
+            await self._folded(live, appended.offset)
+        except SpineError as error:
+            return [error] * len(commands)
+        found: list[Handled | SpineError] = []
+        for command in commands:
+            applied = live.stored.fold.applied_command(command.id)
+            if applied is None:
+                message = "another command came first; look again and decide"
+                found.append(Conflict(Reason.RACE_LOST, message))
+            else:
+                replayed = applied.offset != appended.offset
+                at = (topic, partition, applied.offset, applied.entry)
+                found.append(Handled(*at, replayed))
+        return found
 
     async def _barrier(self, live: LiveFold) -> None:
         """Append a record without commands and wait for it: all acknowledged before is folded."""
@@ -196,6 +327,21 @@ class Coordinator:
             raise Pushback(
                 closed, "closed until a build understands what it holds", retry_after_s=60
             )
+
+
+def _next_record(orders: Sequence[Order], places: list[int]) -> tuple[list[int], list[int]]:
+    """The orders that can share the next record, and the rest: no subject stands in one twice."""
+    taken: list[int] = []
+    rest: list[int] = []
+    subjects: set[str] = set()
+    for place in places:
+        subject = orders[place].subject
+        if subject in subjects or len(taken) == COMMANDS_PER_RECORD:
+            rest.append(place)
+        else:
+            subjects.add(subject)
+            taken.append(place)
+    return taken, rest
 
 
 async def check_accredited(folds: FaustFolds, live: LiveFold, actor: Actor) -> None:

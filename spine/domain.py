@@ -7,7 +7,7 @@ a command into facts, `Domain.evolve` turns facts into state, both pure (design 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -20,6 +20,9 @@ class ReadableRows(Protocol):
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a row."""
+
+    def get_many(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
+        """The values of many rows, in the order of their keys."""
 
     def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Rows with start <= key < end, in key order."""

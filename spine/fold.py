@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,13 +22,14 @@ from opentelemetry.util.types import AnyValue
 from spine import telemetry
 from spine.errors import Pushback, Reason
 from spine.event import LogRecord
-from spine.log import Kafka, ReaderThread
+from spine.log import Kafka, LogReader, ReaderThread
 from spine.replay import StoredFold, rebuild
 from spine.rows import Applied, Counts
 
 EXIT_FOLD_FAILED: Final = 70
 WATCH_EVERY_S: Final = 2.0
 STALLED_AFTER_S: Final = 30.0
+HEAL_RECORDS: Final = 256  # at a time: a gap may be as long as the log
 HEAL_AFTER_ASSIGNMENT_S: Final = (0.2, 1.0, 3.0)
 _log = structlog.get_logger()
 
@@ -221,11 +223,14 @@ class FaustFolds:
         reader, stored = self._reader, live.stored
         if reader is None:
             return
-        missing = await reader.run(
-            lambda log: list(log.read(stored.topic, stored.partition, live.next_offset, end))
-        )
-        for record in missing:
-            live.deliver(record)
+
+        def some(log: LogReader) -> list[LogRecord]:
+            read = log.read(stored.topic, stored.partition, live.next_offset, end)
+            return list(islice(read, HEAL_RECORDS))
+
+        while missing := await reader.run(some):
+            for record in missing:
+                live.deliver(record)
 
     async def _assigned(self, *_: Any, **__: Any) -> None:
         """Faust starts at the end of the log: heal what came before its start."""

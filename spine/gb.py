@@ -35,7 +35,7 @@ FIRST_DATE = date(1990, 1, 1)
 LAST_DATE = date(2099, 12, 31)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MPAN_WEIGHTS = (3, 5, 7, 13, 17, 19, 23, 29, 31, 37, 41, 43)
+MPAN_WEIGHTS = (3, 5, 7, 13, 17, 19, 23, 29, 31, 37, 41, 43)
 
 
 # Identifiers
@@ -92,7 +92,7 @@ class Mpan(str):
     @property
     def check_digit_ok(self) -> bool:
         """Whether the last digit is the one that the first twelve call for."""
-        weighed = sum(int(d) * w for d, w in zip(self, _MPAN_WEIGHTS, strict=False))
+        weighed = sum(int(d) * w for d, w in zip(self, MPAN_WEIGHTS, strict=False))
         return weighed % 11 % 10 == int(self[-1])
 
     @property

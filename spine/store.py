@@ -11,19 +11,20 @@ import hashlib
 import heapq
 import shutil
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
-from rocksdict import AccessType, Options, Rdict, ReadOptions, WriteBatch
+from rocksdict import AccessType, DBCompressionType, Options, Rdict, ReadOptions, WriteBatch
 
 from spine.codec import pack, unpack
 from spine.domain import ReadableRows
 
 _log = structlog.get_logger()
 POSITION_ROW: Final = b"\xff\xffposition"
+WRITE_BUFFER_BYTES: Final = 32 << 20
 DAMAGE_MARK: Final = "damaged"
 # What RocksDB says of its LOCK file. "lock" alone also stands in "block checksum mismatch".
 _LOCKED: Final = ("While lock file", "lock hold by current process")
@@ -57,6 +58,10 @@ class MemoryRows:
     def get(self, key: bytes) -> bytes | None:
         """The value of a row."""
         return self._rows.get(key)
+
+    def get_many(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
+        """The values of many rows, in the order of their keys."""
+        return [self._rows.get(key) for key in keys]
 
     def put(self, key: bytes, value: bytes) -> None:
         """Write a row."""
@@ -111,6 +116,14 @@ class Store:
         if key in self._pending:
             return self._pending[key]
         return _get(self._db, self.path, key)
+
+    def get_many(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
+        """The values of many rows, in the order of their keys, pending writes included."""
+        found = _get_many(self._db, self.path, keys)
+        if self._pending:
+            pending = self._pending
+            return [pending.get(key, value) for key, value in zip(keys, found, strict=True)]
+        return found
 
     def put(self, key: bytes, value: bytes) -> None:
         """Write a row with the next commit."""
@@ -189,6 +202,10 @@ class StoreReader:
         """The value of a row as of the last refresh."""
         return _get(self._opened(), self._path, key)
 
+    def get_many(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
+        """The values of many rows, in the order of their keys, as of the last refresh."""
+        return _get_many(self._opened(), self._path, keys)
+
     def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Rows with start <= key < end, in key order, as of the last refresh."""
         return _scan(self._opened(), self._path, start, end)
@@ -239,6 +256,15 @@ def _get(db: Rdict, path: Path, key: bytes) -> bytes | None:
     return found
 
 
+def _get_many(db: Rdict, path: Path, keys: Sequence[bytes]) -> Sequence[bytes | None]:
+    try:
+        found: Any = db.get(list(keys))
+    except Exception as error:
+        raise _damage(path, error) from error
+    values: list[bytes | None] = found
+    return values
+
+
 def _scan(db: Rdict, path: Path, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Rows in key order. An iterator just ends at a damaged block, and only its status tells."""
     options = ReadOptions()
@@ -266,4 +292,12 @@ def _options() -> Options:
     options = Options(raw_mode=True)
     options.create_if_missing(True)
     options.set_max_open_files(256)
+    # A fold writes in bursts, each row once: let memory and the first level take them up, and a
+    # thread of its own merge them, before anything waits. Keys share long beginnings.
+    options.set_compression_type(DBCompressionType.lz4())
+    options.set_max_background_jobs(2)
+    options.set_write_buffer_size(WRITE_BUFFER_BYTES)
+    options.set_max_write_buffer_number(4)
+    options.set_level_zero_slowdown_writes_trigger(40)
+    options.set_level_zero_stop_writes_trigger(64)
     return options

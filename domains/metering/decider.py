@@ -33,6 +33,8 @@ from spine.domain import Actor
 from spine.errors import Invalid, NotPermitted, Reason, Refused
 from spine.gb import (
     HALF_HOUR,
+    MPAN_DIGITS,
+    MPAN_WEIGHTS,
     PERIODS_PER_UTC_DAY,
     GspGroup,
     Interval,
@@ -49,6 +51,7 @@ REGISTRARS: Final = frozenset({Role.SUPPLIER, Role.DATA_SERVICE, Role.CONSENT_SE
 READING_WH_MAX: Final = 10_000_000
 _ACTIVE: Final = (MeasurementQuantity.ACTIVE_IMPORT, MeasurementQuantity.ACTIVE_EXPORT)
 
+T = TypeVar("T")
 CodeT = TypeVar("CodeT", Fuel, EnergyDirection, MeasurementQuantity)
 _FOR_EVER: Final = datetime(9999, 12, 31, tzinfo=UTC)
 
@@ -181,10 +184,13 @@ class CheckedRows:
 
 def check_rows(
     meter_days: MeterDays,
-    registered: Callable[[str], MeteringPoint | None],
-    may_send: Callable[[str], Sequence[Interval]],
+    registered: Callable[[bytes], MeteringPoint | None],
+    may_send: Callable[[bytes], Sequence[Interval]],
 ) -> CheckedRows:
     """Judge meter-days before they are appended; both functions are asked once per metering point.
+
+    They are given its number in ASCII. What they give is judged once for each object, so that
+    points in the same state had best share one.
 
     `registered` is the registry, `may_send` gives the stretches in which this sender may send for
     the point (`sending_stretches`). A row is taken or refused whole, by the first of
@@ -198,19 +204,23 @@ def check_rows(
     Findings: MPXN_CHECK_DIGIT, the number's check digit is wrong.
     """
     names, point_of_row = np.unique(meter_days.mpxns, return_inverse=True)
-    mpxns = [name.decode() for name in names.tolist()]
+    mpxns = names.tolist()
     points = [registered(mpxn) for mpxn in mpxns]
+    alike, state_of_point = _alike(points)
     spans = _spans(meter_days)
     values = meter_days.values_wh
     plausible = (values >= 0) & (values <= READING_WH_MAX)
     if (volumes := meter_days.volumes_dm3) is not None:
         plausible &= (volumes >= 0) & (volumes <= VOLUME_DM3_MAX)
     of_gas = volumes is not None
-    fit = np.array([_counts(point, meter_days.quantity, of_gas) for point in points], np.bool_)
+    fit = np.array([_counts(point, meter_days.quantity, of_gas) for point in alike], np.bool_)
+    state_of_row = state_of_point[point_of_row]
+    allowed, stretch_of_point = _alike([may_send(mpxn) for mpxn in mpxns])
+    stretch_of_row = stretch_of_point[point_of_row]
     rules = (
-        (Reason.METER_NOT_REGISTERED, _within(spans, point_of_row, map(_registration, points))),
-        (Reason.QUANTITY_NOT_FOR_METER, fit[point_of_row]),
-        (Reason.SENDER_NOT_APPOINTED, _within(spans, point_of_row, map(may_send, mpxns))),
+        (Reason.METER_NOT_REGISTERED, _within(spans, state_of_row, map(_registration, alike))),
+        (Reason.QUANTITY_NOT_FOR_METER, fit[state_of_row]),
+        (Reason.SENDER_NOT_APPOINTED, _within(spans, stretch_of_row, allowed)),
         (Reason.READING_OUT_OF_RANGE, plausible.all(axis=1)),
     )
     accepted = np.ones(len(meter_days), np.bool_)
@@ -219,9 +229,30 @@ def check_rows(
         if count := int(np.count_nonzero(accepted & ~kept)):
             refused[reason] = count
         accepted &= kept
-    known = (mpxn for mpxn, point in zip(mpxns, points, strict=True) if point is not None)
-    wrong = sum(not parse_mpxn(mpxn).check_digit_ok for mpxn in known)
+    known = np.array([point is not None for point in alike], np.bool_)[state_of_point]
+    wrong = int(np.count_nonzero(known & ~_check_digits_ok(names)))
     return CheckedRows(accepted, refused, {Reason.MPXN_CHECK_DIGIT: wrong} if wrong else {})
+
+
+def _alike(given: Sequence[T]) -> tuple[list[T], npt.NDArray[np.int64]]:
+    """The different objects among those given, and which of them stands at each place."""
+    places: dict[int, int] = {}
+    each = [places.setdefault(id(one), len(places)) for one in given]
+    first = dict(zip(reversed(each), reversed(given), strict=True))
+    return [first[place] for place in range(len(places))], np.array(each, np.int64)
+
+
+def _check_digits_ok(names: npt.NDArray[np.bytes_]) -> npt.NDArray[np.bool_]:
+    """Whether each number's check digit is right: `Mpan.check_digit_ok` on a column."""
+    ok = np.empty(len(names), np.bool_)
+    octets = np.ascontiguousarray(names, f"S{MPAN_DIGITS}").view(np.uint8)
+    digits = octets.reshape(-1, MPAN_DIGITS).astype(np.int64) - ord("0")
+    electricity = digits[:, -1] >= 0
+    weighed = (digits[:, :-1] * MPAN_WEIGHTS).sum(axis=1)
+    ok[electricity] = (weighed % 11 % 10 == digits[:, -1])[electricity]
+    for place in np.flatnonzero(~electricity).tolist():
+        ok[place] = parse_mpxn(names[place].decode()).check_digit_ok
+    return ok
 
 
 def check_registrar(access: MeterAccess, by: Actor, now: datetime) -> None:

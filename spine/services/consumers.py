@@ -30,7 +30,7 @@ from spine.policy import MeterAccess, Role
 from spine.runtime import Process, Runtime
 from spine.sealing import VAULT_FILE, Vault
 from spine.server import Service
-from spine.services import terms, wire
+from spine.services import bulk, terms, wire
 from spine.services.background import every, keep_quarantined
 from spine.services.holds import watch_holds
 from spine.services.lapses import Lapses
@@ -219,6 +219,13 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
         command = commands.WithdrawConsent(order.by, order.consent_id)
         return await self._consent(request, order, lambda access: command)
 
+    async def Bulk(self, request: Any, context: Any) -> Any:
+        """Commands by the thousand, each as by a call of its own."""
+        done = await bulk.carry_out(
+            self._meters, self._log_id, request.commands, bulk.consumers_order
+        )
+        return consumers_pb2.BulkResponse(**done)
+
     # -- how commands are carried out -----------------------------------------------------------
 
     async def _at_meter(self, request: Any, method: str, command: Any) -> Any:
@@ -382,5 +389,6 @@ async def start_consumers(runtime: Runtime, name: str = "consumers") -> Process:
             operations(process, writer),
         ],
         runtime.settings.consumers_port,
+        bulk.BULK_BYTES_MAX,
     )
     return process

@@ -21,7 +21,9 @@ from domains.metering.decider import (
 from domains.metering.events import EnergyDirection, Fuel, MeasurementQuantity
 from spine import telemetry, trust
 from spine.claims import Claims
-from spine.coordinator import Coordinator
+from spine.codelist import CodeList
+from spine.coordinator import Coordinator, Order
+from spine.domain import Actor
 from spine.errors import Invalid, NotPermitted, Reason
 from spine.event import SignerRole
 from spine.gb import Mpan, parse_mpxn
@@ -29,7 +31,7 @@ from spine.metering.v1 import metering_pb2, metering_pb2_grpc
 from spine.policy import Role
 from spine.runtime import Process, Runtime
 from spine.server import Service, current_caller
-from spine.services import wire
+from spine.services import bulk, wire
 from spine.services.background import keep_quarantined, keep_quarantined_readings
 from spine.services.deliveries import Deliveries
 from spine.services.holds import watch_holds
@@ -100,21 +102,26 @@ class MeteringService(metering_pb2_grpc.MeteringServicer):
 
     async def RegisterMeteringPoint(self, request: Any, context: Any) -> Any:
         """Make a metering point known."""
-        mpxn = parse_mpxn(request.mpxn)
-        direction = request.energy_direction or EnergyDirection.IMPORT
-        active = next((q for q in ACTIVE if q.direction == direction), ACTIVE[0])
-        command = RegisterMeteringPoint(
-            wire.caller(),
-            str(mpxn),
-            request.fuel or (Fuel.ELECTRICITY if isinstance(mpxn, Mpan) else Fuel.GAS),
-            direction,
-            request.measurement_quantity or active,
-            wire.required_instant(request, "registered_from"),
-            request.gsp_group,
-            self._standing.codes(DISTRIBUTORS),
-            self._standing.codes(GSP_GROUPS),
-        )
-        return await self._handle("RegisterMeteringPoint", str(mpxn), command, request)
+        command = _registration(request, wire.caller(), *self._codes())
+        return await self._handle("RegisterMeteringPoint", command.mpxn, command, request)
+
+    async def RegisterMeteringPoints(self, request: Any, context: Any) -> Any:
+        """Make many metering points known, each as by a call of its own."""
+        bulk.check_count(request.commands)
+        await self._recorder.level()
+        now, codes = wire.now(), self._codes()
+
+        def order_of(given: Any, by: Actor) -> Order:
+            command = _registration(given, by, *codes)
+            check_registrar(self._recorder.access(command.mpxn), by, now)
+            return wire.order(given, "RegisterMeteringPoint", command.mpxn, command, by)
+
+        done = await bulk.carry_out(self._coordinator, self._log_id, request.commands, order_of)
+        return metering_pb2.RegisterMeteringPointsResponse(**done)
+
+    def _codes(self) -> tuple[CodeList, CodeList]:
+        """The distributors and GSP groups that are listed now."""
+        return self._standing.codes(DISTRIBUTORS), self._standing.codes(GSP_GROUPS)
 
     async def DeregisterMeteringPoint(self, request: Any, context: Any) -> Any:
         """End a metering point."""
@@ -181,3 +188,23 @@ class MeteringService(metering_pb2_grpc.MeteringServicer):
             half_hours_refused=tally.half_hours_refused,
             positions=wire.position_token(self._log_id, tally.positions),
         )
+
+
+def _registration(
+    request: Any, by: Actor, distributors: CodeList, gsp_groups: CodeList
+) -> RegisterMeteringPoint:
+    """The command of a request; what it leaves out follows from the form of its MPxN."""
+    mpxn = parse_mpxn(request.mpxn)
+    direction = request.energy_direction or EnergyDirection.IMPORT
+    active = next((q for q in ACTIVE if q.direction == direction), ACTIVE[0])
+    return RegisterMeteringPoint(
+        by,
+        str(mpxn),
+        request.fuel or (Fuel.ELECTRICITY if isinstance(mpxn, Mpan) else Fuel.GAS),
+        direction,
+        request.measurement_quantity or active,
+        wire.required_instant(request, "registered_from"),
+        request.gsp_group,
+        distributors,
+        gsp_groups,
+    )

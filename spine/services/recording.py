@@ -33,7 +33,7 @@ from spine.fold import FaustFolds
 from spine.gb import PERIODS_PER_UTC_DAY, Interval
 from spine.policy import MeterAccess
 from spine.services.deliveries import Deliveries
-from spine.services.meters import known_access, known_state
+from spine.services.meters import KnownStates, known_access
 from spine.writer import LogWriter
 
 CHUNK_ROWS_MAX: Final = 2_000
@@ -52,6 +52,8 @@ _ROW_BYTES_OF_VOLUMES: Final = _ROW_BYTES | {
     "values_wh": 0,
     "values_dm3": PERIODS_PER_UTC_DAY * readings.VALUE_BYTES,
 }
+# What a metering point is, and when the sender may send for it.
+Known = tuple[Callable[[bytes], MeteringPoint | None], Callable[[bytes], Sequence[Interval]]]
 _log = structlog.get_logger()
 
 
@@ -163,6 +165,8 @@ class Recorder:
     ) -> None:
         self.deliveries = deliveries
         self._folds, self._writer, self._partitions = folds, writer, partitions
+        self._points = KnownStates(folds, trust.METERING_TOPIC, partitions)
+        self._accesses = KnownStates(folds, trust.CONSUMER_LOG, partitions)
         self._slots = asyncio.Semaphore(APPENDS_IN_FLIGHT)
         self._appending: dict[bytes, asyncio.Task[int]] = {}
 
@@ -170,8 +174,8 @@ class Recorder:
         self, days: MeterDays, delivery: Delivery
     ) -> tuple[list[tuple[ReadingsBatch, Amount]], dict[str, Amount]]:
         """The batches to append, and by reason what is refused. All at one state of the folds."""
-        stretches = partial(self._stretches, delivery.sender)
-        checked = check_rows(days, self._registered, stretches)
+        known = self._known(days, delivery.sender)
+        checked = check_rows(days, *known)
         batches = []
         for partition, rows in readings.split(
             readings.take(days, checked.accepted), self._partitions
@@ -185,26 +189,35 @@ class Recorder:
                 consumer_log_position=self._folds[trust.CONSUMER_LOG, partition].next_offset,
             )
             batches.append((batch, _amount(rows)))
-        return batches, self._refused(readings.take(days, ~checked.accepted), stretches)
+        return batches, self._refused(readings.take(days, ~checked.accepted), known)
 
-    def _refused(
-        self, days: MeterDays, stretches: Callable[[str], Sequence[Interval]]
-    ) -> dict[str, Amount]:
+    def _known(self, days: MeterDays, sender: str) -> Known:
+        """The registry and the sender's appointments, for the metering points of these rows."""
+        names = np.unique(days.mpxns)
+        partitions = readings.partitions_of(names, self._partitions)
+        mpxns = names.tolist()
+        points = dict(zip(mpxns, self._points.of(mpxns, partitions), strict=True))
+        appointed: dict[bytes, Sequence[Interval]] = {}
+        judged: dict[int, Sequence[Interval]] = {}
+        states = self._accesses.of(mpxns, partitions)
+        for mpxn, access in zip(mpxns, states, strict=True):
+            stretches = judged.get(id(access))
+            if stretches is None:
+                stretches = sending_stretches(access or MeterAccess(), sender)
+                judged[id(access)] = stretches
+            appointed[mpxn] = stretches
+        return points.__getitem__, appointed.__getitem__
+
+    def _refused(self, days: MeterDays, known: Known) -> dict[str, Amount]:
         """What these rows are refused for. Rows of as many half hours each are counted at once."""
         refused: dict[str, Amount] = {}
         half_hours = days.present.sum(axis=1)
         for each in np.unique(half_hours).tolist():
             alike = readings.take(days, half_hours == each)
-            for reason, rows in check_rows(alike, self._registered, stretches).refused.items():
+            for reason, rows in check_rows(alike, *known).refused.items():
                 amount = Amount(rows, rows * each)
                 refused[reason] = refused.get(reason, NOTHING).plus(amount)
         return refused
-
-    def _registered(self, mpxn: str) -> MeteringPoint | None:
-        point: MeteringPoint | None = known_state(
-            self._folds, trust.METERING_TOPIC, mpxn, self._partitions
-        )
-        return point
 
     async def check_accredited(self, sender: Actor) -> None:
         """NotPermitted unless governance lets the sender act in its role now."""
@@ -213,9 +226,6 @@ class Recorder:
     def access(self, mpxn: str) -> MeterAccess:
         """What this process knows of who supplies, serves and occupies a meter."""
         return known_access(self._folds, mpxn, self._partitions)
-
-    def _stretches(self, sender: str, mpxn: str) -> Sequence[Interval]:
-        return sending_stretches(self.access(mpxn), sender)
 
     def _check_signer(self, partition: int) -> None:
         """A key that is not known, or no longer, would make void what is reported as recorded."""

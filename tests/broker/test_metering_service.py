@@ -647,3 +647,28 @@ async def test_only_who_holds_a_meter_may_register_or_end_it(world: World) -> No
             failure = error_from(refused.value)
             refusals.add((failure.code, failure.reason, failure.message))
     assert refusals == {("PERMISSION_DENIED", "NOT_PERMITTED", "the meter is not this registrar's")}
+
+
+async def test_points_are_registered_by_the_thousand_each_by_its_own_rules(world: World) -> None:
+    meters = [f"14000000{number:05d}" for number in range(200)]
+    await world.supply(meters[0])
+    commands = [
+        metering_pb2.RegisterMeteringPointRequest(
+            idempotency_key=f"register-{mpxn}", mpxn=mpxn, registered_from=stamp(SINCE)
+        )
+        for mpxn in (*meters, "13")
+    ]
+    request = metering_pb2.RegisterMeteringPointsRequest(commands=commands)
+    async with connect(world.target, world.registry.folder) as channel:
+        answer = await metering_pb2_grpc.MeteringStub(channel).RegisterMeteringPoints(
+            request, timeout=20
+        )
+    assert [r.refused for r in answer.results] == [*[""] * 200, Reason.MPXN_FORMAT]
+    assert len({(r.record.partition, r.record.offset) for r in answer.results[:200]}) == 4
+    assert (await world.register(meters[7])).replayed
+    async with connect(world.target, world.supplier.folder) as channel:
+        own = await metering_pb2_grpc.MeteringStub(channel).RegisterMeteringPoints(
+            request, timeout=20
+        )
+    assert [r.refused for r in own.results[1:3]] == [Reason.NOT_PERMITTED] * 2
+    assert not own.results[0].refused  # it is so already

@@ -740,3 +740,72 @@ def assert_stores_say_nothing(data_dir: Path) -> None:
     for file in data_dir.rglob("*"):
         if file.is_file():
             assert b"Gwenllian" not in file.read_bytes(), file.name
+
+
+# Many at once
+
+
+def moved_in(mpxn: str, number: int = 0) -> Any:
+    return consumers_pb2.BulkCommand(
+        start_tenancy=consumers_pb2.StartTenancyRequest(
+            idempotency_key=f"bulk-{mpxn}-{number}",
+            mpxn=mpxn,
+            tenancy_id=f"t-{mpxn}-{number}",
+            consumer_ref=f"c-{mpxn}",
+            effective_from=stamp(MOVED_IN),
+        )
+    )
+
+
+def supplied(mpxn: str) -> Any:
+    return consumers_pb2.BulkCommand(
+        start_supply=consumers_pb2.StartSupplyRequest(
+            idempotency_key=f"supply-{mpxn}",
+            mpxn=mpxn,
+            supplier="SUPP",
+            effective_from=stamp(MOVED_IN),
+        )
+    )
+
+
+async def test_bulk_commands_stand_alone_and_share_records(world: World) -> None:
+    meters = [new_mpan() for _ in range(40)]
+    commands = [made(mpxn) for mpxn in meters for made in (moved_in, supplied)]
+    commands.append(moved_in(meters[0], 1))  # the home is taken
+    commands.append(consumers_pb2.BulkCommand())
+    answer = await world.consume("Bulk", consumers_pb2.BulkRequest(commands=commands))
+    assert [result.refused for result in answer.results] == [
+        *[""] * 80,
+        Reason.TENANCY_OVERLAPS,
+        Reason.FIELD_MISSING,
+    ]
+    places = {(r.record.partition, r.record.offset) for r in answer.results[:80]}
+    assert len(places) == 8  # two records in each partition: no meter stands twice in one
+    for mpxn in meters:
+        access = world.access(mpxn)
+        assert [t.tenancy_id for t in access.tenancies] == [f"t-{mpxn}-0"]
+        assert [s.supplier for s in access.supplies] == ["SUPP"]
+
+
+async def test_a_bulk_command_is_the_same_as_the_single_one(world: World) -> None:
+    mpxn = new_mpan()
+    request = consumers_pb2.BulkRequest(commands=[supplied(mpxn)])
+    (first,) = (await world.consume("Bulk", request)).results
+    (again,) = (await world.consume("Bulk", request)).results
+    single = await world.consume("StartSupply", supplied(mpxn).start_supply)
+    assert not first.replayed and again.replayed and single.replayed
+    assert first.record == again.record == single.record
+    other = supplied(mpxn)
+    other.start_supply.supplier = "ELSE"
+    (refused,) = (await world.consume("Bulk", consumers_pb2.BulkRequest(commands=[other]))).results
+    assert refused.refused == Reason.IDEMPOTENCY_CONFLICT
+
+
+async def test_bulk_calls_about_the_same_meters_do_not_race_one_another(world: World) -> None:
+    meters = [new_mpan() for _ in range(30)]
+    calls = [
+        world.consume("Bulk", consumers_pb2.BulkRequest(commands=[made(m) for m in meters]))
+        for made in (moved_in, supplied)
+    ]
+    answers = await asyncio.gather(*calls)
+    assert {result.refused for answer in answers for result in answer.results} == {""}

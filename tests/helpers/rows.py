@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 
 class MemoryRows:
@@ -15,6 +15,9 @@ class MemoryRows:
 
     def get(self, key: bytes) -> bytes | None:
         return self.by_key.get(key)
+
+    def get_many(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
+        return [self.by_key.get(key) for key in keys]
 
     def put(self, key: bytes, value: bytes) -> None:
         if key not in self.by_key:

@@ -248,7 +248,8 @@ def test_each_row_is_judged_by_itself_and_each_point_asked_once() -> None:
     )
     asked: list[str] = []
 
-    def registered(mpxn: str) -> MeteringPoint | None:
+    def registered(name: bytes) -> MeteringPoint | None:
+        mpxn = name.decode()
         asked.append(mpxn)
         return None if mpxn == MPRN else POINT
 
@@ -257,7 +258,7 @@ def test_each_row_is_judged_by_itself_and_each_point_asked_once() -> None:
         MPAN_WRONG_DIGIT: ALWAYS,
         MPRN: ALWAYS,
     }
-    checked = check_rows(three, registered, stretches.__getitem__)
+    checked = check_rows(three, registered, lambda name: stretches[name.decode()])
     assert checked.accepted.tolist() == [True, True, False, False]
     assert checked.refused == {Reason.SENDER_NOT_APPOINTED: 1, Reason.METER_NOT_REGISTERED: 1}
     assert checked.findings == {Reason.MPXN_CHECK_DIGIT: 1}

@@ -1,0 +1,1 @@
+"""The load tests: a country of metering points, scenarios that load the spine with it, results."""

@@ -1,0 +1,171 @@
+"""What is sent of a day, by whom, and what the spine must answer to it.
+
+A delivery is one call of RecordReadings: one sender's rows of a block of metering points. The
+expected report follows from the country alone, never from what the spine says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from domains.metering import readings
+from domains.metering.adapters.report import MeterDays
+from loadtest.country import SENDERS, SUPPLIERS, Country, Meters
+from loadtest.installation import expect
+from spine.errors import Reason
+from spine.ingest import chunks
+from spine.metering.v1 import metering_pb2
+
+BLOCK: Final = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One call, and what must come of it."""
+
+    sender: str
+    reference: str
+    rows: MeterDays
+    recorded: int
+    refused: dict[str, int]
+    repeated: bool
+
+    def requests(self) -> Iterator[Any]:
+        """The messages of the call."""
+        header = metering_pb2.ReadingsHeader(
+            sender_reference=self.reference,
+            source_digest=hashlib.sha256(self.reference.encode()).digest(),
+            measurement_quantity=self.rows.quantity,
+            quality_codes=self.rows.quality_codes,
+        )
+        yield metering_pb2.RecordReadingsRequest(header=header)
+        for chunk in chunks(self.rows):
+            yield metering_pb2.RecordReadingsRequest(chunk=chunk)
+
+    def check(self, report: Any, again: bool) -> None:
+        """WrongAnswer unless the report says exactly what must have come of the call."""
+        said = (
+            report.rows_received,
+            report.rows_duplicate if again else report.rows_recorded,
+            report.rows_recorded if again else report.rows_duplicate,
+            dict(report.rows_refused),
+        )
+        right = (len(self.rows), self.recorded, 0, self.refused)
+        expect(said == right, f"{self.reference} came to {said}, not {right}")
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A block of metering points on one day, and what is sent of them when."""
+
+    meters: Meters
+    day: date
+    misdirected: npt.NDArray[np.bool_]
+    late: npt.NDArray[np.bool_]
+    corrected: npt.NDArray[np.bool_]
+
+    @property
+    def recorded(self) -> npt.NDArray[np.bool_]:
+        """Whose readings must be in the register in the end."""
+        return self.meters.registered & ~self.misdirected
+
+
+def sent(country: Country, start: int, day: date) -> Sent:
+    """What is sent of one block on one day."""
+    meters = country.block(start, start + BLOCK)
+    wrong_way = (meters.sender + 1) % len(SENDERS)
+    misdirected = country.misdirected(meters, day) & (wrong_way != meters.supplier)
+    corrected = country.corrected(meters, day) & ~misdirected
+    return Sent(meters, day, misdirected, country.late(meters, day), corrected)
+
+
+def deliveries(country: Country, start: int, day: date) -> Iterator[Delivery]:
+    """The deliveries of one block and day, in time; the late and the corrections are `second`."""
+    what = sent(country, start, day)
+    by = np.where(what.misdirected, (what.meters.sender + 1) % len(SENDERS), what.meters.sender)
+    for number, sender in enumerate(SENDERS):
+        rows = (by == number) & ~what.late
+        if rows.any():
+            repeated = country.repeated(start // BLOCK * len(SENDERS) + number, day)
+            reference = f"{sender}-{day}-{start}"
+            yield _delivery(country, what, rows, sender, reference, 0, repeated)
+
+
+def second(country: Country, start: int, day: date) -> Iterator[Delivery]:
+    """The late readings of a block and day, then the corrections."""
+    what = sent(country, start, day)
+    by = np.where(what.misdirected, (what.meters.sender + 1) % len(SENDERS), what.meters.sender)
+    for number, sender in enumerate(SENDERS):
+        for rows, kind, version in ((what.late, "late", 0), (what.corrected, "corrected", 1)):
+            chosen = rows & (by == number)
+            if chosen.any():
+                reference = f"{sender}-{day}-{start}-{kind}"
+                yield _delivery(country, what, chosen, sender, reference, version, False)
+
+
+def _delivery(
+    country: Country,
+    what: Sent,
+    rows: npt.NDArray[np.bool_],
+    sender: str,
+    reference: str,
+    version: int,
+    repeated: bool,
+) -> Delivery:
+    meters = what.meters.take(rows)
+    unregistered = int(np.count_nonzero(~meters.registered))
+    misdirected = int(np.count_nonzero(meters.registered & what.misdirected[rows]))
+    refused = {
+        str(reason): count
+        for reason, count in (
+            (Reason.METER_NOT_REGISTERED, unregistered),
+            (Reason.SENDER_NOT_APPOINTED, misdirected),
+        )
+        if count
+    }
+    days = country.day(meters, what.day, version)
+    recorded = len(meters) - unregistered - misdirected
+    return Delivery(sender, reference, days, recorded, refused, repeated)
+
+
+def expected(country: Country, index: Sequence[int], day: date) -> list[dict[int, tuple[int, str]]]:
+    """What must be known in the end of each metering point on that day: by half hour of the day,
+    the value in Wh and the quality. Nothing, where nothing was recorded.
+    """
+    found: list[dict[int, tuple[int, str]]] = []
+    for one in index:
+        start = one - one % BLOCK
+        what = sent(country, start, day)
+        row = np.array([one - start])
+        meters = what.meters.take(row)
+        if not what.recorded[one - start]:
+            found.append({})
+            continue
+        known: dict[int, tuple[int, str]] = {}
+        for version in (0, 1) if what.corrected[one - start] else (0,):
+            said = country.day(meters, day, version)
+            values = said.values_wh[0].tolist()
+            quality = [said.quality_codes[code] for code in said.quality[0].tolist()]
+            for place in np.flatnonzero(said.present[0]).tolist():
+                known[place] = (values[place], quality[place])
+        found.append(known)
+    return found
+
+
+def as_batches(
+    country: Country, start: int, day: date, partitions: int
+) -> Iterator[tuple[int, MeterDays]]:
+    """The rows of a block in the shape a coordinator appends them in, without a coordinator."""
+    what = sent(country, start, day)
+    days = country.day(what.meters.take(what.recorded), day)
+    yield from readings.split(days, partitions)
+
+
+SENDER_OF_ALL: Final = SUPPLIERS[0]

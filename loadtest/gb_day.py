@@ -1,0 +1,318 @@
+"""`gb-day`: a day of readings through the whole product, and the `ceiling` beside it.
+
+In: every sender at once streams its deliveries to the metering coordinator, which judges, signs and
+appends them; each report is compared with what must come of it. Then the log is all there is: the
+bare loop runs over it, the readings process folds it into its stores, and what can be queried there
+is compared with what was sent, meter by meter and count by count.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from domains.metering.rows import ROW_PREFIX
+from domains.metering.views import readings_as_of
+from loadtest.ceiling import Bare, bare_loop
+from loadtest.country import CLOCK_CHANGES, SENDERS, Country
+from loadtest.deliveries import BLOCK, Delivery, deliveries, expected, second, sent
+from loadtest.installation import Installation, expect, installation
+from loadtest.loading import Loader
+from loadtest.results import Bound, Result
+from spine import trust
+from spine.event import murmur2_partition
+from spine.gb import PERIODS_PER_UTC_DAY, Interval
+from spine.metering.v1 import metering_pb2_grpc
+from spine.server import connect
+from spine.store import StoreReader
+
+Note = Callable[[str, int, int], None]
+CALL_S: Final = 600.0
+LOOK_S: Final = 0.02
+FOLD_S: Final = 3_600.0
+SAMPLE: Final = 2_000
+ORDINARY_DAYS: Final = tuple(date(2024, 7, 1) + timedelta(days=n) for n in range(60))
+
+TARGETS: Final = (
+    Bound("ratio_to_ceiling", least=0.6),
+    Bound("fold_meter_days_per_s", least=110_000),
+    Bound("in_meter_days_per_s", least=100_000),
+)
+GATES: Final = (Bound("ratio_to_ceiling", least=0.3),)
+
+
+def days_of(count: int) -> tuple[date, ...]:
+    """The UTC days of a run: one ordinary one, or both clock changes and then ordinary ones."""
+    return (*CLOCK_CHANGES, *ORDINARY_DAYS)[:count] if count > 1 else ORDINARY_DAYS[:1]
+
+
+@dataclass
+class Progress:
+    """Counts what was done of what there is to do, under one name at a time."""
+
+    note: Note
+    done: int = 0
+
+    def step(self, name: str, count: int, total: int) -> None:
+        """So many more are done."""
+        self.done += count
+        self.note(name, self.done, total)
+
+
+@dataclass
+class Day:
+    """What one run sent and found."""
+
+    rows: int = 0
+    recorded: int = 0
+    in_s: float = 0.0
+    calls: int = 0
+    fold_rows: int = 0
+    fold_s: float = 0.0
+    fold_cpu_s: float = 0.0
+    resident: dict[str, int] = field(default_factory=dict)
+
+
+def run(meters: int, folder: Path, note: Note, days: int = 1) -> Result:
+    """The whole scenario in one installation of its own."""
+    country = Country(meters)
+    chosen = days_of(days)
+    with installation(folder, ["metering"], lambda text: note(text, 0, 0)) as spine:
+        load_registers(spine, country, note)
+        day = Day()
+        asyncio.run(ingest(spine, country, chosen, day, note))
+        note("the bare loop", 0, 0)
+        bare = bare_loop(spine, folder / "bare")
+        expect(bare.rows == day.recorded, f"the log holds {bare.rows} rows, not {day.recorded}")
+        day.resident |= spine.resident()
+        spine.stop("metering", "consumers", "governance")
+        fold(spine, bare, day, note)
+        check_stores(spine, country, chosen, day.recorded, folder / "look", note)
+    return _result(meters, day, bare)
+
+
+def load_registers(spine: Installation, country: Country, note: Note) -> None:
+    """Supplies, appointments and registrations, before anything is timed."""
+    loader = Loader(spine, country)
+    total = 2 * country.meters
+    supplied = asyncio.run(loader.supply(lambda n: note("supplies and appointments", n, total)))
+    asyncio.run(loader.register(lambda n: note("registrations", supplied + n, total)))
+
+
+def _result(meters: int, day: Day, bare: Bare) -> Result:
+    fold_rate = day.fold_rows / day.fold_s
+    return Result(
+        "gb-day",
+        meters,
+        {
+            "meter_days": day.recorded,
+            "in_meter_days_per_s": day.rows / day.in_s,
+            "in_s": day.in_s,
+            "calls": day.calls,
+            "fold_meter_days_per_s": fold_rate,
+            "fold_s": day.fold_s,
+            "fold_cpu_us_per_meter_day": day.fold_cpu_s / day.recorded * 1e6,
+            "ceiling_meter_days_per_s": bare.rows_per_s,
+            "ratio_to_ceiling": fold_rate / bare.rows_per_s,
+            "bytes_per_meter_day": bare.bytes / bare.rows,
+            "resident_mb_max": max(day.resident.values()) / 1e6,
+        },
+        TARGETS,
+        GATES,
+    )
+
+
+# In
+
+
+async def ingest(
+    spine: Installation, country: Country, days: Sequence[date], day: Day, note: Note
+) -> None:
+    """All deliveries of these days, every sender at once; then what is late or corrected."""
+    total = country.meters * len(days)
+    progress = Progress(note)
+    started = time.perf_counter()
+    await asyncio.gather(
+        *(
+            _sender(spine, sender, _of(country, days, sender), day, progress, total)
+            for sender in SENDERS
+        )
+    )
+    day.in_s += time.perf_counter() - started
+
+
+def _of(country: Country, days: Sequence[date], sender: str) -> Iterator[Delivery]:
+    """A sender's deliveries in time: each day's, and with the next day's what comes late."""
+    for made in (deliveries, second):
+        for on in days:
+            for start in range(0, country.meters, BLOCK):
+                yield from (d for d in made(country, start, on) if d.sender == sender)
+
+
+async def _sender(
+    spine: Installation,
+    sender: str,
+    own: Iterator[Delivery],
+    day: Day,
+    progress: Progress,
+    total: int,
+) -> None:
+    async with connect(spine.target("metering"), spine.identity(sender)) as channel:
+        stub = metering_pb2_grpc.MeteringStub(channel)
+        for delivery in own:
+            for again in (False, True) if delivery.repeated else (False,):
+                report = await stub.RecordReadings(_messages(delivery), timeout=CALL_S)
+                delivery.check(report, again)
+                day.calls += 1
+                day.rows += len(delivery.rows)
+            day.recorded += delivery.recorded
+            progress.step("in", len(delivery.rows), total)
+
+
+async def _messages(delivery: Delivery) -> Any:
+    for message in delivery.requests():
+        yield message
+
+
+# Log to queryable
+
+
+class Watcher:
+    """How far the readings process has come, seen from outside as the DSI sees it."""
+
+    def __init__(
+        self, spine: Installation, folder: Path, records: dict[int, list[tuple[int, int]]]
+    ):
+        stores = spine.runtime.stores("readings")
+        self._at = dict.fromkeys(records, 0)
+        self._readers = {
+            p: StoreReader(stores / f"{trust.READINGS_TOPIC}-{p}", folder / str(p)) for p in records
+        }
+        self._offsets = {p: np.array([o for o, _ in found]) for p, found in records.items()}
+        self._rows = {
+            p: np.concatenate([[0], np.cumsum([n for _, n in found])]).astype(np.int64)
+            for p, found in records.items()
+        }
+        self.total = sum(int(rows[-1]) for rows in self._rows.values())
+
+    def rows(self) -> int:
+        """Rows that can be queried now."""
+        count = 0
+        for p, reader in self._readers.items():
+            if self._at[p] < self._rows[p][-1]:
+                position = reader.position() if reader.refresh() else None
+                if position is not None:
+                    place = int(np.searchsorted(self._offsets[p], position.offset, "right"))
+                    self._at[p] = int(self._rows[p][place])
+            count += self._at[p]
+        return count
+
+    def close(self) -> None:
+        """Let go of the stores."""
+        for reader in self._readers.values():
+            reader.close()
+
+
+def fold(spine: Installation, bare: Bare, day: Day, note: Note) -> None:
+    """Start the readings process on the log and watch it become queryable.
+
+    The clock runs from the first rows that can be queried, which is after the process has started,
+    to the last; rows of the first look are not counted.
+    """
+    started = time.perf_counter()
+    spine.launch("readings")
+    (spine.runtime.stores("readings")).mkdir(parents=True, exist_ok=True)
+    while not _stores_there(spine):
+        expect(time.perf_counter() - started < FOLD_S, "the readings process makes no stores")
+        time.sleep(LOOK_S)
+    watcher = Watcher(spine, spine.data_dir / "watch", bare.records)
+    begun, counted, now = 0.0, 0, 0
+    cpu_s = 0.0
+    try:
+        while now < watcher.total:
+            now = watcher.rows()
+            at = time.perf_counter()
+            if now and not begun:
+                begun, counted, cpu_s = at, now, spine.cpu_s("readings")
+            expect(at - started < FOLD_S, f"only {now} of {watcher.total} rows can be queried")
+            expect(spine.processes["readings"].poll() is None, spine.tail("readings"))
+            note("log to queryable", now, watcher.total)
+            time.sleep(LOOK_S)
+    finally:
+        watcher.close()
+    day.fold_s, day.fold_rows = time.perf_counter() - begun, now - counted
+    day.fold_cpu_s = spine.cpu_s("readings") - cpu_s
+    day.resident |= spine.resident()
+
+
+def _stores_there(spine: Installation) -> bool:
+    stores = spine.runtime.stores("readings")
+    names = (f"{trust.READINGS_TOPIC}-{p}" for p in range(spine.runtime.partitions))
+    return all(any((stores / name).glob("*/CURRENT")) for name in names)
+
+
+# What can be queried is what was sent
+
+
+def check_stores(
+    spine: Installation,
+    country: Country,
+    days: Sequence[date],
+    recorded: int,
+    folder: Path,
+    note: Note,
+) -> None:
+    """WrongAnswer unless the stores hold as many rows as were recorded, and of a sample of meters
+    exactly the half hours, values and qualities that were sent last.
+    """
+    partitions = spine.runtime.partitions
+    stores = spine.runtime.stores("readings")
+    readers = [
+        StoreReader(stores / f"{trust.READINGS_TOPIC}-{p}", folder / str(p))
+        for p in range(partitions)
+    ]
+    try:
+        count = 0
+        for reader in readers:
+            expect(reader.refresh(), "a store cannot be read")
+            count += sum(1 for _ in reader.scan(ROW_PREFIX, ROW_PREFIX + b"\xff"))
+        expect(count == recorded, f"the stores hold {count} rows, not {recorded}")
+        step = max(1, country.meters // SAMPLE)
+        index = list(range(0, country.meters, step))
+        for on in days:
+            start = datetime(on.year, on.month, on.day, tzinfo=UTC)
+            asked = Interval(start, start + timedelta(days=1))
+            for done, (one, right) in enumerate(
+                zip(index, expected(country, index, on), strict=True)
+            ):
+                mpan = country.block(one, one + 1).mpans[0].decode()
+                rows = readers[murmur2_partition(mpan.encode(), partitions)]
+                found = readings_as_of(rows, mpan, "AI", asked, 2**62)
+                said = {
+                    place: (known.value_wh, known.quality)
+                    for place in range(PERIODS_PER_UTC_DAY)
+                    if (known := found.at(place)) is not None
+                }
+                expect(said == right, f"the meter of index {one} reads otherwise than sent")
+                note("comparing meters", done, len(index))
+    finally:
+        for reader in readers:
+            reader.close()
+
+
+def recorded_of(country: Country, days: Sequence[date]) -> int:
+    """How many rows a run must leave: those recorded, and the corrections of them."""
+    count = 0
+    for on in days:
+        for start in range(0, country.meters, BLOCK):
+            what = sent(country, start, on)
+            count += int(np.count_nonzero(what.recorded))
+            count += int(np.count_nonzero(what.recorded & what.corrected))
+    return count

@@ -1,0 +1,208 @@
+"""A whole spine of a load test's own: a broker and the processes it needs, each a process.
+
+They are the real ones, started by the command that `spine up` starts them by, over TLS on loopback.
+Only what bounds a single party is set as high as a country needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from loadtest.country import DATA_SERVICES, SUPPLIERS
+from spine.config import Settings
+from spine.console.client import Client, stamp
+from spine.console.context import CONSENT_SERVICE, OPERATOR
+from spine.console.logs import ensure_log, issue_identities
+from spine.console.parties import issue
+from spine.embedded import EmbeddedKafka
+from spine.installation import DOMAINS
+from spine.log import Kafka
+from spine.policy import Role
+from spine.runtime import Runtime, service_target
+from spine.supervise import PROCESSES
+
+READY_S: Final = 120.0
+STOP_S: Final = 30.0
+ADVISERS: Final = tuple(f"adviser-{name}" for name in ("gull", "heron", "kite", "swift"))
+# What keeps one party from taking everybody's share would end a load test in its first second.
+UNBOUNDED: Final = {
+    "SPINE_PARTY_COST_PER_S": "1e9",
+    "SPINE_PARTY_BURST": "1000000000",
+    "SPINE_PARTY_METERS_PER_HOUR": "1000000000",
+    "SPINE_ANOMALY_READS_PER_HOUR": "1000000000",
+    "SPINE_ANOMALY_COMMANDS_PER_HOUR": "1000000000",
+    "SPINE_ANOMALY_REFUSALS_PER_HOUR": "1000000000",
+    "SPINE_LOG_LEVEL": "WARNING",
+}
+
+
+class WrongAnswer(Exception):
+    """The spine answered something else than was recorded. It fails the run."""
+
+
+def expect(right: bool, said: str) -> None:
+    """WrongAnswer unless it is so."""
+    if not right:
+        raise WrongAnswer(said)
+
+
+@dataclass
+class Installation:
+    """A broker and the processes started so far."""
+
+    data_dir: Path
+    kafka: Kafka
+    runtime: Runtime
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def start(self, *names: str) -> None:
+        """Start these processes; returns once all of them answer."""
+        for name in names:
+            self._launch(name)
+        deadline = time.monotonic() + READY_S
+        for name in names:
+            while not self._answers(name):
+                expect(self.processes[name].poll() is None, f"{name} ended: {self.tail(name)}")
+                expect(time.monotonic() < deadline, f"{name} did not start in {READY_S:g} s")
+                time.sleep(0.05)
+
+    def launch(self, name: str) -> None:
+        """Start a process and do not wait for it."""
+        self._launch(name)
+
+    def stop(self, *names: str) -> None:
+        """End these processes in order, as SIGTERM asks them to."""
+        for name in names:
+            self.processes[name].terminate()
+        for name in names:
+            try:
+                self.processes.pop(name).wait(STOP_S)
+            except subprocess.TimeoutExpired as slow:
+                raise WrongAnswer(f"{name} did not end in {STOP_S:g} s") from slow
+
+    def end(self) -> None:
+        """End whatever is left, by force if need be."""
+        for process in self.processes.values():
+            process.terminate()
+        for process in self.processes.values():
+            try:
+                process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self.processes.clear()
+
+    def process(self, name: str) -> psutil.Process:
+        """The process of that name, to look at."""
+        return psutil.Process(self.processes[name].pid)
+
+    def cpu_s(self, name: str) -> float:
+        """CPU seconds a process has used so far, user and system."""
+        times = self.process(name).cpu_times()
+        return float(times.user + times.system)
+
+    def resident(self) -> dict[str, int]:
+        """Resident bytes of every process of the spine."""
+        return {name: int(self.process(name).memory_info().rss) for name in self.processes}
+
+    def client(self, alias: str) -> Client:
+        """The calls of one identity."""
+        return Client(self.data_dir, alias)
+
+    def target(self, service: str) -> str:
+        """host:port of a service."""
+        return service_target(self.data_dir, service)
+
+    def identity(self, alias: str) -> Path:
+        """The folder of an identity."""
+        return self.data_dir / "identities" / alias
+
+    def tail(self, name: str) -> str:
+        """The end of what a process said."""
+        return (self.data_dir / "logs" / f"{name}.log").read_text(errors="replace")[-600:]
+
+    def _launch(self, name: str) -> None:
+        (self.data_dir / "services" / f"{name}.json").unlink(missing_ok=True)
+        logs = self.data_dir / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        environment = UNBOUNDED | {
+            "SPINE_DATA_DIR": str(self.data_dir),
+            "SPINE_KAFKA_BOOTSTRAP": self.kafka.bootstrap,
+        }
+        with (logs / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, "-m", "spine", *PROCESSES[name]],
+                env=os.environ | environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def _answers(self, name: str) -> bool:
+        try:
+            said = json.loads((self.data_dir / "services" / f"{name}.json").read_text())
+        except (FileNotFoundError, ValueError):
+            return False
+        return bool(said["pid"] == self.processes[name].pid)
+
+    # -- who there is -----------------------------------------------------------------------------
+
+    def govern(self) -> None:
+        """Admit and accredit everybody: suppliers, data services and advisers."""
+        board = self.client(OPERATOR)
+        start = stamp(datetime.now(UTC) - timedelta(minutes=1))
+        for role, parties in (
+            (Role.SUPPLIER, SUPPLIERS),
+            (Role.DATA_SERVICE, DATA_SERVICES),
+            (Role.DATA_USER, ADVISERS),
+        ):
+            for party in parties:
+                board.governance("AdmitParticipant", party=party, name=party)
+                board.governance(
+                    "GrantAccreditation",
+                    party=party,
+                    role=role,
+                    scheme="DSI",
+                    tier="1",
+                    effective_from=start,
+                )
+                issue(self.data_dir, role, party)
+
+
+@contextmanager
+def installation(
+    folder: Path, processes: Sequence[str], note: Callable[[str], None] = lambda _: None
+) -> Iterator[Installation]:
+    """A spine in a folder of its own for the length of a with block, everybody admitted."""
+    chosen = Settings(data_dir=folder, log_level="WARNING")
+    note("starting a broker")
+    with EmbeddedKafka(folder) as broker:
+        kafka = Kafka(broker.bootstrap)
+        asyncio.run(ensure_log(chosen, kafka))
+        issue_identities(folder)
+        made = Installation(folder, kafka, Runtime.of(chosen, kafka, DOMAINS))
+        try:
+            note("starting the processes")
+            made.start("governance", "consumers")
+            made.govern()
+            made.start(*(name for name in processes if name not in made.processes))
+            yield made
+        finally:
+            made.end()
+
+
+CONSENTS_BY: Final = CONSENT_SERVICE
