@@ -650,7 +650,7 @@ async def test_only_who_holds_a_meter_may_register_or_end_it(world: World) -> No
 
 
 async def test_points_are_registered_by_the_thousand_each_by_its_own_rules(world: World) -> None:
-    meters = [f"14000000{number:05d}" for number in range(200)]
+    meters = [f"15777000{number:05d}" for number in range(200)]
     await world.supply(meters[0])
     commands = [
         metering_pb2.RegisterMeteringPointRequest(

@@ -1,0 +1,134 @@
+"""A country whose readings can be read: registers, tenancies, consents, some days of readings."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from loadtest.country import Country, day_number
+from loadtest.deliveries import expected
+from loadtest.gb_day import ORDINARY_DAYS, Day, Note, ingest, load_registers
+from loadtest.installation import ADVISERS, Installation, expect, installation
+from loadtest.loading import Loader
+from spine import trust
+from spine.console.client import interval
+from spine.dsi.v1 import dsi_pb2
+from spine.policy import Basis
+from spine.store import StoreReader
+
+DAYS: Final = ORDINARY_DAYS[:7]
+FOLDED_S: Final = 300.0
+LOOK_S: Final = 0.1
+
+
+@dataclass
+class Served:
+    """An installation that answers reads, and what it must answer."""
+
+    spine: Installation
+    country: Country
+    mpans: list[str]
+    # Indexes of meters that have readings, and so an answer with values.
+    known: list[int]
+    # By meter, the serialised rows of its answer, once they were compared value by value.
+    rows: dict[int, bytes] = field(default_factory=dict)
+
+    def request(self, index: int) -> Any:
+        """An adviser's question for the week of one meter."""
+        return dsi_pb2.GetReadingsRequest(
+            mpxn=self.mpans[index],
+            purpose="ENERGY_ADVICE",
+            basis=Basis.CONSENT,
+            interval=WEEK,
+        )
+
+    def adviser(self, index: int) -> int:
+        """Which adviser the meter's occupier lets read."""
+        return index % len(ADVISERS)
+
+    def check(self, index: int, rows: Sequence[Any], days: Sequence[date]) -> None:
+        """WrongAnswer unless these half hours are those that were sent of the meter."""
+        said: list[Any] = list(rows)
+        expect(len(said) == 48 * len(days), f"{len(said)} half hours for {len(days)} days")
+        for place, on in enumerate(days):
+            (right,) = expected(self.country, [index], on)
+            of_day = said[place * 48 : place * 48 + 48]
+            first = day_number(on) * 86_400
+            expect(of_day[0].start.seconds == first, "the half hours begin at another time")
+            found = {
+                n: (row.value_wh, row.quality)
+                for n, row in enumerate(of_day)
+                if row.WhichOneof("reading") == "value_wh"
+            }
+            expect(found == right, f"the meter of index {index} reads otherwise than sent")
+
+    def learn(self, index: int, raw: bytes) -> None:
+        """Compare an answer value by value; from then on its rows are known byte by byte."""
+        answer = dsi_pb2.GetReadingsResponse.FromString(raw)
+        self.check(index, answer.rows, DAYS)
+        rows = dsi_pb2.GetReadingsResponse(rows=answer.rows).SerializeToString()
+        expect(raw.startswith(rows), "the rows do not come first in an answer")
+        self.rows[index] = rows
+
+    def right(self, index: int, raw: bytes) -> None:
+        """WrongAnswer unless the answer holds exactly the rows that are known of the meter."""
+        expect(raw.startswith(self.rows[index]), f"the meter of index {index} reads otherwise")
+
+
+def _week() -> Any:
+    start = datetime(DAYS[0].year, DAYS[0].month, DAYS[0].day, tzinfo=UTC)
+    return interval(start, start + timedelta(days=len(DAYS)))
+
+
+WEEK: Final = _week()
+
+
+@contextmanager
+def served(meters: int, folder: Path, note: Note) -> Iterator[Served]:
+    """A country in an installation of its own, ready to be read."""
+    country = Country(meters)
+    with installation(folder, ["metering"], lambda text: note(text, 0, 0)) as spine:
+        load_registers(spine, country, note)
+        loader = Loader(spine, country)
+        asyncio.run(loader.occupy(lambda n: note("tenancies", n, meters)))
+        asyncio.run(loader.consent(lambda n: note("consents", n, meters)))
+        spine.start("readings", "dsi")
+        day = Day()
+        asyncio.run(ingest(spine, country, DAYS, day, note))
+        _wait_until_folded(spine, note)
+        block = country.block(0, meters)
+        known = np.flatnonzero(block.registered).tolist()
+        yield Served(spine, country, [mpan.decode() for mpan in block.mpans.tolist()], known)
+
+
+def _wait_until_folded(spine: Installation, note: Note) -> None:
+    reader = spine.runtime.reader()
+    topic = trust.READINGS_TOPIC
+    stores = spine.runtime.stores("readings")
+    places = range(spine.runtime.partitions)
+    try:
+        ends = [reader.bounds(topic, p)[1] for p in places]
+    finally:
+        reader.close()
+    folds = [StoreReader(stores / f"{topic}-{p}", spine.data_dir / "wait" / str(p)) for p in places]
+    deadline = time.monotonic() + FOLDED_S
+    while True:
+        at = []
+        for fold in folds:
+            position = fold.position() if fold.refresh() else None
+            at.append(0 if position is None else position.offset + 1)
+        note("folding what was sent", sum(at), sum(ends))
+        if at == ends:
+            break
+        expect(time.monotonic() < deadline, "the readings are not folded in time")
+        time.sleep(LOOK_S)
+    for fold in folds:
+        fold.close()
