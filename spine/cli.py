@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from spine.console import (
     assets,
     audits,
+    erasing,
     health,
     holds,
     ingesting,
@@ -37,6 +38,7 @@ for module in (
     health,
     logs,
     parties,
+    erasing,
     holds,
     ingesting,
     reading,

@@ -18,6 +18,7 @@ from typing import Final, Self
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from spine.errors import Reason, Refused
 from spine.event import Sealed
 
 VAULT_FILE: Final = "vault.sqlite"
@@ -29,6 +30,7 @@ _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS keys (
     key_id TEXT PRIMARY KEY, subject TEXT NOT NULL UNIQUE, key BLOB NOT NULL
 );
+CREATE TABLE IF NOT EXISTS destroyed (subject TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS secret (one INTEGER PRIMARY KEY CHECK (one = 1), value BLOB NOT NULL);
 """
 
@@ -62,7 +64,10 @@ class Vault:
         return cls(path, db)
 
     def seal(self, subject: str, context: str, plaintext: bytes) -> Sealed:
-        """Seal it under the subject's key, which is made on first use, and bind it to `context`."""
+        """Seal it under the subject's key, which is made on first use, and bind it to `context`.
+
+        Refused(SUBJECT_ERASED) if the subject's key was destroyed.
+        """
         key_id, key = self._key_for(subject)
         nonce = os.urandom(NONCE_BYTES)
         sealed = AESGCM(key).encrypt(nonce, plaintext, context.encode())
@@ -82,8 +87,12 @@ class Vault:
             return None
 
     def destroy(self, subject: str) -> bool:
-        """Destroy the subject's key, for ever; returns whether there was one."""
+        """Destroy the subject's key, for ever; returns whether there was one.
+
+        Nothing is sealed for the subject from then on.
+        """
         with self._lock:
+            self._db.execute("INSERT OR IGNORE INTO destroyed VALUES (?)", (subject,))
             done = self._db.execute("DELETE FROM keys WHERE subject = ?", (subject,))
             return done.rowcount > 0
 
@@ -102,6 +111,9 @@ class Vault:
         with self._lock:
             row = self._db.execute(find, (subject,)).fetchone()
             if row is None:
+                gone = "SELECT 1 FROM destroyed WHERE subject = ?"
+                if self._db.execute(gone, (subject,)).fetchone() is not None:
+                    raise Refused(Reason.SUBJECT_ERASED, "the subject was erased")
                 fresh = (os.urandom(16).hex(), subject, os.urandom(KEY_BYTES))
                 self._db.execute("INSERT OR IGNORE INTO keys VALUES (?, ?, ?)", fresh)
                 row = self._db.execute(find, (subject,)).fetchone()

@@ -37,7 +37,7 @@ DATA_DOMAIN: Final = DataDomain(
             Label.CLOSED,
             Personal.PERSONAL,
             "Nobody: reads are decided by it.",
-            (trust.CONSUMER_LOG,),
+            (trust.CONSUMER_LOG, trust.ERASURES_TOPIC),
         ),
     ),
 )

@@ -67,6 +67,12 @@ class Client:
             "consumers", consumers_pb2_grpc.ConsumersStub, consumers_pb2, method, fields
         )
 
+    def erasures(self, method: str, **fields: Any) -> Any:
+        """A request for erasure to the consumers coordinator."""
+        return self._command(
+            "consumers", consumers_pb2_grpc.ErasuresStub, consumers_pb2, method, fields
+        )
+
     def metering(self, method: str, **fields: Any) -> Any:
         """A command to the metering coordinator."""
         return self._command(

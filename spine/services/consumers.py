@@ -14,7 +14,7 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Any, Final
 
-from domains.consumers import commands, decider, fan_out
+from domains.consumers import commands, decider, erasure, fan_out
 from domains.consumers.commands import ConsentTerms, ConsumersCommand, check_role
 from domains.consumers.evolve import find_consent, is_bar
 from domains.consumers.fan_out import Action, OrderFanOut
@@ -32,6 +32,7 @@ from spine.sealing import VAULT_FILE, Vault
 from spine.server import Service
 from spine.services import bulk, terms, wire
 from spine.services.background import every, keep_quarantined
+from spine.services.erasures import erasures
 from spine.services.holds import watch_holds
 from spine.services.lapses import Lapses
 from spine.services.legs import FanOuts, LegDone
@@ -40,6 +41,7 @@ from spine.services.operations import operations
 PERSON_CHARS_MAX: Final = 200
 LAPSE_EVERY_S: Final = 1.0
 SEND_MISSING_EVERY_S: Final = 3.0
+FOLDED: Final = (trust.CONSUMER_LOG, trust.CONSUMERS_REFERENCE, trust.ERASURES_TOPIC)
 # No consumer reference is this short, so nobody ever lives under it.
 NOBODY: Final = "-"
 
@@ -360,10 +362,10 @@ async def start_consumers(runtime: Runtime, name: str = "consumers") -> Process:
     that were not answered in time.
     """
     process = Process(runtime, name)
-    folds = await process.fold([trust.CONSUMER_LOG, trust.CONSUMERS_REFERENCE], holds=True)
+    folds = await process.fold(FOLDED, holds=True)
     watch_holds(process)
     writer = runtime.writer(process.appender, SignerRole.CONSUMERS, name)
-    await keep_quarantined(process, writer, [trust.CONSUMER_LOG, trust.CONSUMERS_REFERENCE])
+    await keep_quarantined(process, writer, FOLDED)
     claims = Claims(runtime.stores(name), runtime.identity.log_id)
     process.on_end(claims.close)
     of = runtime.domains.by_topic
@@ -376,6 +378,7 @@ async def start_consumers(runtime: Runtime, name: str = "consumers") -> Process:
     await lapses.watch()
     vault = await asyncio.to_thread(Vault.open, runtime.settings.data_dir / VAULT_FILE)
     process.on_end(vault.close)
+    erasing = Coordinator(of[trust.ERASURES_TOPIC], *shared, erasure.tightens, claims)
     every(process, SEND_MISSING_EVERY_S, fan_outs.send_missing)
     every(process, LAPSE_EVERY_S, lapses.lapse)
     await process.serve(
@@ -386,6 +389,7 @@ async def start_consumers(runtime: Runtime, name: str = "consumers") -> Process:
                 consumers_pb2_grpc.add_ConsumersServicer_to_server,
                 ConsumersService(meters, fan_outs, home, vault, runtime.identity.log_id),
             ),
+            await erasures(process, erasing, vault),
             operations(process, writer),
         ],
         runtime.settings.consumers_port,

@@ -36,6 +36,7 @@ class Installation:
     data_dir: Path
     supervisor: Supervisor
     tenancies: dict[str, str] = field(default_factory=dict)
+    references: dict[str, str] = field(default_factory=dict)
 
     def as_(self, alias: str) -> Client:
         """The calls of one identity."""
@@ -65,6 +66,7 @@ class Installation:
         )
         issue(self.data_dir, Role.CONSUMER, answer.consumer_ref, alias)
         self.tenancies[alias] = answer.tenancy_id
+        self.references[alias] = answer.consumer_ref
         return self.as_(alias)
 
 

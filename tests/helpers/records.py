@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from domains.btm_assets import BTM_ASSETS
 from domains.consumers.decider import CONSUMERS
+from domains.consumers.erasure import ERASURES
 from domains.consumers.events import (
     ConsentGranted,
     ConsentResumed,
@@ -70,6 +71,7 @@ DOMAINS = (
     PARTY_HOLDS,
     CONSUMERS,
     CONSENT_FAN_OUT,
+    ERASURES,
     METERING,
     READINGS,
     BTM_ASSETS,

@@ -9,6 +9,7 @@ from typing import Final
 from domains.btm_assets import events as assets
 from domains.consumers import events as consumers
 from domains.consumers.commands import ConsentTerms
+from domains.consumers.erasure import SubjectErased, SubjectRestricted
 from domains.consumers.fan_out import FanOutCompleted, FanOutOrdered
 from domains.governance import holds
 from domains.metering.events import MeteringPointDeregistered, MeteringPointRegistered
@@ -256,6 +257,8 @@ VALUES: Final[dict[str, object]] = {
         "portal",
         at(5, 1),
     ),
+    "consumers/SubjectErased/1": SubjectErased(at(5, 1)),
+    "consumers/SubjectRestricted/1": SubjectRestricted("TAX_RECORDS", at(9, 1), at(5, 1)),
     "consumers/SupplyEnded/1": consumers.SupplyEnded("supplier-1", at(8, 1)),
     "consumers/SupplyStarted/1": consumers.SupplyStarted("supplier-1", at(1, 1)),
     "consumers/TenancyEnded/1": consumers.TenancyEnded("t-1", at(8, 1)),
