@@ -17,6 +17,7 @@ from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -31,6 +32,7 @@ from opentelemetry.trace import SpanKind
 
 from spine import telemetry
 from spine.admission import Admission
+from spine.decoding import decoded, each_readable, readable
 from spine.errors import Bug, Invalid, NotPermitted, Pushback, Reason, SpineError
 from spine.identity import Caller, Identity, caller_of
 from spine.limits import PartyLimits
@@ -190,7 +192,7 @@ class _Edge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
         wrap = around.streaming if handler.response_streaming else around.unary
         return _BUILD[shape](
             wrap(getattr(handler, _BEHAVIOUR[shape])),
-            handler.request_deserializer,
+            partial(decoded, handler.request_deserializer),
             handler.response_serializer,
         )
 
@@ -244,7 +246,9 @@ class _Around:
     def _counted(self, request: Any) -> Any:
         """A request as it is; of a stream of them, each as soon as its sender may send it."""
         stream = hasattr(request, "__aiter__") and not self.method.startswith("/grpc.")
-        return self.admission.paced(_caller.get(), self.method, request) if stream else request
+        if not stream:
+            return request
+        return self.admission.paced(_caller.get(), self.method, each_readable(request))
 
     @asynccontextmanager
     async def _stages(self, context: Context, request: Any) -> AsyncIterator[None]:
@@ -254,6 +258,7 @@ class _Around:
             if not self.method.startswith("/grpc."):
                 self._check_deadline(context.time_remaining())
                 self.admission.admit(caller, self.method, request)
+                readable(request)
             with telemetry.span(
                 self.method.removeprefix("/"),
                 parent=telemetry.extract(_traceparent(context)),

@@ -45,6 +45,7 @@ EDGE = (
     "spine.cli",
     "spine.__main__",
     "spine.admission",
+    "spine.decoding",
     "spine.installation",
     "spine.console",
     "spine.dsi",

@@ -56,6 +56,10 @@ ED25519_KEY_BYTES: Final = 32
 PARTY_ID: Final = re.compile(r"[A-Za-z0-9._-]{3,64}", re.ASCII)
 
 
+# A consumer needs no accreditation; coordinators and servers are known by their signing keys.
+ACCREDITABLE: Final = frozenset(Role) - {Role.CONSUMER, Role.COORDINATOR, Role.DSI}
+
+
 def decide(state: Standing, command: GovernanceCommand, now: datetime) -> GovernanceEvents:
     """The fact that a command makes of its subject's standing; raises `Refused` with the reason."""
     if command.by.role != Role.GOVERNANCE:
@@ -136,8 +140,7 @@ def _change_participant(participant: Participant | None, command: PartyCommand) 
 
 
 def _grant(participant: Participant, command: GrantAccreditation) -> GovernanceEvents:
-    if command.role not in set(Role):
-        raise Refused(Reason.CODE_UNKNOWN, "no such role", field="role")
+    check_role(command.role)
     if not command.scheme:
         raise Refused(Reason.FIELD_MISSING, "an accreditation has a scheme", field="scheme")
     if not set(command.purposes) <= _purposes_of(command.role):
@@ -180,6 +183,13 @@ def _overlap(held: Accreditation, wanted: Accreditation) -> bool:
     held_first = held.effective_to is not None and held.effective_to <= wanted.effective_from
     wanted_first = wanted.effective_to is not None and wanted.effective_to <= held.effective_from
     return same and not held_first and not wanted_first
+
+
+def check_role(role: str) -> None:
+    """Refused(CODE_UNKNOWN) if no organisation can be accredited for the role."""
+    if role not in ACCREDITABLE:
+        message = f"a role is one of {', '.join(sorted(ACCREDITABLE))}"
+        raise Refused(Reason.CODE_UNKNOWN, message, field="role")
 
 
 def _purposes_of(role: str) -> set[str]:

@@ -22,16 +22,17 @@ from domains.btm_assets import adapters
 from domains.btm_assets.adapters.report import Bucket, Declaration, Report, check_size
 from spine.btm_assets.v1 import btm_assets_pb2, btm_assets_pb2_grpc
 from spine.console.client import CALL_S, Client
-from spine.console.context import As, AsJson, settings
+from spine.console.context import As, AsJson, settings, target_of
 from spine.console.output import err, say, say_json, table
 from spine.domain import Actor
-from spine.errors import Pushback, Reason
+from spine.errors import NotPermitted, Pushback, Reason
 from spine.ingest import Balance
-from spine.runtime import service_target
 from spine.server import connect, error_from
 from spine.services.asset_groups import group_to
 
 AT_ONCE: Final = 16
+# After so many meters that are not the sender's, the file is not the sender's either.
+STRANGERS_MAX: Final = 500
 ATTEMPTS: Final = 5
 # A failure that another attempt may mend; all others are about the one asset.
 NOT_NOW: Final = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"})
@@ -98,6 +99,12 @@ def import_register(
         for report in reports:
             _show(report)
     if left := sum(report.assets.buckets.get(NOT_SENT, 0) for report in reports):
+        if any(
+            report.assets.buckets.get(Reason.NOT_PERMITTED, 0) >= STRANGERS_MAX
+            for report in reports
+        ):
+            message = f"{left} assets were not sent: too many of these meters are not the sender's"
+            raise NotPermitted(Reason.NOT_PERMITTED, message)
         message = f"{left} assets were not sent: run it again, what was recorded is known"
         raise Pushback(Reason.INDETERMINATE, message)
 
@@ -131,7 +138,7 @@ def send(
     """Declare them as that identity; how many were recorded, known, or refused for which reason."""
     home = settings().data_dir
     identity = Client(home, alias).identity
-    target = service_target(home, "assets")
+    target = target_of(home, "assets")
     with Progress(console=err, disable=not show, transient=True) as bar:
         task = bar.add_task(name, total=len(declarations))
         return asyncio.run(_send(target, identity, declarations, lambda: bar.advance(task)))
@@ -147,7 +154,7 @@ async def _send(
         stub = btm_assets_pb2_grpc.BtmAssetsStub(channel)
 
         async def work() -> None:
-            while waiting and not said[NOT_SENT]:
+            while waiting and not said[NOT_SENT] and said[Reason.NOT_PERMITTED] < STRANGERS_MAX:
                 said[await _declare(stub, waiting.pop())] += 1
                 done()
 

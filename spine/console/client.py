@@ -9,13 +9,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from spine.btm_assets.v1 import btm_assets_pb2, btm_assets_pb2_grpc
 from spine.common.v1 import common_pb2
+from spine.console.context import UP
 from spine.consumers.v1 import consumers_pb2, consumers_pb2_grpc
 from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
-from spine.errors import Invalid, Reason
+from spine.errors import Invalid, NotFound, Pushback, Reason
 from spine.governance.v1 import governance_pb2, governance_pb2_grpc
 from spine.identity import CA_ALIAS
 from spine.metering.v1 import metering_pb2, metering_pb2_grpc
@@ -46,14 +48,23 @@ class Client:
     def __init__(self, data_dir: Path, alias: str) -> None:
         self._data_dir = data_dir
         self.identity = data_dir / "identities" / alias
-        if not alias or not (self.identity / "key.pem").exists() or alias == CA_ALIAS:
+        named = Path(alias).name == alias and alias not in ("", CA_ALIAS)
+        if not named or not (self.identity / "key.pem").exists():
             message = f"there is no identity called {alias!r} in {data_dir}"
             raise Invalid(Reason.IDENTITY_MISSING, message)
 
     @contextmanager
     def _stub(self, service: str, stub: Any) -> Iterator[Any]:
-        with connect_sync(service_target(self._data_dir, service), self.identity) as channel:
-            yield stub(channel)
+        try:
+            target = service_target(self._data_dir, service)
+        except NotFound as never:
+            raise Pushback(never.reason, f"{never.message}: {UP} starts everything") from None
+        try:
+            with connect_sync(target, self.identity) as channel:
+                yield stub(channel)
+        except grpc.RpcError as error:
+            error.add_note(f"{service} at {target}")
+            raise
 
     def governance(self, method: str, **fields: Any) -> Any:
         """A command to the governance coordinator."""

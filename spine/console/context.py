@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final
@@ -10,13 +11,16 @@ import typer
 
 from spine.config import Settings
 from spine.embedded import EmbeddedKafka
-from spine.errors import Invalid, Pushback, Reason
+from spine.errors import Invalid, NotFound, Pushback, Reason
 from spine.installation import DOMAINS
 from spine.log import Kafka
-from spine.runtime import Runtime
+from spine.runtime import Runtime, service_target
 
 OPERATOR: Final = "governance-board"
 CONSENT_SERVICE: Final = "consent-service"
+UP: Final = "`spine up`"
+# Time for one address to take a connection, before somebody is told that nothing runs.
+REACH_S: Final = 2.0
 
 As = Annotated[str, typer.Option("--as", help="Identity whose certificate to use.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document instead of tables.")]
@@ -38,11 +42,19 @@ def use(chosen: Settings) -> None:
     _used.append(chosen)
 
 
-def kafka() -> Kafka:
-    """The way to the log: the cluster that is set, or the embedded broker that is running."""
+def kafka(*, patient: bool = False) -> Kafka:
+    """The way to the log: the cluster that is set, or the embedded broker that is running.
+
+    Pushback(LOG_UNREACHABLE) if none of its addresses can be reached now; `patient` leaves that to
+    the clients, which wait for a broker as a process should.
+    """
     chosen = settings()
+    bootstrap = chosen.kafka_bootstrap or embedded_bootstrap(chosen.data_dir)
+    if not patient and not any(map(reached, bootstrap.split(","))):
+        message = f"no broker answers at {bootstrap}: is {UP} running?"
+        raise Pushback(Reason.LOG_UNREACHABLE, message)
     if chosen.kafka_bootstrap is None:
-        return Kafka(embedded_bootstrap(chosen.data_dir))
+        return Kafka(bootstrap)
     password = chosen.kafka_sasl_password
     return Kafka(
         chosen.kafka_bootstrap,
@@ -61,13 +73,35 @@ def embedded_bootstrap(data_dir: Path) -> str:
     try:
         return EmbeddedKafka(data_dir).bootstrap
     except KeyError:
-        message = "no broker runs here yet: start it with `spine up`"
+        message = f"no broker runs here yet: start it with {UP}"
         raise Pushback(Reason.STARTING, message) from None
 
 
-def runtime() -> Runtime:
-    """This process's view of the installation."""
-    return Runtime.of(settings(), kafka(), DOMAINS)
+def runtime(*, patient: bool = False) -> Runtime:
+    """This process's view of the installation; `patient` as for `kafka`."""
+    return Runtime.of(settings(), kafka(patient=patient), DOMAINS)
+
+
+def target_of(data_dir: Path, process: str) -> str:
+    """host:port of a process of the data folder; Pushback(STARTING) if it does not answer there."""
+    try:
+        target = service_target(data_dir, process)
+    except NotFound as never:
+        raise Pushback(never.reason, f"{never.message}: {UP} starts everything") from None
+    if not reached(target):
+        message = f"{process} does not answer at {target}: is {UP} running?"
+        raise Pushback(Reason.STARTING, message)
+    return target
+
+
+def reached(address: str) -> bool:
+    """Whether somebody listens at host:port."""
+    host, _, port = address.strip().rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), REACH_S):
+            return True
+    except (OSError, ValueError):
+        return False
 
 
 def instant(text: str, field: str = "time") -> datetime:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Final
 
+import grpc
 import typer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -59,8 +60,12 @@ def status_of_process(data_dir: Path, process: str) -> str:
     identity = data_dir / "identities" / f"{SERVER_PREFIX}{process}"
     if not identity.exists():
         raise Pushback(Reason.STARTING, f"{process} has no identity here")
-    with connect_sync(target, identity, server_name=DEV_SERVER_NAME) as channel:
-        answer = health_pb2_grpc.HealthStub(channel).Check(
-            health_pb2.HealthCheckRequest(), timeout=ANSWER_S
-        )
+    try:
+        with connect_sync(target, identity, server_name=DEV_SERVER_NAME) as channel:
+            answer = health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(), timeout=ANSWER_S
+            )
+    except grpc.RpcError as error:
+        error.add_note(f"{process} at {target}")
+        raise
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))

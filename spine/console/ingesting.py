@@ -10,7 +10,7 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from spine.console.client import Client
-from spine.console.context import As, AsJson, settings
+from spine.console.context import As, AsJson, settings, target_of
 from spine.console.output import err, say, say_json
 from spine.ingest import IngestReport, Step, ingest_file
 from spine.runtime import service_target
@@ -44,6 +44,9 @@ def readings(
     as_json: AsJson = False,
 ) -> None:
     """Record half-hourly readings as the supplier or data service that --as names."""
+    if not dry_run:
+        Client(settings().data_dir, as_)
+        target_of(settings().data_dir, "metering")
     reports = []
     for path in files:
         report = send(

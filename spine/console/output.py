@@ -18,7 +18,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from spine.errors import SpineError
+from spine.errors import Reason, SpineError
 from spine.server import error_from
 
 EXIT_CODES: Final[Mapping[str, int]] = {
@@ -84,7 +84,9 @@ def fail_rpc(error: grpc.RpcError) -> int:
     """Say what a service said; the exit code."""
     failure = error_from(error)
     if failure.code == "UNAVAILABLE" and not failure.reason:
-        return _fail(failure.code, "UNAVAILABLE", "nobody answers there: is `spine up` running?")
+        where = ", ".join(getattr(error, "__notes__", ())) or "the process"
+        message = f"{where} does not answer: is `spine up` running?"
+        return _fail(failure.code, Reason.STARTING, message)
     return _fail(failure.code, failure.reason or failure.code, failure.message)
 
 

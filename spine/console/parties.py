@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from domains.governance.decider import check_role
 from spine.console.client import Client, stamp
 from spine.console.context import CONSENT_SERVICE, OPERATOR, As, AsJson, Mpxn, instant, settings
 from spine.console.output import out, say, say_json, table
@@ -78,6 +79,7 @@ def admit(
     as_json: AsJson = False,
 ) -> None:
     """Admit an organisation, accredit it, and issue its development certificate."""
+    check_role(role)
     _authority(settings().data_dir).check_free(party, role, party)
     calls = client(as_)
     calls.governance("AdmitParticipant", party=party, name=name or party)

@@ -114,7 +114,7 @@ def _run(name: str, start: Callable[[Runtime], Awaitable[Process]]) -> None:
     set_up_telemetry(f"spine-{name}", chosen.telemetry, chosen.otlp_endpoint)
 
     async def live() -> None:
-        process = await start(runtime())
+        process = await start(runtime(patient=True))
         await process.until_signalled()
 
     asyncio.run(live())

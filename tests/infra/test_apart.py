@@ -28,7 +28,7 @@ from spine.opening import LogIdentity
 from spine.runtime import announce, service_target
 from spine.supervise import PROCESSES
 
-READY_S = 60.0
+READY_S = 120.0
 # Which processes share a pod and so a folder, and whose signing key is mounted there.
 PODS = {
     "governance": ("governance",),
@@ -86,14 +86,19 @@ def spine(environment: dict[str, str], *words: str) -> subprocess.CompletedProce
 
 
 def until_serving(environment: dict[str, str], name: str) -> None:
-    """What a startup probe does."""
+    """What a startup probe does, but for the starts of Python while it cannot answer yet."""
     deadline = time.monotonic() + READY_S
+    announced = Path(environment["SPINE_DATA_DIR"]) / "services" / f"{name}.json"
+    while not announced.exists():
+        assert time.monotonic() < deadline, f"{name} does not listen"
+        time.sleep(0.2)
     while (said := spine(environment, "health", name)).returncode:
         assert said.returncode == 5, said.stderr
         assert time.monotonic() < deadline, f"{name}: {said.stderr}"
         time.sleep(0.5)
 
 
+@pytest.mark.timeout(300)
 def test_each_process_needs_its_own_key_and_no_other(
     bootstrap: str, opened: Path, tmp_path: Path
 ) -> None:

@@ -497,3 +497,17 @@ async def test_a_call_goes_on_with_its_callers_trace(
     own = here.get_span_context().trace_id
     assert handlers.traces[0] == own
     assert handlers.traces[1] not in (0, own)
+
+
+@pytest.mark.parametrize("raw", [b"\xff\xff\xff", b"\x0a\x02\xc3\x28"], ids=["torn", "no UTF-8"])
+@pytest.mark.parametrize("method", ["GetMeteringPoint", "StreamReadings"])
+async def test_bytes_that_are_no_message_are_refused_for_a_reason(
+    channel: grpc.aio.Channel, handlers: Handlers, method: str, raw: bytes
+) -> None:
+    many = method.startswith("Stream")
+    make: Any = channel.unary_stream if many else channel.unary_unary
+    call = make(f"/{NAME}/{method}")(raw, timeout=5)
+    with pytest.raises(grpc.RpcError) as refused:
+        await (call.read() if many else call)
+    assert error_from(refused.value).reason == Reason.REQUEST_MALFORMED
+    assert handlers.callers == []
