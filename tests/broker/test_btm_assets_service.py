@@ -32,6 +32,7 @@ from spine.runtime import Process, Runtime
 from spine.server import Failure, connect, error_from
 from spine.services.btm_assets import start_btm_assets
 from spine.services.wire import stamp
+from spine.writer import wall_clock_ms
 from tests.helpers.accredited import accredit
 from tests.helpers.log import open_new_log
 
@@ -65,11 +66,12 @@ class World:
             stub = btm_assets_pb2_grpc.BtmAssetsStub(channel)
             return await getattr(stub, method)(request, timeout=20)
 
-    async def consumer(self, command: Any, mpxn: str = MPAN) -> None:
+    async def consumer(self, command: Any, mpxn: str = MPAN, clock_off_ms: int = 0) -> None:
         """One command of the consumers coordinator, folded by this process too."""
         runtime, folds = self.runtime, self.process.folds
         assert folds is not None
         writer = runtime.writer(self.process.appender, SignerRole.CONSUMERS, "consumers")
+        writer._clock = lambda: wall_clock_ms() + clock_off_ms
         coordinator = Coordinator(CONSUMERS, folds, writer, runtime.partitions, consumers_tighten)
         self._sent += 1
         key, method = f"key-{self._sent}", type(command).__name__
@@ -189,6 +191,24 @@ async def test_a_data_user_declares_what_the_occupier_lets_it(world: World) -> N
     assert (await world.refusal("DeclareAsset", world.flex, **other)).reason == "NOT_PERMITTED"
     # It may still take away what it declared.
     await world.send("DecommissionAsset", world.flex, mpxn=FLEX_MPAN)
+
+
+@pytest.mark.parametrize("off_ms", [-3_600_000, 3_600_000])
+async def test_a_producer_whose_clock_is_off_records_and_does_not_move_the_time(
+    world: World, off_ms: int
+) -> None:
+    folds, mpxn = world.process.folds, f"12000000009{off_ms > 0:02d}"
+    assert folds is not None
+    partition = murmur2_partition(mpxn.encode(), world.runtime.partitions)
+    fold = folds[trust.CONSUMER_LOG, partition].stored.fold
+    before = fold.head
+    await world.consumer(StartTenancy(PORTAL, "t-1", "c-1", SINCE), mpxn, clock_off_ms=off_ms)
+    after = fold.head
+    assert before is not None and after is not None
+    assert after.counts.applied == before.counts.applied + 1
+    assert (after.counts.balanced, after.now_ms) == (True, before.now_ms)
+    await world.consumer(StartSupply(PORTAL, "north-supply", SINCE), mpxn)
+    assert fold.head is not None and fold.head.now_ms > before.now_ms
 
 
 async def test_without_the_check_a_stranger_writes_behind_any_meter(

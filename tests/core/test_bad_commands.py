@@ -43,6 +43,7 @@ WORDS = {
     "list_name": "gsp_groups",
     "mpxn": "2000027391990",
     "mpxns": "2000027391990",
+    "place": "metering.events.v1-0-1-0",
     "process": "dsi",
     "purpose": "ENERGY_ADVICE",
     "role": "supplier",
@@ -60,7 +61,7 @@ WRONG_FILES = {
 OF_FILES = {Reason.FILE_EMPTY, Reason.FILE_UNRECOGNISED, Reason.FILE_UNREADABLE}
 # They start what would be missing, or need nothing that could be.
 STARTS_EVERYTHING = {"up", "demo"}
-NEEDS_NOTHING = {"schemas check", "coordinators"}
+NEEDS_NOTHING = {"schemas check", "coordinators", "quarantine held"}
 # They wait for a broker, as a process should.
 IS_A_PROCESS = {"coordinator", "dsi", "readings"}
 
