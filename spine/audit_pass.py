@@ -263,7 +263,7 @@ class PartitionPass:
         """Rebuild the answer at the positions that the request named."""
         unknown = ""
         for position in vector:
-            if position.topic not in trust.DATA_TOPICS:
+            if position.topic not in (*trust.DATA_TOPICS, trust.CONSUMER_LOG):
                 return Verdict.CANNOT_TELL, f"no view of {position.topic} is at hand", ""
             if position.partition != self._partition:
                 why = "the request names positions of another partition"

@@ -27,7 +27,7 @@ DATA_DOMAIN: Final = DataDomain(
             "Its parties, decided for each read.",
             (trust.CONSUMER_LOG, trust.CONSUMERS_REFERENCE),
             ("CONSENTS",),
-            ("spine.dsi.v1.Dsi/ListConsents",),
+            ("spine.dsi.v1.Dsi/ListConsents", "spine.dsi.v1.Dsi/ListTenancies"),
         ),
         DataSet(
             "occupancy",

@@ -6,7 +6,8 @@ tightening legs put up, since those were never anybody's consent here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
@@ -14,7 +15,7 @@ from typing import Final
 from domains.consumers.consent import unanswered
 from domains.consumers.evolve import is_bar
 from spine.errors import Reason
-from spine.policy import Consent, MeterAccess, Role, consent_refusal
+from spine.policy import Consent, ConsentState, MeterAccess, Role, consent_refusal
 
 
 class ShownState(StrEnum):
@@ -76,6 +77,15 @@ class ConsentView:
 
 
 @dataclass(frozen=True, slots=True)
+class TenancyView:
+    """From when to when the premises were occupied; no `effective_to` while nobody moved out."""
+
+    tenancy_id: str
+    effective_from: datetime
+    effective_to: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """Why a consent opens its meter now or does not, and which stretch it opens or would open.
 
@@ -87,6 +97,44 @@ class Explanation:
     opens_from: datetime
     opens_to: datetime | None
     sentence: str
+
+
+def as_it_stood(known: Sequence[MeterAccess], at: datetime) -> MeterAccess:
+    """The access of a meter as it stood at `at`, from every state that is known, oldest first.
+
+    Tenancies, supplies and appointments say themselves from when to when they hold. A consent is
+    what its last change by then made of it, and one that nobody had asked for yet is not there.
+    """
+    if not known:
+        return MeterAccess()
+    then: dict[str, Consent] = {}
+    for access in known:
+        then |= {c.consent_id: c for c in access.consents if c.changed_at <= at}
+    order = (c.consent_id for c in known[-1].consents)
+    return replace(known[-1], consents=tuple(then[each] for each in order if each in then))
+
+
+def tenancies_for(
+    access: MeterAccess, role: str, party: str, at: datetime | None
+) -> tuple[TenancyView, ...]:
+    """A consumer's own tenancies; a data user's, those whose consent no event has ended.
+
+    With `at`, only what held then. A data user that was shut out learns of no later move.
+    """
+    open_to_it = {
+        c.tenancy_id
+        for c in access.consents
+        if _is_own(c, role, party) and c.state in (ConsentState.ACTIVE, ConsentState.SUSPENDED)
+    }
+    if role == Role.CONSUMER:
+        open_to_it = {t.tenancy_id for t in access.tenancies if t.consumer_ref == party}
+    shown = (t for t in access.tenancies if t.tenancy_id in open_to_it)
+    views = (
+        TenancyView(t.tenancy_id, t.effective_from, t.effective_to)
+        for t in shown
+        if at is None or t.live_at(at)
+    )
+    return tuple(sorted(views, key=lambda view: (view.effective_from, view.tenancy_id)))
 
 
 def consents_for(

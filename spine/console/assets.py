@@ -29,7 +29,7 @@ from spine.console.client import stamp
 from spine.console.context import As, AsJson, Mpxn, instant
 from spine.console.output import details, out, say, say_json, table, when
 from spine.console.parties import acknowledge, client
-from spine.console.reading import ByBasis, Purpose, decided
+from spine.console.reading import AsOfKnown, AsOfValid, ByBasis, Purpose, clocks, decided
 from spine.errors import Invalid, Reason
 from spine.policy import Basis
 from spine.services.asset_groups import group_from
@@ -245,10 +245,17 @@ def _change(
 
 
 def list_assets(
-    mpxn: Mpxn, purpose: Purpose, as_: As, basis: ByBasis = Basis.CONSENT, as_json: AsJson = False
+    mpxn: Mpxn,
+    purpose: Purpose,
+    as_: As,
+    basis: ByBasis = Basis.CONSENT,
+    as_of_valid: AsOfValid = "",
+    as_of_known: AsOfKnown = "",
+    as_json: AsJson = False,
 ) -> None:
     """The assets behind a meter; logged and decided like every read."""
-    answer = client(as_).dsi("ListAssets", mpxn=mpxn, purpose=purpose, basis=basis)
+    at = clocks(as_of_valid, as_of_known)
+    answer = client(as_).dsi("ListAssets", mpxn=mpxn, purpose=purpose, basis=basis, **at)
     if as_json:
         say_json([asset_as_dict(asset) for asset in answer.assets])
         return
@@ -264,11 +271,14 @@ def show(
     purpose: Purpose,
     as_: As,
     basis: ByBasis = Basis.CONSENT,
+    as_of_valid: AsOfValid = "",
+    as_of_known: AsOfKnown = "",
     as_json: AsJson = False,
 ) -> None:
     """One asset with its data groups and links; logged and decided like every read."""
     terms = {"purpose": purpose, "basis": basis, "asset_id": asset_id}
-    answer = client(as_).dsi("GetAsset", mpxn=mpxn, **terms)
+    at = clocks(as_of_valid, as_of_known)
+    answer = client(as_).dsi("GetAsset", mpxn=mpxn, **terms, **at)
     shown = asset_as_dict(answer.asset) if answer.HasField("asset") else None
     if as_json:
         say_json(shown)

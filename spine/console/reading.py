@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from spine.console.client import interval
+from spine.console.client import interval, stamp
 from spine.console.context import As, AsJson, Mpxn, instant
 from spine.console.output import details, say, say_json, table, when
 from spine.console.parties import client
@@ -19,6 +19,8 @@ Purpose = Annotated[str, typer.Option(help="Purpose code, such as ENERGY_ADVICE.
 ByBasis = Annotated[Basis, typer.Option("--basis", help="Lawful basis.")]
 FromTime = Annotated[str, typer.Option("--from", help="First half hour, UTC.")]
 ToTime = Annotated[str, typer.Option("--to", help="End, UTC, exclusive.")]
+AsOfValid = Annotated[str, typer.Option("--as-of-valid", help="As it held then; now if unset.")]
+AsOfKnown = Annotated[str, typer.Option("--as-of-known", help="As it was known then.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -29,6 +31,7 @@ def add_to(app: typer.Typer) -> None:
     meter, consent = groups["meter"], groups["consent"]
     assert meter is not None and consent is not None
     meter.command("show")(show_meter)
+    meter.command("tenancies")(show_tenancies)
     consent.command("show")(show_consents)
     consent.command("explain")(explain)
 
@@ -40,7 +43,7 @@ def read(
     purpose: Purpose,
     as_: As,
     basis: ByBasis = Basis.CONSENT,
-    as_of_known: Annotated[str, typer.Option(help="As it was known then.")] = "",
+    as_of_known: AsOfKnown = "",
     rows: Annotated[
         bool, typer.Option("--rows", help="Every half hour, not just the days.")
     ] = False,
@@ -48,9 +51,7 @@ def read(
 ) -> None:
     """Read the half hours of a meter, if a live consent or duty covers them at this instant."""
     asked = {"purpose": purpose, "basis": basis, "interval": interval(instant(from_), instant(to))}
-    if as_of_known:
-        asked["as_of_known"] = interval(instant(as_of_known), instant(as_of_known)).start
-    pages = list(client(as_).readings(mpxn, **asked))
+    pages = list(client(as_).readings(mpxn, **asked, **clocks(known=as_of_known)))
     if as_json:
         say_json([page_as_dict(page) for page in pages])
         return
@@ -83,10 +84,17 @@ def watch(
 
 
 def show_meter(
-    mpxn: Mpxn, purpose: Purpose, as_: As, basis: ByBasis = Basis.CONSENT, as_json: AsJson = False
+    mpxn: Mpxn,
+    purpose: Purpose,
+    as_: As,
+    basis: ByBasis = Basis.CONSENT,
+    as_of_valid: AsOfValid = "",
+    as_of_known: AsOfKnown = "",
+    as_json: AsJson = False,
 ) -> None:
     """The standing data of a metering point."""
-    answer = client(as_).dsi("GetMeteringPoint", mpxn=mpxn, purpose=purpose, basis=basis)
+    at = clocks(as_of_valid, as_of_known)
+    answer = client(as_).dsi("GetMeteringPoint", mpxn=mpxn, purpose=purpose, basis=basis, **at)
     point = answer.metering_point
     shown = {
         "mpxn": point.mpxn,
@@ -95,6 +103,7 @@ def show_meter(
         "energy_direction": point.energy_direction,
         "measurement_quantity": point.measurement_quantity,
         "registered_from": when(point.registered_from),
+        "effective_to": when(point.effective_to) if point.HasField("effective_to") else "",
         "supplier": point.supplier,
     }
     if as_json:
@@ -105,10 +114,17 @@ def show_meter(
 
 
 def show_consents(
-    mpxn: Mpxn, purpose: Purpose, as_: As, basis: ByBasis = Basis.CONSENT, as_json: AsJson = False
+    mpxn: Mpxn,
+    purpose: Purpose,
+    as_: As,
+    basis: ByBasis = Basis.CONSENT,
+    as_of_valid: AsOfValid = "",
+    as_of_known: AsOfKnown = "",
+    as_json: AsJson = False,
 ) -> None:
     """Your own consents at a meter."""
-    answer = client(as_).dsi("ListConsents", mpxn=mpxn, purpose=purpose, basis=basis)
+    at = clocks(as_of_valid, as_of_known)
+    answer = client(as_).dsi("ListConsents", mpxn=mpxn, purpose=purpose, basis=basis, **at)
     columns = ("consent", "version", "state", "data user", "purpose", "categories", "expires")
     rows = [
         (
@@ -126,6 +142,39 @@ def show_consents(
         say_json([dict(zip(columns, row, strict=True)) for row in rows])
     else:
         table("Consents", columns, rows)
+
+
+def show_tenancies(
+    mpxn: Mpxn,
+    purpose: Purpose,
+    as_: As,
+    basis: ByBasis = Basis.CONSENT,
+    as_of_valid: AsOfValid = "",
+    as_of_known: AsOfKnown = "",
+    as_json: AsJson = False,
+) -> None:
+    """The tenancies of a meter that concern you."""
+    at = clocks(as_of_valid, as_of_known)
+    answer = client(as_).dsi("ListTenancies", mpxn=mpxn, purpose=purpose, basis=basis, **at)
+    columns = ("tenancy", "from", "to")
+    rows = [
+        (
+            t.tenancy_id,
+            when(t.effective_from),
+            when(t.effective_to) if t.HasField("effective_to") else "",
+        )
+        for t in answer.tenancies
+    ]
+    if as_json:
+        say_json([dict(zip(columns, row, strict=True)) for row in rows])
+    else:
+        table("Tenancies", columns, rows)
+
+
+def clocks(valid: str = "", known: str = "") -> dict[str, Any]:
+    """The fields of a query that name its two clocks, as far as they were typed."""
+    typed = {"as_of_valid": valid, "as_of_known": known}
+    return {name: stamp(instant(text, name)) for name, text in typed.items() if text}
 
 
 def explain(

@@ -14,7 +14,14 @@ from typing import Final
 
 from domains.btm_assets import BTM_ASSETS
 from domains.btm_assets.views import AssetView, asset_views
-from domains.consumers.views import ConsentView, consents_for
+from domains.consumers.decider import CONSUMERS
+from domains.consumers.views import (
+    ConsentView,
+    TenancyView,
+    as_it_stood,
+    consents_for,
+    tenancies_for,
+)
 from domains.metering import METERING
 from domains.metering.views import (
     MeteringPointView,
@@ -25,13 +32,14 @@ from domains.metering.views import (
 from spine import trust
 from spine.answer import HalfHour, absent_runs, half_hours, half_hours_digest, records_digest
 from spine.codec import unpack
-from spine.domain import ReadableRows
+from spine.domain import Domain, ReadableRows
 from spine.event import AbsentRun, from_epoch_ms
 from spine.gb import Interval
 from spine.policy import Category, MeterAccess, Permit
 from spine.rows import Decided, subject_history
 
 EVERYTHING: Final = 1 << 62
+LIST_TENANCIES: Final = "ListTenancies"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,7 @@ class Answer:
     half_hours: Sequence[HalfHour] = ()
     metering_point: MeteringPointRecord | None = None
     consents: tuple[ConsentView, ...] = ()
+    tenancies: tuple[TenancyView, ...] = ()
     assets: tuple[AssetView, ...] = ()
 
 
@@ -71,7 +80,7 @@ def answer(decided: Decided, access: MeterAccess, sources: Sources) -> Answer:
         case Category.METERING_POINT:
             return _metering_point(decided, access, sources)
         case Category.CONSENTS:
-            return _consents(decided, access)
+            return _consents(decided, access, sources)
         case Category.ASSET:
             return _assets(decided, sources)
         case _:
@@ -86,7 +95,8 @@ def said_at(decided: Decided, rows: Mapping[str, ReadableRows]) -> tuple[str, li
     request = decided.request
     domains = {Category.METERING_POINT: METERING, Category.ASSET: BTM_ASSETS}
     if request.category == Category.CONSENTS:
-        return "", []
+        stored = rows.get(trust.CONSUMER_LOG)
+        return (trust.CONSUMER_LOG, _told(stored, CONSUMERS, decided)) if stored else ("", [])
     domain = domains.get(Category(request.category))
     if domain is None:
         stored = rows.get(trust.READINGS_TOPIC)
@@ -95,10 +105,12 @@ def said_at(decided: Decided, rows: Mapping[str, ReadableRows]) -> tuple[str, li
         return trust.READINGS_TOPIC, recorded_at(stored, *said) if stored else []
     topic = trust.METERING_TOPIC if domain is METERING else trust.BTM_ASSETS_TOPIC
     stored = rows.get(topic)
-    if stored is None:
-        return topic, []
-    history = subject_history(stored, unpack, domain, decided.member, EVERYTHING)
-    return topic, [state.offset for state in history]
+    return topic, _told(stored, domain, decided) if stored else []
+
+
+def _told(rows: ReadableRows, domain: Domain, decided: Decided) -> list[int]:
+    history = subject_history(rows, unpack, domain, decided.member, EVERYTHING)
+    return [state.offset for state in history]
 
 
 def _readings(decided: Decided, sources: Sources) -> Answer:
@@ -125,7 +137,9 @@ def _metering_point(decided: Decided, access: MeterAccess, sources: Sources) -> 
     view = None if latest is None else metering_point_view(decided.member, latest.state)
     if latest is None or view is None or not _valid_at(view, at):
         return Answer(0, records_digest(()))
-    record = MeteringPointRecord(view, _supplier_at(access, at), latest.offset, latest.entry)
+    known = _known(decided, access, sources)
+    supplier = _supplier_at(known[-1], at) if known else ""
+    record = MeteringPointRecord(view, supplier, latest.offset, latest.entry)
     return Answer(1, records_digest((record,)), metering_point=record)
 
 
@@ -145,10 +159,30 @@ def _supplier_at(access: MeterAccess, at: datetime) -> str:
     )
 
 
-def _consents(decided: Decided, access: MeterAccess) -> Answer:
+def _known(decided: Decided, access: MeterAccess, sources: Sources) -> Sequence[MeterAccess]:
+    """Every known state of the meter's access, oldest first, as of the position asked for.
+
+    A request that names no position of the consumer log is answered from the state it was decided
+    on: so are all that ask for now, and all from before a request could name one.
+    """
+    below = sources.below.get(trust.CONSUMER_LOG)
+    if below is None:
+        return (access,)
+    rows = sources.rows[trust.CONSUMER_LOG]
+    return [s.state for s in subject_history(rows, unpack, CONSUMERS, decided.member, below)]
+
+
+def _consents(decided: Decided, access: MeterAccess, sources: Sources) -> Answer:
+    """The caller's own consents, or tenancies, as they stood and were known at the times asked."""
     request = decided.request
-    now = from_epoch_ms(decided.now_ms)
-    consents = tuple(consents_for(access, request.role, request.party, now))
+    known = _known(decided, access, sources)
+    at = request.as_of_valid
+    now = at or from_epoch_ms(decided.now_ms)
+    stood = as_it_stood(known, now) if at else known[-1] if known else MeterAccess()
+    if request.method == LIST_TENANCIES:
+        tenancies = tenancies_for(stood, request.role, request.party, at)
+        return Answer(len(tenancies), records_digest(tenancies), tenancies=tenancies)
+    consents = consents_for(stood, request.role, request.party, now)
     return Answer(len(consents), records_digest(consents), consents=consents)
 
 

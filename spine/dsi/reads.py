@@ -18,7 +18,7 @@ from domains.metering.views import recorded_between
 from spine import telemetry, trust
 from spine.access import AccessLog, OutcomeLog, Ruling, Vector
 from spine.answer import Release
-from spine.dsi.answering import Answer, answer
+from spine.dsi.answering import Answer, Sources, answer
 from spine.dsi.data import POLL_S, DataViews
 from spine.errors import Invalid, NotPermitted, Pushback, Reason
 from spine.event import AccessOutcome, AccessRequest, DataPosition, epoch_ms, murmur2_partition
@@ -31,11 +31,13 @@ from spine.rows import Decided
 from spine.verdict import NOTHING
 
 REACH_TIMEOUT_S: Final = 5.0
-TOPIC_OF_CATEGORY: Final[Mapping[str, str]] = {
-    Category.METERING_POINT: trust.METERING_TOPIC,
-    Category.CONSENTS: "",
-    Category.ASSET: trust.BTM_ASSETS_TOPIC,
+TOPICS_OF_CATEGORY: Final[Mapping[str, tuple[str, ...]]] = {
+    Category.METERING_POINT: (trust.METERING_TOPIC,),
+    Category.CONSENTS: (),
+    Category.ASSET: (trust.BTM_ASSETS_TOPIC,),
 }
+# Who supplies a meter, and consents, come from the state of the decision unless a time is named.
+LOOKING_BACK: Final = frozenset({Category.METERING_POINT, Category.CONSENTS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,12 @@ class Reads:
         return murmur2_partition(mpxn.encode(), len(self.access))
 
     async def positions(
-        self, category: str, partition: int, at_least: Vector, as_of_known: datetime | None = None
+        self,
+        category: str,
+        partition: int,
+        at_least: Vector,
+        as_of_known: datetime | None = None,
+        as_of_valid: datetime | None = None,
     ) -> Vector:
         """The data positions a read of this partition will look at (rule 6).
 
@@ -104,15 +111,36 @@ class Reads:
         """
         for wanted in at_least:
             await self._reach(partition, wanted)
-        topic = TOPIC_OF_CATEGORY.get(category, trust.READINGS_TOPIC)
-        if not topic:
-            return ()
-        offset = self.data.next_offset(topic, partition)
+        topics = TOPICS_OF_CATEGORY.get(category, (trust.READINGS_TOPIC,))
+        if category in LOOKING_BACK and (as_of_known or as_of_valid):
+            topics = (*topics, trust.CONSUMER_LOG)
+        return tuple([await self._position(topic, partition, as_of_known) for topic in topics])
+
+    async def _position(
+        self, topic: str, partition: int, as_of_known: datetime | None
+    ) -> DataPosition:
+        """Where a topic stands here, or stood when nothing later was known."""
+        if topic == trust.CONSUMER_LOG:
+            offset = self.access[partition].live.next_offset
+        else:
+            offset = self.data.next_offset(topic, partition)
         if as_of_known is not None:
             at_ms = epoch_ms(as_of_known) + 1
             known = await self._reader.run(lambda log: log.offset_at(topic, partition, at_ms))
             offset = min(offset, known)
-        return (DataPosition(topic, partition, offset),)
+        return DataPosition(topic, partition, offset)
+
+    def sources(self, vector: Vector) -> Sources:
+        """The rows at those positions; Pushback(DATA_BEHIND) if they are not there just now.
+
+        What the consumer log says comes from this server's own fold, which decided the read.
+        """
+        found = self.data.sources(tuple(p for p in vector if p.topic != trust.CONSUMER_LOG))
+        for p in vector:
+            if p.topic == trust.CONSUMER_LOG:
+                rows = self.access[p.partition].live.stored.store
+                found = Sources({**found.rows, p.topic: rows}, {**found.below, p.topic: p.offset})
+        return found
 
     async def _reach(self, partition: int, wanted: DataPosition) -> None:
         """Wait until this partition is folded as far as the caller has seen (or not concerned)."""
@@ -205,7 +233,7 @@ class Reads:
         Pushback(DATA_BEHIND) if the rows it must be made from are not there just now.
         """
         try:
-            sources = self.data.sources(judged.ruling.vector)
+            sources = self.sources(judged.ruling.vector)
             made = answer(judged.decided, judged.decided.access, sources)
         except Pushback as behind:
             self.withhold(judged, behind.reason)
@@ -228,9 +256,9 @@ class Reads:
 
     async def read_one(self, query: Query, mpxn: str, at_least: Vector) -> tuple[Judged, Answer]:
         """A whole read of one meter; NotPermitted with the reason the caller may know."""
-        vector = await self.positions(
-            query.category, self.partition_of(mpxn), at_least, query.as_of_known
-        )
+        partition = self.partition_of(mpxn)
+        clocks = query.as_of_known, query.as_of_valid
+        vector = await self.positions(query.category, partition, at_least, *clocks)
         return await self.read_at(query, mpxn, vector)
 
     async def read_at(self, query: Query, mpxn: str, vector: Vector) -> tuple[Judged, Answer]:

@@ -11,13 +11,12 @@ from typing import Any, Final
 import msgspec
 
 from domains.btm_assets.checks import check_id
-from domains.consumers.views import ConsentView
 from spine import trust
 from spine.access import Vector
 from spine.common.v1 import common_pb2
-from spine.dsi import assets
+from spine.dsi import assets, records
 from spine.dsi.advice import QUANTITY_OF, Adviser
-from spine.dsi.answering import Answer, MeteringPointRecord
+from spine.dsi.answering import LIST_TENANCIES, Answer
 from spine.dsi.reads import Judged, Query, Reads
 from spine.dsi.rows import half_hours
 from spine.dsi.stream import HALF_HOURS_PER_CHUNK, Chunk, ReadingsStream
@@ -96,7 +95,7 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
         query = self._record_query("GetMeteringPoint", request, category, as_of_valid)
         judged, made = await self._reads.read_one(query, mpxn, self._at_least(request))
         return dsi_pb2.GetMeteringPointResponse(
-            metering_point=_metering_point(made.metering_point),
+            metering_point=records.metering_point(made.metering_point),
             decision=_decision(judged),
             positions=self._token(judged.ruling.vector, judged),
             digest=made.digest,
@@ -104,15 +103,29 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
 
     async def ListConsents(self, request: Any, context: Any) -> Any:
         """The caller's own consents at one metering point."""
-        mpxn = str(parse_mpxn(request.mpxn))
-        query = self._record_query("ListConsents", request, Category.CONSENTS, None)
-        judged, made = await self._reads.read_one(query, mpxn, self._at_least(request))
+        judged, made = await self._of_consents("ListConsents", request)
         return dsi_pb2.ListConsentsResponse(
-            consents=[_consent(consent) for consent in made.consents],
+            consents=[records.consent(view) for view in made.consents],
             decision=_decision(judged),
             positions=self._token(judged.ruling.vector, judged),
             digest=made.digest,
         )
+
+    async def ListTenancies(self, request: Any, context: Any) -> Any:
+        """The tenancies of one metering point that concern the caller."""
+        judged, made = await self._of_consents(LIST_TENANCIES, request)
+        return dsi_pb2.ListTenanciesResponse(
+            tenancies=[records.tenancy(view) for view in made.tenancies],
+            decision=_decision(judged),
+            positions=self._token(judged.ruling.vector, judged),
+            digest=made.digest,
+        )
+
+    async def _of_consents(self, method: str, request: Any) -> tuple[Judged, Answer]:
+        mpxn = str(parse_mpxn(request.mpxn))
+        as_of_valid = wire.optional_instant(request, "as_of_valid")
+        query = self._record_query(method, request, Category.CONSENTS, as_of_valid)
+        return await self._reads.read_one(query, mpxn, self._at_least(request))
 
     async def ListAssets(self, request: Any, context: Any) -> Any:
         """The assets that stand behind one metering point."""
@@ -332,38 +345,4 @@ def _decision(judged: Judged) -> Any:
         consent_id=permit.consent_id if permit else "",
         consent_version=permit.consent_version if permit else 0,
         policy_version=decided.policy_version,
-    )
-
-
-def _metering_point(record: MeteringPointRecord | None) -> Any:
-    if record is None:
-        return None
-    view = record.view
-    return dsi_pb2.MeteringPoint(
-        mpxn=view.mpxn,
-        fuel=view.fuel,
-        gsp_group=view.gsp_group,
-        energy_direction=view.energy_direction,
-        measurement_quantity=view.measurement_quantity,
-        registered_from=wire.stamp(view.registered_from),
-        effective_to=view.effective_to and wire.stamp(view.effective_to),
-        supplier=record.supplier,
-        version=common_pb2.RecordRef(
-            topic=trust.METERING_TOPIC, offset=record.offset, entry=record.entry
-        ),
-    )
-
-
-def _consent(view: ConsentView) -> Any:
-    return dsi_pb2.Consent(
-        consent_id=view.consent_id,
-        version=view.version,
-        state=view.state,
-        data_user=view.data_user,
-        purpose=view.purpose,
-        categories=view.categories,
-        history_from=wire.stamp(view.history_from),
-        valid_from=wire.stamp(view.valid_from),
-        expires=wire.stamp(view.expires),
-        changed_at=wire.stamp(view.changed_at),
     )
