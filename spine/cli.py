@@ -15,6 +15,7 @@ from spine.console import (
     health,
     holds,
     ingesting,
+    ledger,
     logs,
     parties,
     processes,
@@ -46,6 +47,7 @@ for module in (
     assets,
     audits,
     quarantine,
+    ledger,
 ):
     module.add_to(app)
 

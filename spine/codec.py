@@ -20,6 +20,7 @@ from fastavro.validation import validate
 from spine import event
 from spine.domain import Domain
 from spine.event import AccessRequest
+from spine.ledger.note import PublishedHead
 from spine.rows import Malformed, Tools, UnknownSchema
 from spine.schemas import Schema, Schemas
 
@@ -37,6 +38,7 @@ SPINE_RECORDS: Final[Mapping[str, type]] = {
         event.AccessRequests,
         event.AccessOutcomes,
         event.Quarantined,
+        PublishedHead,
         event.Settled,
     )
 }

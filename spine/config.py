@@ -129,6 +129,26 @@ class Settings(BaseSettings):
         2.0, gt=0, description="How often a worker tells its group that it lives."
     )
 
+    # The ledger
+    ledger_port: Port = Field(0, description="Port of the ledger's gRPC service; 0: a free one.")
+    ledger_http_port: Port = Field(
+        0, description="Port on which the ledger serves checkpoint and tiles; 0: a free one."
+    )
+    ledger_epoch_s: float = Field(
+        0.4, gt=0, le=1.0, description="Least time between two heads of the ledger."
+    )
+    ledger_witnesses: str | None = Field(
+        None,
+        description="Witnesses as key@address, with commas; unset: those of this data folder.",
+    )
+    ledger_quorum: int = Field(
+        2, ge=0, description="Witnesses that must have cosigned a head before it is published."
+    )
+    witness_port: Port = Field(0, description="Port of a witness; 0: a free one.")
+    witness_log_key: str | None = Field(
+        None, description="Of a witness: the key of the ledger that it watches over."
+    )
+
     # Telemetry
     telemetry: Literal["none", "console", "otlp"] = Field(
         "none", description="Where traces and metrics go."

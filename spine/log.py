@@ -304,10 +304,17 @@ def topic_settings(min_insync_replicas: int) -> dict[str, str]:
 
 
 def create_topics(kafka: Kafka, meter_keyed: int, replicas: int, min_insync: int) -> list[str]:
-    """Create the topics that are not there yet; returns their names."""
+    """Create the topics of the spine that are not there yet; returns their names."""
+    return create_missing(kafka, partition_counts(meter_keyed), replicas, min_insync)
+
+
+def create_missing(
+    kafka: Kafka, counts: Mapping[str, int], replicas: int, min_insync: int
+) -> list[str]:
+    """Create those topics that are not there yet, of so many partitions; returns their names."""
     with _admin(kafka) as admin:
         present = set(admin.list_topics())
-        missing = {t: n for t, n in partition_counts(meter_keyed).items() if t not in present}
+        missing = {t: n for t, n in counts.items() if t not in present}
         if missing:
             wanted = {
                 topic: {
@@ -324,11 +331,16 @@ def create_topics(kafka: Kafka, meter_keyed: int, replicas: int, min_insync: int
 
 def verify_topics(kafka: Kafka, meter_keyed: int, min_insync: int) -> None:
     """LogUnfit(TOPIC_SETTINGS) naming the first topic that is missing or not set as it must be."""
+    verify_settings(kafka, partition_counts(meter_keyed), min_insync)
+
+
+def verify_settings(kafka: Kafka, counts: Mapping[str, int], min_insync: int) -> None:
+    """The same of these topics, which must have so many partitions."""
     with _admin(kafka) as admin:
-        described = {t["name"]: t for t in admin.describe_topics(list(trust.TOPICS))}
-        resources = [ConfigResource(ConfigResourceType.TOPIC, t) for t in trust.TOPICS]
+        described = {t["name"]: t for t in admin.describe_topics(list(counts))}
+        resources = [ConfigResource(ConfigResourceType.TOPIC, t) for t in counts]
         found = admin.describe_configs(resources, config_filter="all")["topic"]
-    for topic, count in partition_counts(meter_keyed).items():
+    for topic, count in counts.items():
         partitions = described.get(topic, {}).get("partitions", ())
         if len(partitions) != count:
             raise LogUnfit(

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -26,7 +26,11 @@ PROCESSES: Final[dict[str, tuple[str, ...]]] = {
     "assets": ("coordinator", "btm_assets"),
     "readings": ("readings",),
     "dsi": ("dsi",),
+    "ledger": ("ledger", "run"),
 }
+# What `spine up` starts beside the ledger where no other witnesses are set.
+WITNESSES: Final = ("first", "second", "third")
+WITNESS_PREFIX: Final = "witness-"
 READY_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 10.0
 LOOK_EVERY_S: Final = 0.2
@@ -48,15 +52,22 @@ class Child:
 class Supervisor:
     """Starts and keeps the broker (unless the cluster is an external one) and the processes."""
 
-    def __init__(self, data_dir: Path, kafka: EmbeddedKafka | None, environment: dict[str, str]):
+    def __init__(
+        self,
+        data_dir: Path,
+        kafka: EmbeddedKafka | None,
+        environment: dict[str, str],
+        witnesses: Iterable[str] = (),
+    ) -> None:
         self._data_dir, self._kafka, self._environment = data_dir, kafka, environment
+        self.witnesses = tuple(f"{WITNESS_PREFIX}{name}" for name in witnesses)
         self.children: dict[str, Child] = {}
 
     def start(self, note: Callable[[str], None] = lambda _: None) -> None:
         """Start every process; returns once all of them answer. The broker must be up."""
-        for name in PROCESSES:
+        for name in (*self.witnesses, *PROCESSES):
             self._launch(name)
-        waiting = set(PROCESSES)
+        waiting = {*self.witnesses, *PROCESSES}
         deadline = time.monotonic() + READY_TIMEOUT_S
         while waiting:
             self.look()
@@ -149,4 +160,11 @@ class Supervisor:
         environment = dict(self._environment)
         if self._kafka is not None:
             environment["SPINE_KAFKA_BOOTSTRAP"] = self._kafka.bootstrap
-        return [sys.executable, "-m", "spine", *PROCESSES[name]], environment
+        return [sys.executable, "-m", *_module(name)], environment
+
+
+def _module(name: str) -> tuple[str, ...]:
+    """The module that is the process of that name; a witness needs little and starts small."""
+    if name.startswith(WITNESS_PREFIX):
+        return "spine.ledger.witnessing", name.removeprefix(WITNESS_PREFIX)
+    return "spine", *PROCESSES[name]

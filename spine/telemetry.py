@@ -114,6 +114,27 @@ append_latency_ms = _meter.create_histogram(
 quarantined = _meter.create_counter(
     *_declared("spine.quarantine", "{record}", "Records quarantined, by `rule`.")
 )
+ledger_lag_ms = _meter.create_histogram(
+    *_declared(
+        "spine.ledger.lag",
+        "ms",
+        "From a record's append to the publication of the first head that covers it, a head.",
+    )
+)
+ledger_held_back_ms = _meter.create_gauge(
+    *_declared(
+        "spine.ledger.held_back",
+        "ms",
+        "How long a head that is signed waits for witnesses to cosign it; 0 if none does.",
+    )
+)
+ledger_alarms = _meter.create_counter(
+    *_declared(
+        "spine.ledger.alarms",
+        "{alarm}",
+        "What an operator must look at, by `kind`: log-differs, rolled-back, fork or held-back.",
+    )
+)
 
 
 def redact(text: str) -> str:

@@ -252,6 +252,9 @@ SINGLE_PARTITION: Final = (
     QUARANTINE_TOPIC,
 )
 TOPICS: Final = METER_KEYED + SINGLE_PARTITION
+# Where the ledger's signed heads go. No part of the log: it has no opening, no fold reads it, and
+# it is under no head itself, so that a head is no reason for another.
+CHECKPOINTS_TOPIC: Final = "ledger.checkpoints.v1"
 # What an answer's rows come from, so that a read names its positions in them.
 DATA_TOPICS: Final = (READINGS_TOPIC, METERING_TOPIC, BTM_ASSETS_TOPIC)
 

@@ -30,6 +30,9 @@ PURE = frozenset(
         "spine.event",
         "spine.gb",
         "spine.limits",
+        "spine.ledger.entries",
+        "spine.ledger.note",
+        "spine.ledger.tree",
         "spine.merkle",
         "spine.partition",
         "spine.policy",
@@ -55,7 +58,7 @@ EDGE = (
     "spine.services",
 )
 GENERATED = re.compile(r"_pb2(_grpc)?\.pyi?$")
-OF_KAFKA = ("spine.log", "spine.embedded", "spine.jars")
+OF_KAFKA = ("spine.log", "spine.follower", "spine.embedded", "spine.jars")
 OF_GRPC = (
     "spine.server",
     "spine.dsi",

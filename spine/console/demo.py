@@ -38,7 +38,9 @@ def tell() -> None:
     shutil.rmtree(chosen.data_dir, ignore_errors=True)
     use(chosen)
     with running(chosen) as supervisor:
-        _line("A broker and its processes", ", ".join(("kafka", *supervisor.children)))
+        names = [name for name in supervisor.children if name not in supervisor.witnesses]
+        watched = f"{len(supervisor.witnesses)} witnesses"
+        _line("A broker and its processes", ", ".join(("kafka", *names, watched)))
         people = _people(chosen.data_dir)
         _readings(chosen.data_dir)
         consent_id = _grant(people["consumer"])

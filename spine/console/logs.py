@@ -24,6 +24,7 @@ from spine.errors import Invalid, Reason
 from spine.event import SignerRole
 from spine.identity import Authority, signing_key
 from spine.installation import DOMAINS
+from spine.ledger.process import LEDGER, prepare_topic
 from spine.log import Appender, Kafka, LogUnfit, partition_counts
 from spine.opening import LogIdentity, open_log
 from spine.policy import Role
@@ -106,14 +107,15 @@ async def ensure_log(chosen: Settings, cluster: Kafka) -> list[str]:
     identity = LogIdentity.load(path)
     if chosen.log_id is not None and identity.log_id.hex() != chosen.log_id:
         raise LogUnfit(Reason.LOG_DIFFERS, "the log here is not the one that is pinned")
+    signing_key(chosen.data_dir, LEDGER)  # made with the others, so that it can be handed out
     keys = {role: Signer.of(signing_key(chosen.data_dir, role)).public_key for role in FIRST_KEYS}
     appender = Appender(cluster)
     codec = Codec(Schemas.load(), DOMAINS)
     writer = LogWriter(appender, root, identity.log_id, codec, "/energyos/root")
     try:
-        return await open_log(
-            cluster, identity, writer, keys, chosen.replication_factor, chosen.min_insync_replicas
-        )
+        copies = (chosen.replication_factor, chosen.min_insync_replicas)
+        created = await open_log(cluster, identity, writer, keys, *copies)
+        return created + await asyncio.to_thread(prepare_topic, cluster, *copies)
     finally:
         await appender.stop()
 

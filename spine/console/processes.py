@@ -17,13 +17,20 @@ from spine.console.logs import ensure_log, issue_identities
 from spine.console.output import err, out
 from spine.embedded import EmbeddedKafka
 from spine.errors import Invalid, Pushback, Reason
-from spine.runtime import Process, Runtime
-from spine.supervise import Supervisor
+from spine.ledger.process import ledger_key
+from spine.opening import LogIdentity
+from spine.runtime import LOG_FILE, Process, Runtime
+from spine.supervise import WITNESSES, Supervisor
 from spine.telemetry import set_up_logging, set_up_telemetry
 
 COORDINATORS: Final = ("governance", "consumers", "metering", "btm_assets")
 # The process of a coordinator, where its domain is no name that a host can bear.
 PROCESS_OF: Final = {"btm_assets": "assets"}
+
+SHARED_TRUST: Final = (
+    "The witnesses run on this machine and share its trust domain: they show how it works, and "
+    "prove nothing against whoever runs it."
+)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -39,6 +46,8 @@ def up() -> None:
     """Start the embedded broker and every process, and keep them running until Ctrl-C."""
     with running(settings(), note=lambda text: out.print(f"  [green]●[/] {text}")) as supervisor:
         out.print("Everything is up. Ctrl-C stops it; what was recorded stays.")
+        if supervisor.witnesses:
+            out.print(SHARED_TRUST)
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
@@ -57,10 +66,13 @@ def running(chosen: Settings, note: Callable[[str], None] = lambda _: None) -> I
         if not embedded.is_owner:
             raise Pushback(Reason.STARTING, "`spine up` runs in this data folder already")
         note(f"kafka at {embedded.bootstrap}")
-    supervisor = Supervisor(chosen.data_dir, embedded, environment)
+    witnesses = WITNESSES if chosen.ledger_witnesses is None else ()
+    supervisor = Supervisor(chosen.data_dir, embedded, environment, witnesses)
     try:
         asyncio.run(ensure_log(chosen, kafka()))
         issue_identities(chosen.data_dir)
+        log_id = LogIdentity.load(chosen.data_dir / LOG_FILE).log_id
+        environment["SPINE_WITNESS_LOG_KEY"] = str(ledger_key(chosen.data_dir, log_id))
         supervisor.start(note)
         yield supervisor
     finally:
@@ -84,21 +96,21 @@ def coordinator(
     }
     if domain not in starts:
         raise Invalid(Reason.CODE_UNKNOWN, f"there is no domain called {domain}", field="domain")
-    _run(PROCESS_OF.get(domain, domain), starts[domain])
+    run_process(PROCESS_OF.get(domain, domain), starts[domain])
 
 
 def dsi() -> None:
     """Run a DSI query server."""
     from spine.dsi.process import start_dsi
 
-    _run("dsi", start_dsi)
+    run_process("dsi", start_dsi)
 
 
 def readings() -> None:
     """Run the process that folds readings for the DSI."""
     from spine.dsi.process import start_readings
 
-    _run("readings", start_readings)
+    run_process("readings", start_readings)
 
 
 def demo() -> None:
@@ -108,7 +120,8 @@ def demo() -> None:
     tell()
 
 
-def _run(name: str, start: Callable[[Runtime], Awaitable[Process]]) -> None:
+def run_process(name: str, start: Callable[[Runtime], Awaitable[Process]]) -> None:
+    """Run a process of the spine until it is told to stop."""
     chosen = settings()
     set_up_logging(chosen.log_level)
     set_up_telemetry(f"spine-{name}", chosen.telemetry, chosen.otlp_endpoint)

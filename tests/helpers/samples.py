@@ -18,6 +18,7 @@ from domains.metering.readings import GasVolumeBatch, ReadingsBatch, as_volumes
 from spine import event, trust
 from spine.answer import Absent, HalfHour, Recorded
 from spine.codelist import Attribute, CodeListed, CodeWithdrawn
+from spine.ledger.note import PublishedHead
 from spine.policy_data import POLICY_DATA_V1, data_hash
 
 METER: Final = "1200000000003"
@@ -194,6 +195,7 @@ VALUES: Final[dict[str, object]] = {
         (event.Header("t", b"r"),),
         b"junk",
     ),
+    "spine/PublishedHead/1": PublishedHead("origin\n1\nroot\n\n\u2014 origin sig\n"),
     "spine/Settled/1": event.Settled(
         "metering.readings.v1",
         3,

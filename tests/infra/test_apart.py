@@ -36,6 +36,7 @@ PODS = {
     "metering": ("metering",),
     "assets": ("assets",),
     "dsi": ("dsi", "readings"),
+    "ledger": ("ledger",),
 }
 
 
@@ -58,8 +59,8 @@ def opened(bootstrap: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def key_of(pod: str) -> str:
-    """The role its first process signs as: the last word of the command."""
-    return PROCESSES[PODS[pod][0]][-1]
+    """The role its first process signs as, the last word of the command; the ledger has its own."""
+    return "ledger" if pod == "ledger" else PROCESSES[PODS[pod][0]][-1]
 
 
 def mounted(opened: Path, pod: Path, key: str) -> None:

@@ -37,6 +37,8 @@ KUBERNETES_VERSION = "1.34"
 SETTINGS = {f"SPINE_{name.upper()}" for name in Settings.model_fields}
 # The role each process signs as, which its command ends in; some sign nothing.
 SIGNS_AS = {name: {words[-1]} & set(SignerRole) for name, words in PROCESSES.items()}
+# The ledger signs heads, which are no facts: its key speaks for no role and writes one topic.
+KEYS: dict[str, set[str]] = {**SIGNS_AS, "ledger": {"ledger"}}
 
 Manifest = dict[str, Any]
 
@@ -329,7 +331,7 @@ def test_a_broker_lets_a_process_write_what_its_key_may_write(overlay: Path) -> 
     assert written == {
         f"spine-{process}": {topic for (topic, _), may in trust.MAY_WRITE.items() if signs & may}
         for process, signs in SIGNS_AS.items()
-    }
+    } | {"spine-ledger": {trust.CHECKPOINTS_TOPIC}}
 
 
 # Settings, processes, probes
@@ -469,13 +471,13 @@ def test_each_process_holds_its_own_signing_key_and_no_other(overlay: Path) -> N
     assert held.pop(("spine-opening", "wait")) == {}
     assert {process: keys for (_, process), keys in held.items()} == {
         process: {f"spine-{process}-key": "/var/lib/spine/keys"} if signs else {}
-        for process, signs in SIGNS_AS.items()
+        for process, signs in KEYS.items()
     }
     handed_out = re.search(r"^for process in (.+); do$", (INFRA / "README.md").read_text(), re.M)
     assert handed_out
     words = [word.partition("=") for word in handed_out[1].split()]
     keys = {process: {key or process} for process, _, key in words}
-    assert keys == {process: signs for process, signs in SIGNS_AS.items() if signs}
+    assert keys == {process: signs for process, signs in KEYS.items() if signs}
 
 
 @overlays

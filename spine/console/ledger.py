@@ -1,0 +1,247 @@
+"""Commands of the ledger: run it, prove what is in it, and check proofs anywhere."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from spine import trust
+from spine.console.context import AsJson, runtime, settings
+from spine.console.output import EXIT_DIFFERENT, err, out, say, say_json
+from spine.errors import Invalid, NotFound, Reason
+from spine.event import AccessRequests, LogRecord
+from spine.ledger.book import PUBLIC
+from spine.ledger.entries import Place
+from spine.ledger.library import Json, Library, export_records, shown_json, stored_json
+from spine.ledger.note import Checkpoint, MalformedNote, Note, PublishedHead
+from spine.ledger.verifier import Keys, verify
+from spine.runtime import Runtime
+
+LEDGER: Final = "ledger"
+_PLACE: Final = re.compile(
+    r"(?:(?P<topic>[a-z_.0-9]+)-)?(?P<partition>\d+)@(?P<offset>\d+)(?:\.(?P<entry>\d+))?"
+)
+_REQUEST: Final = re.compile(r"[0-9a-f]{32}")
+
+Out = Annotated[Path | None, typer.Option("--out", help="Write it to this file.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """The commands of this module."""
+    ledger = typer.Typer(no_args_is_help=True, help="The log as a transparency log.")
+    ledger.command("run")(run)
+    ledger.command("head")(head)
+    ledger.command("prove")(prove)
+    ledger.command("consistency")(consistency)
+    ledger.command("export")(export)
+    ledger.command("verify")(verify_)
+    app.add_typer(ledger, name="ledger")
+    app.command()(witness)
+
+
+def run() -> None:
+    """Run the process that keeps the ledger: trees over the log, signed heads, tiles over HTTP."""
+    from spine.console.processes import run_process
+    from spine.services.ledger import start_ledger
+
+    run_process(LEDGER, start_ledger)
+
+
+def witness(
+    name: Annotated[str, typer.Argument(help="What this witness is called; its folder and key.")],
+) -> None:
+    """Run a witness of a ledger: it cosigns a head only if that continues all it has seen."""
+    from spine.ledger.witnessing import run as run_witness
+
+    run_witness(settings(), name)
+
+
+def head(out_: Out = None) -> None:
+    """The published head: a signed note, to be kept and held against a later one."""
+    note = str(library().note())
+    _write(note, out_)
+
+
+def prove(
+    entry: Annotated[
+        str,
+        typer.Argument(help="topic-partition@offset, partition@offset.entry, or a request id."),
+    ],
+    value: Annotated[
+        bool, typer.Option("--value", help="Show the whole record, not only its digest.")
+    ] = False,
+    out_: Out = None,
+) -> None:
+    """Prove that a record, or one request of an access record, stands where it stands."""
+    this = runtime()
+    reader = this.reader()
+    try:
+        place, offset, shown = find(this, entry)
+        proof = library().prove(place, offset)
+        record = next(reader.read(*place, offset, offset + 1))
+        proof["stored"] = stored_json(record, with_value=value)
+        if shown is not None:
+            proof["shown"] = shown_request(this, record, shown)
+    finally:
+        reader.close()
+    _write(json.dumps(proof, indent=1) + "\n", out_)
+
+
+def consistency(
+    old: Annotated[str, typer.Argument(help="A head that was kept: a file, or its size.")],
+    new: Annotated[str, typer.Argument(help="A later one; the published one if not given.")] = "",
+    out_: Out = None,
+) -> None:
+    """Prove that a later head, and every partition under it, continues an earlier one."""
+    books = library()
+    proof = books.consistency(_note(books, old), _note(books, new) if new else books.note())
+    _write(json.dumps(proof, indent=1) + "\n", out_)
+
+
+def export(
+    folder: Annotated[Path, typer.Argument(help="Where to; made if it is not there.")],
+    topic: Annotated[list[str] | None, typer.Option(help="Only these topics.")] = None,
+    records: Annotated[
+        bool, typer.Option("--records", help="The stored records too, personal data included.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a folder that proves the published head leaf by leaf, anywhere and without us."""
+    this, books = runtime(), library()
+    places = list(books.sizes(Checkpoint.parse(books.note().text).size))
+    unknown = set(topic or ()) - {name for name, _ in places}
+    if unknown:
+        message = f"the ledger has no {', '.join(sorted(unknown))}"
+        raise Invalid(Reason.CODE_UNKNOWN, message, field="topic")
+    chosen = [place for place in places if not topic or place[0] in topic]
+    written = books.export(folder, chosen, with_records=records)
+    if records:
+        reader = this.reader()
+        try:
+            for place, size in written.items():
+                export_records(folder, place, reader.read(*place, 0), size)
+        finally:
+            reader.close()
+    leaves = sum(written.values())
+    if as_json:
+        say_json({"partitions": len(written), "leaves": leaves, "records": records})
+    else:
+        say(f"{leaves} leaves of {len(written)} partitions written to {folder}")
+
+
+def verify_(
+    path: Annotated[Path, typer.Argument(help="A proof, or a folder that was exported.")],
+    key: Annotated[str, typer.Option(help="The log's key as you know it.")] = "",
+    witness_: Annotated[
+        list[str] | None, typer.Option("--witness", help="A witness's key as you know it.")
+    ] = None,
+    quorum: Annotated[int, typer.Option(help="How many witnesses must have cosigned.")] = 2,
+    as_json: AsJson = False,
+) -> None:
+    """Check a proof or an exported folder offline; exit code 6, and what is wrong, if it fails."""
+    keys = Keys(key, tuple(witness_ or ()), quorum) if key else None
+    report = verify(path, keys)
+    if as_json:
+        say_json({"ok": report.ok, "checked": report.checked, "wrong": report.wrong})
+    else:
+        for line in report.checked:
+            out.print(f"[green]✓[/] {line}")
+        for line in report.wrong:
+            err.print(f"[bold red]✗[/] {line}")
+        if report.ok and keys is None:
+            say("By the keys that it names itself: compare them with those you know.")
+    if not report.ok:
+        raise typer.Exit(EXIT_DIFFERENT)
+
+
+# What commands share
+
+
+def library() -> Library:
+    """What the ledger of this data folder has published."""
+    return Library(settings().data_dir / LEDGER / PUBLIC)
+
+
+def find(this: Runtime, entry: str) -> tuple[Place, int, int | None]:
+    """Place and offset of an entry as typed, and which request of the record, if one is meant.
+
+    Invalid(POSITION_INVALID) if it reads like nothing, NotFound(POSITION_INVALID) if it is nowhere.
+    """
+    if _REQUEST.fullmatch(entry):
+        return _by_request(this, bytes.fromhex(entry))
+    found = _PLACE.fullmatch(entry)
+    if found is None:
+        message = "an entry reads topic-partition@offset, partition@offset.entry, or a request id"
+        raise Invalid(Reason.POSITION_INVALID, message, field="entry")
+    place = (found["topic"] or trust.CONSUMER_LOG, int(found["partition"]))
+    return place, int(found["offset"]), None if found["entry"] is None else int(found["entry"])
+
+
+def shown_request(this: Runtime, record: LogRecord, entry: int) -> Json:
+    """One request of an access record, by itself; NotFound(POSITION_INVALID) if it has none."""
+    value = this.codec.decode(record.value or b"")
+    if not isinstance(value, AccessRequests) or entry >= len(value.entries):
+        raise NotFound(Reason.POSITION_INVALID, "the record there holds no such request")
+    return shown_json(
+        value.salt_seed, [this.codec.encode_entry(each) for each in value.entries], entry
+    )
+
+
+def _by_request(this: Runtime, request_id: bytes) -> tuple[Place, int, int]:
+    for place, record, value in _access_records(this):
+        for entry, request in enumerate(value.entries):
+            if request.request_id == request_id:
+                return place, record.offset, entry
+    raise NotFound(Reason.POSITION_INVALID, "no request of that id is in the log")
+
+
+def _access_records(this: Runtime) -> Iterator[tuple[Place, LogRecord, AccessRequests]]:
+    reader = this.reader()
+    try:
+        for partition in range(this.partitions):
+            for record in reader.read(trust.CONSUMER_LOG, partition, 0):
+                if record.header("t") == b"a":
+                    value: Any = this.codec.decode(record.value or b"")
+                    yield (trust.CONSUMER_LOG, partition), record, value
+    finally:
+        reader.close()
+
+
+def _note(books: Library, said: str) -> Note:
+    """A head by its file, or by its size from the topic of the heads."""
+    if Path(said).is_file():
+        text = Path(said).read_text("utf-8")
+        try:
+            return Note.parse(json.loads(text)["checkpoint"] if text[:1] == "{" else text)
+        except (MalformedNote, ValueError, KeyError):
+            raise Invalid(Reason.FIELD_INVALID, f"{said} holds no head", field="old") from None
+    if not said.isdecimal():
+        raise Invalid(Reason.FIELD_INVALID, f"{said} is neither a file nor a size", field="old")
+    latest = books.note()
+    if Checkpoint.parse(latest.text).size == int(said):
+        return latest
+    this = runtime()
+    reader = this.reader()
+    try:
+        for record in reader.read(trust.CHECKPOINTS_TOPIC, 0, 0):
+            value = this.codec.decode(record.value or b"")
+            if isinstance(value, PublishedHead):
+                note = Note.parse(value.note)
+                if Checkpoint.parse(note.text).size == int(said):
+                    return note
+    finally:
+        reader.close()
+    raise NotFound(Reason.POSITION_INVALID, f"no head of size {said} was published")
+
+
+def _write(text: str, path: Path | None) -> None:
+    if path is None:
+        out.print(text, end="", markup=False)
+    else:
+        path.write_text(text, "utf-8")
+        say(f"written to {path}")

@@ -1,0 +1,236 @@
+"""The book: a tree for each partition, epochs over all of them, a signed head that only grows.
+
+What is signed is on the disk before anybody sees it, so a process that is killed goes on from it.
+The leaves themselves may be lost with the power: the log has them, and a tree made again must lead
+to the root that was signed, or the log below it is another one and nothing is signed any more.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from spine.errors import Reason
+from spine.event import LogRecord
+from spine.ledger import note as notes
+from spine.ledger.entries import ENTRY_BYTES_MAX, Head, Place, RecordLeaf, epoch_after
+from spine.ledger.files import StoredTree, write_whole
+from spine.ledger.note import Checkpoint, Note, VerifierKey
+from spine.ledger.tree import EMPTY_ROOT, Proofs
+from spine.log import LogUnfit
+
+STATE_FILE: Final = "state.json"
+PUBLIC: Final = "public"
+CHECKPOINT_FILE: Final = "checkpoint"
+KEYS_FILE: Final = "keys.json"
+EVIDENCE: Final = "evidence"
+_log = structlog.get_logger()
+
+
+def origin_of(log_id: bytes) -> str:
+    """The name of a log's ledger, in checkpoints and of its key."""
+    return f"energyos.spine/log/{log_id.hex()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """An epoch that is signed and kept: its head, signed by the log alone, and what is under it."""
+
+    head: Checkpoint
+    note: Note
+    heads: tuple[Head, ...]
+
+
+class Book:
+    """The ledger of one log in a folder. One writer; blocking."""
+
+    def __init__(
+        self, folder: Path, key: VerifierKey, sign: notes.Sign, places: Iterable[Place]
+    ) -> None:
+        """Open or begin it. LogUnfit(LOG_DIFFERS) if its own files contradict what was signed."""
+        self._folder, self.key, self._sign = folder, key, sign
+        self.public = folder / PUBLIC
+        state = self._load()
+        self._heads = {place: Head(*place, 0, EMPTY_ROOT) for place in sorted(places)}
+        for topic, partition, size, root in state["heads"]:
+            self._heads[topic, partition] = Head(topic, partition, size, bytes.fromhex(root))
+        self._before = {(topic, partition): size for topic, partition, size, _ in state["heads"]}
+        self._missing = dict[Place, Head]()
+        self._trees = {place: self._open(head) for place, head in self._heads.items()}
+        self._last = {place: self._last_leaf(tree) for place, tree in self._trees.items()}
+        self._epochs = self._open_epochs(state["epochs"], bytes.fromhex(state["root"]))
+        self._note = Note.parse(state["note"]) if state["note"] else None
+        self._grown: set[Place] = set()
+
+    @property
+    def size(self) -> int:
+        """Epochs that were signed."""
+        return self._epochs.size
+
+    @property
+    def places(self) -> dict[Place, int]:
+        """Every partition, and the offset from which its records are still missing."""
+        return {place: 0 if leaf is None else leaf.offset + 1 for place, leaf in self._last.items()}
+
+    @property
+    def sealed(self) -> Sealed | None:
+        """The last epoch that was signed."""
+        if self._note is None:
+            return None
+        heads = tuple(self._heads.values())
+        return Sealed(Checkpoint.parse(self._note.text), self._note, heads)
+
+    @property
+    def published(self) -> Note | None:
+        """The head that was last published."""
+        try:
+            return Note.parse((self.public / CHECKPOINT_FILE).read_text("utf-8"))
+        except FileNotFoundError:
+            return None
+
+    def last_leaves(self) -> list[RecordLeaf]:
+        """The last leaf of every tree that has one: what the log must still hold there."""
+        return [leaf for leaf in self._last.values() if leaf is not None]
+
+    def append(self, record: LogRecord) -> None:
+        """Take the next record of a partition; one that is in already is passed over."""
+        place = (record.topic, record.partition)
+        last = self._last[place]
+        if last is not None and record.offset <= last.offset:
+            return
+        leaf = RecordLeaf.of(record)
+        tree = self._trees[place]
+        tree.append(leaf.encode())
+        self._last[place] = leaf
+        self._grown.add(place)
+        signed = self._missing.get(place)
+        if signed is not None and tree.size == signed.size:
+            if tree.root() != signed.root:
+                self.keep_evidence(
+                    "log-differs", {"signed": repr(signed), "root": tree.root().hex()}
+                )
+                raise _differs(f"{place[0]}-{place[1]} leads to another root than was signed")
+            del self._missing[place]
+
+    def seal(self, at_ms: int) -> Sealed | None:
+        """Sign what has come in; None if nothing has, or a tree is still being made again."""
+        if not self._grown or self._missing:
+            return None
+        for place in self._grown:
+            tree = self._trees[place]
+            tree.flush()
+            self._heads[place] = Head(*place, tree.size, tree.root())
+        epoch = epoch_after(self._epochs.size, at_ms, list(self._heads.values()), self._before)
+        entry = epoch.encode()
+        if len(entry) > ENTRY_BYTES_MAX:
+            raise LogUnfit(Reason.TOPIC_SETTINGS, "more partitions than one epoch can list")
+        self._epochs.append(entry)
+        self._epochs.flush()
+        head = Checkpoint(self.key.name, self._epochs.size, self._epochs.root())
+        self._note = Note(head.text(), (notes.sign(head.text(), self.key, self._sign),))
+        self._save(head)
+        self._before = {place: each.size for place, each in self._heads.items()}
+        self._grown.clear()
+        return Sealed(head, self._note, tuple(self._heads.values()))
+
+    def publish(self, note: Note) -> None:
+        """Let everybody see a head; never one before another that was seen."""
+        before = self.published
+        if before is not None:
+            sizes = [Checkpoint.parse(each.text).size for each in (before, note)]
+            if sizes[1] < sizes[0]:
+                raise _differs("a head that was published would go backwards")
+        write_whole(self.public / CHECKPOINT_FILE, str(note).encode(), sync=True)
+
+    def check_published(self, note: Note | None, verify: notes.Verify) -> None:
+        """LogUnfit(LOG_DIFFERS) unless this book goes on from a head of ours seen elsewhere."""
+        if note is None or note.signed_by(self.key, verify) is None:
+            return
+        head = Checkpoint.parse(note.text)
+        if head.size > self.size:
+            self.keep_evidence("rolled-back", {"published": str(note), "ours": str(self._note)})
+            raise _differs(
+                f"epoch {head.size} was published, this folder ends at {self.size}: it was rolled "
+                "back, or another ledger signs with its key"
+            )
+        if self.root_at(head.size) != head.root:
+            self.keep_evidence("fork", {"published": str(note), "ours": str(self._note)})
+            raise _differs(f"another epoch {head.size} was published under our key")
+
+    def check_log(self, read: Callable[[RecordLeaf], LogRecord | None]) -> None:
+        """LogUnfit(LOG_DIFFERS) unless the log still holds the last record of every tree."""
+        for leaf in self.last_leaves():
+            record = read(leaf)
+            if record is None or RecordLeaf.of(record) != leaf:
+                name = f"{leaf.topic}-{leaf.partition}@{leaf.offset}"
+                self.keep_evidence("log-differs", {"place": name, "leaf": leaf.encode().hex()})
+                raise _differs(f"the log no longer holds the record at {name} that was signed")
+
+    def root_at(self, size: int) -> bytes:
+        """The root over the first epochs."""
+        return Proofs(self._epochs, self._epochs.size).root(size)
+
+    def keep_evidence(self, kind: str, content: dict[str, Any]) -> Path:
+        """Put what contradicts what on the disk, under a name of its own, and say so."""
+        folder = self._folder / EVIDENCE
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{kind}-{len(list(folder.iterdir())):04d}.json"
+        write_whole(path, json.dumps(content, indent=2).encode(), sync=True)
+        _log.error("ledger.alarm", kind=kind, evidence=path.name)
+        return path
+
+    # What lies in the folder
+
+    def _load(self) -> dict[str, Any]:
+        try:
+            state: dict[str, Any] = json.loads((self._folder / STATE_FILE).read_text("utf-8"))
+        except FileNotFoundError:
+            return {"epochs": 0, "root": EMPTY_ROOT.hex(), "heads": [], "note": ""}
+        if state["key"] != str(self.key):
+            raise _differs("the ledger here is of another log, or was signed by another key")
+        return state
+
+    def _save(self, head: Checkpoint) -> None:
+        state = {
+            "key": str(self.key),
+            "epochs": head.size,
+            "root": head.root.hex(),
+            "heads": [(h.topic, h.partition, h.size, h.root.hex()) for h in self._heads.values()],
+            "note": str(self._note),
+        }
+        write_whole(self._folder / STATE_FILE, json.dumps(state).encode(), sync=True)
+
+    def _open(self, head: Head) -> StoredTree:
+        folder = self.public / "partitions" / head.topic / str(head.partition)
+        try:
+            tree = StoredTree(folder, head.size)
+            if tree.root() == head.root:
+                return tree
+        except LookupError:
+            pass
+        _log.warning("ledger.rebuild", topic=head.topic, partition=head.partition)
+        shutil.rmtree(folder, ignore_errors=True)
+        self._missing[head.place] = head
+        return StoredTree(folder)
+
+    def _open_epochs(self, size: int, root: bytes) -> StoredTree:
+        try:
+            tree = StoredTree(self.public, size, sync=True)
+            if tree.root() == root:
+                return tree
+        except LookupError:
+            pass
+        raise _differs("the epochs in this folder are not those that were signed")
+
+    def _last_leaf(self, tree: StoredTree) -> RecordLeaf | None:
+        return RecordLeaf.decode(tree.entry(tree.size - 1, tree.size)) if tree.size else None
+
+
+def _differs(message: str) -> LogUnfit:
+    return LogUnfit(Reason.LOG_DIFFERS, message)

@@ -1,0 +1,136 @@
+"""Asks witnesses to cosign a head, all at once, and is content with as many as are needed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import aiohttp
+import structlog
+
+from spine.ledger.book import Sealed
+from spine.ledger.note import MalformedNote, Signature, VerifierKey, parse_signature
+from spine.ledger.witnessing import ADD_HEADS
+from spine.signing import verify
+
+ANSWER_S: Final = 2.0
+_log = structlog.get_logger()
+
+# The request that takes a witness from so many epochs to a sealed head. Blocking.
+Growth = Callable[[int, Sealed], dict[str, Any]]
+
+
+@dataclass(slots=True)
+class Remote:
+    """One witness: its key, where it listens, and the epochs it has cosigned as far as we know."""
+
+    key: VerifierKey
+    url: str
+    size: int = 0
+    refused: str = ""
+
+
+@dataclass(slots=True)
+class Cosigned:
+    """What the witnesses said of one head."""
+
+    signatures: list[Signature] = field(default_factory=list)
+    ahead: list[str] = field(default_factory=list)
+    forks: list[str] = field(default_factory=list)
+
+
+class Witnesses:
+    """The witnesses of a ledger. `listed` gives their addresses by key, anew for every head."""
+
+    def __init__(self, listed: Callable[[], Mapping[str, str]], quorum: int) -> None:
+        self._listed, self.quorum = listed, quorum
+        self._known: dict[str, Remote] = {}
+        self._session: aiohttp.ClientSession | None = None
+        self._late: set[asyncio.Task[None]] = set()
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of those that are listed."""
+        return [str(remote.key) for remote in self._remotes()]
+
+    async def cosign(self, sealed: Sealed, growth: Growth) -> Cosigned:
+        """Ask everyone; returns once enough have cosigned, all have answered, or time is up."""
+        if self._session is None:
+            timeout = aiohttp.ClientTimeout(total=ANSWER_S)
+            self._session = aiohttp.ClientSession(timeout=timeout)
+        said = Cosigned()
+        waiting = {
+            asyncio.create_task(self._ask(remote, sealed, growth, said))
+            for remote in self._remotes()
+        }
+        while waiting and len(said.signatures) < self.quorum:
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        self._late |= waiting
+        for task in waiting:
+            task.add_done_callback(self._late.discard)
+        return said
+
+    async def close(self) -> None:
+        """Let go of those still asked."""
+        for task in list(self._late):
+            task.cancel()
+        if self._session is not None:
+            await self._session.close()
+
+    def _remotes(self) -> list[Remote]:
+        listed = self._listed()
+        for key, url in listed.items():
+            known = self._known.get(key)
+            if known is None:
+                self._known[key] = Remote(VerifierKey.parse(key), url)
+            else:
+                known.url = url
+        return [self._known[key] for key in listed]
+
+    async def _ask(self, remote: Remote, sealed: Sealed, growth: Growth, said: Cosigned) -> None:
+        """One witness; told that it stands elsewhere, we begin there, once."""
+        name = remote.key.name
+        try:
+            for _ in range(2):
+                request = await asyncio.to_thread(growth, remote.size, sealed)
+                status, answer = await self._post(remote.url, request)
+                if status == 409 and answer.strip().isdecimal():
+                    remote.size = int(answer)
+                    if remote.size > sealed.head.size:
+                        said.ahead.append(name)
+                        return
+                    continue
+                self._hear(remote, sealed, status, answer, said)
+                return
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            if not remote.refused:
+                _log.warning("witness.silent", witness=name, reason=type(error).__name__)
+            remote.refused = "silent"
+
+    def _hear(
+        self, remote: Remote, sealed: Sealed, status: int, answer: str, said: Cosigned
+    ) -> None:
+        name = remote.key.name
+        if status == 422:
+            said.forks.append(f"{name}: {answer.strip()}")
+            return
+        try:
+            signature = parse_signature(answer)
+        except MalformedNote:
+            _log.warning("witness.refused", witness=name, status=status)
+            remote.refused = "refused"
+            return
+        if sealed.note.with_signatures([signature]).signed_by(remote.key, verify) is None:
+            _log.warning("witness.signature_wrong", witness=name)
+            return
+        remote.size, remote.refused = sealed.head.size, ""
+        said.signatures.append(signature)
+
+    async def _post(self, url: str, request: dict[str, Any]) -> tuple[int, str]:
+        assert self._session is not None
+        async with self._session.post(url + ADD_HEADS, json=request) as answer:
+            return answer.status, await answer.text()

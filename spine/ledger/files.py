@@ -1,0 +1,196 @@
+"""A tree in a folder: tiles and entry bundles where C2SP tlog-tiles puts them.
+
+A full tile is written once and never again. Of the last, growing tile of a level only the widest
+partial is kept; a narrower one is its beginning. Every file appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+from spine.ledger.tree import ENTRIES, HASH_BYTES, TILE_WIDTH, Growing, TileAddress, width_of
+from spine.merkle import leaf_hash
+
+TILES_CACHED: Final = 64
+
+
+def write_whole(path: Path, content: bytes, *, sync: bool) -> None:
+    """Put a file in place at once; with `sync` it survives a loss of power."""
+    draft = path.with_name(f".{path.name}.new")
+    try:
+        descriptor = os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o644)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o644)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        if sync:
+            file.flush()
+            os.fsync(descriptor)
+    draft.replace(path)
+    if sync:
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class TileFolder:
+    """Reads the tiles and entry bundles below a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._read = lru_cache(TILES_CACHED)(self._hashes)
+
+    def raw(self, address: TileAddress) -> bytes:
+        """The bytes of a tile or bundle, cut out of a wider one if need be; LookupError if none."""
+        full = self.folder / TileAddress(address.level, address.index).path
+        for _ in range(2):  # a partial may go between the two looks, because it was filled
+            for path in (full, *self._partials(full)):
+                with suppress(FileNotFoundError):
+                    cut = _beginning(path.read_bytes(), address)
+                    if cut is not None:
+                        return cut
+        raise LookupError(f"{address.path} is not there")
+
+    def tile(self, level: int, index: int, width: int) -> Sequence[bytes]:
+        """The first `width` hashes of a tile; LookupError if they are not there."""
+        return self._read(level, index, width)
+
+    def entries(self, index: int, width: int) -> list[bytes]:
+        """The first `width` leaves of a bundle; LookupError if they are not there."""
+        return list(_split(self.raw(TileAddress(ENTRIES, index, width))))
+
+    def entry(self, index: int, size: int) -> bytes:
+        """One leaf of a tree of `size` leaves; LookupError if it is not there."""
+        bundle, at = divmod(index, TILE_WIDTH)
+        return self.entries(bundle, width_of(size, 0, bundle))[at]
+
+    def _hashes(self, level: int, index: int, width: int) -> Sequence[bytes]:
+        raw = self.raw(TileAddress(level, index, width))
+        return [raw[i : i + HASH_BYTES] for i in range(0, len(raw), HASH_BYTES)]
+
+    def _partials(self, full: Path) -> list[Path]:
+        """The partial files of a tile, widest first."""
+        try:
+            found = [p for p in full.with_name(f"{full.name}.p").iterdir() if p.name.isdecimal()]
+        except FileNotFoundError:
+            return []
+        return sorted(found, key=lambda path: -int(path.name))
+
+
+class StoredTree(TileFolder):
+    """A tree that grows in a folder. What is appended is there for readers after `flush`.
+
+    With `sync` what was flushed survives a loss of power.
+    """
+
+    def __init__(self, folder: Path, size: int = 0, *, sync: bool = False) -> None:
+        """The tree as the folder has it, cut to `size`; LookupError if it is not so large.
+
+        What lies behind `size` was never signed: it goes, or it would be read for what follows.
+        """
+        super().__init__(folder)
+        self._sync = sync
+        self._growing = Growing.load(self, size)
+        bundle, width = divmod(size, TILE_WIDTH)
+        self._entries = self.entries(bundle, width) if width else []
+        self._filled: list[tuple[TileAddress, bytes]] = []
+        self._drop_behind()
+
+    @property
+    def size(self) -> int:
+        """Leaves, those not flushed included."""
+        return self._growing.size
+
+    def root(self) -> bytes:
+        """The root over all leaves, those not flushed included."""
+        return self._growing.root()
+
+    def append(self, entry: bytes) -> None:
+        """Add a leaf."""
+        self._entries.append(entry)
+        for address, hashes in self._growing.append(leaf_hash(entry)):
+            self._filled.append((address, b"".join(hashes)))
+            if address.level == 0:
+                self._filled.append((TileAddress(ENTRIES, address.index), _joined(self._entries)))
+                self._entries = []
+
+    def flush(self) -> None:
+        """Write what has grown."""
+        growing = list(self._filled)
+        for level, hashes in enumerate(self._growing.edge):
+            index = (self.size >> (8 * level)) // TILE_WIDTH
+            if hashes:
+                growing.append((TileAddress(level, index, len(hashes)), b"".join(hashes)))
+        if self._entries:
+            bundle = TileAddress(ENTRIES, self.size // TILE_WIDTH, len(self._entries))
+            growing.append((bundle, _joined(self._entries)))
+        for address, content in growing:
+            path = self.folder / address.path
+            write_whole(path, content, sync=self._sync)
+            self._drop_narrower(address)
+        self._filled = []
+        self._read.cache_clear()
+
+    def _drop_behind(self) -> None:
+        """Leave nothing of a larger tree; what belongs to this one is written before it goes."""
+        self.flush()
+        for level in (ENTRIES, *range(64)):
+            hashes = self.size >> (8 * (level if isinstance(level, int) else 0))
+            index, width = divmod(hashes, TILE_WIDTH)
+            folder = self.folder / f"tile/{level}"
+            if not folder.exists():
+                continue
+            while True:
+                full = self.folder / TileAddress(level, index).path
+                stale = [p for p in self._partials(full) if int(p.name) != width]
+                if not full.exists() and not stale and not width:
+                    break
+                full.unlink(missing_ok=True)
+                for partial in stale:
+                    partial.unlink(missing_ok=True)
+                index, width = index + 1, 0
+
+    def _drop_narrower(self, address: TileAddress) -> None:
+        full = self.folder / TileAddress(address.level, address.index).path
+        for partial in self._partials(full):
+            if int(partial.name) < address.width:
+                partial.unlink(missing_ok=True)
+
+
+def _joined(entries: Sequence[bytes]) -> bytes:
+    """An entry bundle: each leaf after its length, two bytes."""
+    return b"".join(len(entry).to_bytes(2, "big") + entry for entry in entries)
+
+
+def _split(bundle: bytes) -> Iterator[bytes]:
+    at = 0
+    while at < len(bundle):
+        length = int.from_bytes(bundle[at : at + 2], "big")
+        yield bundle[at + 2 : at + 2 + length]
+        at += 2 + length
+
+
+def _beginning(raw: bytes, address: TileAddress) -> bytes | None:
+    """The first `width` hashes or leaves of a file; None if it holds fewer."""
+    if address.level != ENTRIES:
+        end = HASH_BYTES * address.width
+        return raw[:end] if len(raw) >= end else None
+    at = 0
+    for _ in range(address.width):
+        if at + 2 > len(raw):
+            return None
+        at += 2 + int.from_bytes(raw[at : at + 2], "big")
+    return raw[:at] if at <= len(raw) else None

@@ -1,0 +1,325 @@
+"""The process of the ledger: it follows the log, seals epochs, has them cosigned, publishes them.
+
+One thread reads the log and keeps the book; the event loop asks the witnesses and publishes. Where
+the log below is not the one that was signed, nothing is signed any more: the process stays, goes on
+serving what is published, says NOT_SERVING, and has raised an alarm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any, Final, TypeVar
+
+import structlog
+
+from spine import telemetry, trust
+from spine.codec import Codec
+from spine.errors import Pushback, Reason
+from spine.event import LogRecord
+from spine.follower import LogFollower
+from spine.identity import signing_key
+from spine.ledger.book import KEYS_FILE, Book, Sealed, origin_of
+from spine.ledger.cosigning import Cosigned, Witnesses
+from spine.ledger.entries import RecordLeaf
+from spine.ledger.files import write_whole
+from spine.ledger.library import Library
+from spine.ledger.note import ED25519, Note, PublishedHead, VerifierKey
+from spine.log import Appender, Kafka, LogReader, LogUnfit, create_missing, verify_settings
+from spine.opening import LogIdentity
+from spine.rows import Malformed, UnknownSchema
+from spine.signing import public_bytes, verify
+
+LEDGER: Final = "ledger"
+POLL_MS: Final = 100
+CHECK_LOG_EVERY_S: Final = 10.0
+HELD_BACK_AFTER_S: Final = 5.0
+PAUSE_S: Final = 1.0
+_log = structlog.get_logger()
+T = TypeVar("T")
+
+
+def ledger_key(data_dir: Path, log_id: bytes) -> VerifierKey:
+    """The public key of the ledger of a data folder."""
+    public = public_bytes(signing_key(data_dir, LEDGER))
+    return VerifierKey(origin_of(log_id), ED25519, public)
+
+
+def prepare_topic(kafka: Kafka, replicas: int, min_insync: int) -> list[str]:
+    """Create the topic of the heads if a log was opened before there was one, and verify it."""
+    counts = {trust.CHECKPOINTS_TOPIC: 1}
+    created = create_missing(kafka, counts, replicas, min_insync)
+    verify_settings(kafka, counts, min_insync)
+    return created
+
+
+def last_published(reader: LogReader, codec: Codec, key: VerifierKey) -> Note | None:
+    """The last head in the topic that this key signed; anybody may have written others."""
+    start, end = reader.bounds(trust.CHECKPOINTS_TOPIC, 0)
+    for offset in range(end - 1, start - 1, -1):
+        record = next(reader.read(trust.CHECKPOINTS_TOPIC, 0, offset, offset + 1), None)
+        if record is None or record.value is None:
+            continue
+        try:
+            value = codec.decode(record.value)
+            note = Note.parse(value.note if isinstance(value, PublishedHead) else "")
+        except (Malformed, UnknownSchema, ValueError):
+            continue
+        if note.signed_by(key, verify) is not None:
+            return note
+    return None
+
+
+@dataclass(slots=True)
+class Waiting:
+    """Records in the book that no published head covers: the append time of the oldest."""
+
+    since_ms: list[tuple[int, int]] = field(default_factory=list)
+
+    def took(self, append_ms: int, epochs: int) -> None:
+        """A record went into the book when so many epochs were sealed."""
+        if not self.since_ms or self.since_ms[-1][0] < epochs:
+            self.since_ms.append((epochs, append_ms))
+
+    def published(self, size: int) -> int | None:
+        """The append time of the oldest record that a head of that size is the first to cover."""
+        covered = [at for epochs, at in self.since_ms if epochs < size]
+        self.since_ms = self.since_ms[len(covered) :]
+        return min(covered, default=None)
+
+
+class Keeper:
+    """Keeps one book: from the log into the trees, sealed, cosigned, published."""
+
+    def __init__(
+        self,
+        folder: Path,
+        kafka: Kafka,
+        identity: LogIdentity,
+        places: list[tuple[str, int]],
+        codec: Codec,
+        appender: Appender,
+        witnesses: Witnesses,
+        epoch_s: float,
+    ) -> None:
+        private = signing_key(folder.parent, LEDGER)
+        self._folder, self._kafka, self._places = folder, kafka, places
+        self._codec, self._appender = codec, appender
+        self._witnesses, self._epoch_s = witnesses, epoch_s
+        self.key = VerifierKey(origin_of(identity.log_id), ED25519, public_bytes(private))
+        self._sign = private.sign
+        self._thread = ThreadPoolExecutor(1, "ledger")
+        self._waiting = Waiting()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._pending: Sealed | None = None
+        self._pending_since = 0.0
+        self._alarmed = False
+        self._accused: set[str] = set()
+        self._claim: IO[str] | None = None
+        self._growth = lru_cache(8)(self._grown_since)
+        self._keys: list[str] = []
+        self.refusal = ""
+        self.book: Book | None = None
+        self._follower: LogFollower | None = None
+        self._checked_at = 0.0
+
+    async def start(self) -> None:
+        """Open the book and begin to follow the log; Pushback(STARTING) if another process does.
+
+        If what is signed does not fit the log, it is said and nothing more is signed.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._take_claim()
+        try:
+            await self._do(self._open)
+        except LogUnfit as unfit:
+            self._refuse(unfit)
+            return
+        self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._publish())]
+
+    @property
+    def keeps(self) -> bool:
+        """Whether heads are still signed."""
+        return not self.refusal
+
+    @property
+    def held_back(self) -> bool:
+        """Whether a head has waited for witnesses for so long that the alarm was raised."""
+        return self._alarmed
+
+    async def stop(self) -> None:
+        """Stop following; what is sealed stays on the disk."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._witnesses.close()
+        if self._follower is not None:
+            await self._do(self._follower.close)
+        self._thread.shutdown(wait=True)
+        if self._claim is not None:
+            self._claim.close()
+
+    def _take_claim(self) -> None:
+        claim = (self._folder / "claim").open("w")
+        try:
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            claim.close()
+            message = "a ledger process of this data folder is running already"
+            raise Pushback(Reason.STARTING, message) from None
+        self._claim = claim
+
+    async def _do(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    # In the thread
+
+    def _open(self) -> None:
+        book = Book(self._folder, self.key, self._sign, self._places)
+        reader = LogReader(self._kafka)
+        try:
+            book.check_published(last_published(reader, self._codec, self.key), verify)
+            book.check_published(book.published, verify)
+            self._check_log(book, reader)
+        finally:
+            reader.close()
+        self.book = book
+        self._follower = LogFollower(self._kafka, book.places)
+        self._checked_at = time.monotonic()
+        sealed = book.sealed
+        published = book.published
+        if sealed is not None and (published is None or published.text != sealed.note.text):
+            self._pending, self._pending_since = sealed, time.monotonic()
+
+    def _check_log(self, book: Book, reader: LogReader) -> None:
+        def read(leaf: RecordLeaf) -> LogRecord | None:
+            place = (leaf.topic, leaf.partition)
+            first, end = reader.bounds(*place)
+            if not first <= leaf.offset < end:
+                return None
+            return next(reader.read(*place, leaf.offset, leaf.offset + 1), None)
+
+        book.check_log(read)
+
+    def _take(self) -> None:
+        """Read on; now and then look whether the log still is what was read."""
+        assert self.book is not None
+        if self._follower is None:
+            self._follower = LogFollower(self._kafka, self.book.places)
+        for record in self._follower.poll(POLL_MS):
+            self.book.append(record)
+            self._waiting.took(record.append_ms, self.book.size)
+        if time.monotonic() - self._checked_at > CHECK_LOG_EVERY_S:
+            reader = LogReader(self._kafka)
+            try:
+                self._check_log(self.book, reader)
+            finally:
+                reader.close()
+            self._checked_at = time.monotonic()
+
+    def _seal(self) -> Sealed | None:
+        assert self.book is not None
+        return self.book.seal(time.time_ns() // 1_000_000)
+
+    def _grown_since(self, old: int, sealed: Sealed) -> dict[str, Any]:
+        assert self.book is not None
+        return Library(self.book.public).growth(old, sealed.note)
+
+    # On the loop
+
+    async def _follow(self) -> None:
+        """Take what comes, seal when it is time; begin again whenever the log was out of reach."""
+        sealed_at = 0.0
+        while not self.refusal:
+            try:
+                await self._do(self._take)
+                if time.monotonic() - sealed_at >= self._epoch_s:
+                    sealed = await self._do(self._seal)
+                    if sealed is not None:
+                        sealed_at = time.monotonic()
+                        if self._pending is None:
+                            self._pending_since = sealed_at
+                        self._pending = sealed
+            except LogUnfit as unfit:
+                self._refuse(unfit)
+            except Pushback as pushback:
+                _log.warning("ledger.waits", reason=str(pushback.reason))
+                self._follower = None
+                await asyncio.sleep(PAUSE_S)
+
+    async def _publish(self) -> None:
+        """Have the newest head cosigned and publish it; one at a time, until it is done."""
+        while not self.refusal:
+            pending = self._pending
+            if pending is None:
+                await asyncio.sleep(0.02)
+                continue
+            try:
+                self._write_keys()
+                said = await self._witnesses.cosign(pending, self._growth)
+                self._sound(said)
+                if len(said.signatures) >= self._witnesses.quorum:
+                    await self._show(pending, said)
+                    continue
+            except LogUnfit as unfit:
+                self._refuse(unfit)
+            except (Pushback, LookupError) as error:
+                _log.warning("ledger.not_published", reason=str(error))
+            self._held_back()
+            await asyncio.sleep(self._epoch_s)
+
+    async def _show(self, sealed: Sealed, said: Cosigned) -> None:
+        assert self.book is not None
+        book, note = self.book, sealed.note.with_signatures(said.signatures)
+        await self._do(lambda: book.publish(note))
+        value = self._codec.encode(PublishedHead(str(note)))
+        await self._appender.append(trust.CHECKPOINTS_TOPIC, 0, None, (), value)
+        if self._pending is sealed:
+            self._pending = None
+        self._pending_since, self._alarmed = time.monotonic(), False
+        telemetry.ledger_held_back_ms.set(0)
+        oldest = self._waiting.published(sealed.head.size)
+        if oldest is not None:
+            telemetry.ledger_lag_ms.record(max(0, time.time_ns() // 1_000_000 - oldest))
+
+    def _held_back(self) -> None:
+        """A head waits for witnesses: reads go on, and somebody must look after it."""
+        waited = time.monotonic() - self._pending_since
+        telemetry.ledger_held_back_ms.set(int(waited * 1000))
+        if waited > HELD_BACK_AFTER_S and not self._alarmed:
+            self._alarmed = True
+            telemetry.ledger_alarms.add(1, {"kind": "held-back"})
+            _log.error("ledger.alarm", kind="held-back", seconds=round(waited, 1))
+
+    def _sound(self, said: Cosigned) -> None:
+        """What a witness says against us: that we fork, or that it has seen more than we have."""
+        assert self.book is not None and self._pending is not None
+        for kind, who in (("fork", said.forks), ("rolled-back", said.ahead)):
+            new = {f"{kind}: {each}" for each in who} - self._accused
+            if new:
+                self._accused |= new
+                telemetry.ledger_alarms.add(1, {"kind": kind})
+                evidence = {"witnesses": who, "ours": str(self._pending.note)}
+                self.book.keep_evidence(kind, evidence)
+
+    def _refuse(self, unfit: LogUnfit) -> None:
+        self.refusal = unfit.message
+        telemetry.ledger_alarms.add(1, {"kind": "log-differs"})
+        _log.error("ledger.refuses_to_sign", reason=unfit.message)
+
+    def _write_keys(self) -> None:
+        """Say whose signatures a head of ours bears; an auditor compares it with what they know."""
+        assert self.book is not None
+        keys = self._witnesses.keys
+        if keys == self._keys and (self.book.public / KEYS_FILE).exists():
+            return
+        said = {"log": str(self.key), "witnesses": keys, "quorum": self._witnesses.quorum}
+        write_whole(self.book.public / KEYS_FILE, json.dumps(said).encode(), sync=True)
+        self._keys = keys

@@ -1,0 +1,225 @@
+"""A Merkle tree that grows by tiles, and the proofs that are read out of them. Pure.
+
+Hashing is RFC 6962, section 2.1; the layout is C2SP tlog-tiles: a tile is 256 consecutive hashes of
+one level, and a hash of level L + 1 stands for a full tile of level L. What checks proofs,
+`spine.ledger.verifier`, is written apart from this: a shared mistake would prove itself right.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Final, Protocol
+
+from spine.merkle import node_hash
+from spine.merkle import root as root_of
+
+TILE_WIDTH: Final = 256
+TILE_BITS: Final = 8
+HASH_BYTES: Final = 32
+ENTRIES: Final = "entries"
+EMPTY_ROOT: Final = root_of(())
+_TILE_PATH: Final = re.compile(
+    r"tile/(?P<level>entries|[0-9]|[1-5][0-9]|6[0-3])/"
+    r"(?P<index>(?:x[0-9]{3}/)*[0-9]{3})(?:\.p/(?P<width>[1-9][0-9]{0,2}))?"
+)
+
+
+class Tiles(Protocol):
+    """Where the hashes of a tree are read from."""
+
+    def tile(self, level: int, index: int, width: int) -> Sequence[bytes]:
+        """The first `width` hashes of that tile; LookupError if they are not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class TileAddress:
+    """One tile or entry bundle: `level` is a number or ENTRIES; a `width` of 256 is a full one."""
+
+    level: int | str
+    index: int
+    width: int = TILE_WIDTH
+
+    @property
+    def path(self) -> str:
+        """`tile/<L>/<N>[.p/<W>]`, the index in groups of three digits (C2SP tlog-tiles)."""
+        digits = f"{self.index:03d}"
+        digits = digits.zfill(-(-len(digits) // 3) * 3)
+        groups = [digits[i : i + 3] for i in range(0, len(digits), 3)]
+        name = "/".join([*(f"x{group}" for group in groups[:-1]), groups[-1]])
+        partial = "" if self.width == TILE_WIDTH else f".p/{self.width}"
+        return f"tile/{self.level}/{name}{partial}"
+
+    @classmethod
+    def parse(cls, path: str) -> TileAddress:
+        """The address in a path; ValueError for one that is not written the one way."""
+        found = _TILE_PATH.fullmatch(path)
+        if found is None:
+            raise ValueError("no tile has such a path")
+        level = found["level"]
+        index = int(found["index"].replace("x", "").replace("/", ""))
+        address = cls(
+            level if level == ENTRIES else int(level), index, int(found["width"] or TILE_WIDTH)
+        )
+        if address.path != path or address.width > TILE_WIDTH:
+            raise ValueError("no tile has such a path")
+        return address
+
+
+def width_of(size: int, level: int, index: int) -> int:
+    """How many hashes that tile has in a tree of `size` leaves; 0 if there is no such tile."""
+    return max(0, min(TILE_WIDTH, (size >> (TILE_BITS * level)) - index * TILE_WIDTH))
+
+
+def tiles_of(size: int) -> list[TileAddress]:
+    """Every tile of a tree, lowest level first; entry bundles lie as the tiles of level 0."""
+    found: list[TileAddress] = []
+    for level in count():
+        hashes = size >> (TILE_BITS * level)
+        if not hashes:
+            return found
+        for index in range(-(-hashes // TILE_WIDTH)):
+            found.append(TileAddress(level, index, width_of(size, level, index)))
+    raise AssertionError("a count has no end")
+
+
+@dataclass(slots=True)
+class Growing:
+    """The right edge of a tree: of each level the hashes of its last tile, which is not full."""
+
+    size: int
+    edge: list[list[bytes]]
+
+    @classmethod
+    def empty(cls) -> Growing:
+        """A tree without leaves."""
+        return cls(0, [])
+
+    @classmethod
+    def load(cls, tiles: Tiles, size: int) -> Growing:
+        """The tree of that size as its tiles have it; LookupError if they do not reach so far."""
+        edge: list[list[bytes]] = []
+        for level in count():
+            hashes = size >> (TILE_BITS * level)
+            if not hashes:
+                return cls(size, edge)
+            index, width = divmod(hashes, TILE_WIDTH)
+            edge.append(list(tiles.tile(level, index, width)) if width else [])
+        raise AssertionError("a count has no end")
+
+    def append(self, leaf: bytes) -> list[tuple[TileAddress, list[bytes]]]:
+        """Add a leaf hash; the tiles that it filled, lowest level first."""
+        self.size += 1
+        filled: list[tuple[TileAddress, list[bytes]]] = []
+        carried = leaf
+        for level in count():
+            if level == len(self.edge):
+                self.edge.append([])
+            hashes = self.edge[level]
+            hashes.append(carried)
+            if len(hashes) < TILE_WIDTH:
+                break
+            index = (self.size >> (TILE_BITS * (level + 1))) - 1
+            filled.append((TileAddress(level, index), hashes))
+            carried = perfect_root(hashes)
+            self.edge[level] = []
+        return filled
+
+    def root(self) -> bytes:
+        """The Merkle tree hash of all leaves so far."""
+        right: bytes | None = None
+        for hashes in self.edge:
+            end = len(hashes)
+            while end:
+                width = end & -end  # the smallest perfect subtree stands rightmost
+                left = perfect_root(hashes[end - width : end])
+                right = left if right is None else node_hash(left, right)
+                end -= width
+        return EMPTY_ROOT if right is None else right
+
+
+def perfect_root(hashes: Sequence[bytes]) -> bytes:
+    """The root over a power of two of hashes."""
+    level = hashes
+    while len(level) > 1:
+        pairs = zip(level[::2], level[1::2], strict=True)
+        level = [node_hash(left, right) for left, right in pairs]
+    return level[0]
+
+
+class Proofs:
+    """Proofs about the first `size` leaves of a tree, from its tiles."""
+
+    def __init__(self, tiles: Tiles, size: int) -> None:
+        self._tiles, self.size = tiles, size
+
+    def root(self, size: int | None = None) -> bytes:
+        """The Merkle tree hash of the first leaves, of all if `size` is None."""
+        end = self.size if size is None else size
+        if not 0 <= end <= self.size:
+            raise ValueError("the tree does not reach so far")
+        return self._range(0, end) if end else EMPTY_ROOT
+
+    def leaf(self, index: int) -> bytes:
+        """The hash of one leaf."""
+        return self._node(0, index)
+
+    def inclusion(self, index: int) -> list[bytes]:
+        """The audit path of a leaf, lowest sibling first (RFC 6962, section 2.1.1)."""
+        if not 0 <= index < self.size:
+            raise ValueError("the tree has no such leaf")
+        path: list[bytes] = []
+        start, end = 0, self.size
+        while end - start > 1:
+            split = start + _split(end - start)
+            if index < split:
+                path.append(self._range(split, end))
+                end = split
+            else:
+                path.append(self._range(start, split))
+                start = split
+        return path[::-1]
+
+    def consistency(self, old: int) -> list[bytes]:
+        """That the first `old` leaves are still the first ones (RFC 6962, section 2.1.2)."""
+        if not 0 <= old <= self.size:
+            raise ValueError("the tree was never of that size")
+        if old in (0, self.size):
+            return []
+        proof: list[bytes] = []
+        start, end, whole = 0, self.size, True
+        while end != old:
+            split = start + _split(end - start)
+            if old <= split:
+                proof.append(self._range(split, end))
+                end = split
+            else:
+                proof.append(self._range(start, split))
+                start, whole = split, False
+        if not whole:
+            proof.append(self._range(start, end))
+        return proof[::-1]
+
+    def _range(self, start: int, end: int) -> bytes:
+        """The hash over leaves start <= i < end; `start` is where RFC 6962 would split."""
+        width = end - start
+        if width & (width - 1) == 0:
+            height = width.bit_length() - 1
+            return self._node(height, start >> height)
+        split = start + _split(width)
+        return node_hash(self._range(start, split), self._range(split, end))
+
+    def _node(self, height: int, index: int) -> bytes:
+        """The root of a perfect subtree of 2**height leaves, the `index`-th of that height."""
+        level, rest = divmod(height, TILE_BITS)
+        first = index << rest
+        tile, start = divmod(first, TILE_WIDTH)
+        hashes = self._tiles.tile(level, tile, width_of(self.size, level, tile))
+        return perfect_root(hashes[start : start + (1 << rest)])
+
+
+def _split(width: int) -> int:
+    """The largest power of two smaller than `width`."""
+    return 1 << ((width - 1).bit_length() - 1)

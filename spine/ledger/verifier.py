@@ -1,0 +1,398 @@
+"""Checks what the ledger proves, offline: the standard library and an Ed25519 library, no more.
+
+It shares no code with what makes proofs, so that a mistake there cannot prove itself right; an
+auditor may copy this file out (for exported folders with `exported.py` beside it) and run it:
+`python verifier.py PROOF.json|FOLDER`. Hashing and algorithms: RFC 9162, sections 2.1.3 and 2.1.4
+(the same trees as RFC 6962); notes: C2SP signed-note, tlog-checkpoint, tlog-cosignature.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import sys
+from base64 import b64decode, b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+PROOF_FORMAT = "energyos-ledger-proof/1"
+CONSISTENCY_FORMAT = "energyos-ledger-consistency/1"
+EXPORT_FORMAT = "energyos-ledger-export/1"
+LOG_KEY, WITNESS_KEY = 0x01, 0x04
+
+
+class Wrong(Exception):
+    """What does not hold, in a sentence."""
+
+
+@dataclass
+class Report:
+    """What was checked, and what does not hold; nothing wrong means that all of it does."""
+
+    checked: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything holds, and there was something."""
+        return bool(self.checked) and not self.wrong
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Whose signatures count: the log's key, the witnesses', and how many of them are needed."""
+
+    log: str
+    witnesses: tuple[str, ...] = ()
+    quorum: int = 0
+
+    @classmethod
+    def of(cls, said: dict[str, Any]) -> Keys:
+        """The keys that a bundle names itself."""
+        return cls(said["log"], tuple(said["witnesses"]), int(said["quorum"]))
+
+
+def sha256(data: bytes) -> bytes:
+    """SHA-256."""
+    return hashlib.sha256(data).digest()
+
+
+def unbase64(text: str) -> bytes:
+    """The bytes of a text in base64, written the one way; ValueError for another."""
+    raw = b64decode(text, validate=True)
+    if b64encode(raw).decode() != text:
+        raise ValueError("not the one way to write this in base64")
+    return raw
+
+
+def leaf_of(entry: bytes) -> bytes:
+    """The hash of a leaf."""
+    return sha256(b"\x00" + entry)
+
+
+def node_of(left: bytes, right: bytes) -> bytes:
+    """The hash of an inner node."""
+    return sha256(b"\x01" + left + right)
+
+
+def check_inclusion(leaf: bytes, index: int, size: int, path: Sequence[bytes], root: bytes) -> None:
+    """Wrong unless the leaf is the `index`-th of the tree with that root (RFC 9162, 2.1.3.2)."""
+    if not 0 <= index < size or any(len(hash_) != 32 for hash_ in (leaf, root, *path)):
+        raise Wrong("no tree has such a leaf")
+    fn, sn, reached = index, size - 1, leaf
+    for sibling in path:
+        if sn == 0:
+            raise Wrong("the path is too long")
+        if fn & 1 or fn == sn:
+            reached = node_of(sibling, reached)
+            while not fn & 1 and fn:
+                fn, sn = fn >> 1, sn >> 1
+        else:
+            reached = node_of(reached, sibling)
+        fn, sn = fn >> 1, sn >> 1
+    if sn:
+        raise Wrong("the path is too short")
+    if reached != root:
+        raise Wrong("the path leads to another root")
+
+
+def check_consistency(
+    old: int, old_root: bytes, new: int, new_root: bytes, path: Sequence[bytes]
+) -> None:
+    """Wrong unless the older tree is the beginning of the newer one (RFC 9162, 2.1.4.2)."""
+    if not 0 <= old <= new or any(len(hash_) != 32 for hash_ in (old_root, new_root, *path)):
+        raise Wrong("a tree does not shrink")
+    if old in (0, new):
+        if path:
+            raise Wrong("there is nothing to prove")
+        if old == new and old_root != new_root:
+            raise Wrong("two trees of one size have different roots")
+        return
+    if not path:
+        raise Wrong("the proof is empty")
+    steps = [old_root, *path] if old & (old - 1) == 0 else list(path)
+    fn, sn = old - 1, new - 1
+    while fn & 1:
+        fn, sn = fn >> 1, sn >> 1
+    was = now = steps[0]
+    for step in steps[1:]:
+        if sn == 0:
+            raise Wrong("the proof is too long")
+        if fn & 1 or fn == sn:
+            was, now = node_of(step, was), node_of(step, now)
+            while not fn & 1 and fn:
+                fn, sn = fn >> 1, sn >> 1
+        else:
+            now = node_of(now, step)
+        fn, sn = fn >> 1, sn >> 1
+    if sn or was != old_root or now != new_root:
+        raise Wrong("the older tree is not the beginning of the newer one")
+
+
+@dataclass(frozen=True)
+class SignedHead:
+    """A checkpoint whose signatures hold: the log's tree of epochs at one size."""
+
+    origin: str
+    size: int
+    root: bytes
+    cosigned_by: tuple[str, ...] = ()
+
+
+def check_note(raw: str, keys: Keys) -> SignedHead:
+    """The head in a signed note; Wrong unless the log and enough witnesses signed it."""
+    text, blank, signed = raw.rpartition("\n\n")
+    text += "\n"
+    lines = text.split("\n")
+    if not blank or len(lines) != 4 or lines[3] or not lines[1].isdecimal():
+        raise Wrong("the checkpoint is malformed")
+    signatures: dict[tuple[str, bytes], bytes] = {}
+    for line in signed.splitlines():
+        mark, name, encoded = line.split(" ")
+        blob = unbase64(encoded)
+        if mark != "\u2014":
+            raise Wrong("the checkpoint is malformed")
+        signatures[name, blob[:4]] = blob[4:]
+    origin, kind, key_id, public = _key(keys.log)
+    if kind != LOG_KEY or origin != lines[0]:
+        raise Wrong(f"the checkpoint is of {lines[0]}, the key of {origin}")
+    if not _signed(public, text.encode(), signatures.get((origin, key_id), b"")):
+        raise Wrong("the log did not sign the checkpoint")
+    cosigned = []
+    for name, kind, key_id, public in map(_key, dict.fromkeys(keys.witnesses)):
+        blob = signatures.get((name, key_id), b"")
+        at = int.from_bytes(blob[:8], "big")
+        message = f"cosignature/v1\ntime {at}\n{text}".encode()
+        if kind == WITNESS_KEY and _signed(public, message, blob[8:]):
+            cosigned.append(name)
+    if len(cosigned) < keys.quorum:
+        raise Wrong(f"{len(cosigned)} of {keys.quorum} witnesses cosigned the checkpoint")
+    return SignedHead(origin, int(lines[1]), unbase64(lines[2]), tuple(cosigned))
+
+
+def _key(vkey: str) -> tuple[str, int, bytes, bytes]:
+    name, key_id, encoded = vkey.strip().split("+", 2)
+    raw = unbase64(encoded)
+    expected = sha256(f"{name}\n".encode() + raw)[:4]
+    if len(raw) != 33 or expected.hex() != key_id:
+        raise Wrong(f"the key of {name} is malformed")
+    return name, raw[0], expected, raw[1:]
+
+
+def _signed(public: bytes, message: bytes, signature: bytes) -> bool:
+    try:
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def text_bytes(text: str) -> bytes:
+    """Length and bytes of a text, as leaves hold it."""
+    encoded = text.encode()
+    return struct.pack(">H", len(encoded)) + encoded
+
+
+def record_entry(stored: dict[str, Any]) -> bytes:
+    """The leaf of a stored record: place, append time, digests of headers and of key and value."""
+    headers = b"energyos-headers-v1\x00"
+    for name, content in stored["headers"]:
+        for part in (name.encode("utf-8", "surrogatepass"), unbase64(content)):
+            headers += struct.pack(">i", len(part)) + part
+    if "value" in stored:
+        value = stored["value"]
+        digest = bytes(32) if value is None else sha256(unbase64(value))
+    else:
+        digest = unbase64(stored["value_sha256"])
+    key = None if stored["key"] is None else unbase64(stored["key"])
+    framed = struct.pack(">i", -1) if key is None else struct.pack(">i", len(key)) + key
+    place = struct.pack(">iqq", stored["partition"], stored["offset"], stored["append_ms"])
+    content_digest = sha256(b"energyos-content-v1\x00" + framed + digest)
+    topic = text_bytes(stored["topic"])
+    return b"energyos-leaf-v1\x00" + topic + place + sha256(headers) + content_digest
+
+
+def place_of(entry: bytes) -> tuple[str, int, int]:
+    """Topic, partition and offset of a record's leaf."""
+    tag = b"energyos-leaf-v1\x00"
+    if not entry.startswith(tag):
+        raise Wrong("not the leaf of a record")
+    rest = entry[len(tag) :]
+    end = 2 + int.from_bytes(rest[:2], "big")
+    if len(rest) != end + 84:
+        raise Wrong("not the leaf of a record")
+    partition, offset, _ = struct.unpack(">iqq", rest[end : end + 20])
+    return rest[2:end].decode(), partition, offset
+
+
+def head_entry(head: dict[str, Any]) -> bytes:
+    """The leaf of a partition's head in the super-root."""
+    numbers = struct.pack(">iq", head["partition"], head["size"])
+    root = unbase64(head["root"])
+    return b"energyos-head-v1\x00" + text_bytes(head["topic"]) + numbers + root
+
+
+def epoch_super_root(entry: bytes, number: int) -> tuple[bytes, int]:
+    """The super-root in an epoch's leaf, and over how many partitions it is."""
+    tag = b"energyos-epoch-v1\x00"
+    rest = entry[len(tag) :]
+    if not entry.startswith(tag) or len(rest) < 54:
+        raise Wrong("not the leaf of an epoch")
+    said, _, partitions, _ = struct.unpack_from(">qqiH", rest)
+    if said != number:
+        raise Wrong(f"the epoch says it is number {said}, and stands as number {number}")
+    return rest[22:54], partitions
+
+
+def hashes_of(encoded: Sequence[str]) -> list[bytes]:
+    """Hashes as JSON holds them."""
+    return [unbase64(each) for each in encoded]
+
+
+def check_epoch(said: dict[str, Any], head: SignedHead) -> tuple[bytes, int]:
+    """The super-root of the last epoch under a checkpoint, and over how many partitions."""
+    entry = unbase64(said["entry"])
+    path = hashes_of(said["path"])
+    check_inclusion(leaf_of(entry), head.size - 1, head.size, path, head.root)
+    return epoch_super_root(entry, head.size - 1)
+
+
+def check_proof(proof: dict[str, Any], keys: Keys) -> list[str]:
+    """What an inclusion proof shows, statement by statement; Wrong at the first that does not."""
+    signed = check_note(proof["checkpoint"], keys)
+    names = ", ".join(signed.cosigned_by) or "no witness"
+    said = [f"checkpoint {signed.size} of {signed.origin}, cosigned by {names}"]
+    super_root, partitions = _in("the epoch", check_epoch, proof["epoch"], signed)
+    head, record = proof["head"], proof["record"]
+    where = f"{head['topic']}-{head['partition']}"
+    if head["count"] != partitions:
+        raise Wrong("the head is of another number of partitions")
+    leaf, path = leaf_of(head_entry(head)), hashes_of(head["path"])
+    _in(f"the head of {where}", check_inclusion, leaf, head["index"], partitions, path, super_root)
+    said.append(f"{where} held {head['size']} records then")
+    entry = unbase64(record["entry"])
+    topic, partition, offset = place_of(entry)
+    if (topic, partition) != (head["topic"], head["partition"]):
+        raise Wrong(f"the leaf of {topic}-{partition} in a proof about {where}")
+    root, path = unbase64(head["root"]), hashes_of(record["path"])
+    name = f"{where}@{offset}"
+    _in(name, check_inclusion, leaf_of(entry), record["index"], head["size"], path, root)
+    said.append(f"{name} is leaf {record['index']} of them")
+    if "stored" in proof:
+        if record_entry(proof["stored"]) != entry:
+            raise Wrong(f"{name}: the record shown is not the one in the tree")
+        shown = "as a whole" if "value" in proof["stored"] else "without its value"
+        said.append(f"the record is shown {shown}")
+        if "shown" in proof:
+            said.append(_check_shown(proof, name))
+    return said
+
+
+def _check_shown(proof: dict[str, Any], name: str) -> str:
+    """One entry of a batch under the salted root in the record's `mr` header."""
+    shown = proof["shown"]
+    roots = [value for header, value in proof["stored"]["headers"] if header == "mr"]
+    if len(roots) != 1:
+        raise Wrong(f"{name} has no root over its entries")
+    salted = unbase64(shown["salt"]) + unbase64(shown["request"])
+    path, root = hashes_of(shown["path"]), unbase64(roots[0])
+    what = f"{name}.{shown['entry']}"
+    _in(what, check_inclusion, leaf_of(salted), shown["entry"], shown["count"], path, root)
+    return f"{what} is the request shown, one of {shown['count']}; the others stay hidden"
+
+
+def check_growth(proof: dict[str, Any], keys: Keys) -> list[str]:
+    """That a newer checkpoint, and every partition under it, continues an older one."""
+    old, new = (check_note(proof[side]["checkpoint"], keys) for side in ("old", "new"))
+    path = hashes_of(proof["path"])
+    _in("the epochs", check_consistency, old.size, old.root, new.size, new.root, path)
+    heads: list[dict[tuple[str, int], dict[str, Any]]] = []
+    for side, signed in (("old", old), ("new", new)):
+        super_root, count = _in(f"the {side} epoch", check_epoch, proof[side]["epoch"], signed)
+        listed = sorted(proof[side]["heads"], key=lambda h: (h["topic"], h["partition"]))
+        root = root_of([leaf_of(head_entry(head)) for head in listed])
+        if root != super_root or len(listed) != count:
+            raise Wrong(f"the {side} heads are not those of its checkpoint")
+        heads.append({(h["topic"], h["partition"]): h for h in listed})
+    before, after = heads
+    for place, head in before.items():
+        where = f"{place[0]}-{place[1]}"
+        if place not in after:
+            raise Wrong(f"{where} is gone")
+        now = after[place]
+        roots = [unbase64(h["root"]) for h in (head, now)]
+        path = hashes_of(proof["growth"].get(where, ()))
+        _in(where, check_consistency, head["size"], roots[0], now["size"], roots[1], path)
+    return [
+        f"checkpoint {new.size} of {new.origin} continues checkpoint {old.size}",
+        f"and so does each of the {len(before)} partitions under it",
+    ]
+
+
+def root_of(leaves: Sequence[bytes]) -> bytes:
+    """The root over leaf hashes; of none, SHA-256 of nothing."""
+    stack: list[tuple[int, bytes]] = []
+    for leaf in leaves:
+        width, reached = 1, leaf
+        while stack and stack[-1][0] == width:
+            reached = node_of(stack.pop()[1], reached)
+            width *= 2
+        stack.append((width, reached))
+    if not stack:
+        return sha256(b"")
+    right = stack.pop()[1]
+    while stack:
+        right = node_of(stack.pop()[1], right)
+    return right
+
+
+def _in(what: str, check: Any, *args: Any) -> Any:
+    try:
+        return check(*args)
+    except Wrong as wrong:
+        raise Wrong(f"{what}: {wrong}") from None
+
+
+def verify(path: Path, keys: Keys | None = None) -> Report:
+    """Check a proof, or every leaf of an exported folder, by these keys (its own if None)."""
+    report = Report()
+    try:
+        if path.is_dir():
+            _exported().check_export(path, keys, report)
+        else:
+            document = json.loads(path.read_text("utf-8"))
+            check = {PROOF_FORMAT: check_proof, CONSISTENCY_FORMAT: check_growth}
+            if document["format"] not in check:
+                raise Wrong("not a proof of this ledger")
+            trusted = keys or Keys.of(document["keys"])
+            report.checked += check[document["format"]](document, trusted)
+    except Wrong as wrong:
+        report.wrong.append(str(wrong))
+    except (ValueError, KeyError, TypeError, AttributeError, struct.error, OSError) as error:
+        report.wrong.append(f"malformed: {type(error).__name__}: {error}")
+    return report
+
+
+def _exported() -> Any:
+    """The module that checks folders: in its package, or beside this file where it was copied."""
+    return import_module("spine.ledger.exported" if __name__ != "__main__" else "exported")
+
+
+def main() -> int:
+    """Check the file or folder named on the command line; 0 if all of it holds, else 6."""
+    report = verify(Path(sys.argv[1]))
+    sys.stdout.write("".join(f"{line}\n" for line in report.checked))
+    sys.stderr.write("".join(f"WRONG  {line}\n" for line in report.wrong))
+    return 0 if report.ok else 6
+
+
+if __name__ == "__main__":
+    sys.modules["verifier"] = sys.modules[__name__]
+    sys.exit(main())

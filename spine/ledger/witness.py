@@ -1,0 +1,191 @@
+"""A witness: somebody else, who saw every head of a log and cosigns only what goes on from it.
+
+It keeps the last head it cosigned and the heads of all partitions under it. A new one must continue
+both, or it is a fork: refused, and both heads are kept as evidence. What it cosigns is on its disk
+before the answer leaves. C2SP tlog-witness says how; the request here also carries what shows that
+the partitions have grown, because a checkpoint alone says it of the epochs only.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from spine.errors import Invalid, Reason, Refused, SpineError
+from spine.identity import load_or_create_signing_key
+from spine.ledger import verifier
+from spine.ledger.files import write_whole
+from spine.ledger.note import COSIGNATURE, Checkpoint, Note, VerifierKey, cosign
+from spine.signing import public_bytes, verify
+
+KEY_FILE: Final = "witness.key"
+STATE_FILE: Final = "state.json"
+EVIDENCE: Final = "evidence"
+RECENT_MAX: Final = 10_000
+_log = structlog.get_logger()
+
+Json = dict[str, Any]
+
+
+class NotNow(SpineError):
+    """The head does not begin where this witness stands; `size` says where that is."""
+
+    grpc_code = "ABORTED"
+
+    def __init__(self, size: int) -> None:
+        super().__init__(Reason.POSITION_INVALID, f"this witness stands at {size}")
+        self.size = size
+
+
+class Fork(Refused):
+    """Two heads that the log signed and that cannot both be true: an alarm."""
+
+
+class Unproven(Refused):
+    """A head without a proof that it goes on. No alarm: anybody can send a head a wrong proof."""
+
+
+class Witness:
+    """One witness of one log, in a folder of its own. One caller at a time; blocking."""
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        log_key: VerifierKey,
+        now: Callable[[], int] = lambda: int(time.time()),
+    ) -> None:
+        """Open or begin it. Refused(KEY_STATE) if its key is there and what it has seen is not:
+        such a key might cosign a second history, so it is never used again.
+        """
+        self._folder, self._log_key, self._now = folder, log_key, now
+        begun = (folder / KEY_FILE).exists()
+        if begun and not (folder / STATE_FILE).exists():
+            message = "this witness has its key but not what it has seen: retire the key"
+            raise Refused(Reason.KEY_STATE, message)
+        if not begun:
+            self._state: Json = {"log": str(log_key), "size": 0, "note": "", "heads": []}
+            self._save()
+        self._private: Ed25519PrivateKey = load_or_create_signing_key(folder / KEY_FILE)
+        self._state = json.loads((folder / STATE_FILE).read_text("utf-8"))
+        if self._state["log"] != str(log_key):
+            raise Refused(Reason.KEY_STATE, "this witness is of another log")
+        self.key = VerifierKey(name, COSIGNATURE, public_bytes(self._private))
+        self._recent = {self.size: Note.parse(self.note)} if self.note else {}
+        self.alarms = len(list((folder / EVIDENCE).glob("*.json")))
+
+    @property
+    def size(self) -> int:
+        """Epochs in the last head that it cosigned."""
+        return int(self._state["size"])
+
+    @property
+    def note(self) -> str:
+        """The last head that it cosigned; empty before the first."""
+        return str(self._state["note"])
+
+    def add(self, request: Json) -> str:
+        """Check a new head and cosign it; the signature line.
+
+        Invalid(FIELD_INVALID) for what is no head of the log; NotNow if it begins elsewhere; Fork
+        for a head that contradicts one it has cosigned; Unproven if it is not shown to go on.
+        """
+        try:
+            note, head = self._head_of(request)
+            seen = self._recent.get(head.size)
+            if seen is not None and seen.text != note.text:
+                raise self._fork(note, seen, "another head of the same size was cosigned before")
+            if int(request["old"]) != self.size:
+                raise NotNow(self.size)
+            if head.size < self.size:
+                raise NotNow(self.size)
+            self._check(request, note, head)
+        except (KeyError, TypeError, AttributeError, struct.error, ValueError) as error:
+            message = f"no head: {type(error).__name__}"
+            raise Invalid(Reason.FIELD_INVALID, message, field="note") from error
+        self._remember(note, head, request["heads"])
+        signature = cosign(note.text, self._now(), self.key, self._private.sign)
+        return signature.line()
+
+    def _head_of(self, request: Json) -> tuple[Note, Checkpoint]:
+        note = Note.parse(request["note"])
+        head = Checkpoint.parse(note.text)
+        if head.origin != self._log_key.name or note.signed_by(self._log_key, verify) is None:
+            message = "the log of this witness did not sign that"
+            raise Invalid(Reason.FIELD_INVALID, message, field="note")
+        return note, head
+
+    def _check(self, request: Json, note: Note, head: Checkpoint) -> None:
+        """Fork or Unproven unless the head continues the last one, in every partition too."""
+        before = Note.parse(self.note) if self.note else None
+        root = Checkpoint.parse(before.text).root if before else verifier.root_of(())
+        if head.size == self.size and head.root != root:
+            raise self._fork(note, before, "another head of the same size was cosigned before")
+        path = verifier.hashes_of(request["path"])
+        signed = verifier.SignedHead(head.origin, head.size, head.root)
+        try:
+            verifier.check_consistency(self.size, root, head.size, head.root, path)
+            super_root, _ = verifier.check_epoch(request["epoch"], signed)
+            heads = {(each["topic"], each["partition"]): each for each in request["heads"]}
+            leaves = [verifier.leaf_of(verifier.head_entry(heads[p])) for p in sorted(heads)]
+            if verifier.root_of(leaves) != super_root:
+                raise verifier.Wrong("the heads are not those of the epoch")
+            # From here on the heads are known to be the log's own.
+            for old in self._state["heads"]:
+                if why := _contradicts(old, heads.get((old["topic"], old["partition"]))):
+                    raise self._fork(note, before, why)
+                _check_growth(old, heads, request["growth"])
+        except verifier.Wrong as wrong:
+            _log.warning("witness.unproven", size=head.size, stands_at=self.size, why=str(wrong))
+            raise Unproven(Reason.LOG_DIFFERS, f"not shown to go on: {wrong}") from None
+
+    def _fork(self, note: Note, before: Note | None, why: str) -> Fork:
+        """Keep both heads: each is signed by the log, and they cannot both be true."""
+        folder = self._folder / EVIDENCE
+        folder.mkdir(parents=True, exist_ok=True)
+        self.alarms += 1
+        path = folder / f"fork-{self.alarms:04d}.json"
+        evidence = {"why": why, "cosigned": str(before or ""), "refused": str(note)}
+        write_whole(path, json.dumps(evidence, indent=1).encode(), sync=True)
+        _log.error("witness.fork", why=why, evidence=path.name)
+        return Fork(Reason.LOG_DIFFERS, f"a fork: {why}")
+
+    def _remember(self, note: Note, head: Checkpoint, heads: list[Json]) -> None:
+        self._state |= {"size": head.size, "note": str(note), "heads": heads}
+        self._save()
+        self._recent[head.size] = note
+        if len(self._recent) > RECENT_MAX:
+            del self._recent[next(iter(self._recent))]
+
+    def _save(self) -> None:
+        write_whole(self._folder / STATE_FILE, json.dumps(self._state).encode(), sync=True)
+
+
+def _contradicts(old: Json, new: Json | None) -> str:
+    """How a partition's head cannot follow an earlier one, whatever proof there is."""
+    where = f"{old['topic']}-{old['partition']}"
+    if new is None:
+        return f"{where} is gone"
+    if new["size"] < old["size"]:
+        return f"{where} has shrunk"
+    if new["size"] == old["size"] and new["root"] != old["root"]:
+        return f"{where} has another root at the same size"
+    return ""
+
+
+def _check_growth(old: Json, heads: dict[tuple[str, int], Json], growth: Json) -> None:
+    where = f"{old['topic']}-{old['partition']}"
+    new = heads[old["topic"], old["partition"]]
+    roots = [verifier.unbase64(each["root"]) for each in (old, new)]
+    path = verifier.hashes_of(growth.get(where, ()))
+    try:
+        verifier.check_consistency(old["size"], roots[0], new["size"], roots[1], path)
+    except verifier.Wrong as wrong:
+        raise verifier.Wrong(f"{where}: {wrong}") from None

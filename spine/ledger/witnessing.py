@@ -1,0 +1,128 @@
+"""The process of a witness: it answers over HTTP, and needs nothing of the log it watches over.
+
+`POST /add-heads` takes a head and cosigns it; 200 with the signature line, 400 for what is no head
+of its log, 409 with the size it stands at, 422 for a fork or
+what is not shown to go on. `GET /checkpoint` gives the last head it
+cosigned, `GET /key` its public key. It starts small, without Kafka, Faust and gRPC.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from spine.config import Settings
+from spine.errors import Invalid, Pushback, Reason
+from spine.ledger.files import write_whole
+from spine.ledger.note import MalformedNote, VerifierKey
+from spine.ledger.witness import Fork, NotNow, Unproven, Witness
+from spine.telemetry import set_up_logging
+
+ADD_HEADS: Final = "/add-heads"
+SIZE_TYPE: Final = "text/x.tlog.size"
+REQUEST_BYTES_MAX: Final = 8 << 20
+# Never a name of a process of the spine: whoever runs a witness need not run anything else.
+PREFIX: Final = "witness-"
+_log = structlog.get_logger()
+
+
+def key_name(name: str) -> str:
+    """What a witness calls itself in signatures."""
+    return f"energyos.spine/witness/{name}"
+
+
+class WitnessServer:
+    """Serves one witness, one request after the other."""
+
+    def __init__(self, witness: Witness) -> None:
+        self._witness = witness
+        # One thread: what is checked and what is kept must not come between one another.
+        self._thread = ThreadPoolExecutor(1, "witness")
+        self.app = web.Application(client_max_size=REQUEST_BYTES_MAX)
+        self.app.router.add_post(ADD_HEADS, self._add)
+        self.app.router.add_get("/checkpoint", self._checkpoint)
+        self.app.router.add_get("/key", self._key)
+
+    async def _add(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._answer, body)
+
+    def _answer(self, body: bytes) -> web.Response:
+        try:
+            return web.Response(text=self._witness.add(json.loads(body)))
+        except NotNow as not_now:
+            text = f"{not_now.size}\n"
+            return web.Response(status=409, text=text, content_type=SIZE_TYPE)
+        except (Fork, Unproven) as refused:
+            return web.Response(status=422, text=f"{refused.message}\n")
+        except (Invalid, ValueError) as error:
+            return web.Response(status=400, text=f"{error}\n")
+
+    async def _checkpoint(self, _: web.Request) -> web.Response:
+        note = self._witness.note
+        return web.Response(text=note) if note else web.Response(status=404)
+
+    async def _key(self, _: web.Request) -> web.Response:
+        return web.Response(text=f"{self._witness.key}\n")
+
+
+def run(settings: Settings, name: str) -> None:
+    """Run a witness until SIGTERM or SIGINT; Invalid(FIELD_MISSING) without the log's key."""
+    set_up_logging(settings.log_level)
+    try:
+        log_key = VerifierKey.parse(settings.witness_log_key or "")
+    except MalformedNote as malformed:
+        message = f"SPINE_WITNESS_LOG_KEY: {malformed}"
+        raise Invalid(Reason.FIELD_MISSING, message, field="witness_log_key") from None
+    folder = settings.data_dir / "witnesses" / name
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (folder / "claim").open("w") as claim:
+        try:
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            message = f"the witness {name} of this data folder is running already"
+            raise Pushback(Reason.STARTING, message) from None
+        witness = Witness(folder, key_name(name), log_key)
+        asyncio.run(_serve(WitnessServer(witness), witness, settings, name))
+
+
+async def _serve(server: WitnessServer, witness: Witness, settings: Settings, name: str) -> None:
+    runner = web.AppRunner(server.app, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, settings.listen_host, settings.witness_port)
+    await site.start()
+    port = runner.addresses[0][1]
+    said = {"host": settings.listen_host, "port": port, "pid": os.getpid(), "key": str(witness.key)}
+    path = settings.data_dir / "services" / f"{PREFIX}{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(said).encode(), sync=False)
+    _log.info("witness.ready", witness=name, port=port, stands_at=witness.size)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await stop.wait()
+    await runner.cleanup()
+
+
+def local_witnesses(data_dir: Path) -> dict[str, str]:
+    """The witnesses that `spine up` runs in this data folder: address by key."""
+    found: dict[str, str] = {}
+    for path in sorted((data_dir / "services").glob(f"{PREFIX}*.json")):
+        said = json.loads(path.read_text("utf-8"))
+        found[said["key"]] = f"http://{said['host']}:{said['port']}"
+    return found
+
+
+if __name__ == "__main__":
+    run(Settings(), sys.argv[1])

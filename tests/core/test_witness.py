@@ -1,0 +1,216 @@
+"""A witness cosigns what goes on from what it has seen, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from base64 import b64encode
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spine.errors import Invalid, Refused
+from spine.ledger import verifier
+from spine.ledger.book import Book, Sealed
+from spine.ledger.files import StoredTree
+from spine.ledger.library import Library
+from spine.ledger.note import Checkpoint, Note, VerifierKey, parse_signature
+from spine.ledger.witness import Fork, NotNow, Unproven, Witness
+from spine.signing import verify
+from tests.helpers.ledger import KEY, PLACES, open_book, record, sealed
+
+FIRST = "partitions/consumers.events.v1/0"
+
+
+def witness(folder: Path, key: VerifierKey = KEY) -> Witness:
+    folder.mkdir(exist_ok=True)
+    return Witness(folder, "example.com/w", key, now=lambda: 1_767_225_600)
+
+
+def growth(book: Book, old: int, made: Sealed) -> dict[str, Any]:
+    return Library(book.public).growth(old, made.note)
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Book:
+    return open_book(tmp_path / "ledger")
+
+
+def test_it_cosigns_what_goes_on(book: Book, tmp_path: Path) -> None:
+    one = witness(tmp_path / "w")
+    for size, start in ((0, 0), (1, 10), (2, 400)):
+        made = sealed(book, [record(n) for n in range(start, start + 300)])
+        line = one.add(growth(book, size, made))
+        assert one.size == made.head.size == size + 1
+        note = made.note.with_signatures([parse_signature(line)])
+        assert note.signed_by(one.key, verify) == 1_767_225_600
+
+
+def test_the_same_head_again_is_cosigned_again(book: Book, tmp_path: Path) -> None:
+    one, made = witness(tmp_path / "w"), sealed(book, [record(0)])
+    first = one.add(growth(book, 0, made))
+    assert one.add(growth(book, 1, made)) == first
+
+
+def test_it_says_where_it_stands(book: Book, tmp_path: Path) -> None:
+    one, made = witness(tmp_path / "w"), sealed(book, [record(0)])
+    one.add(growth(book, 0, made))
+    later = sealed(book, [record(1)])
+    with pytest.raises(NotNow) as refused:
+        one.add(growth(book, 0, later))
+    assert refused.value.size == 1
+    one.add(growth(book, 1, later))
+
+
+def forked(book: Book, tmp_path: Path, says: str = "") -> Book:
+    """The same ledger, copied before it went on: with the log's own key."""
+    shutil.copytree(tmp_path / "ledger", tmp_path / f"fork{says}")
+    return open_book(tmp_path / f"fork{says}")
+
+
+def naive(one: Witness, note: Note, request: dict[str, Any]) -> None:
+    """A witness that looks at the log's signature and at the size, and keeps no root."""
+    assert note.signed_by(KEY, verify) == 0
+    assert Checkpoint.parse(note.text).size >= request["old"]
+
+
+def test_a_forked_log_is_refused_and_both_heads_are_kept(book: Book, tmp_path: Path) -> None:
+    one = witness(tmp_path / "w")
+    one.add(growth(book, 0, sealed(book, [record(0)])))
+    fork = forked(book, tmp_path)
+    honest, other = sealed(book, [record(1)]), sealed(fork, [record(1, says="other")])
+    one.add(growth(book, 1, honest))
+    request = growth(fork, 1, other)
+    naive(one, other.note, request)
+    with pytest.raises(Fork, match="another head of the same size"):
+        one.add(request)
+    further = sealed(fork, [record(2)])
+    with pytest.raises(Unproven, match="not shown to go on"):
+        one.add(growth(fork, 1, further) | {"old": 2})
+    assert one.size == 2 and one.alarms == 1
+    for path in (tmp_path / "w/evidence").iterdir():
+        kept = json.loads(path.read_text())
+        heads = [Note.parse(kept[side]) for side in ("cosigned", "refused")]
+        assert all(head.signed_by(KEY, verify) == 0 for head in heads)
+        assert heads[0].text != heads[1].text
+
+
+def test_a_partition_that_was_rewritten_is_refused(book: Book, tmp_path: Path) -> None:
+    """The epochs go on, as the log's own key can make them; the partition under them does not."""
+    one = witness(tmp_path / "w")
+    first = sealed(book, [record(n) for n in range(20)])
+    one.add(growth(book, 0, first))
+    fork = forked(book, tmp_path)
+    shutil.rmtree(fork.public / FIRST)
+    fork._trees[PLACES[0]] = StoredTree(fork.public / FIRST)
+    fork._last[PLACES[0]] = None
+    rewritten = sealed(fork, [record(n, says="rewritten") for n in range(25)])
+    request = growth(fork, 1, rewritten)
+    path = verifier.hashes_of(request["path"])
+    verifier.check_consistency(1, first.head.root, 2, rewritten.head.root, path)
+    with pytest.raises(Unproven, match="v1-0: the older tree is not the beginning"):
+        one.add(request)
+
+
+def test_a_partition_cannot_go_or_shrink(book: Book, tmp_path: Path) -> None:
+    one = witness(tmp_path / "w")
+    one.add(growth(book, 0, sealed(book, [record(n) for n in range(20)])))
+    for size in (19, None):
+        fork = forked(book, tmp_path, f"-{size}")
+        head = fork._heads.pop(PLACES[0])
+        if size is not None:
+            fork._heads[PLACES[0]] = type(head)(*PLACES[0], size, head.root)
+        made = sealed(fork, [record(0, PLACES[1])])
+        request = growth(fork, 1, made)
+        request["heads"] = [
+            {"topic": h.topic, "partition": h.partition, "size": h.size, "root": encoded(h.root)}
+            for h in made.heads
+        ]
+        with pytest.raises(Fork, match=r"shrunk|gone"):
+            one.add(request)
+
+
+def encoded(root: bytes) -> str:
+    return b64encode(root).decode()
+
+
+def test_what_it_cosigned_is_on_its_disk_before_the_answer(
+    book: Book, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, made = witness(tmp_path / "w"), sealed(book, [record(0)])
+    monkeypatch.setattr("spine.ledger.witness.cosign", lambda *_: pytest.fail("too early"))
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("spine.ledger.witness.write_whole", full)
+        with pytest.raises(OSError, match="no space left"):
+            one.add(growth(book, 0, made))
+    assert witness(tmp_path / "w").size == 0
+
+
+def test_killed_and_started_again_it_stands_where_it_stood(book: Book, tmp_path: Path) -> None:
+    made = sealed(book, [record(0)])
+    witness(tmp_path / "w").add(growth(book, 0, made))
+    again = witness(tmp_path / "w")
+    assert again.size == 1 and Note.parse(again.note).text == made.note.text
+    fork = open_book(tmp_path / "other")
+    with pytest.raises(Fork, match="same size"):
+        again.add(growth(fork, 0, sealed(fork, [record(0, says="other")])) | {"old": 1})
+
+
+def test_a_witness_that_forgot_what_it_saw_may_not_use_its_key(book: Book, tmp_path: Path) -> None:
+    witness(tmp_path / "w").add(growth(book, 0, sealed(book, [record(0)])))
+    (tmp_path / "w/state.json").unlink()
+    with pytest.raises(Refused, match="retire the key"):
+        witness(tmp_path / "w")
+
+
+def test_it_watches_over_one_log(book: Book, tmp_path: Path) -> None:
+    made = sealed(book, [record(0)])
+    request = growth(book, 0, made)
+    stranger = VerifierKey(KEY.name, KEY.kind, bytes(32))
+    with pytest.raises(Invalid, match="did not sign"):
+        witness(tmp_path / "w", stranger).add(request)
+    witness(tmp_path / "v").add(request)
+    with pytest.raises(Refused, match="another log"):
+        witness(tmp_path / "v", stranger)
+
+
+def test_a_wrong_proof_of_an_honest_head_is_no_alarm(book: Book, tmp_path: Path) -> None:
+    """Anybody can read a head and send it to a witness with any proof."""
+    one = witness(tmp_path / "w")
+    one.add(growth(book, 0, sealed(book, [record(0)])))
+    request = growth(book, 1, sealed(book, [record(1)]))
+    for part in ("path", "growth", "heads"):
+        with pytest.raises(Unproven):
+            one.add(request | {part: type(request[part])()})
+    one.add(request)
+    assert one.size == 2 and one.alarms == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"note": ""},
+        {"note": 7},
+        {"old": "x"},
+        {"heads": None},
+        {"heads": [{}]},
+        {"growth": []},
+        {"path": "x"},
+        {"epoch": {}},
+    ],
+    ids=str,
+)
+def test_nonsense_is_invalid_and_no_alarm(
+    book: Book, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    one = witness(tmp_path / "w")
+    one.add(growth(book, 0, sealed(book, [record(0)])))
+    request = growth(book, 1, sealed(book, [record(1)])) | change
+    with pytest.raises((Invalid, NotNow)):
+        one.add(request)
+    assert one.size == 1 and one.alarms == 0
