@@ -278,9 +278,10 @@ class Keeper:
     async def _show(self, sealed: Sealed, said: Cosigned) -> None:
         assert self.book is not None
         book, note = self.book, sealed.note.with_signatures(said.signatures)
-        await self._do(lambda: book.publish(note))
+        # The topic first: a folder that is put back is held against all that anybody saw.
         value = self._codec.encode(PublishedHead(str(note)))
         await self._appender.append(trust.CHECKPOINTS_TOPIC, 0, None, (), value)
+        await self._do(lambda: book.publish(note))
         if self._pending is sealed:
             self._pending = None
         self._pending_since, self._alarmed = time.monotonic(), False
