@@ -76,7 +76,7 @@ def audit(
         raise NotFound(Reason.DECISION_UNKNOWN, f"the log holds no decision at {entry}")
     if as_json:
         shown = as_dict(report)
-        say_json(shown | {"lines": [_line(line) for line in lines]} if entry else shown)
+        say_json(shown | {"lines": [line_json(line) for line in lines]} if entry else shown)
     else:
         for line in lines:
             details(f"{line.verdict}", _told(line))
@@ -96,7 +96,7 @@ def access_list(
     run_audit(lines.append, not as_json, Selection(party=party, member=mpxn))
     lines.sort(key=lambda line: (line.at, line.partition, line.offset, line.entry))
     if as_json:
-        say_json([_line(line) for line in lines])
+        say_json([line_json(line) for line in lines])
         return
     columns = (
         "when",
@@ -214,7 +214,7 @@ def as_dict(report: AuditReport) -> dict[str, object]:
         "counts": {str(verdict): report.counts[verdict] for verdict in Verdict},
         "inadmissible": report.inadmissible,
         "ok": report.ok,
-        "findings": [_line(line) for line in report.findings],
+        "findings": [line_json(line) for line in report.findings],
         "partitions": [
             {
                 "topic": b.topic,
@@ -281,7 +281,9 @@ def _row(line: Line) -> tuple[object, ...]:
 
 def _told(line: Line) -> dict[str, object]:
     """One decision for people, part by part."""
-    return {name.replace("_", " "): _text(value) for name, value in _line(line).items() if value}
+    return {
+        name.replace("_", " "): _text(value) for name, value in line_json(line).items() if value
+    }
 
 
 def _text(value: object) -> object:
@@ -290,7 +292,8 @@ def _text(value: object) -> object:
     return value.strftime("%Y-%m-%dT%H:%M:%SZ") if isinstance(value, datetime) else value
 
 
-def _line(line: Line) -> dict[str, object]:
+def line_json(line: Line) -> dict[str, object]:
+    """One decision for programs."""
     return {
         "verdict": str(line.verdict),
         "why": line.why,

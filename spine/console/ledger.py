@@ -11,15 +11,25 @@ from typing import Annotated, Any, Final
 import typer
 
 from spine import trust
-from spine.console.context import AsJson, runtime, settings
-from spine.console.output import EXIT_DIFFERENT, err, out, say, say_json
+from spine.audit_report import Line, Selection
+from spine.console.audits import line_json, run_audit
+from spine.console.context import AsJson, Mpxn, runtime, settings
+from spine.console.output import EXIT_DIFFERENT, err, out, say, say_json, table
 from spine.errors import Invalid, NotFound, Reason
 from spine.event import AccessRequests, LogRecord
 from spine.ledger.book import PUBLIC
 from spine.ledger.entries import Place
-from spine.ledger.library import Json, Library, export_records, shown_json, stored_json
+from spine.ledger.library import (
+    Json,
+    Library,
+    Prover,
+    export_records,
+    shown_json,
+    stored_json,
+)
 from spine.ledger.note import Checkpoint, MalformedNote, Note, PublishedHead
 from spine.ledger.verifier import Keys, verify
+from spine.log import LogReader
 from spine.runtime import Runtime
 
 LEDGER: Final = "ledger"
@@ -37,6 +47,7 @@ def add_to(app: typer.Typer) -> None:
     ledger.command("run")(run)
     ledger.command("head")(head)
     ledger.command("prove")(prove)
+    ledger.command("reads")(reads)
     ledger.command("consistency")(consistency)
     ledger.command("export")(export)
     ledger.command("verify")(verify_)
@@ -90,6 +101,63 @@ def prove(
     finally:
         reader.close()
     _write(json.dumps(proof, indent=1) + "\n", out_)
+
+
+def reads(
+    mpxn: Mpxn,
+    folder: Annotated[Path, typer.Option("--out", help="Where the proofs go.")],
+    party: Annotated[str, typer.Option("--party", help="Only reads of this party.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Who read a meter and why: every read and refusal, each with its proof; sets are resolved."""
+    this, prover = runtime(), library().prover()
+    lines: list[Line] = []
+    run_audit(lines.append, not as_json, Selection(party=party, member=mpxn))
+    lines.sort(key=lambda line: (line.at, line.partition, line.offset, line.entry))
+    folder.mkdir(parents=True, exist_ok=True)
+    listed = []
+    reader = this.reader()
+    try:
+        for number, line in enumerate(lines, 1):
+            name = f"{number:04d}.json"
+            try:
+                proof = proof_of(this, reader, prover, line)
+            except NotFound:  # newer than the published head
+                name = ""
+            else:
+                (folder / name).write_text(json.dumps(proof, indent=1) + "\n", "utf-8")
+            listed.append(line_json(line) | {"proof": name})
+    finally:
+        reader.close()
+    if as_json:
+        say_json(listed)
+        return
+    columns = ("when", "party", "purpose", "decision", "under", "released", "proof")
+    table("Who read the meter, and why", columns, (_told(line) for line in listed))
+    say(f"proofs in {folder}: check them with `spine ledger verify {folder}`")
+
+
+def proof_of(this: Runtime, reader: LogReader, prover: Prover, line: Line) -> Json:
+    """The proof of one decision's request; NotFound(POSITION_INVALID) if no head covers it yet."""
+    place = (trust.CONSUMER_LOG, line.partition)
+    proof = prover.prove(place, line.offset)
+    record = next(reader.read(*place, line.offset, line.offset + 1))
+    proof["stored"] = stored_json(record, with_value=False)
+    if line.entry >= 0:
+        proof["shown"] = shown_request(this, record, line.entry)
+    return proof
+
+
+def _told(line: Json) -> tuple[object, ...]:
+    return (
+        line["at"].strftime("%Y-%m-%dT%H:%M:%SZ"),
+        f"{line['role']}/{line['party']}",
+        line["purpose"],
+        line["reason"] or line["decision"],
+        line["consent_id"] or line["basis"],
+        line["release"],
+        line["proof"] or "not yet covered by a head",
+    )
 
 
 def consistency(

@@ -447,3 +447,19 @@ def test_what_is_no_proof_is_said_to_be_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "file").write_text(text)
     assert verifier.verify(tmp_path / "file").wrong
     assert verifier.verify(tmp_path / "not there").wrong
+
+
+def test_a_folder_of_proofs_is_checked_one_by_one(library: Library, tmp_path: Path) -> None:
+    prover = library.prover()
+    for offset in (3, 4):
+        proof = prover.prove(PLACES[0], offset)
+        (tmp_path / f"000{offset}.json").write_text(json.dumps(proof))
+    assert verifier.verify(tmp_path).checked == [
+        f"000{offset}.json: consumers.events.v1-0@{offset} is leaf {offset} of them"
+        for offset in (3, 4)
+    ]
+    proof["record"]["index"] = 5
+    (tmp_path / "0004.json").write_text(json.dumps(proof))
+    report = verifier.verify(tmp_path)
+    assert report.wrong == ["0004.json: consumers.events.v1-0@4: the path leads to another root"]
+    assert not verifier.verify(tmp_path / "empty").ok
