@@ -51,6 +51,10 @@ mutants: setup ## Break each safety-bearing line in a copy, and see a test fail
 rights: setup ## Ask the policy and an independent calculator a million questions (two minutes)
 	SPINE_TEST_QUESTIONS=1000000 $(BIN)/pytest tests/rights
 
+.PHONY: fault
+fault: setup ## Kill, freeze, cut and race everything, on one and three brokers (SEED=n repeats a run)
+	@$(BIN)/python -m tests.fault.run $(SEED)
+
 .PHONY: lock
 lock: setup ## Pin the newest dependencies and Kafka's jars anew
 	@tools="$$(mktemp -d)"; trap 'rm -rf "$$tools"' EXIT; \

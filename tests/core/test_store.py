@@ -394,6 +394,23 @@ def test_a_damaged_store_comes_back_by_itself(
         assert settled(again) == expected
 
 
+@pytest.mark.parametrize("part", [0.02, 0.3, 0.6, 0.9])
+def test_a_flipped_byte_of_the_write_ahead_log_costs_records_and_no_truth(
+    opened: Open, tmp_path: Path, part: float
+) -> None:
+    """A killed process leaves its last writes there; what follows the damage is folded again."""
+    fold = opened()
+    fold.apply_all(STORY)
+    expected = settled(fold)
+    shutil.copytree(tmp_path / "fold", tmp_path / "killed")
+    (ahead,) = (f for f in (tmp_path / "killed" / "1").glob("*.log") if f.stat().st_size)
+    flip(ahead, int(ahead.stat().st_size * part))
+    again = opened(name="killed")
+    assert again.next_offset < END, "what was damaged is not taken for sound"
+    rebuild(again, LOG)
+    assert settled(again) == expected
+
+
 def other_record_there() -> LogReader:
     last = STORY[-1]
     return log_of(*STORY[:-1], replace(last, append_ms=last.append_ms + 1))

@@ -6,9 +6,22 @@ A checker returns what contradicts it, so that a control run can show that it fi
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import psutil
 
 from tests.fault.journal import INDETERMINATE, OK, Journal, Operation
+
+CLOCKS_APART_S: Final = 1.0
+MAX_FILES: Final = 600
+MAX_MORE_FILES: Final = 150
+MAX_MEMORY_MB: Final = 600.0
+MAX_MORE_MEMORY_MB: Final = 250.0
+# From a decision to the death of its server, and from that to its being noticed.
+NOTICED_WITHIN_S: Final = 20.0
 
 
 def consent_violations(journal: Journal) -> list[Operation]:
@@ -80,6 +93,39 @@ def lost_or_doubled(journal: Journal, applied: Counter[tuple[int, int]]) -> list
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a process holds: its number, open files and sockets, resident memory in MB."""
+
+    pid: int
+    files: int
+    memory_mb: float
+
+
+def held_by(processes: Mapping[str, int]) -> dict[str, Resources]:
+    """What processes hold now, by name."""
+    held = {}
+    for name, pid in processes.items():
+        process = psutil.Process(pid)
+        memory_mb = process.memory_info().rss / 2**20
+        held[name] = Resources(pid, process.num_fds(), memory_mb)
+    return held
+
+
+def unbounded(before: Mapping[str, Resources], after: Mapping[str, Resources]) -> list[str]:
+    """Processes that hold more than any may, or, if they lived on, much more than before."""
+    wrong = []
+    for name, now in after.items():
+        then = before[name] if before[name].pid == now.pid else Resources(now.pid, 0, 0.0)
+        lived_on = then.files > 0
+        if now.files > MAX_FILES or (lived_on and now.files - then.files > MAX_MORE_FILES):
+            wrong.append(f"{name} holds {now.files} files, {then.files} before")
+        more_mb = now.memory_mb - then.memory_mb
+        if now.memory_mb > MAX_MEMORY_MB or (lived_on and more_mb > MAX_MORE_MEMORY_MB):
+            wrong.append(f"{name} holds {now.memory_mb:.0f} MB, {then.memory_mb:.0f} before")
+    return wrong
+
+
 def unbalanced(report: dict[str, Any]) -> list[str]:
     """Topic-partitions of an audit whose fold did not account for every entry (rule 8)."""
     parts = ("applied", "duplicate", "void", "quarantined", "held", "access")
@@ -90,16 +136,23 @@ def unbalanced(report: dict[str, Any]) -> list[str]:
     ]
 
 
-def unexplained(report: dict[str, Any], killed: bool) -> list[str]:
-    """Findings of an audit that no fault of the run explains: a decision without an outcome is
-    explained by a killed server and by nothing else.
+def unexplained(report: dict[str, Any], kills: Sequence[float]) -> list[str]:
+    """Findings of an audit that no fault of the run explains.
+
+    A decision without an outcome is explained by a process killed soon after (`kills`, in seconds
+    since 1970), or by an append that stands twice, and by nothing else.
     """
     return [
         f"{finding['verdict']} {finding['place']}: {finding['why']}"
         for finding in report["findings"]
-        if finding["verdict"] in ("DIFFERENT", "CANNOT TELL")
-        or (finding["verdict"] == "UNCONFIRMED" and not killed)
+        if finding["verdict"] != "UNCONFIRMED"
+        or not (_killed_after(finding["at"], kills) or "names another place" in finding["why"])
     ]
+
+
+def _killed_after(decided: str, kills: Sequence[float]) -> bool:
+    at = datetime.fromisoformat(decided).timestamp()
+    return any(at - CLOCKS_APART_S <= kill <= at + NOTICED_WITHIN_S for kill in kills)
 
 
 def never_ended(journal: Journal) -> list[Operation]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from base64 import urlsafe_b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
@@ -121,6 +121,28 @@ class Cluster:
         (found,) = (p for p in described["partitions"] if p["partition_index"] == partition)
         return self.brokers[int(found["leader_id"]) - 1]
 
+    def controller(self) -> Broker:
+        """The broker whose controller is the active one."""
+        admin = KafkaAdminClient(bootstrap_servers=self.alive())
+        try:
+            (told,) = admin.describe_metadata_quorum()["topics"]
+        finally:
+            admin.close()
+        return self.brokers[int(told["partitions"][0]["leader_id"]) - 1]
+
+    def settle(self, topic: str, partition: int) -> None:
+        """Wait until every replica of a partition is in sync."""
+        until("replicas in sync", lambda: self._in_sync(topic, partition) == self.replicas)
+
+    def _in_sync(self, topic: str, partition: int) -> int:
+        admin = KafkaAdminClient(bootstrap_servers=self.alive())
+        try:
+            (described,) = admin.describe_topics([topic])
+        finally:
+            admin.close()
+        (found,) = (p for p in described["partitions"] if p["partition_index"] == partition)
+        return len(found["isr_nodes"])
+
     def alive(self) -> list[str]:
         """The addresses of the brokers whose process runs."""
         return [f"127.0.0.1:{b.network['broker']}" for b in self.brokers if b.is_alive()]
@@ -138,9 +160,8 @@ class Cluster:
             list(pool.map(Broker.stop, self.brokers))
 
 
-def until(what: str, holds: object, timeout_s: float = 60.0) -> None:
-    """Wait until a callable is true."""
-    assert callable(holds)
+def until(what: str, holds: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    """Wait until something holds."""
     deadline = time.monotonic() + timeout_s
     while not holds():
         assert time.monotonic() < deadline, f"in vain: {what}"

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
 from tests.fault.installation import Faulty, installed, settle_meters
 from tests.fault.race import Meter
+
+
+@pytest.fixture(scope="session")
+def seed() -> int:
+    """What decides waits and faults of this run; `make fault` gives its own."""
+    return int(os.environ.get("FAULT_SEED", "2026"))
 
 
 @pytest.fixture(scope="session")

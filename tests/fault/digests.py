@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 from spine import trust
+from spine.event import LogRecord
 from spine.log import LogReader
+from spine.rows import Applied
 from spine.runtime import Runtime
 from spine.store import POSITION_ROW, StorePosition, StoreReader, rows_digest
 
@@ -28,6 +31,23 @@ def same_again(runtime: Runtime, process: str) -> list[str]:
             ]
         finally:
             reader.close()
+
+
+def applied_places(runtime: Runtime) -> Counter[tuple[int, int]]:
+    """How many commands a replay of the consumer log applies at each (partition, offset)."""
+    found: Counter[tuple[int, int]] = Counter()
+
+    def note(record: LogRecord, applied: Applied) -> None:
+        found[record.partition, record.offset] += applied.applied
+
+    reader = runtime.reader()
+    with tempfile.TemporaryDirectory(prefix="spine-replay-") as folder:
+        for partition in range(runtime.partitions):
+            fold = runtime.stored_fold(Path(folder), trust.CONSUMER_LOG, partition)
+            fold.catch_up(reader, on_record=note)
+            fold.close()
+    reader.close()
+    return found
 
 
 def _place(name: str) -> tuple[str, int] | None:

@@ -33,7 +33,7 @@ from spine.rows import Applied
 from spine.server import error_from
 from tests.fault.digests import same_again
 from tests.fault.installation import ADVISER, COLUMNS, SUPPLIER, Faulty
-from tests.fault.nemesis import await_successor
+from tests.fault.nemesis import await_successor, kills
 from tests.fault.race import DAY, HISTORY_FROM, Meter
 
 T = TypeVar("T")
@@ -142,6 +142,7 @@ def arm(spine: Faulty, name: str, point: str) -> subprocess.Popen[bytes]:
     if point.startswith("recover"):
         shutil.rmtree(spine.data_dir / "stores" / name, ignore_errors=True)
     os.kill(before.pid, signal.SIGKILL)
+    kills.append(time.time())
     deadline = time.monotonic() + PATIENCE_S
     while children[name].process is before:
         assert time.monotonic() < deadline, f"{name} was not started again"
@@ -157,6 +158,7 @@ def dies_at(spine: Faulty, name: str, point: str, meter: Meter, folder: Path) ->
         insist_it_answers(spine, name, victim)
     consent_id = whole_job(spine, meter, folder)
     assert victim.wait(PATIENCE_S) == -signal.SIGKILL, f"{name} never came by {point}"
+    kills.append(time.time())
     await_successor(spine, name, victim.pid)
     runtime = context.runtime()
     assert same_again(runtime, name) == []

@@ -50,6 +50,25 @@ class ArmedSupervisor(Supervisor):
         super().__init__(data_dir, None, environment | ENVIRONMENT)
         self.armed: dict[str, str] = {}
         self.extra: dict[str, dict[str, str]] = {}
+        self._held = False
+
+    def look(self) -> None:
+        """Start again whatever has ended, unless it is meant to stay down."""
+        if not self._held:
+            super().look()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """No process runs for the length of a with block; all are started again afterwards."""
+        self._held = True
+        for child in self.children.values():
+            child.process.terminate()
+        for child in self.children.values():
+            child.process.wait(30)
+        try:
+            yield
+        finally:
+            self._held = False
 
     def command(self, name: str) -> tuple[list[str], dict[str, str]]:
         """As ever, unless the process is armed."""

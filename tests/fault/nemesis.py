@@ -18,6 +18,8 @@ from tests.fault.installation import Faulty
 from tests.fault.race import Nemesis, Race
 
 BACK_WITHIN_S = 60.0
+# When processes of this run were killed, or found dead at a failpoint: seconds since 1970.
+kills: list[float] = []
 
 
 @contextlib.contextmanager
@@ -43,6 +45,7 @@ def restart(spine: Faulty, name: str) -> None:
     """SIGKILL a process and return once its successor answers."""
     before = spine.supervisor.children[name].process
     os.kill(before.pid, signal.SIGKILL)
+    kills.append(time.time())
     await_successor(spine, name, before.pid)
 
 

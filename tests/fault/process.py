@@ -14,7 +14,9 @@ import inspect
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from itertools import count
 from typing import Any, Final
@@ -37,8 +39,10 @@ POINTS: Final[dict[str, tuple[str, str, str]]] = {
     "spread.before-copy": ("spine.spread", "write_copy", "before"),
     "spread.after-copy": ("spine.spread", "write_copy", "after"),
 }
-# Not a point but an order: governance sends its copies one after the other, not side by side.
+# Not points but orders: governance sends its copies one after the other, not side by side; a read
+# without the fence waits for all that the leader of its partition says there is.
 ONE_BY_ONE: Final = "spread.one-by-one"
+END_OFFSETS: Final = "read.end-offsets"
 
 
 def arm(told: str) -> None:
@@ -46,6 +50,9 @@ def arm(told: str) -> None:
     name, _, at = told.partition(":")
     if name == ONE_BY_ONE:
         _copy_one_by_one()
+        return
+    if name == END_OFFSETS:
+        _wait_for_end_offsets()
         return
     module, path, when = POINTS[name]
     owner: Any = import_module(module)
@@ -64,6 +71,31 @@ def _copy_one_by_one() -> None:
             await write(*given)
 
     module.write_copy = in_turn
+
+
+def _wait_for_end_offsets() -> None:
+    """The fence that is none: each read asks the leader, on a connection of its own."""
+    from spine.access import AccessLog
+    from spine.console import context
+    from spine.log import LogReader
+
+    threads = ThreadPoolExecutor(64)
+    own = threading.local()
+
+    def end_of(topic: str, partition: int) -> int:
+        if not hasattr(own, "reader"):
+            own.reader = LogReader(context.kafka())
+        end: int = own.reader.bounds(topic, partition)[1]
+        return end
+
+    async def decide(self: Any, request: Any, vector: Any) -> Any:
+        stored = self.live.stored
+        loop = asyncio.get_running_loop()
+        end = await loop.run_in_executor(threads, end_of, stored.topic, stored.partition)
+        await self.live.passed(end - 1, 30)
+        return self._decide_unfenced(request, vector)
+
+    AccessLog.decide = decide  # type: ignore[method-assign]
 
 
 def _around(work: Callable[..., Any], when: str, nth: int) -> Callable[..., Any]:

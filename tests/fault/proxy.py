@@ -15,14 +15,15 @@ CHUNK = 64 << 10
 class Proxy:
     """Forwards one port to another, in a thread of its own.
 
-    `delay_s` holds back what the target answers; while `silent`, nothing is forwarded either way
-    but connections stay open; `cut` ends all connections, and refuses new ones until `mend`.
+    `delay_s` holds back what the target answers; while `mute`, its answers do not come through, and
+    while `silent` nothing does, but connections stay open; `cut` ends all connections, and refuses
+    new ones until `mend`.
     """
 
     def __init__(self, port: int, target: int) -> None:
         self.port, self.target = port, target
         self.delay_s = 0.0
-        self.silent = False
+        self.silent = self.mute = False
         self._refusing = False
         self._writers: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
@@ -49,7 +50,8 @@ class Proxy:
 
     def mend(self) -> None:
         """Let connections in again, and forward as before."""
-        self._refusing, self.silent, self.delay_s = False, False, 0.0
+        self._refusing = self.silent = self.mute = False
+        self.delay_s = 0.0
 
     def _end_all(self) -> None:
         for writer in list(self._writers):
@@ -76,7 +78,7 @@ class Proxy:
         self._writers |= both
         try:
             await asyncio.gather(
-                self._pump(reader, forth, slow=False), self._pump(back, writer, slow=True)
+                self._pump(reader, forth, answers=False), self._pump(back, writer, answers=True)
             )
         finally:
             self._writers -= both
@@ -84,28 +86,33 @@ class Proxy:
                 each.transport.abort()
 
     async def _pump(
-        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, slow: bool
+        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, answers: bool
     ) -> None:
         """Forward until either side ends; what is held back keeps its order and its distance."""
         held: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
-        sending = asyncio.create_task(self._send(held, sink))
+        sending = asyncio.create_task(self._send(held, sink, answers=answers))
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             while data := await source.read(CHUNK):
-                wait_s = self.delay_s if slow else 0.0
+                wait_s = self.delay_s if answers else 0.0
                 held.put_nowait((time.monotonic() + wait_s, data))
         held.put_nowait((0.0, b""))
         await sending
         sink.transport.abort()
 
     async def _send(
-        self, held: asyncio.Queue[tuple[float, bytes]], sink: asyncio.StreamWriter
+        self,
+        held: asyncio.Queue[tuple[float, bytes]],
+        sink: asyncio.StreamWriter,
+        *,
+        answers: bool,
     ) -> None:
         while True:
             due, data = await held.get()
             if not data:
                 return
-            while self.silent or time.monotonic() < due:
-                await asyncio.sleep(0.05 if self.silent else max(0.0, due - time.monotonic()))
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            while self.silent or (self.mute and answers):
+                await asyncio.sleep(0.05)
             with contextlib.suppress(OSError):
                 sink.write(data)
                 await sink.drain()

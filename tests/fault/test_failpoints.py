@@ -17,7 +17,7 @@ from tests.e2e.conftest import audit
 from tests.fault.checkers import unbalanced, unexplained
 from tests.fault.failpoints import arm, dies_at, in_background, insist
 from tests.fault.installation import Faulty
-from tests.fault.nemesis import await_successor
+from tests.fault.nemesis import await_successor, kills
 from tests.fault.race import Meter
 
 WORST = [
@@ -59,7 +59,7 @@ def test_a_suspension_half_spread_and_its_opposite_end_alike_everywhere(
     code, report = audit(spine, tmp_path)
     assert code == 0
     assert unbalanced(report) == []
-    assert unexplained(report, killed=True) == []
+    assert unexplained(report, kills) == []
 
 
 def held_by_partition(party: str) -> dict[tuple[str, int], str]:

@@ -15,34 +15,34 @@ from tests.fault.nemesis import (
     slow_links,
 )
 from tests.fault.race import Meter, Race
-from tests.fault.verdicts import nothing_is_wrong
+from tests.fault.verdicts import play
 
-SEED = 2026
 ROUNDS = 100
+WITHOUT_FENCE = 50
 SLOW_S = 0.08
 
 
 def test_no_read_begun_after_an_acknowledged_revocation_returns_data(
-    spine: Faulty, meters: list[Meter], tmp_path: Path
+    spine: Faulty, meters: list[Meter], tmp_path: Path, seed: int
 ) -> None:
     (broker,) = spine.cluster.brokers
-    race = Race(spine.data_dir, meters, ADVISER, SEED, ROUNDS)
+    race = Race(spine.data_dir, meters, ADVISER, seed, ROUNDS)
     faults = (
         slow_links(spine, SLOW_S),
         broker_frozen(broker, at=0.2, seconds=2.0),
         process_killed(spine, "dsi", at=0.4),
         broker_killed(broker, at=0.7, seconds=1.0),
     )
-    asyncio.run(race.run(*faults))
-    print(race.told())  # noqa: T201
-    nothing_is_wrong(race, spine, tmp_path, killed=True)
+    play(race, spine, tmp_path, *faults)
 
 
-def test_the_same_race_without_the_fence_is_lost(spine: Faulty, meters: list[Meter]) -> None:
+def test_the_same_race_without_the_fence_is_lost(
+    spine: Faulty, meters: list[Meter], seed: int
+) -> None:
     spine.supervisor.extra["dsi"]["SPINE_FENCE"] = "false"
     restart(spine, "dsi")
     try:
-        race = Race(spine.data_dir, meters, ADVISER, SEED, ROUNDS, patience_s=2.0)
+        race = Race(spine.data_dir, meters, ADVISER, seed, WITHOUT_FENCE, patience_s=1.0)
         asyncio.run(race.run(slow_links(spine, SLOW_S)))
         print(race.told())  # noqa: T201
     finally:

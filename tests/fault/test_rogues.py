@@ -40,6 +40,7 @@ from tests.e2e.conftest import audit
 from tests.fault.checkers import unbalanced, unexplained
 from tests.fault.digests import same_again
 from tests.fault.installation import Faulty
+from tests.fault.nemesis import kills
 from tests.helpers.town import (
     ADVISER,
     CONSUMER,
@@ -360,7 +361,7 @@ async def test_whatever_was_written_the_log_still_explains_itself(
     code, report = await asyncio.to_thread(audit, spine, tmp_path)
     assert code == 0
     assert unbalanced(report) == []
-    assert unexplained(report, killed=True) == []
+    assert unexplained(report, kills) == []
     assert await asyncio.to_thread(same_again, town.runtime, "guest") == []
 
 

@@ -1,30 +1,52 @@
-"""Every checker over one run, and the control that shows that they find something."""
+"""Every checker over one run of the race."""
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
+from spine.console import context
 from tests.e2e.conftest import Installation, audit
 from tests.fault.checkers import (
     commands_out_of_order,
     consent_violations,
     decided_out_of_place,
+    held_by,
+    lost_or_doubled,
     never_ended,
     unbalanced,
+    unbounded,
     unexplained,
 )
-from tests.fault.race import Race
+from tests.fault.digests import applied_places, same_again
+from tests.fault.nemesis import kills
+from tests.fault.race import Nemesis, Race
+
+WITH_STORES = ("dsi", "consumers", "readings")
 
 
-def nothing_is_wrong(race: Race, spine: Installation, folder: Path, *, killed: bool) -> None:
-    """Assert that consent, order, outcomes and the audit hold after a run."""
+def play(race: Race, spine: Installation, folder: Path, *faults: Nemesis) -> None:
+    """Play a race with the fence, and assert that nothing at all is wrong afterwards."""
+    before = held_by(processes(spine))
+    asyncio.run(race.run(*faults))
+    after = held_by(processes(spine))
     race.journal.write(folder / "journal.jsonl")
+    print(race.told())  # noqa: T201
     assert race.done == race.rounds
     assert consent_violations(race.journal) == []
     assert decided_out_of_place(race.journal) == []
     assert commands_out_of_order(race.journal) == []
     assert never_ended(race.journal) == []
+    assert lost_or_doubled(race.journal, applied_places(context.runtime())) == []
+    assert unbounded(before, after) == []
+    for name in WITH_STORES:
+        assert same_again(context.runtime(), name) == []
     code, report = audit(spine, folder)
     assert code == 0
     assert unbalanced(report) == []
-    assert unexplained(report, killed) == []
+    assert unexplained(report, kills) == []
+
+
+def processes(spine: Installation) -> dict[str, int]:
+    """Every process of the spine, by name."""
+    return {name: child.process.pid for name, child in spine.supervisor.children.items()}
