@@ -43,6 +43,7 @@ from tests.fault.nemesis import await_successor, frozen, kill_broker, kills, res
 from tests.fault.proxy import Proxy
 from tests.fault.race import DAY, Meter
 
+pytestmark = pytest.mark.timeout(300)
 TERMS: dict[str, Any] = {
     "purpose": "ENERGY_ADVICE",
     "basis": Basis.CONSENT,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from tests.fault.checkers import consent_violations
 from tests.fault.installation import ADVISER, Faulty
 from tests.fault.nemesis import (
@@ -17,6 +19,7 @@ from tests.fault.nemesis import (
 from tests.fault.race import Meter, Race
 from tests.fault.verdicts import play
 
+pytestmark = pytest.mark.timeout(300)
 ROUNDS = 100
 WITHOUT_FENCE = 50
 SLOW_S = 0.08

@@ -36,6 +36,7 @@ from tests.fault.one_broker import TERMS, data_or_status
 from tests.fault.race import Meter, Nemesis, Race
 from tests.fault.verdicts import play
 
+pytestmark = pytest.mark.timeout(900)
 ROUNDS = 2_000
 WITHOUT_FENCE = 500
 WITH_END_OFFSETS = 60
