@@ -108,13 +108,16 @@ def process_frozen(spine: Faulty, name: str, at: float, seconds: float) -> Nemes
 
 
 def slow_links(spine: Faulty, longest_s: float) -> Nemesis:
-    """What brokers answer to those behind the proxies takes up to so long, now more, now less."""
+    """What brokers answer to those behind the proxies takes half of this to all of it.
+
+    A server behind such a link knows of a revocation later than who acknowledged it.
+    """
 
     async def nemesis(race: Race) -> None:
         chance = random.Random(race.seed)
         while race.done < race.rounds:
             for broker in spine.cluster.brokers:
-                broker.proxy.delay_s = chance.uniform(0, longest_s)
+                broker.proxy.delay_s = chance.uniform(longest_s / 2, longest_s)
             await asyncio.sleep(0.5)
         for broker in spine.cluster.brokers:
             broker.proxy.delay_s = 0.0

@@ -22,7 +22,7 @@ from tests.fault.verdicts import play
 pytestmark = pytest.mark.timeout(300)
 ROUNDS = 100
 WITHOUT_FENCE = 50
-SLOW_S = 0.08
+SLOW_S = 0.15
 
 
 def test_no_read_begun_after_an_acknowledged_revocation_returns_data(

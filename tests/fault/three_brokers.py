@@ -41,7 +41,7 @@ ROUNDS = 2_000
 WITHOUT_FENCE = 500
 WITH_END_OFFSETS = 60
 LEAKS_AT_LEAST = 50
-SLOW_S = 0.03
+SLOW_S = 0.05
 # Longer than the brokers' sessions, shorter than the time an append is waited for.
 FROZEN_S = 18.0
 ELECTED_S = 4.0
