@@ -5,16 +5,20 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from spine import trust
+from spine.errors import Pushback
 from spine.event import LogRecord
 from spine.log import LogReader
 from spine.rows import Applied
 from spine.runtime import Runtime
 from spine.store import POSITION_ROW, StorePosition, StoreReader, rows_digest
 
-STEADY_WITHIN_S = 10.0
+STEADY_WITHIN_S, PATIENCE_S = 10.0, 120.0
+T = TypeVar("T")
 
 
 def same_again(runtime: Runtime, process: str) -> list[str]:
@@ -31,6 +35,18 @@ def same_again(runtime: Runtime, process: str) -> list[str]:
             ]
         finally:
             reader.close()
+
+
+def patiently(work: Callable[[], T]) -> T:
+    """What a replay comes to, begun again while brokers are still finding each other."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return work()
+        except Pushback:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1.0)
 
 
 def applied_places(runtime: Runtime) -> Counter[tuple[int, int]]:

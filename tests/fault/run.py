@@ -1,7 +1,7 @@
 """`make fault`: every fault of the table, under one seed, and the table written anew.
 
-`python -m tests.fault.run [SEED]`. The seed decides waits and the order of faults; it is printed
-first, so that a run can be repeated. Ends with 1 if anything failed.
+`python -m tests.fault.run [SEED [TESTS...]]`. The seed decides waits and the order of faults; it is
+printed first, so that a run can be repeated. Ends with 1 if anything failed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
 
@@ -30,7 +29,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     outcome = "passed" if report.passed else "FAILED"
     file = os.environ[RESULTS]
     with open(file, "a", encoding="utf-8") as out:  # noqa: PTH123
-        out.write(json.dumps([name, outcome, report.duration]) + "\n")
+        out.write(json.dumps([name, outcome]) + "\n")
 
 
 def main() -> int:
@@ -43,22 +42,18 @@ def main() -> int:
     notes.write_text("")
     environment = os.environ | {SEED: seed, RESULTS: str(notes)}
     failed = False
-    for tests in table.to_run():
+    for tests in [sys.argv[2:]] if len(sys.argv) > 2 else table.to_run():
         command = [sys.executable, "-m", "pytest", "-p", "tests.fault.run", "-q", "-s"]
         done = subprocess.run([*command, *tests], env=environment, cwd=table.ROOT, check=False)
         failed = failed or done.returncode != 0
-    results: dict[str, str] = {}
+    named = {test for fault in table.FAULTS for test in fault.tests}
+    today = datetime.now(UTC).date().isoformat()
+    results: dict[str, table.Result] = {}
     for line in notes.read_text().splitlines():
-        name, outcome, _ = json.loads(line)
-        if results.get(name) != "FAILED":
-            results[name] = outcome
-    kept: dict[str, Any] = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "seed": int(seed),
-        "results": dict(sorted(results.items())),
-    }
-    table.LAST.write_text(json.dumps(kept, indent=1) + "\n")
-    table.rewrite()
+        test, outcome = json.loads(line)
+        if test in named and (test not in results or outcome != "passed"):
+            results[test] = table.Result(outcome, int(seed), today)
+    table.keep(results)
     print(f"seed {seed}: {time.monotonic() - began:.0f} s")  # noqa: T201
     return int(failed)
 

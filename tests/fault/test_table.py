@@ -37,7 +37,7 @@ def test_the_table_in_the_design_is_the_one_of_the_last_run() -> None:
 
 def test_no_result_in_the_table_is_a_failure() -> None:
     assert {
-        name for name, result in table.last_run().results.items() if result != "passed"
+        name for name, result in table.last_results().items() if result.outcome != "passed"
     } == set()
 
 

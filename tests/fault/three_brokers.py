@@ -45,6 +45,8 @@ SLOW_S = 0.05
 # Longer than the brokers' sessions, shorter than the time an append is waited for.
 FROZEN_S = 18.0
 ELECTED_S = 4.0
+# Readers go on asking the frozen leader after its successor has acknowledged a revocation.
+ACKNOWLEDGED_WITHIN_S, READ_ON_S = 15.0, 3.0
 # A read begun under the frozen leader is still waiting when the leader is thawed.
 READ_TIMEOUT_S = 25.0
 
@@ -84,17 +86,36 @@ def leader_frozen(spine: Faulty, at: float) -> Nemesis:
             await asyncio.sleep(ELECTED_S)
             spine.supervisor.extra["consumers"] = {"SPINE_KAFKA_BOOTSTRAP": bootstrap}
             await asyncio.to_thread(restart, spine, "consumers")
-            await asyncio.sleep(max(3.0, FROZEN_S - (time.monotonic() - began)))
+            await acknowledged_since(race, partition, time.monotonic_ns())
+            await asyncio.sleep(max(READ_ON_S, FROZEN_S - (time.monotonic() - began)))
         del spine.supervisor.extra["consumers"]
 
     return nemesis
+
+
+async def acknowledged_since(race: Race, partition: int, since: int) -> None:
+    """Wait, but not for ever, until a meter of the partition has a revocation acknowledged."""
+    there = {meter.mpxn for meter in race.meters if partition_of(meter) == partition}
+    deadline = time.monotonic() + ACKNOWLEDGED_WITHIN_S
+    while time.monotonic() < deadline and not any(
+        o.ended > since and o.about["meter"] in there for o in race.journal.of("revoke")
+    ):
+        await asyncio.sleep(0.1)
 
 
 def test_two_thousand_rounds_against_a_frozen_leader_a_killed_server_and_a_killed_broker(
     spine: Faulty, meters: list[Meter], tmp_path: Path, seed: int
 ) -> None:
     last = spine.cluster.brokers[-1]
-    race = Race(spine.data_dir, meters, ADVISER, seed, ROUNDS, read_timeout_s=READ_TIMEOUT_S)
+    race = Race(
+        spine.data_dir,
+        meters,
+        ADVISER,
+        seed,
+        ROUNDS,
+        read_timeout_s=READ_TIMEOUT_S,
+        patience_s=5.0,
+    )
     faults = (
         slow_links(spine, SLOW_S),
         leader_frozen(spine, at=0.2),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 from spine.console import context
@@ -18,7 +19,7 @@ from tests.fault.checkers import (
     unbounded,
     unexplained,
 )
-from tests.fault.digests import applied_places, same_again
+from tests.fault.digests import applied_places, patiently, same_again
 from tests.fault.nemesis import kills
 from tests.fault.race import Nemesis, Race
 
@@ -37,10 +38,11 @@ def play(race: Race, spine: Installation, folder: Path, *faults: Nemesis) -> Non
     assert decided_out_of_place(race.journal) == []
     assert commands_out_of_order(race.journal) == []
     assert never_ended(race.journal) == []
-    assert lost_or_doubled(race.journal, applied_places(context.runtime())) == []
+    applied = patiently(lambda: applied_places(context.runtime()))
+    assert lost_or_doubled(race.journal, applied) == []
     assert unbounded(before, after) == []
     for name in WITH_STORES:
-        assert same_again(context.runtime(), name) == []
+        assert patiently(partial(same_again, context.runtime(), name)) == []
     code, report = audit(spine, folder)
     assert code == 0
     assert unbalanced(report) == []
