@@ -135,8 +135,11 @@ def pack(value: object) -> bytes:
 
 
 def unpack(row: bytes, kind: Any) -> Any:
-    """The value in a row, as the type it was packed from."""
-    return _unpacker(kind).decode(row)
+    """The value in a row, as the type it was packed from; Malformed if it is no such value."""
+    try:
+        return _unpacker(kind).decode(row)
+    except (msgspec.MsgspecError, ValueError, OverflowError) as error:
+        raise Malformed(f"no row of this kind: {type(error).__name__}") from None
 
 
 _packer = msgspec.msgpack.Encoder()

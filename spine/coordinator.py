@@ -301,6 +301,10 @@ class Coordinator:
                 found.append(Handled(*at, replayed))
         return found
 
+    async def level(self, subject: str) -> None:
+        """Return once the subject's fold has all that was acknowledged before."""
+        await self._barrier(self.live(subject))
+
     async def _barrier(self, live: LiveFold) -> None:
         """Append a record without commands and wait for it: all acknowledged before is folded."""
         topic, partition = self.domain.topic, live.stored.partition

@@ -22,7 +22,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
-from spine import telemetry, trust
+from spine import header_names, telemetry, trust
 from spine.errors import Bug, Invalid, Pushback, Reason, SpineError
 from spine.event import LogRecord
 
@@ -32,6 +32,7 @@ MAX_RECORD_BYTES: Final = 1 << 20
 MAX_VALUE_BYTES: Final = MAX_RECORD_BYTES - (16 << 10)
 FETCH_BYTES: Final = 8 << 20
 T = TypeVar("T")
+header_names.take_any()
 POLL_MS: Final = 100  # a range that ends in a hole is waited for no longer than this
 
 

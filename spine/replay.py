@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import structlog
 
@@ -19,7 +20,7 @@ from spine.domain import Domain
 from spine.event import LogRecord
 from spine.log import LogUnfit
 from spine.partition import PartitionFold
-from spine.rows import HELD_PREFIX, Applied, Tools
+from spine.rows import HELD_PREFIX, Applied, Malformed, Tools
 from spine.store import DamagedStore, Store, StorePosition
 
 BUILD_ROW: Final = b"\x00build"
@@ -82,11 +83,23 @@ class StoredFold:
         tools, domain, governance = self._args
         position = self.store.position()
         self.next_offset = 0 if position is None else position.offset + 1
+        checked = replace(tools, unpack=self._unpack)
         self.fold = PartitionFold(
-            self.topic, self.partition, self.log_id, tools, self.store, domain, governance
+            self.topic, self.partition, self.log_id, checked, self.store, domain, governance
         )
         if position is None:
             self.store.put(BUILD_ROW, self._build)
+
+    def _unpack(self, row: bytes, kind: Any) -> Any:
+        """A row of the store; one that is not what a fold writes means that the store is damaged.
+
+        The store is marked, so that the process, which ends, begins anew with an empty one.
+        """
+        try:
+            return self._args[0].unpack(row, kind)
+        except Malformed as error:
+            self.store.mark_damaged()
+            raise DamagedStore(f"{self.store.path.name}: {error}") from error
 
     def check(self, reader: RangeReader) -> str:
         """Check the store against the log; discard it if it is of another log, build or history.

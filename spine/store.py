@@ -21,6 +21,7 @@ from rocksdict import AccessType, DBCompressionType, Options, Rdict, ReadOptions
 
 from spine.codec import pack, unpack
 from spine.domain import ReadableRows
+from spine.rows import Malformed
 
 _log = structlog.get_logger()
 POSITION_ROW: Final = b"\xff\xffposition"
@@ -151,6 +152,10 @@ class Store:
         self._db.write(batch)
         self._pending.clear()
 
+    def mark_damaged(self) -> None:
+        """Have the next start discard the store: a row is not what was once written."""
+        (self.path / DAMAGE_MARK).touch()
+
     def forget_pending(self) -> None:
         """Drop what was not committed."""
         self._pending.clear()
@@ -231,7 +236,10 @@ def read_position(rows: ReadableRows) -> StorePosition | None:
     stored = rows.get(POSITION_ROW)
     if stored is None:
         return None
-    position: StorePosition = unpack(stored, StorePosition)
+    try:
+        position: StorePosition = unpack(stored, StorePosition)
+    except Malformed as error:
+        raise DamagedStore(f"the position cannot be read: {error}") from error
     return position
 
 

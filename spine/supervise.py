@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -36,6 +37,7 @@ STOP_TIMEOUT_S: Final = 10.0
 LOOK_EVERY_S: Final = 0.2
 RESTART_PAUSE_S: Final = (0.0, 0.5, 1.0, 2.0, 5.0)
 STEADY_AFTER_S: Final = 30.0
+LOG_BYTES_MAX: Final = 64 << 20
 _log = structlog.get_logger()
 
 
@@ -83,6 +85,7 @@ class Supervisor:
         """Keep everything running until `stopped`."""
         while not stopped():
             self.look()
+            self.trim_logs()
             time.sleep(LOOK_EVERY_S)
 
     def look(self) -> None:
@@ -96,6 +99,17 @@ class Supervisor:
                     "supervisor.restart", process=child.name, exit_code=child.process.returncode
                 )
                 self._launch(child.name)
+
+    def trim_logs(self) -> None:
+        """Keep of each log its end: what is too long moves to `<name>.log.1`, over what was there.
+
+        Processes append, so a log that is emptied under them goes on at its beginning.
+        """
+        for name in self.children:
+            log = self._data_dir / "logs" / f"{name}.log"
+            if log.exists() and log.stat().st_size > LOG_BYTES_MAX:
+                shutil.copyfile(log, log.with_suffix(".log.1"))
+                os.truncate(log, 0)
 
     def _start_broker(self, kafka: EmbeddedKafka) -> None:
         """Start the broker again; at another port, the processes follow it."""

@@ -13,6 +13,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final, assert_never
 
+from spine.errors import Reason, Refused
 from spine.event import RecordType, SignerRole
 
 POLICY_SUBJECT: Final = "policy"
@@ -178,14 +179,16 @@ def evolve(state: Standing, event: GovernanceEvent) -> Standing:
         case SigningKeyAuthorised():
             return replace(state, key=SigningKey(event.public_key, event.role, event.holder))
         case SigningKeyRevoked():
-            assert state.key is not None
+            if state.key is None:
+                raise Refused(Reason.KEY_UNKNOWN, "no such key was ever authorised")
             return replace(state, key=replace(state.key, revoked=True))
         case ParticipantAdmitted():
             return replace(state, participant=Participant(event.name))
         case PolicyVersionAdopted():
             return replace(state, policy=Policy(event.version, event.data_hash))
         case _:
-            assert state.participant is not None
+            if state.participant is None:
+                raise Refused(Reason.PARTICIPANT_UNKNOWN, "no such participant was admitted")
             return replace(state, participant=_participant(state.participant, event))
 
 

@@ -123,7 +123,13 @@ def request(access: MeterAccess, command: RequestConsent, now: datetime) -> Cons
             return ()
         raise Refused(Reason.CONSENT_EXISTS, "the consent id is already in use at the meter")
     _check_room(access)
-    tenancy = _occupied_by(access, terms.consumer_ref, now)
+    try:
+        tenancy = _occupied_by(access, terms.consumer_ref, now)
+    except Refused:
+        if command.by.role == Role.CONSENT_SERVICE:
+            raise
+        # Who asks learns that nobody can be asked there, and counts as somebody who searches.
+        raise NotPermitted(Reason.NOT_PERMITTED, "nobody can be asked at the meter") from None
     return (
         ConsentRequested(
             consent_id=command.consent_id,

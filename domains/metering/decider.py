@@ -195,10 +195,10 @@ def check_rows(
     `registered` is the registry, `may_send` gives the stretches in which this sender may send for
     the point (`sending_stretches`). A row is taken or refused whole, by the first of
 
+    SENDER_NOT_APPOINTED    the sender was neither supplier nor data service for all of them
     METER_NOT_REGISTERED    the point was not registered for all of its half hours
     QUANTITY_NOT_FOR_METER  an export quantity of an import point, or the reverse; volumes of a
                             point that is not of gas
-    SENDER_NOT_APPOINTED    the sender was neither supplier nor data service for all of them
     READING_OUT_OF_RANGE    a value is negative or above `READING_WH_MAX`
 
     Findings: MPXN_CHECK_DIGIT, the number's check digit is wrong.
@@ -218,9 +218,9 @@ def check_rows(
     allowed, stretch_of_point = _alike([may_send(mpxn) for mpxn in mpxns])
     stretch_of_row = stretch_of_point[point_of_row]
     rules = (
+        (Reason.SENDER_NOT_APPOINTED, _within(spans, stretch_of_row, allowed)),
         (Reason.METER_NOT_REGISTERED, _within(spans, state_of_row, map(_registration, alike))),
         (Reason.QUANTITY_NOT_FOR_METER, fit[state_of_row]),
-        (Reason.SENDER_NOT_APPOINTED, _within(spans, stretch_of_row, allowed)),
         (Reason.READING_OUT_OF_RANGE, plausible.all(axis=1)),
     )
     accepted = np.ones(len(meter_days), np.bool_)

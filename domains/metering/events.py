@@ -11,6 +11,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import assert_never
 
+from spine.errors import Reason, Refused
 from spine.gb import Interval, utc
 
 
@@ -97,7 +98,8 @@ def evolve(state: MeteringPoint, event: MeteringEvent) -> MeteringPoint:
                 utc(event.registered_from),
             )
         case MeteringPointDeregistered():
-            assert state.registered_from is not None
+            if state.registered_from is None:
+                raise Refused(Reason.METER_NOT_REGISTERED, "no such metering point is registered")
             ended = Interval(state.registered_from, event.effective_to)
             return replace(state, effective_to=ended.end)
         case _:

@@ -282,6 +282,7 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
         """One meter on its own. Beside others, a refusal or a lost race is this leg's answer."""
         try:
             command = leg(self._meters.state(mpxn))
+            await self._fan_outs.check_known(mpxn, command)
             order = wire.order(request, method, mpxn, command, by)
             return LegDone(mpxn, await self._meters.handle(order))
         except (Refused, Conflict) as error:

@@ -18,7 +18,8 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from domains.consumers.commands import check_own
+from domains.consumers.commands import WithdrawConsent, check_own
+from domains.consumers.evolve import find_consent
 from domains.consumers.fan_out import (
     Action,
     CompleteFanOut,
@@ -37,6 +38,7 @@ from spine.rows import SUBJECT_PREFIX, Applied, subject_history
 LEG_ATTEMPTS: Final = 8
 LEGS_AT_ONCE: Final = 32
 _ENDING: Final = frozenset({Action.DECLINE, Action.REVOKE, Action.WITHDRAW})
+_READERS: Final = frozenset({Role.DATA_USER, Role.SUPPLIER})
 _BEGINNING: Final = frozenset({Action.REQUEST, Action.GRANT})
 _log = structlog.get_logger()
 
@@ -110,6 +112,24 @@ class FanOuts:
         except NotPermitted:
             return False
         return True
+
+    async def check_known(self, mpxn: str, command: Any) -> None:
+        """NotPermitted(NOT_PERMITTED) for a reader that gives up what it never had.
+
+        It may withdraw what the meter knows, or what was ordered at home and is still on its way: a
+        bar that a stranger put up would stay with the meter for ever.
+        """
+        if not isinstance(command, WithdrawConsent) or command.by.role not in _READERS:
+            return
+        consent_id = command.consent_id
+        for level in (False, True):
+            if level:
+                await self._meters.level(mpxn)
+            known = find_consent(self._meters.state(mpxn), consent_id)
+            if known is not None or self._state(consent_id).orders:
+                return
+        message = "nothing there is the caller's to give up"
+        raise NotPermitted(Reason.NOT_PERMITTED, message)
 
     async def order(self, order: Order) -> tuple[Handled, tuple[LegDone, ...]]:
         """Order at home, send what is missing; the legs of this order, each as it was decided.

@@ -12,6 +12,9 @@ from typing import Any, cast
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, NewPartitions
+from kafka.errors import CorruptRecordError
+from kafka.record import memory_records
+from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 
 from domains.consumers.decider import CONSUMERS
 from domains.governance.decider import GOVERNANCE
@@ -567,6 +570,59 @@ async def test_a_fold_that_stands_still_while_the_log_goes_on_ends_the_process(
     finally:
         await folds.stop()
         folds.close()
+
+
+class NotUtf8(str):
+    """A header name as only a client that means harm writes it."""
+
+    def encode(self, *_: Any, **__: Any) -> bytes:
+        return b"\xff\xfe"
+
+
+async def test_a_header_name_that_is_no_text_ends_a_process_once_and_the_next_reads_past_it(
+    guarded: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kafka-python reads it as text; aiokafka cannot, and Faust hangs there until we end it."""
+    monkeypatch.setattr("spine.fold.WATCH_EVERY_S", 0.1)
+    monkeypatch.setattr("spine.fold.STALLED_AFTER_S", 3.0)
+    monkeypatch.setattr("spine.fold.HEAL_AFTER_ASSIGNMENT_S", ())
+    failures: list[BaseException] = []
+    folds = guarded.folds("names", on_failure=failures.append)
+    await folds.start()
+    producer = KafkaProducer(bootstrap_servers=guarded.kafka.bootstrap)
+    sent = producer.send(
+        trust.CONSUMER_LOG, b"poison", headers=[(NotUtf8("x"), b"")], partition=PARTITION
+    )
+    offset = (await asyncio.to_thread(sent.get, 10)).offset
+    producer.close()
+    try:
+        deadline = time.monotonic() + 30
+        while not failures and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+        assert failures
+    finally:
+        await folds.stop()
+        folds.close()
+    again = guarded.folds("names")
+    await again.start()
+    live = again[trust.CONSUMER_LOG, PARTITION]
+    try:
+        assert live.next_offset == offset + 1
+        head = live.stored.fold.head
+        assert head is not None and head.counts.quarantined == 1 and head.counts.balanced
+    finally:
+        await again.stop()
+        again.close()
+
+
+def test_without_the_lenient_batch_that_name_stops_every_reader() -> None:
+    builder = DefaultRecordBatchBuilder(2, 0, False, -1, -1, -1, 1 << 16)
+    builder.append(0, 0, None, b"value", [(NotUtf8("x"), b"")])
+    framed = bytes(builder.build())
+    with pytest.raises(CorruptRecordError):
+        list(DefaultRecordBatch(framed))
+    (record,) = memory_records.DefaultRecordBatch(framed)
+    assert record.headers == [("\\xff\\xfe", b"")]
 
 
 async def test_a_stopped_fold_stands_still_and_the_next_one_goes_on(guarded: Guarded) -> None:

@@ -460,7 +460,21 @@ async def test_a_request_at_an_empty_home_is_refused(world: World) -> None:
         idempotency_key=key(), mpxns=[new_mpan()], terms=terms(), answer_by=stamp(in_days(7))
     )
     refused = await failure(world.consume("RequestConsent", request, Role.DATA_USER, ADVISER))
-    assert (refused.code, refused.reason) == ("FAILED_PRECONDITION", Reason.NOT_AN_OCCUPIER)
+    assert (refused.code, refused.reason) == ("PERMISSION_DENIED", Reason.NOT_PERMITTED)
+
+
+async def test_a_data_user_puts_up_no_bars_at_meters_that_do_not_know_it(world: World) -> None:
+    """A bar stays for ever, and a meter holds so many consents and no more."""
+    occupied, unknown = new_mpan(), new_mpan()
+    await world.home(occupied)
+    for mpxn in (occupied, unknown):
+        withdraw = about("Withdraw", "k-never-heard-of", mpxn)
+        refused = await failure(world.consume("WithdrawConsent", withdraw, Role.DATA_USER, ADVISER))
+        assert (refused.code, refused.reason) == ("PERMISSION_DENIED", Reason.NOT_PERMITTED)
+        assert world.access(mpxn).consents == ()
+    # The naive way: a service that speaks for others may, and there it stands.
+    await world.consume("WithdrawConsent", about("Withdraw", "k-never-heard-of", occupied))
+    assert len(world.access(occupied).consents) == 1
 
 
 async def test_a_request_nobody_answers_lapses_by_itself(world: World) -> None:

@@ -80,7 +80,7 @@ def narrow(by: Any = ANNA, **changes: Any) -> NarrowConsent:
         ((requested(), REVOKED), request(), Reason.CONSENT_REVOKED),
         ((granted(),), request(), Reason.CONSENT_EXISTS),
         ((requested(),), request(expires=day(11)), Reason.CONSENT_EXISTS),
-        ((), request(consumer_ref="c-ben"), Reason.NOT_AN_OCCUPIER),
+        ((), request(consumer_ref="c-ben"), Reason.NOT_PERMITTED),
         ((), grant(by=ADVISER), Reason.ROLE_NOT_ALLOWED),
         ((), grant(by=BEN), Reason.CONSENT_NOT_YOURS),
         ((), grant(categories=("DIARY",)), Reason.CODE_UNKNOWN),

@@ -192,7 +192,8 @@ def with_value(wh: int) -> MeterDays:
     [
         (one_day(), POINT, ALWAYS, None),
         (with_value(READING_WH_MAX), POINT, ALWAYS, None),
-        (one_day(), None, (), "METER_NOT_REGISTERED"),
+        (one_day(), None, (), "SENDER_NOT_APPOINTED"),
+        (one_day(), None, ALWAYS, "METER_NOT_REGISTERED"),
         (one_day(), MeteringPoint(), ALWAYS, "METER_NOT_REGISTERED"),
         (
             one_day(),
@@ -225,6 +226,13 @@ def test_which_readings_may_enter(
     assert checked.accepted.tolist() == [reason is None]
     assert checked.refused == ({} if reason is None else {reason: 1})
     assert checked.findings == {}
+
+
+@pytest.mark.parametrize("day", [one_day(), one_day(quantity="AE"), with_value(-1)])
+def test_to_a_stranger_a_known_point_and_an_unknown_one_are_alike(day: MeterDays) -> None:
+    known = check_rows(day, lambda _: POINT, lambda _: ())
+    unknown = check_rows(day, lambda _: None, lambda _: ())
+    assert known.refused == unknown.refused == {Reason.SENDER_NOT_APPOINTED: 1}
 
 
 def test_only_the_half_hours_present_must_lie_in_the_appointment() -> None:
