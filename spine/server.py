@@ -239,7 +239,11 @@ class _Around:
                 async with aclosing(behaviour(counted, context)) as answers:  # type: ignore[type-var]
                     async for answer in answers:
                         self.admission.check_held(_caller.get(), self.method)
-                        await context.write(answer)
+                        try:
+                            await context.write(answer)
+                        except Exception as gone:
+                            log.info("caller_gone", method=self.method, kind=type(gone).__name__)
+                            return
 
         return handle
 
