@@ -29,14 +29,18 @@ MPXN_CHARS_MAX: Final = 14
 NEVER_HELD: Final = frozenset(
     {
         "DeclineConsent",
+        "DecommissionAsset",
         "DeregisterMeteringPoint",
         "EndAgentAppointment",
         "EndSupply",
         "EndTenancy",
+        "EraseSubject",
         "NarrowConsent",
+        "RejectAsset",
         "RevokeConsent",
         "SuspendAsset",
         "SuspendConsent",
+        "UnlinkAsset",
         "WithdrawConsent",
     }
 )
