@@ -42,6 +42,7 @@ check: setup ## Lint, format check, types
 .PHONY: test
 test: check ## All checks and all tests; what continuous integration runs
 	$(BIN)/pytest
+	$(BIN)/python -m loadtest small
 
 .PHONY: mutants
 mutants: setup ## Break each safety-bearing line in a copy, and see a test fail
@@ -50,6 +51,21 @@ mutants: setup ## Break each safety-bearing line in a copy, and see a test fail
 .PHONY: rights
 rights: setup ## Ask the policy and an independent calculator a million questions (two minutes)
 	SPINE_TEST_QUESTIONS=1000000 $(BIN)/pytest tests/rights
+
+.PHONY: load
+load: setup ## Load a small country: every answer checked, gates are ratios; about two minutes
+	$(BIN)/python -m loadtest small
+
+.PHONY: load-gb
+load-gb: setup $(VENV)/peers/stamp ## Every load scenario at its full size; writes loadtest/RESULTS.md
+	$(BIN)/python -m loadtest full
+
+# What the peers pin would hold back what the spine depends on: an environment of their own.
+$(VENV)/peers/stamp: loadtest/peers.txt $(STAMPS)/python
+	@"$(PYTHON)" -m venv $(VENV)/peers
+	@$(VENV)/peers/bin/python -m pip install --quiet --disable-pip-version-check \
+		--require-hashes --requirement loadtest/peers.txt
+	@touch $@
 
 .PHONY: fault
 fault: setup ## Kill, freeze, cut and race everything, on one and three brokers (SEED=n repeats a run)
@@ -68,7 +84,7 @@ lock: setup ## Pin the newest dependencies and Kafka's jars anew
 .PHONY: clean
 clean: ## Remove what setup built; a data folder (.spine) is left alone
 	rm -rf $(VENV) *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find spine domains tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find spine domains loadtest tests -name __pycache__ -type d -prune -exec rm -rf {} +
 	find spine \( -name '*_pb2.py' -o -name '*_pb2.pyi' -o -name '*_pb2_grpc.py' \) -delete
 
 $(STAMPS)/python:

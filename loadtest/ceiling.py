@@ -78,9 +78,10 @@ def bare_loop(spine: Installation, folder: Path, *, store: bool = True) -> Bare:
     db = Rdict(str(folder), options=options) if store else None
     bare = Bare(records={p: [] for p in ends})
     missing = sum(ends.values())
-    started = heard = time.perf_counter()
+    heard, started = time.perf_counter(), 0.0
     while missing:
         messages = consumer.consume(MESSAGES, POLL_S)
+        started = started or (time.perf_counter() if messages else 0.0)
         for message in messages:
             missing -= 1
             _one(bare, message, schema, db)

@@ -135,9 +135,12 @@ def _delivery(
     return Delivery(sender, reference, days, recorded, refused, repeated)
 
 
-def expected(country: Country, index: Sequence[int], day: date) -> list[dict[int, tuple[int, str]]]:
+def expected(
+    country: Country, index: Sequence[int], day: date, *, corrected: bool = True
+) -> list[dict[int, tuple[int, str]]]:
     """What must be known in the end of each metering point on that day: by half hour of the day,
-    the value in Wh and the quality. Nothing, where nothing was recorded.
+    the value in Wh and the quality. Nothing, where nothing was recorded. `corrected`: whether the
+    corrections were sent.
     """
     found: list[dict[int, tuple[int, str]]] = []
     for one in index:
@@ -149,7 +152,7 @@ def expected(country: Country, index: Sequence[int], day: date) -> list[dict[int
             found.append({})
             continue
         known: dict[int, tuple[int, str]] = {}
-        for version in (0, 1) if what.corrected[one - start] else (0,):
+        for version in (0, 1) if corrected and what.corrected[one - start] else (0,):
             said = country.day(meters, day, version)
             values = said.values_wh[0].tolist()
             quality = [said.quality_codes[code] for code in said.quality[0].tolist()]

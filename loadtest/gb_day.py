@@ -22,7 +22,7 @@ from domains.metering.rows import ROW_PREFIX
 from domains.metering.views import readings_as_of
 from loadtest.ceiling import Bare, bare_loop
 from loadtest.country import CLOCK_CHANGES, SENDERS, Country
-from loadtest.deliveries import BLOCK, Delivery, deliveries, expected, second, sent
+from loadtest.deliveries import BLOCK, Delivery, deliveries, expected, second
 from loadtest.installation import Installation, expect, installation
 from loadtest.loading import Loader
 from loadtest.results import Bound, Result
@@ -45,7 +45,7 @@ TARGETS: Final = (
     Bound("fold_meter_days_per_s", least=110_000),
     Bound("in_meter_days_per_s", least=100_000),
 )
-GATES: Final = (Bound("ratio_to_ceiling", least=0.3),)
+GATES: Final = ()
 
 
 def days_of(count: int) -> tuple[date, ...]:
@@ -77,6 +77,8 @@ class Day:
     fold_rows: int = 0
     fold_s: float = 0.0
     fold_cpu_s: float = 0.0
+    log_bytes: int = 0
+    store_bytes: int = 0
     resident: dict[str, int] = field(default_factory=dict)
 
 
@@ -95,6 +97,8 @@ def run(meters: int, folder: Path, note: Note, days: int = 1) -> Result:
         spine.stop("metering", "consumers", "governance")
         fold(spine, bare, day, note)
         check_stores(spine, country, chosen, day.recorded, folder / "look", note)
+        day.log_bytes = size_of(folder / "kafka", f"{trust.READINGS_TOPIC}-*")
+        day.store_bytes = size_of(spine.runtime.stores("readings"), f"{trust.READINGS_TOPIC}-*")
     return _result(meters, day, bare)
 
 
@@ -122,6 +126,8 @@ def _result(meters: int, day: Day, bare: Bare) -> Result:
             "ceiling_meter_days_per_s": bare.rows_per_s,
             "ratio_to_ceiling": fold_rate / bare.rows_per_s,
             "bytes_per_meter_day": bare.bytes / bare.rows,
+            "log_bytes_per_meter_day": day.log_bytes / day.recorded,
+            "store_bytes_per_meter_day": day.store_bytes / day.recorded,
             "resident_mb_max": max(day.resident.values()) / 1e6,
         },
         TARGETS,
@@ -268,6 +274,8 @@ def check_stores(
     recorded: int,
     folder: Path,
     note: Note,
+    *,
+    corrected: bool = True,
 ) -> None:
     """WrongAnswer unless the stores hold as many rows as were recorded, and of a sample of meters
     exactly the half hours, values and qualities that were sent last.
@@ -290,7 +298,7 @@ def check_stores(
             start = datetime(on.year, on.month, on.day, tzinfo=UTC)
             asked = Interval(start, start + timedelta(days=1))
             for done, (one, right) in enumerate(
-                zip(index, expected(country, index, on), strict=True)
+                zip(index, expected(country, index, on, corrected=corrected), strict=True)
             ):
                 mpan = country.block(one, one + 1).mpans[0].decode()
                 rows = readers[murmur2_partition(mpan.encode(), partitions)]
@@ -307,12 +315,7 @@ def check_stores(
             reader.close()
 
 
-def recorded_of(country: Country, days: Sequence[date]) -> int:
-    """How many rows a run must leave: those recorded, and the corrections of them."""
-    count = 0
-    for on in days:
-        for start in range(0, country.meters, BLOCK):
-            what = sent(country, start, on)
-            count += int(np.count_nonzero(what.recorded))
-            count += int(np.count_nonzero(what.recorded & what.corrected))
-    return count
+def size_of(folder: Path, name: str) -> int:
+    """Bytes on the disk of whatever is below folders of that name."""
+    found = (file for place in folder.rglob(name) if place.is_dir() for file in place.rglob("*"))
+    return sum(file.stat().st_blocks * 512 for file in found if file.is_file())

@@ -105,6 +105,14 @@ class Installation:
                 process.wait()
         self.processes.clear()
 
+    def environment(self) -> dict[str, str]:
+        """The environment of every process of this spine."""
+        own = {
+            "SPINE_DATA_DIR": str(self.data_dir),
+            "SPINE_KAFKA_BOOTSTRAP": self.kafka.bootstrap,
+        }
+        return os.environ | UNBOUNDED | own
+
     def process(self, name: str) -> psutil.Process:
         """The process of that name, to look at."""
         return psutil.Process(self.processes[name].pid)
@@ -138,14 +146,10 @@ class Installation:
         (self.data_dir / "services" / f"{name}.json").unlink(missing_ok=True)
         logs = self.data_dir / "logs"
         logs.mkdir(parents=True, exist_ok=True)
-        environment = UNBOUNDED | {
-            "SPINE_DATA_DIR": str(self.data_dir),
-            "SPINE_KAFKA_BOOTSTRAP": self.kafka.bootstrap,
-        }
         with (logs / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 [sys.executable, "-m", "spine", *PROCESSES[name]],
-                env=os.environ | environment,
+                env=self.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

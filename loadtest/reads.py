@@ -28,7 +28,7 @@ CALL_S: Final = 20.0
 LEARNERS: Final = 32
 
 TARGETS: Final = (Bound("ratio_to_echo", least=0.75), Bound("p99_ms", most=30))
-GATES: Final = (Bound("ratio_to_echo", least=0.05),)
+GATES: Final = (Bound("ratio_to_echo", least=0.01),)
 
 
 def run(served: Served, seconds: float) -> Result:

@@ -16,12 +16,14 @@ from spine.console import (
     holds,
     ingesting,
     ledger,
+    loadtest,
     logs,
     parties,
     processes,
     quarantine,
     reading,
     reference,
+    snapshots,
 )
 from spine.console.output import fail, fail_rpc, fail_settings
 from spine.embedded import EmbeddedKafkaError
@@ -48,6 +50,8 @@ for module in (
     audits,
     quarantine,
     ledger,
+    snapshots,
+    loadtest,
 ):
     module.add_to(app)
 

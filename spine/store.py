@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import structlog
-from rocksdict import AccessType, DBCompressionType, Options, Rdict, ReadOptions, WriteBatch
+from rocksdict import (
+    AccessType,
+    Checkpoint,
+    DBCompressionType,
+    Options,
+    Rdict,
+    ReadOptions,
+    WriteBatch,
+)
 
 from spine.codec import pack, unpack
 from spine.domain import ReadableRows
@@ -25,6 +33,7 @@ from spine.rows import Malformed
 
 _log = structlog.get_logger()
 POSITION_ROW: Final = b"\xff\xffposition"
+FIRST_LIFE: Final = "1"
 WRITE_BUFFER_BYTES: Final = 32 << 20
 DAMAGE_MARK: Final = "damaged"
 # What RocksDB says of its LOCK file. "lock" alone also stands in "block checksum mismatch".
@@ -155,6 +164,10 @@ class Store:
     def mark_damaged(self) -> None:
         """Have the next start discard the store: a row is not what was once written."""
         (self.path / DAMAGE_MARK).touch()
+
+    def copy_to(self, folder: Path) -> None:
+        """Copy all committed rows to a folder that is not there yet, as a store opens them."""
+        Checkpoint(self._db).create_checkpoint(str(folder))
 
     def forget_pending(self) -> None:
         """Drop what was not committed."""

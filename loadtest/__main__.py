@@ -1,0 +1,104 @@
+"""`make load` and `make load-gb`: every scenario at one size, a table, and the results kept.
+
+python -m loadtest small           every gate, about two minutes; changes no file
+python -m loadtest full            every target; writes results.json, RESULTS.md, plots, sizing
+python -m loadtest full NAME ...   those scenarios only, beside what was kept of the others
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.table import Table
+
+from loadtest import report, scenarios
+from loadtest.installation import WrongAnswer
+from loadtest.results import Result
+
+SMALL_SECONDS = 4.0
+NOTE_S = 10.0
+# Scenario, meters, days; the same scenario may come at several sizes.
+SMALL = (("growth", 200_000, 1), ("gb-day", 3_000, 2))
+SMALL_SERVED = 200
+FULL = (
+    ("growth", 10_000, 60),
+    ("growth", 100_000, 40),
+    ("growth", 1_000_000, 6),
+    ("growth", 10_000_000, 1),
+    ("gb-day", 1_000_000, 1),
+    ("peers", 1_000_000, 1),
+    ("rebuild", 1_000_000, 6),
+    ("registry", 1_000_000, 1),
+    ("reads", 5_000, 1),
+    ("bulk", 20_000, 1),
+    ("mixed", 5_000, 1),
+    ("cut", 2_500, 1),
+)
+console = Console()
+
+
+def small() -> Iterator[Result]:
+    """Short runs that only gates are held against."""
+    for name, meters, days in SMALL:
+        yield scenarios.run(name, meters, _note, days)
+    yield from scenarios.run_on_one(
+        ["reads", "bulk", "mixed", "cut"], SMALL_SERVED, _note, SMALL_SECONDS
+    )
+
+
+def full(names: list[str]) -> Iterator[Result]:
+    """Every scenario at the size its targets speak of, or as near as RESULTS.md says."""
+    for name, meters, days in FULL:
+        if not names or name in names:
+            console.print(f"[bold]{name}[/] at {meters:,} meters, {days} days")
+            yield scenarios.run(name, meters, _note, days)
+
+
+def main() -> int:
+    """0 if every gate was met and every answer was right."""
+    size, *names = sys.argv[1:] or ["small"]
+    results: list[Result] = []
+    try:
+        for result in small() if size == "small" else full(names):
+            results.append(result)
+            _show(result)
+            if size == "full":
+                report.keep(result)
+    except WrongAnswer as wrong:
+        console.print(f"[red]WRONG[/]  {wrong}")
+        return 1
+    if size == "full":
+        report.write()
+    failed = [result.scenario for result in results if not result.passed]
+    console.print(f"gates missed: {', '.join(failed)}" if failed else "every gate met")
+    return 1 if failed else 0
+
+
+_last: tuple[float, str] = (0.0, "")
+
+
+def _note(what: str, done: int, total: int) -> None:
+    """A line now and then: logs of continuous integration have no progress bars."""
+    global _last
+    now, (then, before) = time.monotonic(), _last
+    if now - then > NOTE_S or (what != before and now - then > 1):
+        _last = (now, what)
+        console.print(f"  {what} {done:,}/{total:,}" if total else f"  {what}")
+
+
+def _show(result: Result) -> None:
+    table = Table(title=f"{result.scenario}, {result.size:,} meters", title_justify="left")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    for name, value in result.figures.items():
+        table.add_row(name, f"{value:,.4g}" if value < 10_000 else f"{value:,.0f}")
+    for target in result.missed():
+        table.add_row("target missed", str(target))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

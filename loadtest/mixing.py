@@ -1,0 +1,131 @@
+"""`mixed`: readings come in at the national pace while adviser read and consumers revoke.
+
+The pace is 32 million meter-days in four hours. Every revocation that is acknowledged is followed
+at once by a read, which must be refused; one answer after that is a stale permit and fails the run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from datetime import date, timedelta
+from typing import Any, Final
+
+import grpc
+
+from loadtest.country import SENDERS
+from loadtest.deliveries import BLOCK, Delivery, deliveries
+from loadtest.echo import METHOD
+from loadtest.gb_day import ORDINARY_DAYS
+from loadtest.installation import ADVISERS, CONSENTS_BY, expect
+from loadtest.results import Bound, Result
+from loadtest.serving import Served
+from loadtest.traffic import Patience, Taken, at_pace, channels
+from spine.consumers.v1 import consumers_pb2, consumers_pb2_grpc
+from spine.errors import Reason
+from spine.metering.v1 import metering_pb2_grpc
+from spine.server import connect, error_from
+
+METER_DAYS_PER_S: Final = 2_220
+READS_PER_S: Final = 500
+REVOCATIONS_PER_S: Final = 50
+CALL_S: Final = 20.0
+
+TARGETS: Final = (Bound("p99_ms", most=50), Bound("stale_permits", most=0))
+GATES: Final = (Bound("stale_permits", most=0),)
+
+
+def run(served: Served, seconds: float, share: float = 1.0) -> Result:
+    """The scenario on a country that is served; `share` of the stated paces.
+
+    The consents of the meters it takes for revoking are gone afterwards.
+    """
+    return asyncio.run(_run(served, seconds, share))
+
+
+async def _run(served: Served, seconds: float, share: float) -> Result:
+    spine, known = served.spine, served.known
+    revoked = known[: int(REVOCATIONS_PER_S * share * seconds)]
+    read = known[len(revoked) :]
+    expect(len(read) > 0, "there are too few meters to revoke that many consents")
+    patience = Patience()
+    checked = 0
+    async with (
+        channels(spine.target("dsi"), (spine.identity(a) for a in ADVISERS)) as dsi,
+        connect(spine.target("consumers"), spine.identity(CONSENTS_BY)) as consumers,
+        channels(spine.target("metering"), (spine.identity(s) for s in SENDERS)) as metering,
+    ):
+        calls = [channel.unary_unary(METHOD) for channel in dsi]
+        stub = consumers_pb2_grpc.ConsumersStub(consumers)
+        asked = {i: served.request(i).SerializeToString() for i in known}
+        stubs = [metering_pb2_grpc.MeteringStub(channel) for channel in metering]
+        sent = _endless(served)
+
+        async def ask(number: int) -> None:
+            index = read[number % len(read)]
+            raw = await patience.until_answered(calls[served.adviser(index)], asked[index])
+            served.right(index, raw)
+
+        async def revoke(number: int) -> None:
+            nonlocal checked
+            index = revoked[number]
+            mpan = served.mpans[index]
+            request = consumers_pb2.RevokeConsentRequest(
+                idempotency_key=f"mixed-{mpan}", consent_id=f"k-{mpan}", mpxns=[mpan]
+            )
+            await stub.RevokeConsent(request, timeout=CALL_S)
+            await _refused(patience, calls[served.adviser(index)], asked[index])
+            checked += 1
+
+        async def record(number: int) -> None:
+            delivery = next(sent)
+            call = stubs[SENDERS.index(delivery.sender)]
+            report = await call.RecordReadings(iter(delivery.requests()), timeout=CALL_S)
+            delivery.check(report, again=False)
+            rows.append(len(delivery.rows))
+
+        rows: list[int] = []
+        per_call = served.country.meters / len(SENDERS)
+        taken: tuple[Taken, Taken, Taken] = await asyncio.gather(
+            at_pace(ask, READS_PER_S * share, seconds),
+            at_pace(revoke, REVOCATIONS_PER_S * share, seconds),
+            at_pace(record, METER_DAYS_PER_S * share / per_call, seconds),
+        )
+    reads, revocations, _ = taken
+    return Result(
+        "mixed",
+        len(served.mpans),
+        {
+            "p50_ms": reads.at(50),
+            "p99_ms": reads.at(99),
+            "reads_per_s": reads.per_s,
+            "revocations_per_s": revocations.per_s,
+            "revocation_and_refusal_p99_ms": revocations.at(99),
+            "meter_days_per_s": sum(rows) / reads.seconds,
+            "stale_permits": len(revoked) - checked,
+            "pushed_back": patience.count,
+        },
+        TARGETS,
+        GATES,
+        [] if share == 1 else [f"at {share:g} of the stated paces"],
+    )
+
+
+async def _refused(patience: Patience, call: Any, request: bytes) -> None:
+    """WrongAnswer unless a read after an acknowledged revocation is refused for that reason."""
+    try:
+        await patience.until_answered(call, request)
+    except grpc.aio.AioRpcError as error:
+        reason = error_from(error).reason
+        expect(reason == Reason.CONSENT_REVOKED, f"a revoked read ended with {reason}")
+        return
+    expect(False, "a stale permit: a read was answered after its consent was revoked")
+
+
+def _endless(served: Served) -> Iterator[Delivery]:
+    """Deliveries of one day after another, long after those that are read."""
+    day: date = ORDINARY_DAYS[30]
+    while True:
+        for start in range(0, served.country.meters, BLOCK):
+            yield from deliveries(served.country, start, day)
+        day += timedelta(days=1)

@@ -1,0 +1,183 @@
+"""What is kept of runs: `results.json`, and `RESULTS.md` and its plots made from it."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from loadtest import sizing
+from loadtest.results import Bound, Result, percentile
+
+HERE: Final = Path(__file__).parent
+KEPT: Final = HERE / "results.json"
+PAGE: Final = HERE / "RESULTS.md"
+NOTES: Final = HERE / "NOTES.md"
+LIBRARIES: Final = (
+    "aiokafka",
+    "confluent-kafka",
+    "cryptography",
+    "fastavro",
+    "faust-streaming",
+    "grpcio",
+    "kafka-python",
+    "numpy",
+    "rocksdict",
+)
+WIDTH, HEIGHT, MARGIN = 640, 300, 56
+PLOTS: Final = (
+    (
+        "throughput",
+        "Meter-days a second",
+        ("fold_meter_days_per_s", "ceiling_meter_days_per_s"),
+    ),
+    (
+        "cost",
+        "Microseconds for one meter-day",
+        ("fold_us_per_meter_day", "fold_cpu_us_per_meter_day"),
+    ),
+)
+
+
+def keep(result: Result) -> None:
+    """Put a result beside those kept, in the place of one of the same scenario and size."""
+    kept = json.loads(KEPT.read_text()) if KEPT.exists() else {"runs": []}
+    place = (result.scenario, result.size)
+    runs = [run for run in kept["runs"] if (run["scenario"], run["size"]) != place]
+    runs.append(
+        {
+            "scenario": result.scenario,
+            "size": result.size,
+            "date": datetime.now(UTC).date().isoformat(),
+            "figures": result.figures,
+            "targets": [_target(target, result) for target in result.targets],
+            "notes": result.notes,
+        }
+    )
+    kept["runs"] = sorted(runs, key=lambda run: (run["scenario"], run["size"]))
+    kept["machine"] = machine()
+    # The largest run of each scenario speaks for it in the sizing.
+    kept["figures"] = {run["scenario"]: run["figures"] for run in kept["runs"]}
+    KEPT.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def _target(target: Bound, result: Result) -> dict[str, Any]:
+    reached = target.holds(result.figures)
+    return {"target": str(target), "value": result.figures[target.figure], "reached": reached}
+
+
+def machine() -> dict[str, str]:
+    """What the figures were taken on."""
+    said = subprocess.run(["lscpu"], capture_output=True, text=True, check=False).stdout
+    model = next((x.split(":")[1].strip() for x in said.splitlines() if "Model name" in x), "")
+    return {
+        "processor": model or platform.processor(),
+        "cores": str(psutil.cpu_count()),
+        "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
+        "system": f"{platform.system()} {platform.release()}",
+        "Python": platform.python_version(),
+        **{name: version(name) for name in LIBRARIES},
+    }
+
+
+def write() -> None:
+    """Make RESULTS.md, its plots and the chapter in DESIGN.md from what is kept."""
+    kept = json.loads(KEPT.read_text())
+    PAGE.write_text(page(kept, NOTES.read_text() if NOTES.exists() else ""))
+    runs = [run for run in kept["runs"] if run["scenario"] == "growth"]
+    if len(runs) > 1:
+        sizes = [run["size"] for run in runs]
+        for name, title, fields in PLOTS:
+            lines = {field: [run["figures"][field] for run in runs] for field in fields}
+            (HERE / f"{name}.svg").write_text(plot(title, sizes, lines))
+    if {"gb-day", "reads", "registry", "rebuild"} <= set(kept["figures"]):
+        sizing.main()
+
+
+def page(kept: Any, notes: str) -> str:
+    """RESULTS.md."""
+    out = [
+        "# Results",
+        "",
+        "Made from `results.json` by `python -m loadtest full`; a run is repeated by",
+        "`spine loadtest SCENARIO --meters N --json`. Every answer was compared with what must",
+        "come of it; a wrong one ends a run without a result.",
+        "",
+        "| on | |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in kept["machine"].items()),
+        "",
+    ]
+    for run in kept["runs"]:
+        out += [f"## {run['scenario']}, {run['size']:,} meters", "", f"{run['date']}", ""]
+        out += ["| figure | value |", "|---|---|"]
+        out += [f"| {name} | {_text(value)} |" for name, value in run["figures"].items()]
+        out += ["", *(_verdict(target) for target in run["targets"])]
+        out += [f"- {note}" for note in run["notes"]]
+        out.append("")
+    if (HERE / "throughput.svg").exists():
+        out += [
+            "![Throughput against size](throughput.svg)",
+            "",
+            "![Cost against size](cost.svg)",
+            "",
+        ]
+    return "\n".join(out) + notes
+
+
+def _verdict(target: Any) -> str:
+    reached = "reached" if target["reached"] else "**missed**"
+    return f"- {target['target']}: {reached}, at {_text(target['value'])}"
+
+
+def _text(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:,.3g}"
+
+
+def plot(title: str, sizes: Sequence[int], lines: dict[str, list[float]]) -> str:
+    """Lines against size, both from 0 up but sizes by their logarithm, as SVG."""
+    top = 1.1 * max(percentile(values, 100) for values in lines.values())
+    colours = ("#1b6ca8", "#c0392b", "#27825a")
+
+    def at(place: int, value: float) -> tuple[float, float]:
+        across = MARGIN + place * (WIDTH - 2 * MARGIN) / max(1, len(sizes) - 1)
+        return across, HEIGHT - MARGIN - value / top * (HEIGHT - 2 * MARGIN)
+
+    parts = [_words(WIDTH / 2, 22, title, "middle", 15)]
+    base = HEIGHT - MARGIN
+    parts.append(
+        f'<path d="M{MARGIN} {MARGIN}V{base}H{WIDTH - MARGIN}" fill="none" stroke="#555"/>'
+    )
+    for place, size in enumerate(sizes):
+        parts.append(_words(at(place, 0)[0], base + 18, f"{size:,} meters", "middle", 11))
+    for share in (0.5, 1.0):
+        parts.append(_words(MARGIN - 6, at(0, top * share)[1] + 4, _text(top * share), "end", 11))
+    for number, (name, values) in enumerate(lines.items()):
+        points = [at(place, value) for place, value in enumerate(values)]
+        colour = colours[number % len(colours)]
+        joined = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        parts.append(
+            f'<polyline points="{joined}" fill="none" stroke="{colour}" stroke-width="2"/>'
+        )
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in points]
+        parts.append(_words(MARGIN + 8, MARGIN + 14 * number, name, "start", 11, colour))
+    return _svg(parts)
+
+
+def _words(x: float, y: float, text: str, anchor: str, size: int, colour: str = "#222") -> str:
+    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" fill="{colour}"'
+    return f"<text {place}>{text}</text>"
+
+
+def _svg(parts: Iterable[str]) -> str:
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
+    body = "\n".join(parts)
+    ground = '<rect width="100%" height="100%" fill="#fff"/>'
+    return f'{head}font-family="sans-serif">{ground}\n{body}\n</svg>\n'

@@ -1,0 +1,74 @@
+"""Every scenario by name, at any size, each in an installation of its own."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from loadtest import (
+    cutting,
+    gb_day,
+    growing,
+    mixing,
+    peers,
+    reads,
+    rebuilding,
+    registry,
+    supplying,
+)
+from loadtest.gb_day import Note
+from loadtest.results import Result
+from loadtest.serving import Served, served
+
+SECONDS: Final = 20.0
+OnServed = Callable[[Served], Result]
+
+
+def run(name: str, meters: int, note: Note, days: int = 1) -> Result:
+    """One scenario. WrongAnswer if the spine gave one; KeyError for a name that is none."""
+    with tempfile.TemporaryDirectory(prefix="spine-load-") as folder:
+        if name in ON_SERVED:
+            with served(meters, Path(folder), note) as country:
+                note(name, 0, 0)
+                return ON_SERVED[name](country)
+        return ALONE[name](meters, Path(folder), note, days)
+
+
+def run_on_one(names: list[str], meters: int, note: Note, seconds: float) -> list[Result]:
+    """Several scenarios that read, on one country; those that take consents away come last."""
+    ordered = [name for name in ON_SERVED if name in names]
+    with (
+        tempfile.TemporaryDirectory(prefix="spine-load-") as folder,
+        served(meters, Path(folder), note) as country,
+    ):
+        results = []
+        for name in ordered:
+            note(name, 0, 0)
+            results.append(SHORT[name](country, seconds))
+        return results
+
+
+ON_SERVED: Final[dict[str, OnServed]] = {
+    "reads": lambda country: reads.run(country, SECONDS),
+    "bulk": lambda country: supplying.run(country),
+    "mixed": lambda country: mixing.run(country, SECONDS),
+    "cut": lambda country: cutting.run(country, min(1_000, len(country.known) // 2)),
+}
+# The same, as short as they still say something.
+SHORT: Final[dict[str, Callable[[Served, float], Result]]] = {
+    "reads": lambda country, seconds: reads.run(country, seconds),
+    "bulk": lambda country, seconds: supplying.run(country, 1),
+    "mixed": lambda country, seconds: mixing.run(country, seconds, 0.05),
+    "cut": lambda country, seconds: cutting.run(country, len(country.known) // 4),
+}
+ALONE: Final[dict[str, Callable[[int, Path, Note, int], Result]]] = {
+    "gb-day": lambda meters, folder, note, days: gb_day.run(meters, folder, note, days),
+    "ceiling": lambda meters, folder, note, days: growing.ceiling(meters, folder, note, days),
+    "growth": lambda meters, folder, note, days: growing.run(meters, folder, note, days),
+    "rebuild": lambda meters, folder, note, days: rebuilding.run(meters, folder, note, days),
+    "registry": lambda meters, folder, note, days: registry.run(meters, folder, note),
+    "peers": lambda meters, folder, note, days: peers.run(meters, folder, note),
+}
+NAMES: Final = (*ALONE, *ON_SERVED)

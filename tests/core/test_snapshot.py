@@ -1,0 +1,80 @@
+"""Snapshots of stores: whole, checked, with their position; and what is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from spine.errors import Pushback, Reason
+from spine.snapshot import SnapshotUnfit, restore, save
+from spine.store import Store, StorePosition
+
+LOG = bytes(range(32))
+NAME = "metering.readings.v1-0"
+
+
+def filled(stores: Path) -> bytes:
+    """A store of a thousand rows at offset 7; its digest."""
+    store = Store(stores / NAME)
+    for number in range(1_000):
+        store.put(b"r/%04d" % number, bytes(100))
+    store.commit(StorePosition(LOG, "metering.readings.v1", 0, 7, b"d" * 32))
+    digest = store.digest()
+    store.close()
+    return digest
+
+
+def test_a_restored_store_has_the_same_rows_at_the_same_position(tmp_path: Path) -> None:
+    digest = filled(tmp_path / "stores")
+    saved = save(tmp_path / "stores", "readings", tmp_path / "kept")
+    assert [(kept.name, kept.offset) for kept in saved.stores] == [(NAME, 7)]
+    later = Store(tmp_path / "stores" / NAME)
+    later.put(b"r/later", b"")
+    later.commit(StorePosition(LOG, "metering.readings.v1", 0, 8, b"e" * 32))
+    later.close()
+    assert restore(tmp_path / "kept", "readings", tmp_path / "stores", LOG) == saved
+    store = Store(tmp_path / "stores" / NAME)
+    position = store.position()
+    assert store.digest() == digest and position is not None and position.offset == 7
+    store.close()
+
+
+def test_a_snapshot_of_another_log_or_process_replaces_nothing(tmp_path: Path) -> None:
+    digest = filled(tmp_path / "stores")
+    save(tmp_path / "stores", "readings", tmp_path / "kept")
+    for process, log, reason in (
+        ("readings", bytes(32), Reason.LOG_DIFFERS),
+        ("dsi", LOG, Reason.SNAPSHOT_UNFIT),
+    ):
+        with pytest.raises(SnapshotUnfit) as refused:
+            restore(tmp_path / "kept", process, tmp_path / "stores", log)
+        assert refused.value.reason is reason
+    with pytest.raises(SnapshotUnfit):
+        restore(tmp_path / "none", "readings", tmp_path / "stores", LOG)
+    store = Store(tmp_path / "stores" / NAME)
+    assert store.digest() == digest
+    store.close()
+
+
+def test_a_changed_or_missing_file_is_found_before_anything_is_touched(tmp_path: Path) -> None:
+    filled(tmp_path / "stores")
+    save(tmp_path / "stores", "readings", tmp_path / "kept")
+    files = [file for file in (tmp_path / "kept" / NAME).iterdir() if file.stat().st_size]
+    whole = files[0].read_bytes()
+    files[0].write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    with pytest.raises(SnapshotUnfit, match="damaged"):
+        restore(tmp_path / "kept", "readings", tmp_path / "stores", LOG)
+    files[0].unlink()
+    with pytest.raises(SnapshotUnfit, match="damaged"):
+        restore(tmp_path / "kept", "readings", tmp_path / "stores", LOG)
+    assert (tmp_path / "stores" / NAME).exists()
+
+
+def test_a_process_that_runs_keeps_its_stores(tmp_path: Path) -> None:
+    filled(tmp_path / "stores")
+    save(tmp_path / "stores", "readings", tmp_path / "kept")
+    running = Store(tmp_path / "stores" / NAME)
+    with pytest.raises(Pushback):
+        save(tmp_path / "stores", "readings", tmp_path / "other")
+    with pytest.raises(Pushback):
+        restore(tmp_path / "kept", "readings", tmp_path / "stores", LOG)
+    running.close()

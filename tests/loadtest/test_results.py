@@ -1,0 +1,89 @@
+"""Bounds, percentiles, plots and the sizing: what a run is made into."""
+
+import asyncio
+import json
+import math
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from loadtest import report, sizing
+from loadtest.installation import WrongAnswer, expect
+from loadtest.results import Bound, Result, percentile, to_json
+from loadtest.traffic import at_pace, by_callers
+
+FIGURES = {
+    "gb-day": {
+        "in_meter_days_per_s": 50_000.0,
+        "fold_cpu_us_per_meter_day": 4.0,
+        "log_bytes_per_meter_day": 90.0,
+        "store_bytes_per_meter_day": 200.0,
+    },
+    "reads": {"dsi_cpu_ms_per_call": 2.0},
+    "registry": {"facts_per_s": 8_000.0},
+    "rebuild": {"meter_days_per_s": 200_000.0},
+}
+
+
+def test_a_missed_gate_fails_a_run_and_a_missed_target_is_said() -> None:
+    bounds = (Bound("ratio", least=0.6), Bound("p99_ms", most=30))
+    good = Result("s", 1, {"ratio": 0.6, "p99_ms": 30}, bounds, bounds)
+    assert good.passed and good.missed() == []
+    slow = Result("s", 1, {"ratio": 0.6, "p99_ms": 31}, bounds, bounds[:1])
+    assert slow.passed and [str(b) for b in slow.missed()] == ["p99_ms ≤ 30"]
+    assert not Result("s", 1, {"ratio": 0.5, "p99_ms": 1}, bounds, bounds[:1]).passed
+    assert not Result("s", 1, {}, (), bounds).passed  # what was not measured was not reached
+    said = json.loads(to_json(slow))
+    assert (said["scenario"], said["passed"]) == ("s", True)
+
+
+def test_a_percentile_is_a_value_that_was_measured() -> None:
+    assert [percentile([3, 1, 2, 4], p) for p in (1, 50, 75, 99, 100)] == [1, 2, 3, 4, 4]
+    assert math.isnan(percentile([], 50))
+
+
+async def test_latency_counts_from_when_a_call_was_due() -> None:
+    free = asyncio.Lock()
+
+    async def slow(number: int) -> None:
+        async with free:  # one at a time, each longer than the pace allows
+            await asyncio.sleep(0.02)
+
+    taken = await at_pace(slow, per_s=200, seconds=0.25)
+    assert len(taken.latencies_ms) == 50
+    assert taken.at(99) > 500  # the last had to wait for all before it, and it shows
+    waiting = await by_callers(slow, callers=1, seconds=0.2)
+    assert waiting.at(50) < taken.at(50)  # who waits for each answer never sees the queue
+
+
+async def test_a_wrong_answer_under_load_fails_the_run() -> None:
+    async def answered(number: int) -> None:
+        expect(number != 20, "the 20th answer differs")
+
+    with pytest.raises(WrongAnswer, match="20th"):
+        await at_pace(answered, per_s=1_000, seconds=0.1)
+    with pytest.raises(WrongAnswer, match="20th"):
+        await by_callers(answered, callers=4, seconds=1)
+
+
+def test_a_plot_is_well_formed() -> None:
+    drawn = report.plot("Title", [10, 100, 1_000], {"one": [1, 2, 3], "two": [3, 2, 1]})
+    shapes = [element.tag.rpartition("}")[2] for element in ElementTree.fromstring(drawn)]
+    assert shapes.count("polyline") == 2 and shapes.count("circle") == 6
+
+
+def test_ten_times_the_country_takes_ten_times_the_work() -> None:
+    unit = sizing.Unit.of(FIGURES)
+    one, ten = sizing.size(sizing.Country(), unit), sizing.size(sizing.Country().times(10), unit)
+    for field in ("in_cores", "fold_cores", "read_cores", "log_tb", "store_tb", "load_hours"):
+        assert getattr(ten, field) == pytest.approx(10 * getattr(one, field))
+    assert ten.partitions > one.partitions and one.rebuild_hours <= 1
+    assert one.read_cores == pytest.approx(1_160 * 0.002 * 1.5)
+
+
+def test_the_sizing_chapter_is_in_step_with_the_kept_results() -> None:
+    text = sizing.DESIGN.read_text()
+    if sizing.KEPT.exists():
+        assert sizing.chapter(json.loads(sizing.KEPT.read_text())) in text
+    else:
+        assert sizing.BEGIN not in text
