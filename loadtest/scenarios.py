@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -36,18 +36,16 @@ def run(name: str, meters: int, note: Note, days: int = 1) -> Result:
         return ALONE[name](meters, Path(folder), note, days)
 
 
-def run_on_one(names: list[str], meters: int, note: Note, seconds: float) -> list[Result]:
+def run_on_one(names: list[str], meters: int, note: Note, seconds: float) -> Iterator[Result]:
     """Several scenarios that read, on one country; those that take consents away come last."""
     ordered = [name for name in ON_SERVED if name in names]
     with (
         tempfile.TemporaryDirectory(prefix="spine-load-") as folder,
         served(meters, Path(folder), note) as country,
     ):
-        results = []
         for name in ordered:
             note(name, 0, 0)
-            results.append(SHORT[name](country, seconds))
-        return results
+            yield SHORT[name](country, seconds)
 
 
 ON_SERVED: Final[dict[str, OnServed]] = {
