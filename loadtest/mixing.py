@@ -1,4 +1,4 @@
-"""`mixed`: readings come in at the national pace while adviser read and consumers revoke.
+"""`mixed`: readings come in at the national pace while advisers read and consumers revoke.
 
 The pace is 32 million meter-days in four hours. Every revocation that is acknowledged is followed
 at once by a read, which must be refused; one answer after that is a stale permit and fails the run.
@@ -18,6 +18,7 @@ from loadtest.deliveries import BLOCK, Delivery, deliveries
 from loadtest.echo import METHOD
 from loadtest.gb_day import ORDINARY_DAYS
 from loadtest.installation import ADVISERS, CONSENTS_BY, expect
+from loadtest.reads import learn
 from loadtest.results import Bound, Result
 from loadtest.serving import Served
 from loadtest.traffic import Patience, Taken, at_pace, channels
@@ -57,7 +58,9 @@ async def _run(served: Served, seconds: float, share: float) -> Result:
     ):
         calls = [channel.unary_unary(METHOD) for channel in dsi]
         stub = consumers_pb2_grpc.ConsumersStub(consumers)
-        asked = {i: served.request(i).SerializeToString() for i in known}
+        asked = [served.request(i).SerializeToString() for i in range(len(served.mpans))]
+        if not served.rows:
+            await learn(served, calls, asked)
         stubs = [metering_pb2_grpc.MeteringStub(channel) for channel in metering]
         sent = _endless(served)
 

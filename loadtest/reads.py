@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -39,7 +39,6 @@ def run(served: Served, seconds: float) -> Result:
 async def _run(served: Served, seconds: float) -> Result:
     asked = [served.request(index).SerializeToString() for index in range(len(served.mpans))]
     spine, known = served.spine, served.known
-    answers: dict[bytes, bytes] = {}
     pushed_back = Patience()
 
     async with _advisers(served, spine.target("dsi")) as calls:
@@ -49,7 +48,7 @@ async def _run(served: Served, seconds: float) -> Result:
             raw = await pushed_back.until_answered(calls[served.adviser(index)], asked[index])
             served.right(index, raw)
 
-        await _learn(served, calls, asked, answers)
+        answers = await learn(served, calls, asked)
         cpu = {name: spine.cpu_s(name) for name in spine.processes}
         most = await by_callers(ask, CALLERS, seconds)
         cpu = {name: spine.cpu_s(name) - before for name, before in cpu.items()}
@@ -96,18 +95,20 @@ def _advisers(served: Served, target: str) -> Any:
     return Calls()
 
 
-async def _learn(
-    served: Served, calls: list[Any], asked: list[bytes], answers: dict[bytes, bytes]
-) -> None:
+async def learn(served: Served, calls: list[Any], asked: Sequence[bytes]) -> dict[bytes, bytes]:
+    """Read every meter once and compare it value by value; the answers by their requests."""
+    answers: dict[bytes, bytes] = {}
     waiting = iter(served.known)
+    patience = Patience()
 
     async def learner() -> None:
         for index in waiting:
-            raw = await calls[served.adviser(index)](asked[index], timeout=CALL_S)
+            raw = await patience.until_answered(calls[served.adviser(index)], asked[index])
             served.learn(index, raw)
             answers[asked[index]] = raw
 
     await asyncio.gather(*(learner() for _ in range(LEARNERS)))
+    return answers
 
 
 @contextmanager
