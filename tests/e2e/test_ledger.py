@@ -8,8 +8,6 @@ import random
 import re
 import shlex
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -17,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from spine import trust
+from spine.cli import app
 from spine.console import audits, context
 from spine.console.client import interval
 from spine.ledger import verifier
@@ -101,30 +101,19 @@ def same(text: str) -> str:
 
 
 def test_the_page_for_auditors_tells_what_happens(
-    spine: Installation, place: str, tmp_path: Path
+    spine: Installation, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = re.findall(r"^\$ spine (.+)\n((?:(?!\$ |```).*\n)*)", PAGE, re.MULTILINE)
     assert len(steps) == 10
-    environment = os.environ | {
-        "SPINE_DATA_DIR": str(spine.data_dir),
-        "SPINE_KAFKA_BOOTSTRAP": context.kafka().bootstrap,
-    }
+    monkeypatch.chdir(tmp_path)
     for command, shown in steps:
         if "edited.json" in command:
             proof = json.loads((tmp_path / "proof.json").read_text())
             proof["stored"]["offset"] += 1
             (tmp_path / "edited.json").write_text(json.dumps(proof))
-        done = subprocess.run(
-            [sys.executable, "-m", "spine", *shlex.split(command.replace("2@17.0", place))],
-            env=environment,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == (WRONG if "edited" in command else 0), (command, done.stderr)
-        said = done.stdout + done.stderr if "edited" not in command else done.stderr
+        done = CliRunner().invoke(app, shlex.split(command.replace("2@17.0", place)))
+        assert done.exit_code == (WRONG if "edited" in command else 0), (command, done.output)
+        said = done.stderr if "edited" in command else done.stdout
         assert same(said) == same(shown), command
 
 
