@@ -17,7 +17,8 @@ from pathlib import Path
 
 import fastavro
 import numpy as np
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
 from rocksdict import Options, Rdict, WriteBatch
 
 WEIGHTS = np.array((3, 5, 7, 13, 17, 19, 23, 29, 31, 37, 41, 43))
@@ -79,6 +80,13 @@ def write_again(task):
     """The same meter-days, one a record, in a topic of their own; its name."""
     topic = "peers.one-a-record"
     settings = {"bootstrap.servers": task["bootstrap"]}
+    created = AdminClient(settings).create_topics([NewTopic(topic, task["partitions"], 1)])
+    try:
+        created[topic].result(timeout=30)
+    except KafkaException as there:  # the other peer made it: what it wrote is the same again
+        if there.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+            raise
+        return topic
     producer = Producer({**settings, "compression.type": "zstd", "linger.ms": 50})
     consumer = Consumer({**settings, "group.id": "again", "enable.auto.commit": False})
     consumer.assign([TopicPartition(task["topic"], p, 0) for p in range(task["partitions"])])
