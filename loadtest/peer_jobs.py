@@ -80,7 +80,8 @@ def write_again(task):
     """The same meter-days, one a record, in a topic of their own; its name."""
     topic = "peers.one-a-record"
     settings = {"bootstrap.servers": task["bootstrap"]}
-    created = AdminClient(settings).create_topics([NewTopic(topic, task["partitions"], 1)])
+    admin = AdminClient(settings)
+    created = admin.create_topics([NewTopic(topic, task["partitions"], 1)])
     try:
         created[topic].result(timeout=30)
     except KafkaException as there:  # the other peer made it: what it wrote is the same again
