@@ -1,7 +1,7 @@
 """The peers' side of `peers`: run by their own environment, knows nothing of the spine.
 
-Reads a task on its input, writes one JSON object: rows kept and seconds from the first row to the
-last. Not imported by anything here.
+Reads a task on its input, writes one JSON object: rows kept and seconds from the first record to the
+last row. Not imported by anything here.
 """
 
 # mypy: ignore-errors
@@ -127,9 +127,12 @@ class Kept:
         self.db = Rdict(task["folder"], options=options)
         self.rows, self.wanted, self.began, self.ended = 0, task["count"], None, None
 
-    def put(self, rows):
+    def begin(self):
+        """The first record is here, not yet taken apart."""
         if self.began is None:
             self.began = time.perf_counter()
+
+    def put(self, rows):
         write = WriteBatch(raw_mode=True)
         for key, value in rows:
             write.put(key, value)
@@ -160,6 +163,7 @@ def quix(task, topic):
     source = app.topic(topic, value_deserializer="bytes", key_deserializer="bytes")
 
     def take(value, key, stamp, headers):
+        kept.begin()
         if batched:
             if ("t", b"r") in (headers or ()):
                 kept.put(list(checked_rows(batch_of(value, task["schema"]), kept.rows)))
@@ -192,6 +196,7 @@ def bytewax(task, topic):
             return Partition()
 
     def rows_of(message):
+        kept.begin()
         if batched:
             if ("t", b"r") in (message.headers or ()):
                 return list(checked_rows(batch_of(message.value, task["schema"]), message.offset))
