@@ -1,7 +1,7 @@
 """The peers' side of `peers`: run by their own environment, knows nothing of the spine.
 
-Reads a task on its input, writes one JSON object: rows kept and seconds from the first record to the
-last row. Not imported by anything here.
+Reads a task on its input, writes one JSON object: rows kept, and seconds from the first record to
+the last row. Not imported by anything here.
 """
 
 # mypy: ignore-errors
