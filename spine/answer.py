@@ -43,6 +43,9 @@ class Absent(StrEnum):
     QUARANTINED = "QUARANTINED"
 
 
+# How long a value may still come that counts in settlement: the final reconciliation run is some
+# 14 months after the settlement day. A half hour without a value is late until then.
+SETTLEMENT_ALLOWANCE: Final = timedelta(days=426)
 HALF_HOUR_MS: Final = HALF_HOUR // timedelta(milliseconds=1)
 # A half hour of an answer is recorded (0) or absent for the reason at this place.
 ABSENT: Final = (None, *Absent)
@@ -80,7 +83,8 @@ class Columns:
     """What is recorded of consecutive half hours, column by column; place 0 is `first`.
 
     `quality` points into `qualities`; `offsets` and `rows` are the versions that hold the values.
-    Where `present` is not set, the other columns mean nothing.
+    Where `present` is not set, `instead` is what the log says of it: nothing (0), or the place in
+    ABSENT of WITHDRAWN or QUARANTINED; the other columns mean nothing there.
     """
 
     first: int
@@ -90,6 +94,7 @@ class Columns:
     qualities: tuple[str, ...]
     offsets: Ints
     rows: Ints
+    instead: NDArray[np.uint8]
 
     def at(self, place: int) -> Recorded | None:
         """What is recorded of one of them."""
@@ -101,6 +106,18 @@ class Columns:
             int(self.offsets[place]),
             int(self.rows[place]),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What is known beside the readings of why a half hour has none, seen from the instant `at`.
+
+    `registered`: when readings of the meter could come. `silent`: when it did not communicate.
+    """
+
+    at: datetime
+    registered: tuple[Interval, ...] = ()
+    silent: tuple[Interval, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,18 +149,50 @@ class HalfHours(Sequence[HalfHour]):
         return HalfHour(self.mpxn, half_hour_start(self.columns.first + place), recorded, why)
 
 
-def half_hours(mpxn: str, covered: Sequence[Interval], found: Columns, now: datetime) -> HalfHours:
-    """The rows of an answer: every half hour of `found`. `now` is the decision's."""
+def half_hours(
+    mpxn: str,
+    covered: Sequence[Interval],
+    found: Columns,
+    now: datetime,
+    known: Circumstances | None = None,
+) -> HalfHours:
+    """The rows of an answer: every half hour of `found`. `now` is the decision's.
+
+    Of the reasons that fit, the last of these is given: NEVER_RECORDED; LATE, while a value can
+    still count; METER_NOT_COMMUNICATING, for any part of it; WITHDRAWN or QUARANTINED, whichever
+    came later; NOT_DUE_YET; CONSENT_DOES_NOT_COVER, recorded or not. An answer to a request that
+    did not ask for `known` (all from before there was a choice) knows the first, and the last two.
+    """
     first, count = found.first, len(found.present)
     absent = np.full(count, _PLACE_OF[Absent.NEVER_RECORDED], np.uint8)
-    absent[max(half_hour_of(now) - first, 0) :] = _PLACE_OF[Absent.NOT_DUE_YET]
+    if known is not None:
+        _explain(absent, found, known)
+    due = half_hour_of(known.at if known else now)
+    absent[max(due - first, 0) :] = _PLACE_OF[Absent.NOT_DUE_YET]
     absent[found.present] = _PLACE_OF[None]
     open_to_it = np.zeros(count, np.bool_)
     for part in covered:
-        begin, end = first_half_hour_from(part.start), half_hour_of(part.end)
-        open_to_it[max(begin - first, 0) : max(end - first, 0)] = True
+        open_to_it[_places(first, first_half_hour_from(part.start), half_hour_of(part.end))] = True
     absent[~open_to_it] = _PLACE_OF[Absent.CONSENT_DOES_NOT_COVER]
     return HalfHours(mpxn, found, absent)
+
+
+def _explain(absent: NDArray[np.uint8], found: Columns, known: Circumstances) -> None:
+    """Put in what is known of half hours without a value, the weaker reason first."""
+    first = found.first
+    open_since = first_half_hour_from(known.at - SETTLEMENT_ALLOWANCE)
+    for part in known.registered:
+        begin = max(first_half_hour_from(part.start), open_since)
+        absent[_places(first, begin, half_hour_of(part.end))] = _PLACE_OF[Absent.LATE]
+    for part in known.silent:
+        touched = _places(first, half_hour_of(part.start), first_half_hour_from(part.end))
+        absent[touched] = _PLACE_OF[Absent.METER_NOT_COMMUNICATING]
+    np.copyto(absent, found.instead, where=found.instead != 0)
+
+
+def _places(first: int, begin: int, end: int) -> slice:
+    """The half hours [begin, end) among those from `first` on."""
+    return slice(max(begin - first, 0), max(end - first, 0))
 
 
 def half_hours_digest(rows: HalfHours) -> bytes:

@@ -50,7 +50,8 @@ class Domain:
     `events` maps `<domain>.<EventName>` to its class, `records` schema names to the classes of the
     domain's own record values. `due` gives the commands that time alone makes necessary.
     `fold_batch(batch, offset, rows)` folds a columnar record and says whether it was new (False: a
-    duplicate); `batch_problem(batch, partition_count)` gives the reason to refuse it, or ''.
+    duplicate); `batch_problem(batch, partition_count)` gives the reason to refuse it, or '', and
+    `note_refused(batch, offset, rows)` keeps what a reader may know of one that was refused.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Domain:
     records: Mapping[str, type] = field(default_factory=dict)
     fold_batch: Callable[[Any, int, Rows], bool] | None = None
     batch_problem: Callable[[Any, int], str] | None = None
+    note_refused: Callable[[Any, int, Rows], None] = lambda batch, offset, rows: None
 
     @property
     def row_type(self) -> Any:

@@ -288,6 +288,7 @@ class PartitionFold(PartitionView):
         if problem == Reason.VOID_PARTITION:
             raise Void(Reason.VOID_PARTITION)
         if problem:
+            self.domain.note_refused(batch, record.offset, self.rows)
             raise Quarantine(Reason(problem))
         if self.domain.fold_batch(batch, record.offset, self.rows):
             applied.applied = 1

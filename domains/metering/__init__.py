@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final, Never
 
-from domains.metering import decider, events, readings, rows
+from domains.metering import decider, events, readings, rows, withdrawals
 from spine.domain import Domain
 from spine.errors import Bug
 from spine.event import SignerRole
@@ -26,10 +26,15 @@ METERING: Final = Domain(
     name="metering",
     topic=METERING_TOPIC,
     signer=SignerRole.METERING,
-    version=1,
+    version=2,
     events={
         f"metering.{event.__name__}": event
-        for event in (events.MeteringPointRegistered, events.MeteringPointDeregistered)
+        for event in (
+            events.MeteringPointRegistered,
+            events.MeteringPointDeregistered,
+            events.MeterCommunicationLost,
+            events.MeterCommunicationRestored,
+        )
     },
     state_type=events.MeteringPoint,
     initial=events.MeteringPoint,
@@ -41,7 +46,7 @@ READINGS: Final = Domain(
     name="metering",
     topic=READINGS_TOPIC,
     signer=SignerRole.METERING,
-    version=1,
+    version=2,
     events={},
     state_type=type(None),
     initial=lambda: None,
@@ -50,7 +55,9 @@ READINGS: Final = Domain(
     records={
         "metering.ReadingsBatch": readings.ReadingsBatch,
         "metering.GasVolumeBatch": readings.GasVolumeBatch,
+        "metering.ReadingsWithdrawn": withdrawals.ReadingsWithdrawn,
     },
     fold_batch=rows.fold_batch,
-    batch_problem=readings.batch_problem,
+    batch_problem=withdrawals.record_problem,
+    note_refused=rows.note_refused,
 )

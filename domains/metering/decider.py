@@ -8,7 +8,7 @@ judged by these rules again: they are the coordinator's, and a fold trusts its s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final, TypeVar
@@ -21,6 +21,8 @@ from domains.metering.events import (
     EnergyDirection,
     Fuel,
     MeasurementQuantity,
+    MeterCommunicationLost,
+    MeterCommunicationRestored,
     MeteringEvent,
     MeteringPoint,
     MeteringPointDeregistered,
@@ -84,7 +86,16 @@ class DeregisterMeteringPoint:
     effective_to: datetime
 
 
-MeteringCommand = RegisterMeteringPoint | DeregisterMeteringPoint
+@dataclass(frozen=True, slots=True)
+class ReportCommunication:
+    """Say that the meter is silent from an instant on, or (`restored`) that its silence ended."""
+
+    by: Actor
+    at: datetime
+    restored: bool
+
+
+MeteringCommand = RegisterMeteringPoint | DeregisterMeteringPoint | ReportCommunication
 
 
 def decide(
@@ -105,6 +116,8 @@ def decide(
             return _register(state, command, now)
         case DeregisterMeteringPoint():
             return _deregister(state, command, now)
+        case ReportCommunication():
+            return _report(state, command, now)
 
 
 def _register(
@@ -129,7 +142,7 @@ def _register(
     if not state.registered:
         _check_standing_data(command, fuel, group)
         return (registered,)
-    if state == evolve(MeteringPoint(), registered):
+    if replace(state, silences=()) == evolve(MeteringPoint(), registered):
         return ()
     raise Refused(Reason.METER_EXISTS, "the metering point is registered already, and otherwise")
 
@@ -156,6 +169,16 @@ def _deregister(
         raise Refused(Reason.METER_NOT_REGISTERED, "the metering point has ended already")
     ended = Interval(state.registered_from, effective_to)
     return (MeteringPointDeregistered(ended.end, now),)
+
+
+def _report(
+    state: MeteringPoint, command: ReportCommunication, now: datetime
+) -> tuple[MeteringEvent, ...]:
+    if not state.registered:
+        raise Refused(Reason.METER_NOT_REGISTERED, "no such metering point is registered")
+    kind = MeterCommunicationRestored if command.restored else MeterCommunicationLost
+    reported = kind(utc(command.at), now)
+    return () if evolve(state, reported) == state else (reported,)
 
 
 def _code(codes: type[CodeT], text: str, field: str) -> CodeT:

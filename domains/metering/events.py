@@ -66,7 +66,36 @@ class MeteringPointDeregistered:
     decided_at: datetime
 
 
-MeteringEvent = MeteringPointRegistered | MeteringPointDeregistered
+@dataclass(frozen=True, slots=True)
+class MeterCommunicationLost:
+    """The meter does not communicate from then on; values that came are not touched."""
+
+    effective_from: datetime
+    decided_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class MeterCommunicationRestored:
+    """The meter communicates from `effective_to` on: its silence ended there."""
+
+    effective_to: datetime
+    decided_at: datetime
+
+
+MeteringEvent = (
+    MeteringPointRegistered
+    | MeteringPointDeregistered
+    | MeterCommunicationLost
+    | MeterCommunicationRestored
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """A stretch in which the meter does not communicate; no `effective_to` while it lasts."""
+
+    effective_from: datetime
+    effective_to: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +108,7 @@ class MeteringPoint:
     measurement_quantity: MeasurementQuantity = MeasurementQuantity.ACTIVE_IMPORT
     registered_from: datetime | None = None
     effective_to: datetime | None = None
+    silences: tuple[Silence, ...] = ()
 
     @property
     def registered(self) -> bool:
@@ -102,5 +132,28 @@ def evolve(state: MeteringPoint, event: MeteringEvent) -> MeteringPoint:
                 raise Refused(Reason.METER_NOT_REGISTERED, "no such metering point is registered")
             ended = Interval(state.registered_from, event.effective_to)
             return replace(state, effective_to=ended.end)
+        case MeterCommunicationLost():
+            return replace(state, silences=_silent_from(state.silences, utc(event.effective_from)))
+        case MeterCommunicationRestored():
+            return replace(state, silences=_silent_to(state.silences, utc(event.effective_to)))
         case _:
             assert_never(event)
+
+
+def _silent_from(silences: tuple[Silence, ...], start: datetime) -> tuple[Silence, ...]:
+    """Silent from `start` on: what was said of later times is part of that."""
+    if any(s.effective_to is None and s.effective_from <= start for s in silences):
+        return silences
+    before = [s for s in silences if s.effective_from < start]
+    if before and (end := before[-1].effective_to) is not None and end >= start:
+        start = before.pop().effective_from
+    return (*before, Silence(start))
+
+
+def _silent_to(silences: tuple[Silence, ...], end: datetime) -> tuple[Silence, ...]:
+    """Silent until `end` at the most."""
+    before = (s for s in silences if s.effective_from < end)
+    return tuple(
+        s if s.effective_to is not None and s.effective_to <= end else replace(s, effective_to=end)
+        for s in before
+    )

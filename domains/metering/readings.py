@@ -295,6 +295,13 @@ def batch_problem(batch: ReadingsBatch, partition_count: int) -> str:
     return ""
 
 
+def speaks_of_rows(batch: ReadingsBatch) -> bool:
+    """Whether it is plain which half hours a batch speaks of, whatever else is wrong with it."""
+    quantity = batch.measurement_quantity
+    named = len(quantity) == QUANTITY_CHARS and quantity.isascii()
+    return named and _vectors_fit(batch) and _mpxns_fit(batch) and _days_fit(batch)
+
+
 def _names_fit(batch: ReadingsBatch) -> bool:
     codes = batch.quality_codes
     return (

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from itertools import chain
 from typing import Final
 
 import numpy as np
 
 from domains.metering.events import MeteringPoint
-from domains.metering.rows import columns_of, versions
-from spine.answer import Columns
+from domains.metering.rows import REFUSED_PREFIX, columns_of, spoken_of, versions
+from spine.answer import Circumstances, Columns
 from spine.domain import ReadableRows
 from spine.gb import PERIODS_PER_UTC_DAY, Interval, first_half_hour_from, half_hour_start
 
 EVERY_OFFSET: Final = 1 << 62
+_FOR_EVER: Final = datetime(9999, 12, 31, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,14 @@ def metering_point_view(mpxn: str, state: MeteringPoint) -> MeteringPointView | 
     )
 
 
+def circumstances(state: MeteringPoint, at: datetime) -> Circumstances:
+    """What the registry knows that explains why a half hour has no value, seen from `at`."""
+    since, silences = state.registered_from, state.silences
+    registered = () if since is None else (Interval(since, state.effective_to or _FOR_EVER),)
+    silent = (Interval(s.effective_from, s.effective_to or _FOR_EVER) for s in silences)
+    return Circumstances(at, registered, tuple(silent))
+
+
 def readings_as_of(
     rows: ReadableRows, mpxn: str, quantity: str, interval: Interval, below_offset: int
 ) -> Columns:
@@ -54,14 +64,16 @@ def readings_as_of(
     some half hours of a day leaves the others as they were.
     """
     first, end = first_half_hour_from(interval.start), first_half_hour_from(interval.end)
-    kept = versions(rows, mpxn, quantity, _days(first, end), below_offset)
-    return columns_of(kept, first, max(end - first, 0))
+    said = (rows, mpxn, quantity, _days(first, end), below_offset)
+    refused = versions(*said, REFUSED_PREFIX)
+    return columns_of(versions(*said), first, max(end - first, 0), refused)
 
 
 def recorded_at(rows: ReadableRows, mpxn: str, quantity: str, interval: Interval) -> list[int]:
     """The offsets of all batches that say something of the days of the interval."""
     first, end = first_half_hour_from(interval.start), first_half_hour_from(interval.end)
-    kept = versions(rows, mpxn, quantity, _days(first, end), EVERY_OFFSET)
+    said = (rows, mpxn, quantity, _days(first, end), EVERY_OFFSET)
+    kept = chain(versions(*said), versions(*said, REFUSED_PREFIX))
     return sorted({version.offset for version in kept})
 
 
@@ -79,8 +91,10 @@ def recorded_between(
     """
     first, end = first_half_hour_from(interval.start), first_half_hour_from(interval.end)
     kept = versions(rows, mpxn, quantity, _days(first, end), below_offset)
-    new = (version for version in kept if version.offset >= from_offset)
-    said = np.flatnonzero(columns_of(new, first, max(end - first, 0)).present)
+    new = [version for version in kept if version.offset >= from_offset]
+    if not new:
+        return None
+    said = np.flatnonzero(spoken_of(new, first, max(end - first, 0)))
     if not len(said):
         return None
     return Interval(

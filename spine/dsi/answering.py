@@ -25,12 +25,20 @@ from domains.consumers.views import (
 from domains.metering import METERING
 from domains.metering.views import (
     MeteringPointView,
+    circumstances,
     metering_point_view,
     readings_as_of,
     recorded_at,
 )
 from spine import trust
-from spine.answer import HalfHour, absent_runs, half_hours, half_hours_digest, records_digest
+from spine.answer import (
+    Circumstances,
+    HalfHour,
+    absent_runs,
+    half_hours,
+    half_hours_digest,
+    records_digest,
+)
 from spine.codec import unpack
 from spine.domain import Domain, ReadableRows
 from spine.event import AbsentRun, from_epoch_ms
@@ -125,8 +133,23 @@ def _readings(decided: Decided, sources: Sources) -> Answer:
         sources.below[trust.READINGS_TOPIC],
     )
     now = from_epoch_ms(decided.now_ms)
-    rows = half_hours(decided.member, permit.covered, found, now)
+    rows = half_hours(decided.member, permit.covered, found, now, _why(decided, sources))
     return Answer(rows.recorded, half_hours_digest(rows), absent_runs(rows), rows)
+
+
+def _why(decided: Decided, sources: Sources) -> Circumstances | None:
+    """What the registry knew of absent half hours, if the request names its position there.
+
+    Seen from the time asked for, so that an answer as of then stays what it was.
+    """
+    below = sources.below.get(trust.METERING_TOPIC)
+    if below is None:
+        return None
+    rows = sources.rows[trust.METERING_TOPIC]
+    now, then = from_epoch_ms(decided.now_ms), decided.request.as_of_known
+    history = deque(subject_history(rows, unpack, METERING, decided.member, below), maxlen=1)
+    state = history[0].state if history else METERING.initial()
+    return circumstances(state, now if then is None else min(now, then))
 
 
 def _metering_point(decided: Decided, access: MeterAccess, sources: Sources) -> Answer:

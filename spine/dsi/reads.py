@@ -36,6 +36,8 @@ TOPICS_OF_CATEGORY: Final[Mapping[str, tuple[str, ...]]] = {
     Category.CONSENTS: (),
     Category.ASSET: (trust.BTM_ASSETS_TOPIC,),
 }
+# The registry says why a half hour has no value.
+TOPICS_OF_READINGS: Final = (trust.READINGS_TOPIC, trust.METERING_TOPIC)
 # Who supplies a meter, and consents, come from the state of the decision unless a time is named.
 LOOKING_BACK: Final = frozenset({Category.METERING_POINT, Category.CONSENTS})
 
@@ -111,7 +113,7 @@ class Reads:
         """
         for wanted in at_least:
             await self._reach(partition, wanted)
-        topics = TOPICS_OF_CATEGORY.get(category, (trust.READINGS_TOPIC,))
+        topics = TOPICS_OF_CATEGORY.get(category, TOPICS_OF_READINGS)
         if category in LOOKING_BACK and (as_of_known or as_of_valid):
             topics = (*topics, trust.CONSUMER_LOG)
         return tuple([await self._position(topic, partition, as_of_known) for topic in topics])

@@ -17,7 +17,7 @@ from spine.common.v1 import common_pb2
 from spine.dsi import assets, records
 from spine.dsi.advice import QUANTITY_OF, Adviser
 from spine.dsi.answering import LIST_TENANCIES, Answer
-from spine.dsi.reads import Judged, Query, Reads
+from spine.dsi.reads import TOPICS_OF_READINGS, Judged, Query, Reads
 from spine.dsi.rows import half_hours
 from spine.dsi.stream import HALF_HOURS_PER_CHUNK, Chunk, ReadingsStream
 from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
@@ -230,9 +230,9 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
 
     def _plausible(self, mpxn: str, vector: Vector) -> bool:
         partition = self._reads.partition_of(mpxn)
-        return len(vector) == 1 and all(
-            p.topic == trust.READINGS_TOPIC
-            and p.partition == partition
+        topics = tuple(p.topic for p in vector)
+        return topics in (TOPICS_OF_READINGS, TOPICS_OF_READINGS[:1]) and all(
+            p.partition == partition
             and 0 <= p.offset <= self._reads.data.next_offset(p.topic, p.partition)
             for p in vector
         )

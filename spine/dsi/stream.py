@@ -158,7 +158,7 @@ class ReadingsStream:
         offset = self._reads.data.next_offset(trust.READINGS_TOPIC, watch.partition)
         if not watch.members or offset <= before[0].offset:
             return
-        after = (replace(before[0], offset=offset),)
+        after = await self._reads.positions(self._query.category, watch.partition, ())
         vectors[watch.partition] = after
         for mpxn in sorted(watch.members):
             changed = self._reads.changed(self._query, mpxn, before, after)

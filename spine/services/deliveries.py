@@ -14,6 +14,7 @@ from typing import Any, Final
 import structlog
 
 from domains.metering.readings import Delivery, ReadingsBatch
+from domains.metering.withdrawals import ReadingsWithdrawn
 from spine import trust
 from spine.codec import Codec
 from spine.errors import Conflict, Reason
@@ -116,4 +117,6 @@ def _holds(reader: LogReader, codec: Codec, partition: int, offset: int, batch_i
         batch = codec.decode(record.value or b"")
     except (Malformed, UnknownSchema):
         return False
-    return isinstance(batch, ReadingsBatch) and batch.batch_id == batch_id
+    if not isinstance(batch, ReadingsBatch | ReadingsWithdrawn):
+        return False
+    return batch.batch_id == batch_id

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import datetime
 from typing import Any, Final
 
 from domains.metering.catalogue import DATA_DOMAIN, DISTRIBUTORS, GSP_GROUPS
@@ -16,12 +18,14 @@ from domains.metering.decider import (
     DeregisterMeteringPoint,
     MeteringCommand,
     RegisterMeteringPoint,
+    ReportCommunication,
     check_registrar,
 )
 from domains.metering.events import EnergyDirection, Fuel, MeasurementQuantity
 from spine import telemetry, trust
 from spine.claims import Claims
 from spine.codelist import CodeList
+from spine.common.v1 import common_pb2
 from spine.coordinator import Coordinator, Order
 from spine.domain import Actor
 from spine.errors import Invalid, NotPermitted, Reason
@@ -38,6 +42,7 @@ from spine.services.holds import watch_holds
 from spine.services.operations import operations
 from spine.services.recording import Intake, Recorder, Tally
 from spine.services.reference import StandingData, serve_standing_data
+from spine.services.withdrawing import withdraw
 
 SENDERS: Final = frozenset({Role.SUPPLIER, Role.DATA_SERVICE})
 REQUEST_BYTES_MAX: Final = 1 << 20
@@ -130,6 +135,39 @@ class MeteringService(metering_pb2_grpc.MeteringServicer):
             wire.caller(), wire.required_instant(request, "effective_to")
         )
         return await self._handle("DeregisterMeteringPoint", mpxn, command, request)
+
+    async def ReportCommunicationLost(self, request: Any, context: Any) -> Any:
+        """The meter is silent from then on."""
+        at = wire.required_instant(request, "effective_from")
+        return await self._report_communication("ReportCommunicationLost", request, at, False)
+
+    async def ReportCommunicationRestored(self, request: Any, context: Any) -> Any:
+        """Its silence ended then."""
+        at = wire.required_instant(request, "effective_to")
+        return await self._report_communication("ReportCommunicationRestored", request, at, True)
+
+    async def _report_communication(
+        self, method: str, request: Any, at: datetime, restored: bool
+    ) -> Any:
+        command = ReportCommunication(wire.caller(), at, restored)
+        return await self._handle(method, str(parse_mpxn(request.mpxn)), command, request)
+
+    async def WithdrawReadings(self, request: Any, context: Any) -> Any:
+        """Withdraw the values of some half hours; NotPermitted unless they are the caller's."""
+        caller = wire.caller()
+        if caller.role not in SENDERS:
+            message = "readings come from suppliers and data services, and are withdrawn by them"
+            raise NotPermitted(Reason.ROLE_NOT_ALLOWED, message)
+        await self._recorder.level()
+        await self._recorder.check_accredited(caller)
+        place, new = await withdraw(self._recorder, caller.party, request)
+        return metering_pb2.CommandResponse(
+            positions=wire.position_token(self._log_id, [replace(place, offset=place.offset + 1)]),
+            record=common_pb2.RecordRef(
+                topic=place.topic, partition=place.partition, offset=place.offset
+            ),
+            replayed=not new,
+        )
 
     async def _handle(self, method: str, mpxn: str, command: MeteringCommand, request: Any) -> Any:
         await self._recorder.level()

@@ -24,11 +24,12 @@ from domains.metering.decider import check_rows, sending_stretches
 from domains.metering.events import MeasurementQuantity, MeteringPoint
 from domains.metering.gas import STANDARD_FACTOR_E5, Conversion
 from domains.metering.readings import Delivery, ReadingsBatch
+from domains.metering.withdrawals import ReadingsWithdrawn
 from spine import trust
 from spine.coordinator import FOLD_TIMEOUT_S, check_accredited
 from spine.domain import Actor
 from spine.errors import Bug, Invalid, Pushback, Reason
-from spine.event import DataPosition, RecordType
+from spine.event import DataPosition, RecordType, murmur2_partition
 from spine.fold import FaustFolds
 from spine.gb import PERIODS_PER_UTC_DAY, Interval
 from spine.policy import MeterAccess
@@ -180,14 +181,8 @@ class Recorder:
         for partition, rows in readings.split(
             readings.take(days, checked.accepted), self._partitions
         ):
-            self._check_signer(partition)
-            batch = readings.batch_from_columns(
-                rows,
-                partition,
-                delivery,
-                registration_position=self._folds[trust.METERING_TOPIC, partition].next_offset,
-                consumer_log_position=self._folds[trust.CONSUMER_LOG, partition].next_offset,
-            )
+            positions = self.checked_at(partition)
+            batch = readings.batch_from_columns(rows, partition, delivery, **positions)
             batches.append((batch, _amount(rows)))
         return batches, self._refused(readings.take(days, ~checked.accepted), known)
 
@@ -227,13 +222,25 @@ class Recorder:
         """What this process knows of who supplies, serves and occupies a meter."""
         return known_access(self._folds, mpxn, self._partitions)
 
-    def _check_signer(self, partition: int) -> None:
-        """A key that is not known, or no longer, would make void what is reported as recorded."""
+    def partition_of(self, mpxn: str) -> int:
+        """The partition that the meter belongs to."""
+        return murmur2_partition(mpxn.encode(), self._partitions)
+
+    def checked_at(self, partition: int) -> dict[str, int]:
+        """The positions of registry and consumer log that a record is checked at, to stand in it.
+
+        Pushback(KEY_NOT_SEEN): a key that is not known, or no longer, would make void what is
+        reported as recorded.
+        """
         key = self._folds[trust.METERING_TOPIC, partition].stored.fold.key(self._writer.signer.kid)
         if key is None or key.revoked:
             raise Pushback(Reason.KEY_NOT_SEEN, "the partition does not know our key")
+        return {
+            "registration_position": self._folds[trust.METERING_TOPIC, partition].next_offset,
+            "consumer_log_position": self._folds[trust.CONSUMER_LOG, partition].next_offset,
+        }
 
-    async def send(self, batch: ReadingsBatch, amount: Amount) -> Sent:
+    async def send(self, batch: ReadingsBatch | ReadingsWithdrawn, amount: Amount) -> Sent:
         """Append a batch unless that has been done; returns once there is a place for the append.
 
         The append goes on if the caller goes away, so that its outcome is remembered.
@@ -249,7 +256,7 @@ class Recorder:
         self._slots.release()
         return Sent(batch.partition, amount, False, appending or _done(known))
 
-    async def _append(self, batch: ReadingsBatch) -> int:
+    async def _append(self, batch: ReadingsBatch | ReadingsWithdrawn) -> int:
         appended = await self._writer.write(
             RecordType.READINGS, trust.READINGS_TOPIC, batch.partition, batch
         )

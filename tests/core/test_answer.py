@@ -10,7 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spine.answer import (
+    ABSENT,
+    SETTLEMENT_ALLOWANCE,
     Absent,
+    Circumstances,
     HalfHour,
     Recorded,
     absent_runs,
@@ -85,6 +88,41 @@ def test_a_half_hour_is_covered_whole_or_not_at_all_and_due_once_it_has_ended(
             expected = Absent.NEVER_RECORDED if end <= now else Absent.NOT_DUE_YET
         assert row.absent == expected
         assert row.recorded == (None if expected else found.at(place))
+
+
+stretches = st.lists(st.tuples(st.integers(-2, COUNT * 2), st.integers(1, COUNT)), max_size=2)
+
+
+@given(
+    st.lists(st.sampled_from((None, Absent.WITHDRAWN, Absent.QUARANTINED)), max_size=COUNT),
+    stretches,
+    stretches,
+    st.integers(-60, COUNT * 30 + 60),
+)
+def test_of_the_reasons_that_fit_the_strongest_is_given(
+    instead: list[Absent | None],
+    registered: list[tuple[int, int]],
+    silent: list[tuple[int, int]],
+    minutes: int,
+) -> None:
+    found = in_columns(rows_of([Absent.LATE] * len(instead))).columns
+    found.instead[:] = [ABSENT.index(each) for each in instead]
+    opens = START + HALF_HOUR * minutes / 30
+    at, quarter = opens + SETTLEMENT_ALLOWANCE, HALF_HOUR / 2
+    parts = [
+        tuple(Interval(START + quarter * a, START + quarter * (a + n)) for a, n in those)
+        for those in (registered, silent)
+    ]
+    whole = [Interval(START, START + HALF_HOUR * COUNT)]
+    known = Circumstances(at, *parts)
+    for place, row in enumerate(half_hours("1200000000003", whole, found, at, known)):
+        hour = Interval(row.start, row.start + HALF_HOUR)
+        expected = Absent.NEVER_RECORDED
+        if opens <= hour.start and any(part.contains(hour) for part in parts[0]):
+            expected = Absent.LATE
+        if any(part.intersect(hour) for part in parts[1]):
+            expected = Absent.METER_NOT_COMMUNICATING
+        assert row.absent == (instead[place] or expected)
 
 
 def test_no_half_hours_are_no_runs() -> None:

@@ -406,7 +406,7 @@ def test_a_server_that_was_ahead_of_its_place_is_told_by_what() -> None:
 @pytest.mark.parametrize("late", [False, True])
 def test_an_answer_of_another_position_is_told_by_the_batch_between(late: bool) -> None:
     history = lived()
-    earlier = history.positions(trust.READINGS_TOPIC)
+    earlier = history.positions(trust.READINGS_TOPIC, trust.METERING_TOPIC)
     (before,) = history.read().outcomes
     correction = history.readings(first_wh=500)
     (after,) = history.read().outcomes

@@ -445,6 +445,39 @@ CASES: Final[dict[str, dict[str, Case]]] = {
                 bad("NOT_PERMITTED", by=ADVISER),
             ),
         ),
+        "ReportCommunicationLost": Case(
+            SUPPLIER,
+            {"mpxn": METERED, "effective_from": FROM},
+            (bad("NOT_PERMITTED", mpxn=UNKNOWN), bad("NOT_PERMITTED", by=ADVISER)),
+        ),
+        "ReportCommunicationRestored": Case(
+            SUPPLIER,
+            {"mpxn": METERED, "effective_to": LATER},
+            (bad("NOT_PERMITTED", mpxn=UNKNOWN), bad("NOT_PERMITTED", by=ADVISER)),
+        ),
+        "WithdrawReadings": Case(
+            SUPPLIER,
+            {
+                "mpxn": METERED,
+                "measurement_quantity": "AI",
+                "interval": WEEK,
+                "reason": "WRONG_METER",
+            },
+            (
+                bad("CODE_UNKNOWN", measurement_quantity="ZZ"),
+                bad("FIELD_INVALID", reason="because it was wrong"),
+                bad("FIELD_MISSING", interval=None),
+                bad(
+                    "REQUEST_TOO_LARGE",
+                    interval=WEEK | {"end": stamp(NOW.replace(minute=0, second=0))},
+                ),
+                bad(
+                    "INTERVAL_INVALID", interval=WEEK | {"end": stamp(SINCE + timedelta(minutes=5))}
+                ),
+                bad("NOT_PERMITTED", mpxn=UNKNOWN),
+                bad("ROLE_NOT_ALLOWED", by=ADVISER),
+            ),
+        ),
         "DeregisterMeteringPoint": Case(
             SUPPLIER,
             {"mpxn": METERED, "effective_to": LATER},
@@ -583,6 +616,7 @@ CASES: Final[dict[str, dict[str, Case]]] = {
         ),
         "GetMeteringPoint": Case(ADVISER, READ, READS_AT_FAULT),
         "ListConsents": Case(ADVISER, READ, READS_AT_FAULT),
+        "ListTenancies": Case(ADVISER, READ, READS_AT_FAULT),
         "ListAssets": Case(ADVISER, READ, READS_AT_FAULT),
         "GetAsset": Case(ADVISER, READ | {"asset_id": ASSET}, READS_AT_FAULT),
         "CheckAccess": Case(

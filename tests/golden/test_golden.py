@@ -47,12 +47,21 @@ from tests.helpers.records import (
     refold,
 )
 from tests.helpers.samples import HALF_HOURS, REQUEST, TERMS, VALUES
-from tests.helpers.stories import consumers_story, readings_story
+from tests.helpers.stories import consumers_story, corrections_story, readings_story
 
 HERE = Path(__file__).parent
 REWRITE = os.environ.get("SPINE_REWRITE_GOLDEN") == "1"
 RECORDS = {*SPINE_RECORDS.values(), *READINGS.records.values()}
-HISTORIES: Mapping[str, Domain] = {"consumers": CONSUMERS, "readings": READINGS}
+HISTORIES: Mapping[str, Domain] = {
+    "consumers": CONSUMERS,
+    "readings": READINGS,
+    "corrections": READINGS,
+}
+STORIES = {
+    "consumers": consumers_story,
+    "readings": readings_story,
+    "corrections": corrections_story,
+}
 
 
 def kept(name: str) -> Any:
@@ -242,8 +251,8 @@ def folded(records: list[LogRecord], domain: Domain) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", HISTORIES)
 def test_a_recorded_history_folds_to_what_it_always_did(name: str) -> None:
-    if REWRITE:
-        story = {"consumers": consumers_story, "readings": readings_story}[name]()
+    if REWRITE and not (HERE / f"history-{name}.json").exists():  # what is recorded stays
+        story = STORIES[name]()
         history: dict[str, Any] = {
             "topic": story[0].topic,
             "partition": story[0].partition,

@@ -38,6 +38,7 @@ def in_columns(rows: Sequence[HalfHour]) -> HalfHours:
         qualities,
         np.array([one.offset for one in said], np.int64),
         np.array([one.row for one in said], np.int64),
+        np.zeros(len(said), np.uint8),
     )
     absent = np.array([ABSENT.index(row.absent) for row in rows], np.uint8)
     return HalfHours(rows[0].mpxn if rows else "", columns, absent)

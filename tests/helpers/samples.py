@@ -12,12 +12,19 @@ from domains.consumers.commands import ConsentTerms
 from domains.consumers.erasure import SubjectErased, SubjectRestricted
 from domains.consumers.fan_out import FanOutCompleted, FanOutOrdered
 from domains.governance import holds
-from domains.metering.events import MeteringPointDeregistered, MeteringPointRegistered
+from domains.metering.events import (
+    MeterCommunicationLost,
+    MeterCommunicationRestored,
+    MeteringPointDeregistered,
+    MeteringPointRegistered,
+)
 from domains.metering.gas import Conversion
 from domains.metering.readings import GasVolumeBatch, ReadingsBatch, as_volumes
+from domains.metering.withdrawals import ReadingsWithdrawn, withdrawal
 from spine import event, trust
 from spine.answer import Absent, HalfHour, Recorded
 from spine.codelist import Attribute, CodeListed, CodeWithdrawn
+from spine.gb import HALF_HOUR, Interval
 from spine.ledger.note import PublishedHead
 from spine.policy_data import POLICY_DATA_V1, data_hash
 
@@ -105,6 +112,24 @@ def gas_batch(mprn: str, partition: int, first_dm3: int = 100) -> GasVolumeBatch
     """The same of a gas meter, in dm3 of 39.5 MJ/m3."""
     batch = readings_batch(mprn.ljust(13, "\0"), partition, first_dm3)
     return as_volumes(batch, batch.values, Conversion(39_500))
+
+
+def withdrawn(
+    mpxn: str, partition: int, first: int = 0, end: int = 48, reference: str = "withdrawal key-1"
+) -> ReadingsWithdrawn:
+    """Half hours [first, end) of the same day, withdrawn."""
+    midnight = datetime(2025, 6, 1, tzinfo=UTC)
+    return withdrawal(
+        mpxn,
+        "AI",
+        Interval(midnight + HALF_HOUR * first, midnight + HALF_HOUR * end),
+        partition=partition,
+        sender="agent-1",
+        sender_reference=reference,
+        reason="WRONG_METER",
+        registration_position=3,
+        consumer_log_position=5,
+    )
 
 
 _TERMS_OF_CONSENT = (
@@ -271,6 +296,9 @@ VALUES: Final[dict[str, object]] = {
     ),
     "metering/ReadingsBatch/1": readings_batch(METER, 3),
     "metering/GasVolumeBatch/1": gas_batch("3938424403", 2),
+    "metering/MeterCommunicationLost/1": MeterCommunicationLost(at(5, 1), at(5, 2)),
+    "metering/MeterCommunicationRestored/1": MeterCommunicationRestored(at(5, 3), at(5, 4)),
+    "metering/ReadingsWithdrawn/1": withdrawn(METER, 3, 2, 47),
     "btm_assets/AssetActivated/1": assets.AssetActivated(ASSET, at(3, 1)),
     "btm_assets/AssetDeclared/1": assets.AssetDeclared(ASSET, DETAILS, "adviser", at(3, 1)),
     "btm_assets/AssetDecommissioned/1": assets.AssetDecommissioned(ASSET, "replaced", at(3, 1)),

@@ -27,7 +27,7 @@ from tests.helpers.records import (
     revoked,
     suspended,
 )
-from tests.helpers.samples import readings_batch
+from tests.helpers.samples import readings_batch, withdrawn
 
 UNKNOWN_ID = b"\x00\x00\x00\xff\xffwhatever"
 
@@ -95,4 +95,23 @@ def readings_story() -> list[LogRecord]:
     ):
         scene.send(scene.log.build(RecordType.READINGS, batch, BY_METERING))
     scene.send(scene.log.build(RecordType.READINGS, later, BY_CONSUMERS))
+    return scene.log.records
+
+
+def corrections_story() -> list[LogRecord]:
+    """The same topic: values refused, given, withdrawn and given again, and a false withdrawal."""
+    scene = Scene(topic=trust.READINGS_TOPIC, domain=READINGS)
+    first = readings_batch(METER, PARTITION)
+    again = replace(readings_batch(METER, PARTITION, first_wh=500), batch_id=b"again" + bytes(11))
+    taken_back = withdrawn(METER, PARTITION, 4, 12)
+    for value in (
+        replace(first, batch_id=b"minus" + bytes(11), values=b"\xff" * len(first.values)),
+        first,
+        taken_back,
+        taken_back,
+        replace(taken_back, reason="because", batch_id=bytes(16)),
+        again,
+        withdrawn(METER, PARTITION, 10, 11, "another"),
+    ):
+        scene.send(scene.log.build(RecordType.READINGS, value, BY_METERING))
     return scene.log.records

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from domains.metering import METERING
 from domains.metering.adapters.report import MeterDays
@@ -16,6 +18,7 @@ from domains.metering.decider import (
     READING_WH_MAX,
     DeregisterMeteringPoint,
     RegisterMeteringPoint,
+    ReportCommunication,
     check_rows,
     decide,
     sender_may_send,
@@ -23,6 +26,8 @@ from domains.metering.decider import (
 )
 from domains.metering.events import (
     EnergyDirection,
+    MeterCommunicationLost,
+    MeterCommunicationRestored,
     MeteringEvent,
     MeteringPoint,
     MeteringPointDeregistered,
@@ -49,6 +54,9 @@ REGISTER = RegisterMeteringPoint(
 DEREGISTER = DeregisterMeteringPoint(SUPPLIER, END)
 REGISTERED = MeteringPointRegistered("ELECTRICITY", "_C", "IMPORT", "AI", START, NOW)
 DEREGISTERED = MeteringPointDeregistered(END, NOW)
+MARCH = datetime(2024, 3, 1, tzinfo=UTC)
+SILENT = ReportCommunication(SUPPLIER, MARCH, restored=False)
+LOST, RESTORED = MeterCommunicationLost(MARCH, NOW), MeterCommunicationRestored(END, NOW)
 
 
 def decided(given: Sequence[MeteringEvent], command: Any) -> tuple[object, ...]:
@@ -66,10 +74,47 @@ def decided(given: Sequence[MeteringEvent], command: Any) -> tuple[object, ...]:
         ([REGISTERED], REGISTER, ()),
         ([REGISTERED], DEREGISTER, (DEREGISTERED,)),
         ([REGISTERED, DEREGISTERED], DEREGISTER, ()),
+        ([REGISTERED], SILENT, (LOST,)),
+        ([REGISTERED, LOST], SILENT, ()),
+        ([REGISTERED, LOST], replace(SILENT, at=END), ()),
+        ([REGISTERED, LOST], replace(SILENT, at=END, restored=True), (RESTORED,)),
+        ([REGISTERED], replace(SILENT, at=END, restored=True), ()),
+        ([REGISTERED, LOST], REGISTER, ()),
     ],
 )
 def test_facts(given: list[MeteringEvent], command: Any, then: tuple[object, ...]) -> None:
     assert decided(given, command) == then
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(0, 20)), max_size=8),
+    st.integers(0, 22),
+)
+def test_a_meter_is_silent_as_the_last_word_on_each_instant_says(
+    said: list[tuple[bool, int]], asked: int
+) -> None:
+    facts: list[MeteringEvent] = [
+        (MeterCommunicationRestored if over else MeterCommunicationLost)(day(at), NOW)
+        for over, at in said
+    ]
+    silent = False
+    for over, at in said:  # from then on, for all that comes after
+        if asked >= at:
+            silent = not over
+    state: MeteringPoint = fold(METERING, [REGISTERED, *facts])
+    found = [
+        s
+        for s in state.silences
+        if s.effective_from <= day(asked)
+        and (s.effective_to is None or day(asked) < s.effective_to)
+    ]
+    assert len(found) == silent
+    ends = [s.effective_to for s in state.silences]
+    assert all(end is not None for end in ends[:-1])
+
+
+def day(number: int) -> datetime:
+    return START + timedelta(days=number)
 
 
 def test_export_and_gas_points() -> None:
@@ -126,6 +171,8 @@ NAIVE = datetime(2024, 1, 1)  # noqa: DTZ001 - the flaw under test
         ([], replace(DEREGISTER, by=Actor("dsi", "x")), NotPermitted, "ROLE_NOT_ALLOWED"),
         ([], replace(DEREGISTER, effective_to=NAIVE), Invalid, "TIME_INVALID"),
         ([], DEREGISTER, Refused, "METER_NOT_REGISTERED"),
+        ([], SILENT, Refused, "METER_NOT_REGISTERED"),
+        ([REGISTERED], replace(SILENT, at=NAIVE), Invalid, "TIME_INVALID"),
         (
             [REGISTERED, DEREGISTERED],
             replace(DEREGISTER, effective_to=NOW),
