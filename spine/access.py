@@ -31,7 +31,7 @@ from spine.event import (
     LogRecord,
     RecordType,
 )
-from spine.fold import LiveFold
+from spine.live import LiveFold
 from spine.rows import Applied, Decided
 from spine.writer import LogWriter
 

@@ -13,6 +13,7 @@ from pydantic import Field, FilePath, SecretStr, StringConstraints, model_valida
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+MemberName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")]
 LogId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -77,6 +78,19 @@ class Settings(BaseSettings):
     consumers_port: Port = Field(0, description="Port of the consumers coordinator.")
     metering_port: Port = Field(0, description="Port of the metering coordinator.")
     assets_port: Port = Field(0, description="Port of the btm_assets coordinator.")
+    member: MemberName | None = Field(
+        None,
+        description="Which of several dsi or readings processes this is, such as 2: it names the "
+        "stores, the port file and the place in the consumer group. Unset: the first.",
+    )
+    dsi_peers: str | None = Field(
+        None,
+        description="host:port[,host:port] of further DSI servers that share no data folder with "
+        "this one; its own address may be among them.",
+    )
+    readings_peers: str | None = Field(
+        None, description="The same for processes that fold readings."
+    )
     reflection: bool = Field(True, description="Whether the services describe themselves to tools.")
     max_deadline_s: float = Field(
         30.0,

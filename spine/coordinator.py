@@ -20,7 +20,8 @@ from spine.claims import Claims
 from spine.domain import Actor, Domain
 from spine.errors import Bug, Conflict, NotPermitted, Pushback, Reason, SpineError
 from spine.event import Command, Fact, Facts, RecordType, from_epoch_ms, murmur2_partition
-from spine.fold import FaustFolds, LiveFold
+from spine.fold import FaustFolds
+from spine.live import LiveFold
 from spine.partition import PartitionFold
 from spine.policy import Role, accreditation_refusal
 from spine.rows import AppliedCommand, Subject

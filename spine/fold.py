@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,88 +21,32 @@ from opentelemetry.util.types import AnyValue
 from spine import telemetry
 from spine.errors import Pushback, Reason
 from spine.event import LogRecord
+from spine.follow import Followers, Place
+from spine.live import LiveFold, heal
 from spine.log import Kafka, LogReader, ReaderThread
 from spine.replay import StoredFold, rebuild
-from spine.rows import Applied, Counts
 
 EXIT_FOLD_FAILED: Final = 70
 WATCH_EVERY_S: Final = 2.0
 STALLED_AFTER_S: Final = 30.0
-HEAL_RECORDS: Final = 256  # at a time: a gap may be as long as the log
 HEAL_AFTER_ASSIGNMENT_S: Final = (0.2, 1.0, 3.0)
+# How long a process that opens only what it is assigned waits for its group before it answers.
+ASSIGNED_WITHIN_S: Final = 15.0
 _log = structlog.get_logger()
-
-Listener = Callable[[LogRecord, Applied], None]
-
-
-class LiveFold:
-    """A stored fold that Faust keeps moving. Others wait for it and listen to it."""
-
-    def __init__(self, stored: StoredFold) -> None:
-        self.stored = stored
-        self.moved_at = time.monotonic()
-        self.listeners: list[Listener] = []
-        self._waiters: list[tuple[int, asyncio.Future[None]]] = []
-
-    @property
-    def next_offset(self) -> int:
-        """The offset after the last folded record."""
-        return self.stored.next_offset
-
-    async def passed(self, offset: int, timeout_s: float) -> None:
-        """Return once the record at `offset` is folded; Pushback(FOLD_BEHIND) if that takes too
-        long.
-        """
-        if offset < self.next_offset:
-            return
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        waiter = (offset, done)
-        self._waiters.append(waiter)
-        try:
-            await asyncio.wait_for(done, timeout_s)
-        except TimeoutError:
-            raise Pushback(Reason.FOLD_BEHIND, "the fold has not reached the record yet") from None
-        finally:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
-
-    def deliver(self, record: LogRecord) -> None:
-        """Fold one record that follows on the last, tell the listeners, wake who waited for it."""
-        trace = telemetry.extract(record.header(telemetry.TRACEPARENT))
-        with telemetry.span("fold", parent=trace, attributes={"topic": record.topic}):
-            applied = self.stored.apply(record)
-            if applied is None:
-                return
-            self.moved_at = time.monotonic()
-            for listener in self.listeners:
-                listener(record, applied)
-        _count(record.topic, applied)
-        still_waiting = []
-        for offset, done in self._waiters:
-            if offset < self.next_offset:
-                if not done.done():
-                    done.set_result(None)
-            else:
-                still_waiting.append((offset, done))
-        self._waiters = still_waiting
-
-
-def _count(topic: str, applied: Applied) -> None:
-    counts = applied.counted(Counts())
-    for outcome in ("applied", "duplicate", "void", "quarantined", "held", "access"):
-        if number := getattr(counts, outcome):
-            telemetry.entries.add(number, {"topic": topic, "outcome": outcome})
-    for refusal in applied.refusals:
-        if refusal.outcome == "quarantined":
-            telemetry.quarantined.add(1, {"rule": str(refusal.reason)})
 
 
 class FaustFolds:
-    """All folds of one process, in one Faust app inside the running event loop.
+    """The folds of one process, in one Faust app inside the running event loop.
 
-    `still_s` is how long the stillest fold has had records to fold without moving.
-    `name` is the consumer group and, with it, the static member id. `on_failure` is called with an
-    exception that no rule foresaw; by default the process exits with 70 and is started again.
+    Processes of one `name` are a consumer group and share the partitions; `member` tells them apart
+    and is the static member id. `folds` are kept by every member, assigned to it or not (they stand
+    by, see `follow.py`); those of `opens` are opened where the group assigns them, and kept until
+    another member has announced that it folds them (`let_go`).
+
+    `claims` says since when (milliseconds UTC) this process folds a place for all to see. `still_s`
+    is how long the stillest fold has had records to fold without moving. `on_failure` is called
+    with an exception that no rule foresaw; by default the process exits with 70 and is started
+    again.
     """
 
     def __init__(
@@ -113,37 +56,57 @@ class FaustFolds:
         folds: Iterable[StoredFold],
         *,
         datadir: Path,
+        opens: Mapping[Place, Callable[[], StoredFold]] | None = None,
+        member: str | None = None,
         session_timeout_s: float = 6.0,
         heartbeat_s: float = 2.0,
         on_failure: Callable[[BaseException], None] | None = None,
     ) -> None:
         self.folds = {(f.topic, f.partition): LiveFold(f) for f in folds}
-        self._name, self._kafka, self._datadir = name, kafka, datadir
+        self.claims: dict[Place, int] = {}
+        self._kept, self._opens = frozenset(self.folds), opens or {}
+        self._name, self._member = name, member or name
+        self._kafka, self._datadir = kafka, datadir
         self._session_timeout_s, self._heartbeat_s = session_timeout_s, heartbeat_s
         self._on_failure = on_failure or _exit
         self._reader: ReaderThread | None = None
-        self._healing: set[asyncio.Task[None]] = set()
-        self._watching: asyncio.Task[None] | None = None
+        self._followers: Followers | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._assigned: frozenset[Place] = frozenset()
+        self._assignments = 0
+        self._settling = asyncio.Lock()
+        self._settled = asyncio.Event()
         self._app: Any = None
         self.still_s = 0.0
 
     async def start(self) -> None:
         """Catch up from the log, then let Faust take over; returns when both are done."""
         self._reader = ReaderThread(self._kafka)
+        self._followers = Followers(self._kafka, self.folds, self._spawn)
         for live in self.folds.values():
             await self._reader.run(partial(rebuild, live.stored))
+            self._followers.add(live)
+        self._followers.start()
         self._app = self._faust_app()
         await self._app.start()
-        self._watching = self._spawn(self._watch())
+        self._spawn(self._watch())
+        if self._opens:
+            try:
+                await asyncio.wait_for(self._settled.wait(), ASSIGNED_WITHIN_S)
+            except TimeoutError:
+                _log.warning("fold.unassigned", group=self._name, member=self._member)
 
     async def stop(self) -> None:
         """Stop folding. Answers stop with it."""
-        for task in (*self._healing, *filter(None, [self._watching])):
-            task.cancel()
-        self._watching = None
+        self.claims.clear()
         if self._app is not None:
             await self._app.stop()
             self._app = None
+        for task in list(self._tasks):
+            task.cancel()
+        if self._followers is not None:
+            await self._followers.close()
+            self._followers = None
         if self._reader is not None:
             await self._reader.close()
             self._reader = None
@@ -151,10 +114,18 @@ class FaustFolds:
     def close(self) -> None:
         """Let go of the stores."""
         for live in self.folds.values():
-            live.stored.close()
+            live.close()
 
-    def __getitem__(self, place: tuple[str, int]) -> LiveFold:
+    def __getitem__(self, place: Place) -> LiveFold:
         return self.folds[place]
+
+    def let_go(self, place: Place) -> None:
+        """Another member has announced this place: it is no longer ours, unless it is assigned."""
+        if place in self._assigned:
+            return
+        self.claims.pop(place, None)
+        if place not in self._kept and (live := self.folds.pop(place, None)) is not None:
+            live.close()
 
     def _faust_app(self) -> Any:
         import faust  # here, so that who only reads the log never loads it
@@ -166,7 +137,7 @@ class FaustFolds:
             store="memory://",
             datadir=str(self._datadir),
             processing_guarantee="at_least_once",
-            consumer_group_instance_id=self._name,
+            consumer_group_instance_id=self._member,
             consumer_auto_offset_reset="latest",
             broker_session_timeout=self._session_timeout_s,
             broker_heartbeat_interval=self._heartbeat_s,
@@ -174,7 +145,7 @@ class FaustFolds:
             topic_disable_leader=True,
             topic_allow_declare=False,
         )
-        for topic in sorted({topic for topic, _ in self.folds}):
+        for topic in sorted({topic for topic, _ in (*self._kept, *self._opens)}):
             source = app.topic(
                 topic,
                 key_type=bytes,
@@ -183,7 +154,8 @@ class FaustFolds:
                 value_serializer="raw",
             )
             app.agent(source, concurrency=1, name=f"{self._name}.{topic}")(self._agent)
-        app.on_partitions_assigned.connect(self._assigned, weak=False)
+        app.on_partitions_revoked.connect(self._on_revoked, weak=False)
+        app.on_partitions_assigned.connect(self._on_assigned, weak=False)
         return app
 
     def _credentials(self) -> Any:
@@ -211,54 +183,92 @@ class FaustFolds:
             yield
 
     async def _deliver(self, record: LogRecord) -> None:
-        live = self.folds.get((record.topic, record.partition))
+        place = (record.topic, record.partition)
+        live = self.folds.get(place)
         if live is None:
             return
+        new = record.offset >= live.next_offset
         if record.offset > live.next_offset:
             await self._heal(live, record.offset)
         live.deliver(record)
+        if new and place in self._assigned:
+            live.by_faust = True
 
     async def _heal(self, live: LiveFold, end: int | None = None) -> None:
-        """Read what delivery left out straight from the log; what is not there is a real hole."""
-        reader, stored = self._reader, live.stored
-        if reader is None:
-            return
+        if self._reader is not None:
+            await heal(self._reader, live, end)
 
-        def some(log: LogReader) -> list[LogRecord]:
-            read = log.read(stored.topic, stored.partition, live.next_offset, end)
-            return list(islice(read, HEAL_RECORDS))
+    async def _on_revoked(self, *_: Any, **__: Any) -> None:
+        """Whatever the group decides next, the folds follow the log by themselves meanwhile."""
+        for live in self.folds.values():
+            live.by_faust = False
 
-        while missing := await reader.run(some):
-            for record in missing:
-                live.deliver(record)
+    async def _on_assigned(self, *given: Any, **_: Any) -> None:
+        """Take what is ours now. What is no longer ours goes on until another announces it."""
+        _, assigned = given
+        places = frozenset((place.topic, place.partition) for place in assigned)
+        self._assigned = places & {*self._kept, *self._opens}
+        self._assignments += 1
+        self._spawn(self._settle(self._assignments))
 
-    async def _assigned(self, *_: Any, **__: Any) -> None:
-        """Faust starts at the end of the log: heal what came before its start."""
-        self._healing.add(self._spawn(self._heal_after_assignment()))
+    async def _settle(self, assignment: int) -> None:
+        """Open what is assigned and claim it; heal what came before Faust's start at the log's end.
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Start a task whose failure ends the process, as that of an agent does."""
-        task = asyncio.create_task(work)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._healing.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._on_failure(error)
-
-    async def _heal_after_assignment(self) -> None:
+        Faust is trusted with a fold once it has delivered something new to it, or has had time to.
+        """
+        async with self._settling:
+            for place in sorted(self._assigned):
+                if assignment != self._assignments:
+                    return
+                if place not in self.folds:
+                    await self._open(place)
+                self.claims.setdefault(place, time.time_ns() // 1_000_000)
+        self._settled.set()
         for pause in HEAL_AFTER_ASSIGNMENT_S:
             await asyncio.sleep(pause)
-            for live in self.folds.values():
+            for live in self._assigned_folds(assignment):
                 try:
                     await self._heal(live)
                 except Pushback as unreachable:
                     _log.warning("fold.heal_failed", reason=str(unreachable))
+        for live in self._assigned_folds(assignment):
+            live.by_faust = True
+
+    def _assigned_folds(self, assignment: int) -> list[LiveFold]:
+        if assignment != self._assignments:
+            return []
+        return [live for place, live in self.folds.items() if place in self._assigned]
+
+    async def _open(self, place: Place) -> None:
+        """Open the store of a place, whatever it was left at, and catch up."""
+        reader, followers = self._reader, self._followers
+        if reader is None or followers is None:
+            return
+
+        def caught_up(log: LogReader) -> StoredFold:
+            stored = self._opens[place]()
+            rebuild(stored, log)
+            return stored
+
+        live = LiveFold(await reader.run(caught_up))
+        followers.add(live)
+        self.folds[place] = live
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a task whose failure ends the process, as that of an agent does."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._on_failure(error)
 
     async def level(self, timeout_s: float) -> None:
         """Return once every fold has what the log holds now; else Pushback(FOLD_BEHIND)."""
-        for place, live in self.folds.items():
+        for place, live in list(self.folds.items()):
             end = await self._end(place)
             if end is None:
                 raise Pushback(Reason.LOG_UNREACHABLE, "the log does not answer")
@@ -275,7 +285,7 @@ class FaustFolds:
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
             still_s = 0.0
-            for place, live in self.folds.items():
+            for place, live in list(self.folds.items()):
                 end = await self._end(place)
                 if end is None:
                     continue

@@ -72,11 +72,15 @@ _URI = re.compile(rf"{SCHEME}://([a-z_]{{1,32}})/({_PARTY.pattern})")
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls: role and party by the certificate's URI name, and the certificate's SHA-256."""
+    """Who calls: role and party by the certificate's URI name, and the certificate's SHA-256.
+
+    `forwarded_by` is the server that took the call and vouches for the caller; empty if it is ours.
+    """
 
     role: Role
     party: str
     fingerprint: bytes
+    forwarded_by: str = ""
 
     def __str__(self) -> str:
         return f"{self.role}/{self.party}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -196,10 +196,14 @@ class ReaderThread:
         return work(self._reader)
 
     async def close(self) -> None:
-        """Disconnect, after whatever is under way."""
-        if self._reader is not None:
-            await self.run(LogReader.close)
+        """Disconnect, after whatever is under way, be it only connecting."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, self._disconnect)
         self._thread.shutdown(wait=False)
+
+    def _disconnect(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
 
 
 class LogReader:
@@ -229,6 +233,15 @@ class LogReader:
             return start, self._consumer.end_offsets([place])[place]
         except KafkaError as error:
             raise Pushback(Reason.LOG_UNREACHABLE, "the log does not answer") from error
+
+    def ends(self, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
+        """The offset after the last, of each of these topic-partitions, in one question."""
+        asked = [TopicPartition(*place) for place in places]
+        try:
+            found = self._consumer.end_offsets(asked)
+        except KafkaError as error:
+            raise Pushback(Reason.LOG_UNREACHABLE, "the log does not answer") from error
+        return {(place.topic, place.partition): found[place] for place in asked}
 
     def offset_at(self, topic: str, partition: int, epoch_ms: int) -> int:
         """The first offset appended at or after that time; the end of the log if there is none."""

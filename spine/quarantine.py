@@ -18,7 +18,8 @@ from spine.codec import unpack
 from spine.domain import ReadableRows
 from spine.errors import Invalid, Pushback, Reason
 from spine.event import Header, LogRecord, Quarantined, RecordType, Settled, SignerRole
-from spine.fold import FaustFolds, LiveFold
+from spine.fold import FaustFolds
+from spine.live import LiveFold
 from spine.log import LogReader, ReaderThread
 from spine.partition import PartitionFold
 from spine.replay import RangeReader

@@ -13,7 +13,9 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -43,6 +45,7 @@ from spine.writer import LogWriter
 LOG_FILE: Final = "log.json"
 # What a process that is told to stop still waits for, each: a broker may be away for long.
 END_TIMEOUT_S: Final = 10.0
+REACH_S: Final = 0.5
 NOT_SERVING_AFTER_S: Final = 10.0
 _log = structlog.get_logger()
 
@@ -110,17 +113,25 @@ class Runtime:
             self.domains.governance,
         )
 
-    def folds(self, process: str, topics: Iterable[str]) -> FaustFolds:
-        """All partitions of these topics, hosted by Faust for one process."""
-        places = [
-            (topic, partition)
+    def folds(
+        self, process: str, topics: Iterable[str], group: str | None = None, keep: bool = True
+    ) -> FaustFolds:
+        """The partitions of these topics, hosted by Faust for one process of a group.
+
+        Every member of the group keeps all of them, or else those only that it is assigned.
+        """
+        opens = {
+            (topic, partition): partial(self.stored_fold, self.stores(process), topic, partition)
             for topic in topics
             for partition in range(self.partitions if topic in trust.METER_KEYED else 1)
-        ]
+        }
+        log = f"spine-{self.identity.log_id.hex()[:8]}"
         return FaustFolds(
-            f"spine-{self.identity.log_id.hex()[:8]}-{process}",
+            f"{log}-{group or process}",
             self.kafka,
-            [self.stored_fold(self.stores(process), *place) for place in places],
+            [opened() for opened in opens.values()] if keep else (),
+            opens={} if keep else opens,
+            member=f"{log}-{process}",
             datadir=self.stores(process) / "faust",
             session_timeout_s=self.settings.faust_session_timeout_s,
             heartbeat_s=self.settings.faust_heartbeat_s,
@@ -212,6 +223,27 @@ def service_target(data_dir: Path, name: str) -> str:
     return f"{kept['host']}:{kept['port']}"
 
 
+def service_targets(data_dir: Path, kind: str) -> dict[str, str]:
+    """host:port of each process of a kind that was started from this data folder, by its name."""
+    names = sorted(f.stem for f in (data_dir / "services").glob(f"{kind}*.json"))
+    found = {}
+    for name in names:
+        if name == kind or name.startswith(f"{kind}-"):
+            with suppress(NotFound, ValueError):
+                found[name] = service_target(data_dir, name)
+    return found
+
+
+def reachable_target(data_dir: Path, kind: str) -> str:
+    """host:port of a process of a kind that takes connections; of the first if none does."""
+    targets = list(service_targets(data_dir, kind).values())
+    for target in targets if len(targets) > 1 else ():
+        host, _, port = target.rpartition(":")
+        with suppress(OSError), socket.create_connection((host, int(port)), REACH_S):
+            return target
+    return targets[0] if targets else service_target(data_dir, kind)
+
+
 def remembered_port(data_dir: Path, name: str) -> int:
     """The port a service had last time if it is still free, else 0: any free one."""
     try:
@@ -251,15 +283,26 @@ class Process:
         """Call this at the end, last come first called; it may be a coroutine function."""
         self._ending.append(close)
 
-    async def fold(self, topics: Iterable[str], *, holds: bool = False) -> FaustFolds:
-        """Verify the log, catch up and keep folding these topics, with `holds` who is held too."""
+    async def fold(
+        self,
+        topics: Iterable[str],
+        group: str | None = None,
+        keep: bool = True,
+        *,
+        holds: bool = False,
+    ) -> FaustFolds:
+        """Verify the log, catch up and keep folding these topics (see `Runtime.folds`), with
+        `holds` who is held too.
+        """
         if holds:
             topics = (*topics, trust.QUARANTINE_TOPIC)
         self._claim_stores()
         await asyncio.to_thread(self.runtime.verify_topics)
         await self.appender.start()
-        self.folds = self.runtime.folds(self.name, topics)
+        self.folds = self.runtime.folds(self.name, topics, group, keep)
         await self.folds.start()
+        if holds:  # whichever member of a group Faust delivers to, a hold holds at all of them
+            self.folds[trust.QUARANTINE_TOPIC, 0].watchers += 1
         return self.folds
 
     def _claim_stores(self) -> None:

@@ -111,6 +111,11 @@ def current_caller() -> Caller:
         raise Bug("there is a caller only while a call is handled") from None
 
 
+def act_for(caller: Caller) -> None:
+    """Handle the rest of this call as one of that caller: another server vouches for it."""
+    _caller.set(caller)
+
+
 # The server
 
 
@@ -361,14 +366,21 @@ def error_from(error: grpc.RpcError) -> Failure:
 
 
 def connect(
-    target: str, identity_dir: Path, *, ca: Path | None = None, server_name: str | None = None
+    target: str,
+    identity_dir: Path,
+    *,
+    ca: Path | None = None,
+    server_name: str | None = None,
+    options: Sequence[tuple[str, Any]] = (),
 ) -> grpc.aio.Channel:
     """A channel to `host:port` as the identity in that folder.
 
     `server_name` is for a server reached under an address that its certificate does not name;
-    those of a development authority all carry `spine.identity.DEV_SERVER_NAME`.
+    those of a development authority all carry `spine.identity.DEV_SERVER_NAME`. `options` are
+    grpc's own, on top of ours.
     """
-    return grpc.aio.secure_channel(target, *_client(identity_dir, ca, server_name))
+    credentials, ours = _client(identity_dir, ca, server_name)
+    return grpc.aio.secure_channel(target, credentials, [*ours, *options])
 
 
 def connect_sync(

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -32,6 +32,8 @@ PROCESSES: Final[dict[str, tuple[str, ...]]] = {
 # What `spine up` starts beside the ledger where no other witnesses are set.
 WITNESSES: Final = ("first", "second", "third")
 WITNESS_PREFIX: Final = "witness-"
+# Of these there may be several, which share the partitions.
+SHARED: Final = ("dsi", "readings")
 READY_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 10.0
 LOOK_EVERY_S: Final = 0.2
@@ -39,6 +41,24 @@ RESTART_PAUSE_S: Final = (0.0, 0.5, 1.0, 2.0, 5.0)
 STEADY_AFTER_S: Final = 30.0
 LOG_BYTES_MAX: Final = 64 << 20
 _log = structlog.get_logger()
+
+
+def kind_of(process: str) -> str:
+    """What a process is: `dsi-2` is a `dsi`; the name itself for all that is there once."""
+    kind, _, member = process.partition("-")
+    return kind if member and kind in SHARED else process
+
+
+def processes(counts: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
+    """The command of each process, with so many of each kind that can be shared.
+
+    The first of a kind bears its plain name, so that one more or fewer leaves its store alone.
+    """
+    chosen = dict(PROCESSES)
+    for kind, count in counts.items():
+        for member in range(2, count + 1):
+            chosen[f"{kind}-{member}"] = (*PROCESSES[kind], "--member", str(member))
+    return chosen
 
 
 @dataclass(slots=True)
@@ -60,16 +80,18 @@ class Supervisor:
         kafka: EmbeddedKafka | None,
         environment: dict[str, str],
         witnesses: Iterable[str] = (),
+        counts: Mapping[str, int] | None = None,
     ) -> None:
+        self._commands = processes(counts or {})
         self._data_dir, self._kafka, self._environment = data_dir, kafka, environment
         self.witnesses = tuple(f"{WITNESS_PREFIX}{name}" for name in witnesses)
         self.children: dict[str, Child] = {}
 
     def start(self, note: Callable[[str], None] = lambda _: None) -> None:
         """Start every process; returns once all of them answer. The broker must be up."""
-        for name in (*self.witnesses, *PROCESSES):
+        for name in (*self.witnesses, *self._commands):
             self._launch(name)
-        waiting = {*self.witnesses, *PROCESSES}
+        waiting = {*self.witnesses, *self._commands}
         deadline = time.monotonic() + READY_TIMEOUT_S
         while waiting:
             self.look()
@@ -174,11 +196,10 @@ class Supervisor:
         environment = dict(self._environment)
         if self._kafka is not None:
             environment["SPINE_KAFKA_BOOTSTRAP"] = self._kafka.bootstrap
-        return [sys.executable, "-m", *_module(name)], environment
+        return [sys.executable, "-m", *self._module(name)], environment
 
-
-def _module(name: str) -> tuple[str, ...]:
-    """The module that is the process of that name; a witness needs little and starts small."""
-    if name.startswith(WITNESS_PREFIX):
-        return "spine.ledger.witnessing", name.removeprefix(WITNESS_PREFIX)
-    return "spine", *PROCESSES[name]
+    def _module(self, name: str) -> tuple[str, ...]:
+        """The module that is the process of that name; a witness needs little and starts small."""
+        if name.startswith(WITNESS_PREFIX):
+            return "spine.ledger.witnessing", name.removeprefix(WITNESS_PREFIX)
+        return "spine", *self._commands[name]

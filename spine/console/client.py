@@ -23,7 +23,7 @@ from spine.identity import CA_ALIAS
 from spine.metering.v1 import metering_pb2, metering_pb2_grpc
 from spine.operations.v1 import operations_pb2, operations_pb2_grpc
 from spine.reference.v1 import reference_pb2, reference_pb2_grpc
-from spine.runtime import service_target
+from spine.runtime import reachable_target
 from spine.server import connect_sync
 
 CALL_S: Final = 20.0
@@ -56,7 +56,7 @@ class Client:
     @contextmanager
     def _stub(self, service: str, stub: Any) -> Iterator[Any]:
         try:
-            target = service_target(self._data_dir, service)
+            target = reachable_target(self._data_dir, service)
         except NotFound as never:
             raise Pushback(never.reason, f"{never.message}: {UP} starts everything") from None
         try:

@@ -22,7 +22,7 @@ from spine.errors import Invalid, NotFound, Pushback, Reason
 from spine.identity import DEV_SERVER_NAME, SERVER_PREFIX
 from spine.runtime import service_target
 from spine.server import connect_sync
-from spine.supervise import PROCESSES
+from spine.supervise import PROCESSES, SHARED, kind_of
 
 ANSWER_S: Final = 5.0
 
@@ -33,13 +33,15 @@ def add_to(app: typer.Typer) -> None:
 
 
 def health(
-    process: Annotated[str, typer.Argument(help=f"One of {', '.join(PROCESSES)}.")],
+    process: Annotated[str, typer.Argument(help=f"{', '.join(PROCESSES)}; or such as dsi-2.")],
     as_json: AsJson = False,
 ) -> None:
     """Ask a process of this data folder whether it serves; exit code 5 if not."""
-    if process not in PROCESSES:
+    if kind_of(process) not in PROCESSES:
         message = f"there is no process called {process}"
         raise Invalid(Reason.CODE_UNKNOWN, message, field="process")
+    if process in SHARED and (member := settings().member) is not None:
+        process = f"{process}-{member}"
     status = status_of_process(settings().data_dir, process)
     if status != "SERVING":
         raise Pushback(Reason.STARTING, f"{process} says {status}")

@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Annotated, Final
 
 import typer
 
 from spine.config import Settings
-from spine.console.context import kafka, runtime, settings
+from spine.console.context import kafka, runtime, settings, use
 from spine.console.logs import ensure_log, issue_identities
 from spine.console.output import err, out
 from spine.embedded import EmbeddedKafka
@@ -42,9 +42,16 @@ def add_to(app: typer.Typer) -> None:
     app.command()(demo)
 
 
-def up() -> None:
+Member = Annotated[
+    str | None, typer.Option(help="Which of several this is, such as 2; default SPINE_MEMBER.")
+]
+HowMany = Annotated[int, typer.Option(min=1, max=16, help="How many of them share the work.")]
+
+
+def up(dsi: HowMany = 1, readings: HowMany = 1) -> None:
     """Start the embedded broker and every process, and keep them running until Ctrl-C."""
-    with running(settings(), note=lambda text: out.print(f"  [green]●[/] {text}")) as supervisor:
+    counts = {"dsi": dsi, "readings": readings}
+    with running(settings(), lambda text: out.print(f"  [green]●[/] {text}"), counts) as supervisor:
         out.print("Everything is up. Ctrl-C stops it; what was recorded stays.")
         if supervisor.witnesses:
             out.print(SHARED_TRUST)
@@ -56,8 +63,12 @@ def up() -> None:
 
 
 @contextlib.contextmanager
-def running(chosen: Settings, note: Callable[[str], None] = lambda _: None) -> Iterator[Supervisor]:
-    """The whole installation, up for the length of a with block."""
+def running(
+    chosen: Settings,
+    note: Callable[[str], None] = lambda _: None,
+    counts: Mapping[str, int] | None = None,
+) -> Iterator[Supervisor]:
+    """The whole installation, up for the length of a with block; `counts` as in `processes`."""
     embedded = None
     environment = {"SPINE_DATA_DIR": str(chosen.data_dir)}
     if chosen.kafka_bootstrap is None:
@@ -67,7 +78,7 @@ def running(chosen: Settings, note: Callable[[str], None] = lambda _: None) -> I
             raise Pushback(Reason.STARTING, "`spine up` runs in this data folder already")
         note(f"kafka at {embedded.bootstrap}")
     witnesses = WITNESSES if chosen.ledger_witnesses is None else ()
-    supervisor = Supervisor(chosen.data_dir, embedded, environment, witnesses)
+    supervisor = Supervisor(chosen.data_dir, embedded, environment, witnesses, counts)
     try:
         asyncio.run(ensure_log(chosen, kafka()))
         issue_identities(chosen.data_dir)
@@ -99,18 +110,27 @@ def coordinator(
     run_process(PROCESS_OF.get(domain, domain), starts[domain])
 
 
-def dsi() -> None:
+def dsi(member: Member = None) -> None:
     """Run a DSI query server."""
     from spine.dsi.process import start_dsi
 
+    _as_member(member)
     run_process("dsi", start_dsi)
 
 
-def readings() -> None:
-    """Run the process that folds readings for the DSI."""
+def readings(member: Member = None) -> None:
+    """Run a process that folds readings for the DSI."""
     from spine.dsi.process import start_readings
 
+    _as_member(member)
     run_process("readings", start_readings)
+
+
+def _as_member(member: str | None) -> None:
+    """Go on as that member, by the rule of the setting."""
+    if member is not None:
+        chosen = settings().model_dump(exclude_unset=True, exclude={"member"})
+        use(Settings(member=member, **chosen))
 
 
 def demo() -> None:

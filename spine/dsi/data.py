@@ -15,6 +15,9 @@ from spine.store import StoreReader
 
 REFRESH_EVERY_S: Final = 0.02
 POLL_S: Final = 0.02
+# How soon a read follows a partition that another readings process has taken over.
+COMPARE_EVERY_S: Final = 0.25
+Place = tuple[str, int]
 
 
 def store_path(stores: Path, topic: str, partition: int) -> Path:
@@ -23,29 +26,57 @@ def store_path(stores: Path, topic: str, partition: int) -> Path:
 
 
 class DataViews:
-    """Secondary readers of the readings process's stores, refreshed when they are asked."""
+    """Secondary readers of the stores that readings processes keep, refreshed when they are asked.
+
+    `stores` is where the first of these processes keeps its own; those of the others lie beside it.
+    A partition is read where it is folded furthest: a process that has lost it stands still.
+    """
 
     def __init__(self, stores: Path, own: Path, log_id: bytes, partitions: int) -> None:
-        self._log_id = log_id
-        self._readers = {
-            (topic, p): StoreReader(store_path(stores, topic, p), store_path(own, topic, p))
-            for topic in trust.DATA_TOPICS
-            for p in range(partitions)
-        }
-        self._refreshed: dict[tuple[str, int], float] = {}
+        self._stores, self._own, self._log_id = stores, own, log_id
+        places = [(topic, p) for topic in trust.DATA_TOPICS for p in range(partitions)]
+        self._readers: dict[Place, dict[str, StoreReader]] = {place: {} for place in places}
+        self._furthest: dict[Place, StoreReader] = {}
+        self._refreshed: dict[Place, float] = {}
+        self._compared: dict[Place, float] = {}
 
     def next_offset(self, topic: str, partition: int) -> int:
         """Below which offset rows can be read; Pushback(DATA_BEHIND) if there is no store."""
         place = (topic, partition)
-        reader = self._readers[place]
-        if time.monotonic() - self._refreshed.get(place, 0.0) >= REFRESH_EVERY_S:
-            if not reader.refresh():
-                raise Pushback(Reason.DATA_BEHIND, "the readings process is not ready yet")
-            self._refreshed[place] = time.monotonic()
-        position = reader.position()
-        if position is None or position.log_id != self._log_id:
+        now = time.monotonic()
+        if now - self._compared.get(place, 0.0) >= COMPARE_EVERY_S:
+            self._compare(place)
+            self._compared[place] = self._refreshed[place] = now
+        elif now - self._refreshed.get(place, 0.0) >= REFRESH_EVERY_S:
+            if place in self._furthest and not self._furthest[place].refresh():
+                self._compare(place)
+            self._refreshed[place] = now
+        offset = self._offset(self._furthest.get(place))
+        if offset < 0:
             raise Pushback(Reason.DATA_BEHIND, "the readings process is not ready yet")
-        return position.offset + 1
+        return offset + 1
+
+    def _compare(self, place: Place) -> None:
+        """Find the stores of a place, and which of them has come furthest."""
+        kind = self._stores.name
+        readers = self._readers[place]
+        for home in self._stores.parent.glob(f"{kind}*"):
+            path = store_path(home, *place)
+            member = home.name == kind or home.name.startswith(f"{kind}-")
+            if member and home.name not in readers and path.exists():
+                secondary = store_path(self._own / home.name, *place)
+                readers[home.name] = StoreReader(path, secondary)
+        ready = [reader for _, reader in sorted(readers.items()) if reader.refresh()]
+        self._furthest.pop(place, None)
+        if ready:
+            self._furthest[place] = max(ready, key=self._offset)
+
+    def _offset(self, reader: StoreReader | None) -> int:
+        """The last offset folded in a store of this log; -1 if there is none."""
+        position = None if reader is None else reader.position()
+        if position is None or position.log_id != self._log_id:
+            return -1
+        return position.offset
 
     async def reach(self, topic: str, partition: int, offset: int, timeout_s: float) -> None:
         """Return once rows below `offset` can be read; Pushback(FOLD_BEHIND) after the timeout."""
@@ -64,11 +95,12 @@ class DataViews:
             if self.next_offset(p.topic, p.partition) < p.offset:
                 raise Pushback(Reason.DATA_BEHIND, "the readings are being folded again")
         return Sources(
-            {p.topic: self._readers[p.topic, p.partition] for p in vector},
+            {p.topic: self._furthest[p.topic, p.partition] for p in vector},
             {p.topic: p.offset for p in vector},
         )
 
     def close(self) -> None:
         """Let go of the stores."""
-        for reader in self._readers.values():
-            reader.close()
+        for readers in self._readers.values():
+            for reader in readers.values():
+                reader.close()

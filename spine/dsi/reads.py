@@ -10,6 +10,7 @@ import asyncio
 import os
 import time
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -22,15 +23,17 @@ from spine.dsi.answering import Answer, Sources, answer
 from spine.dsi.data import POLL_S, DataViews
 from spine.errors import Invalid, NotPermitted, Pushback, Reason
 from spine.event import AccessOutcome, AccessRequest, DataPosition, epoch_ms, murmur2_partition
-from spine.fold import LiveFold
 from spine.gb import Interval, tzdata_version
 from spine.identity import Caller
+from spine.live import LiveFold
 from spine.log import ReaderThread
 from spine.policy import Category, Permit
 from spine.rows import Decided
 from spine.verdict import NOTHING
 
 REACH_TIMEOUT_S: Final = 5.0
+# Until when (monotonic) the permit behind the present call's answer holds; None if nothing is out.
+permit_until: ContextVar[float | None] = ContextVar("permit_until", default=None)
 TOPICS_OF_CATEGORY: Final[Mapping[str, tuple[str, ...]]] = {
     Category.METERING_POINT: (trust.METERING_TOPIC,),
     Category.CONSENTS: (),
@@ -174,7 +177,7 @@ class Reads:
             query.caller.party,
             query.caller.role,
             query.caller.fingerprint,
-            "",
+            query.caller.forwarded_by,
             query.method,
             query.purpose,
             query.basis,
@@ -246,6 +249,7 @@ class Reads:
         if judged.ruling.expired:
             self.withhold(judged, Reason.PERMIT_EXPIRED)
             raise Pushback(Reason.PERMIT_EXPIRED, "the permit ran out before the answer was ready")
+        permit_until.set(judged.ruling.expires_at)
         return made
 
     def release(self, judged: Judged, released: Answer, chunk: int = 0) -> None:

@@ -73,11 +73,7 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
 
     async def StreamReadings(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """The half hours of up to 1,000 metering points, then each new version if wanted."""
-        mpxns = list(dict.fromkeys(str(parse_mpxn(mpxn)) for mpxn in request.mpxns))
-        if not 1 <= len(mpxns) <= MAX_METERS or len(mpxns) != len(request.mpxns):
-            raise Invalid(
-                Reason.REQUEST_TOO_LARGE, "1 to 1,000 metering points, each once", field="mpxns"
-            )
+        mpxns = stream_meters(request)
         if request.follow and request.HasField("as_of_known"):
             raise Invalid(
                 Reason.FIELD_INVALID, "follow and as_of_known exclude each other", field="follow"
@@ -260,6 +256,16 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
             interval_complete=chunk.complete,
             refused=chunk.refused or "",
         )
+
+
+def stream_meters(request: Any) -> list[str]:
+    """The metering points of a stream; Invalid(REQUEST_TOO_LARGE) unless 1 to 1,000, each once."""
+    mpxns = list(dict.fromkeys(str(parse_mpxn(mpxn)) for mpxn in request.mpxns))
+    if not 1 <= len(mpxns) <= MAX_METERS or len(mpxns) != len(request.mpxns):
+        raise Invalid(
+            Reason.REQUEST_TOO_LARGE, "1 to 1,000 metering points, each once", field="mpxns"
+        )
+    return mpxns
 
 
 class _Cursor(msgspec.Struct, array_like=True, frozen=True):

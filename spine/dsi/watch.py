@@ -42,13 +42,17 @@ class Watches:
 
     def add(self, watch: Watch) -> None:
         """Watch a stream from now on."""
-        self._open.add(watch)
+        if watch not in self._open:
+            self._open.add(watch)
+            self._access[watch.partition].live.watchers += 1
         if self._ticking is None:
             self._ticking = asyncio.create_task(self._tick())
 
     def remove(self, watch: Watch) -> None:
         """The stream has ended."""
-        self._open.discard(watch)
+        if watch in self._open:
+            self._open.remove(watch)
+            self._access[watch.partition].live.watchers -= 1
 
     def judge(self, watch: Watch) -> None:
         """Judge all of a stream's members on the state as it is."""

@@ -35,8 +35,8 @@ from spine.coordinator import Coordinator, Order
 from spine.domain import Actor
 from spine.errors import Invalid, NotPermitted, Pushback, Reason
 from spine.event import DataPosition, SignerRole
-from spine.fold import LiveFold
 from spine.governance.v1 import governance_pb2, governance_pb2_grpc
+from spine.live import LiveFold
 from spine.policy import Role
 from spine.policy_data import POLICY_DATA, data_hash
 from spine.rows import GOVERNANCE_PREFIX, SUBJECT_PREFIX

@@ -18,7 +18,7 @@ from domains.consumers.events import ConsentRequested, ConsentResumed
 from spine.coordinator import Coordinator, Order
 from spine.errors import SpineError
 from spine.event import LogRecord
-from spine.fold import LiveFold
+from spine.live import LiveFold
 from spine.policy import ConsentState, MeterAccess
 from spine.rows import SUBJECT_PREFIX, Applied
 

@@ -33,8 +33,8 @@ from spine.coordinator import Coordinator, Order
 from spine.domain import Actor
 from spine.errors import Bug, Conflict, Invalid, NotFound, Pushback, Reason, Refused
 from spine.event import DataPosition, epoch_ms
-from spine.fold import LiveFold
 from spine.gb import SettlementDate
+from spine.live import LiveFold
 from spine.log import ReaderThread
 from spine.policy import Role
 from spine.reference.v1 import reference_pb2, reference_pb2_grpc

@@ -23,6 +23,7 @@ from spine.embedded import EmbeddedKafka
 from spine.errors import Pushback, Reason
 from spine.event import LogRecord
 from spine.fold import FaustFolds
+from spine.live import LiveFold
 from spine.log import (
     Appended,
     Appender,
@@ -410,6 +411,14 @@ async def guarded(broker: EmbeddedKafka, tmp_path: Path) -> AsyncIterator[Guarde
     await appender.stop()
 
 
+async def faust_moves(live: LiveFold) -> None:
+    """From here on nothing but Faust's delivery moves the fold."""
+    deadline = time.monotonic() + 20
+    while not live.by_faust and time.monotonic() < deadline:
+        await asyncio.sleep(0.02)
+    assert live.by_faust
+
+
 def listened(folds: FaustFolds) -> list[tuple[int, Applied]]:
     """What the fold tells its listeners from now on."""
     heard: list[tuple[int, Applied]] = []
@@ -484,6 +493,7 @@ async def test_a_gap_in_delivery_is_read_from_the_log(
     monkeypatch.setattr("spine.fold.HEAL_AFTER_ASSIGNMENT_S", ())
     await folds.start()
     try:
+        await faust_moves(live)
         for number in range(4):
             fact = command(NEIGHBOUR, moved_in(), previous=(number, 0))
             last = await guarded.append(guarded.log.facts(fact))
@@ -554,10 +564,11 @@ async def test_a_fold_that_stands_still_while_the_log_goes_on_ends_the_process(
     failures: list[BaseException] = []
     folds = guarded.folds("still", on_failure=failures.append)
 
-    async def deaf(record: LogRecord) -> None:
+    async def deaf(*_: object) -> None:
         return None
 
     monkeypatch.setattr(folds, "_deliver", deaf)
+    monkeypatch.setattr("spine.follow.heal", deaf)
     await folds.start()
     try:
         await guarded.append(guarded.log.facts(command(NEIGHBOUR, moved_in())))
