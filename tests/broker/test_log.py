@@ -676,6 +676,7 @@ async def test_what_no_rule_foresaw_ends_the_process_and_is_never_passed_over(
     folds[trust.CONSUMER_LOG, PARTITION].listeners.append(broken)
     await folds.start()
     try:
+        await faust_moves(folds[trust.CONSUMER_LOG, PARTITION])
         await guarded.append(guarded.log.facts(command(NEIGHBOUR, moved_in())))
         deadline = time.monotonic() + 20
         while not failures and time.monotonic() < deadline:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -37,7 +38,7 @@ from spine.embedded import EmbeddedKafka
 from spine.event import AccessRequests, SignerRole, murmur2_partition
 from spine.fold import FaustFolds
 from spine.identity import DEV_SERVER_NAME
-from spine.runtime import Process
+from spine.runtime import LOG_FILE, Process, Runtime
 from spine.server import Failure, connect, error_from
 from spine.signing import Signer
 from spine.verdict import Verdict
@@ -449,3 +450,37 @@ async def seen(town: Town, pair: Pair, recorded: Any, wh: int) -> None:
                 assert error_from(error).reason == "FOLD_BEHIND"
                 assert time.monotonic() < deadline
         assert answer.rows[0].value_wh == wh
+
+
+# Another machine
+
+
+async def test_a_server_without_the_data_passes_a_call_on_to_one_beside_it(
+    town: Town, pair: Pair, consent: str, tmp_path: Path
+) -> None:
+    """It shares no folder with the others: it is told their addresses, and has its key and log."""
+    here = town.runtime.settings.data_dir
+    for folder in ("keys", "identities/ca"):
+        shutil.copytree(here / folder, tmp_path / folder)
+    shutil.copy(here / LOG_FILE, tmp_path)
+    ports = [s.process.server.port for s in (pair.owner, pair.other) if s.process.server]
+    settings = town.runtime.settings.model_copy(
+        update={
+            "data_dir": tmp_path,
+            "member": "far",
+            "dsi_peers": ", ".join(f"127.0.0.1:{port}" for port in ports),
+        }
+    )
+    far = await start_dsi(Runtime.of(settings, town.runtime.kafka, town.runtime.domains))
+    assert far.server is not None
+    target = f"127.0.0.1:{far.server.port}"
+    try:
+        async with connect(
+            target, identity(town, ADVISER.party), server_name=DEV_SERVER_NAME
+        ) as to:
+            assert len((await Server(far, to).read()).rows) == 336
+            requests = await last_requests(town)
+            assert requests.server in (pair.owner.name, pair.other.name)
+            assert requests.entries[-1].forwarded_by == far.name == "dsi-far"
+    finally:
+        await far.stop()

@@ -391,7 +391,27 @@ def test_every_process_runs_once_and_is_asked_whether_it_serves(overlay: Path) -
             (port,) = container["ports"]
             assert str(port["containerPort"]) == ports[f"SPINE_{container['name'].upper()}_PORT"]
     assert ran == PROCESSES
-    assert {m["spec"]["replicas"] for m in of_kind(overlay, "StatefulSet")} == {1}
+    replicas = {
+        m["metadata"]["name"]: m["spec"]["replicas"] for m in of_kind(overlay, "StatefulSet")
+    }
+    assert replicas.pop("spine-dsi") == 2
+    assert set(replicas.values()) == {1}, "of a coordinator there is one"
+
+
+@overlays
+def test_every_dsi_pod_is_a_member_of_its_own_and_knows_the_others(overlay: Path) -> None:
+    (pod,) = [m for m in of_kind(overlay, "StatefulSet") if m["metadata"]["name"] == "spine-dsi"]
+    settings = shared_settings(overlay)
+    for container in pod["spec"]["template"]["spec"]["containers"]:
+        (member,) = [e for e in container["env"] if e["name"] == "SPINE_MEMBER"]
+        ordinal = member["valueFrom"]["fieldRef"]["fieldPath"]
+        assert ordinal == "metadata.labels['apps.kubernetes.io/pod-index']"
+        (port,) = container["ports"]
+        hosts = [
+            f"spine-dsi-{n}.{pod['spec']['serviceName']}" for n in range(pod["spec"]["replicas"])
+        ]
+        peers = settings[f"SPINE_{container['name'].upper()}_PEERS"].split(",")
+        assert peers == [f"{host}:{port['containerPort']}" for host in hosts]
 
 
 def test_compose_runs_every_process_too() -> None:
@@ -505,8 +525,9 @@ def test_policies_and_the_budget_cover_every_process(overlay: Path) -> None:
         assert any(chosen <= labels.items() for _, labels, _ in pods(overlay)), name
         for rule in policy.get("ingress", ()):
             component = policy["podSelector"]["matchLabels"]["app.kubernetes.io/component"]
-            (port,) = rule["ports"]
-            assert str(port["port"]) == shared_settings(overlay)[f"SPINE_{component.upper()}_PORT"]
+            kinds = ("dsi", "readings") if name == "spine-dsi-among-themselves" else (component,)
+            ports = [shared_settings(overlay)[f"SPINE_{kind.upper()}_PORT"] for kind in kinds]
+            assert [str(port["port"]) for port in rule["ports"]] == ports
 
 
 # Compose
