@@ -40,6 +40,7 @@ DAY = (datetime(2024, 7, 1, tzinfo=UTC), datetime(2024, 7, 2, tzinfo=UTC))
 TERMS = {"purpose": "ENERGY_ADVICE", "basis": "CONSENT", "interval": interval(*DAY)}
 CALL_S = 10.0
 WAIT_S = 60.0
+PAUSE_S = 0.05
 # What the promise allows, p99.
 TAKEOVER_S = 5.0
 
@@ -126,6 +127,7 @@ class Load:
                 assert self._reader.read(mpxn).decision.consent_id
                 self.answered += 1
                 first_refused = 0.0
+                time.sleep(PAUSE_S)
             except grpc.RpcError as error:
                 failure = error_from(error)
                 first_refused = first_refused or time.monotonic()
