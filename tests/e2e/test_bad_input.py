@@ -40,6 +40,7 @@ PROCESS: Final = {
     "Metering": "metering",
     "BtmAssets": "assets",
     "Dsi": "dsi",
+    "Members": "dsi",
     "Reference": "metering",
     "Operations": "metering",
 }
@@ -48,6 +49,7 @@ MPAN, METERED, BEHIND = "1200000000207", "1200000000216", "1200000000225"
 HOME, BULKY, UNKNOWN = "1200000000234", "1200000000252", "1200000000243"
 ASSET, OTHER = (f"urn:energyos:asset:01JZ000000000000000000BAD{n}" for n in (1, 2))
 BOARD, PORTAL = "governance-board", "consent-service"
+SERVER = "server-dsi"
 SUPPLIER, ADVISER, STRANGER = "bad-supply", "bad-advice", "bad-stranger"
 NOW = datetime.now(UTC).replace(microsecond=0)
 FROM, SOON, LATER = stamp(SINCE), stamp(NOW + timedelta(days=1)), stamp(NOW + timedelta(days=9))
@@ -156,6 +158,11 @@ STRANGE_ASSET: Final = (
 )
 KEY = bytes(range(32))
 GRANT = {"party": "bad-one", "role": "supplier", "scheme": "DSI", "effective_from": FROM}
+FORGED = (
+    bad("ROLE_NOT_ALLOWED", by=ADVISER),
+    bad("FORWARD_INVALID"),
+    bad("FORWARD_INVALID", passport=b"\xff", signature=bytes(64)),
+)
 CASES: Final[dict[str, dict[str, Case]]] = {
     "Governance": {
         "AdmitParticipant": Case(
@@ -628,6 +635,12 @@ CASES: Final[dict[str, dict[str, Case]]] = {
                 bad("POSITION_INVALID", at_least=ELSEWHERE),
             ),
         ),
+    },
+    # What only servers ask; tests/broker/test_members.py has what passes.
+    "Members": {
+        "Standing": Case(SERVER, {}, (bad("ROLE_NOT_ALLOWED", by=ADVISER),)),
+        "Forward": Case(SERVER, {"key_id": bytes(8)}, FORGED, passes=False),
+        "ForwardStream": Case(SERVER, {"key_id": bytes(8)}, FORGED, passes=False),
     },
 }
 
