@@ -111,9 +111,8 @@ def current_caller() -> Caller:
         raise Bug("there is a caller only while a call is handled") from None
 
 
-def act_for(caller: Caller) -> None:
-    """Handle the rest of this call as one of that caller: another server vouches for it."""
-    _caller.set(caller)
+act_for = _caller.set
+"""Handle the rest of this call as one of that caller: another server vouches for it."""
 
 
 # The server
@@ -368,19 +367,18 @@ def error_from(error: grpc.RpcError) -> Failure:
 def connect(
     target: str,
     identity_dir: Path,
+    more: Sequence[tuple[str, Any]] = (),
     *,
     ca: Path | None = None,
     server_name: str | None = None,
-    options: Sequence[tuple[str, Any]] = (),
 ) -> grpc.aio.Channel:
     """A channel to `host:port` as the identity in that folder.
 
     `server_name` is for a server reached under an address that its certificate does not name;
-    those of a development authority all carry `spine.identity.DEV_SERVER_NAME`. `options` are
-    grpc's own, on top of ours.
+    those of a development authority all carry `spine.identity.DEV_SERVER_NAME`. `more`: grpc's own.
     """
-    credentials, ours = _client(identity_dir, ca, server_name)
-    return grpc.aio.secure_channel(target, credentials, [*ours, *options])
+    credentials, options = _client(identity_dir, ca, server_name)
+    return grpc.aio.secure_channel(target, credentials, [*options, *more])
 
 
 def connect_sync(

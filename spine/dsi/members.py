@@ -132,7 +132,7 @@ class Members:
         targets = {*found.values(), *self._addresses}
         for target in targets - self._peers.keys():
             identity = data_dir / "identities" / f"{SERVER_PREFIX}{self._name}"
-            channel = connect(target, identity, server_name=DEV_SERVER_NAME, options=CHANNEL)
+            channel = connect(target, identity, server_name=DEV_SERVER_NAME, more=CHANNEL)
             self._peers[target] = Peer(channel)
         for target in self._peers.keys() - targets:
             peer = self._peers.pop(target)
