@@ -203,7 +203,9 @@ def export(
 
 
 def verify_(
-    path: Annotated[Path, typer.Argument(help="A proof, or a folder that was exported.")],
+    path: Annotated[
+        Path, typer.Argument(exists=True, help="A proof, or a folder that was exported.")
+    ],
     key: Annotated[str, typer.Option(help="The log's key as you know it.")] = "",
     witness_: Annotated[
         list[str] | None, typer.Option("--witness", help="A witness's key as you know it.")
@@ -213,6 +215,7 @@ def verify_(
 ) -> None:
     """Check a proof or an exported folder offline; exit code 6, and what is wrong, if it fails."""
     keys = Keys(key, tuple(witness_ or ()), quorum) if key else None
+    _check_kind(path)
     report = verify(path, keys)
     if as_json:
         say_json({"ok": report.ok, "checked": report.checked, "wrong": report.wrong})
@@ -225,6 +228,20 @@ def verify_(
             say("By the keys that it names itself: compare them with those you know.")
     if not report.ok:
         raise typer.Exit(EXIT_DIFFERENT)
+
+
+def _check_kind(path: Path) -> None:
+    """Invalid if it is no proof at all, rather than one that fails."""
+    if path.is_dir():
+        if not any(path.iterdir()):
+            raise Invalid(Reason.FILE_EMPTY, f"{path.name} holds nothing")
+        return
+    try:
+        document = json.loads(path.read_bytes())
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        raise Invalid(Reason.FILE_UNRECOGNISED, f"{path.name} is no proof of a ledger")
 
 
 # What commands share

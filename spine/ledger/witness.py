@@ -13,7 +13,7 @@ import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -39,9 +39,14 @@ class NotNow(SpineError):
 
     grpc_code = "ABORTED"
 
-    def __init__(self, size: int) -> None:
-        super().__init__(Reason.POSITION_INVALID, f"this witness stands at {size}")
+    def __init__(self, reason: Reason, message: str, *, size: int = 0) -> None:
+        super().__init__(reason, message)
         self.size = size
+
+    @classmethod
+    def at(cls, size: int) -> Self:
+        """What a witness that stands there answers."""
+        return cls(Reason.POSITION_INVALID, f"this witness stands at {size}", size=size)
 
 
 class Fork(Refused):
@@ -103,9 +108,9 @@ class Witness:
             if seen is not None and seen.text != note.text:
                 raise self._fork(note, seen, "another head of the same size was cosigned before")
             if int(request["old"]) != self.size:
-                raise NotNow(self.size)
+                raise NotNow.at(self.size)
             if head.size < self.size:
-                raise NotNow(self.size)
+                raise NotNow.at(self.size)
             self._check(request, note, head)
         except (KeyError, TypeError, AttributeError, struct.error, ValueError) as error:
             message = f"no head: {type(error).__name__}"

@@ -60,10 +60,15 @@ WRONG_FILES = {
 }
 OF_FILES = {Reason.FILE_EMPTY, Reason.FILE_UNRECOGNISED, Reason.FILE_UNREADABLE}
 # They start what would be missing, or need nothing that could be.
-STARTS_EVERYTHING = {"up", "demo"}
+STARTS_EVERYTHING = {"up", "demo", "loadtest"}
 NEEDS_NOTHING = {"schemas check", "coordinators", "quarantine held"}
 # They wait for a broker, as a process should.
-IS_A_PROCESS = {"coordinator", "dsi", "readings"}
+IS_A_PROCESS = {"coordinator", "dsi", "readings", "ledger run", "witness"}
+# They look at what stands in the data folder before they ask anybody.
+LOOKS_INTO_THE_FOLDER = {
+    *("ledger head", "ledger consistency", "ledger export", "ledger reads"),
+    *("snapshot save", "snapshot restore"),
+}
 
 
 @cache
@@ -80,7 +85,7 @@ def commands() -> dict[str, Any]:
 
 
 def takes_files(parameter: Any) -> bool:
-    return "Path" in str(parameter.type_descriptor.annotation)
+    return bool(parameter.type_descriptor.parameter_info.exists)
 
 
 def words(name: str, file: Path, /, **instead: str) -> list[str]:
@@ -156,6 +161,8 @@ def test_where_everything_was_stopped_each_command_says_who_does_not_answer(
     said = run(*words(name, file))
     if any(takes_files(p) and p.required for p in commands()[name].params):
         failed(said, *OF_FILES, Reason.STARTING)
+    elif name in LOOKS_INTO_THE_FOLDER:
+        failed(said)
     else:
         failed(said, Reason.STARTING, Reason.LOG_UNREACHABLE)
         assert NOBODY in said.err
