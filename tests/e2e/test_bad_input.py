@@ -37,6 +37,7 @@ ROOT = Path(__file__).parents[2]
 PROCESS: Final = {
     "Governance": "governance",
     "Consumers": "consumers",
+    "Erasures": "consumers",
     "Metering": "metering",
     "BtmAssets": "assets",
     "Dsi": "dsi",
@@ -164,6 +165,21 @@ FORGED = (
     bad("FORWARD_INVALID", passport=b"\xff", signature=bytes(64)),
 )
 CASES: Final[dict[str, dict[str, Case]]] = {
+    "Erasures": {
+        "EraseSubject": Case(
+            PORTAL,
+            {"consumer_ref": "c-bad-input"},
+            (
+                bad("FIELD_MISSING", consumer_ref=""),
+                bad("FIELD_INVALID", consumer_ref="no reference"),
+                bad("CODE_UNKNOWN", duty="HABIT", keep_until=LATER),
+                bad("INTERVAL_INVALID", duty="TAX_RECORDS"),
+                bad("INTERVAL_INVALID", duty="TAX_RECORDS", keep_until=FROM),
+                bad("TIME_INVALID", duty="TAX_RECORDS", keep_until=NEVER),
+                bad("ROLE_NOT_ALLOWED", by=ADVISER),
+            ),
+        ),
+    },
     "Governance": {
         "AdmitParticipant": Case(
             BOARD,

@@ -19,6 +19,7 @@ from spine.console.parties import issue
 from spine.dsi.v1 import dsi_pb2
 from spine.policy import Basis, Role
 from spine.server import error_from
+from spine.supervise import PROCESSES, WITNESSES
 from tests.e2e.conftest import Installation, grant
 
 YEAR = (datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 9, 1, tzinfo=UTC))
@@ -271,11 +272,11 @@ def test_a_change_of_tenancy_ends_the_old_occupiers_consents(
     assert failure(lambda: read(adviser, mpan)).reason == "CONSENT_ENDED_WITH_TENANCY"
 
 
-def test_seven_processes_run(spine: Installation) -> None:
+def test_every_process_runs(spine: Installation) -> None:
     children = psutil.Process().children(recursive=True)
     commands = [" ".join(child.cmdline()) for child in children]
     spines = [command for command in commands if "-m spine" in command]
-    assert len(spines) == 6
+    assert len(spines) == len(PROCESSES) + len(WITNESSES)
     assert any("kafka.Kafka" in command for command in commands)
 
 
