@@ -9,6 +9,7 @@ import typer
 from pydantic import ValidationError
 
 from spine.console import (
+    archiving,
     assets,
     audits,
     erasing,
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 for module in (
     processes,
+    archiving,
     health,
     logs,
     parties,

@@ -26,6 +26,11 @@ class Settings(BaseSettings):
         Path(".spine"), description="Folder of everything a run keeps: broker, stores, ports, keys."
     )
 
+    archive_dir: Path | None = Field(
+        None,
+        description="Archived segments of the log, read where the broker no longer holds them.",
+    )
+
     # The log
     kafka_bootstrap: str | None = Field(
         None,

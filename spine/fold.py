@@ -23,7 +23,8 @@ from spine.errors import Pushback, Reason
 from spine.event import LogRecord
 from spine.follow import Followers, Place
 from spine.live import LiveFold, heal
-from spine.log import Kafka, LogReader, ReaderThread
+from spine.log import Kafka, LogReader
+from spine.log_thread import ReaderThread
 from spine.replay import StoredFold, rebuild
 
 EXIT_FOLD_FAILED: Final = 70

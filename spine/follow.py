@@ -17,7 +17,8 @@ import structlog
 
 from spine.errors import Pushback
 from spine.live import LiveFold, heal, nobody_fetches
-from spine.log import Kafka, ReaderThread
+from spine.log import Kafka
+from spine.log_thread import ReaderThread
 
 Place = tuple[str, int]
 Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]

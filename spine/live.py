@@ -11,7 +11,7 @@ from typing import Final
 from spine import telemetry
 from spine.errors import Pushback, Reason
 from spine.event import LogRecord
-from spine.log import ReaderThread
+from spine.log_thread import ReaderThread
 from spine.replay import StoredFold
 from spine.rows import Applied, Counts
 

@@ -11,9 +11,9 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from pathlib import Path
+from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError as AioKafkaError
@@ -23,6 +23,7 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from spine import header_names, telemetry, trust
+from spine.archive import Archive
 from spine.errors import Bug, Invalid, Pushback, Reason, SpineError
 from spine.event import LogRecord
 
@@ -31,7 +32,6 @@ MAX_RECORD_BYTES: Final = 1 << 20
 # What a record's value may come to, so that key and headers still fit.
 MAX_VALUE_BYTES: Final = MAX_RECORD_BYTES - (16 << 10)
 FETCH_BYTES: Final = 8 << 20
-T = TypeVar("T")
 header_names.take_any()
 POLL_MS: Final = 100  # a range that ends in a hole is waited for no longer than this
 
@@ -54,6 +54,7 @@ class Kafka:
     sasl_mechanism: str | None = None
     sasl_username: str | None = None
     sasl_password: str | None = None
+    archive: Path | None = None
 
     def options(self) -> dict[str, Any]:
         """Connection options, as kafka-python and aiokafka both call them."""
@@ -177,39 +178,11 @@ async def _stop_quietly(producer: AIOKafkaProducer) -> None:
         await asyncio.wait_for(producer.stop(), APPEND_TIMEOUT_S)
 
 
-class ReaderThread:
-    """A reader on a thread of its own: one user at a time, also when a user is cancelled."""
-
-    def __init__(self, kafka: Kafka) -> None:
-        self._kafka = kafka
-        self._reader: LogReader | None = None
-        self._thread = ThreadPoolExecutor(1, "log-reader")
-
-    async def run(self, work: Callable[[LogReader], T]) -> T:
-        """What the work gives, done on the reader's thread."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._do, work)
-
-    def _do(self, work: Callable[[LogReader], T]) -> T:
-        if self._reader is None:
-            self._reader = LogReader(self._kafka)
-        return work(self._reader)
-
-    async def close(self) -> None:
-        """Disconnect, after whatever is under way, be it only connecting."""
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._thread, self._disconnect)
-        self._thread.shutdown(wait=False)
-
-    def _disconnect(self) -> None:
-        if self._reader is not None:
-            self._reader.close()
-
-
 class LogReader:
     """Reads ranges of partitions straight from the log. Blocking; one user at a time."""
 
     def __init__(self, kafka: Kafka) -> None:
+        self._archive = Archive(kafka.archive)
         try:
             self._consumer = KafkaConsumer(
                 **kafka.options(),
@@ -226,7 +199,12 @@ class LogReader:
             raise Pushback(Reason.LOG_UNREACHABLE, "no broker answers") from error
 
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
-        """First offset in the log, and the offset after the last."""
+        """First offset in the log, archive included, and the offset after the last."""
+        start, end = self._held(topic, partition)
+        return self._archive.reaches(topic, partition, start), end
+
+    def _held(self, topic: str, partition: int) -> tuple[int, int]:
+        """The same of what the broker itself holds."""
         place = TopicPartition(topic, partition)
         try:
             start = self._consumer.beginning_offsets([place])[place]
@@ -250,7 +228,9 @@ class LogReader:
             found = self._consumer.offsets_for_times({place: max(0, epoch_ms)}).get(place)
         except KafkaError as error:
             raise Pushback(Reason.LOG_UNREACHABLE, "the log does not answer") from error
-        return self.bounds(topic, partition)[1] if found is None else found.offset
+        held_from, end = self._held(topic, partition)
+        archived = self._archive.offset_at(topic, partition, epoch_ms, held_from)
+        return archived if archived is not None else end if found is None else found.offset
 
     def read(
         self, topic: str, partition: int, start: int, end: int | None = None
@@ -258,12 +238,15 @@ class LogReader:
         """Records with start <= offset < end (the present end if None), in order.
 
         Holes (control records of transactions) are passed over. LogUnfit if the log no longer
-        reaches back to `start`.
+        reaches back to `start`, neither at the broker nor in the archive.
         """
-        first, last = self.bounds(topic, partition)
+        first, last = self._held(topic, partition)
         end = last if end is None else min(end, last)
-        if start < first:
+        if start < self._archive.reaches(topic, partition, first):
             raise LogUnfit(Reason.LOG_MISSING, f"{topic}-{partition} starts at {first}")
+        if start < first:
+            yield from self._archive.read(topic, partition, start, min(end, first))
+            start = first
         if start >= end:
             return
         place = TopicPartition(topic, partition)

@@ -20,7 +20,8 @@ from spine.errors import Invalid, Pushback, Reason
 from spine.event import Header, LogRecord, Quarantined, RecordType, Settled, SignerRole
 from spine.fold import FaustFolds
 from spine.live import LiveFold
-from spine.log import LogReader, ReaderThread
+from spine.log import LogReader
+from spine.log_thread import ReaderThread
 from spine.partition import PartitionFold
 from spine.replay import RangeReader
 from spine.rows import QUARANTINE_PREFIX, Applied

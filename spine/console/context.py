@@ -54,7 +54,7 @@ def kafka(*, patient: bool = False) -> Kafka:
         message = f"no broker answers at {bootstrap}: is {UP} running?"
         raise Pushback(Reason.LOG_UNREACHABLE, message)
     if chosen.kafka_bootstrap is None:
-        return Kafka(bootstrap)
+        return Kafka(bootstrap, archive=chosen.archive_dir)
     password = chosen.kafka_sasl_password
     return Kafka(
         chosen.kafka_bootstrap,
@@ -65,6 +65,7 @@ def kafka(*, patient: bool = False) -> Kafka:
         chosen.kafka_sasl_mechanism,
         chosen.kafka_sasl_username,
         password.get_secret_value() if password else None,
+        chosen.archive_dir,
     )
 
 

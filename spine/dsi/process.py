@@ -20,7 +20,7 @@ from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc, members_pb2, members_pb2_grpc
 from spine.dsi.watch import Watches
 from spine.event import SignerRole
 from spine.fold import FaustFolds
-from spine.log import ReaderThread
+from spine.log_thread import ReaderThread
 from spine.policy import Role
 from spine.runtime import Process, Runtime
 from spine.server import Service

@@ -26,7 +26,7 @@ from spine.event import AccessOutcome, AccessRequest, DataPosition, epoch_ms, mu
 from spine.gb import Interval, tzdata_version
 from spine.identity import Caller
 from spine.live import LiveFold
-from spine.log import ReaderThread
+from spine.log_thread import ReaderThread
 from spine.policy import Category, Permit
 from spine.rows import Decided
 from spine.verdict import NOTHING

@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 
 from spine import trust
-from spine.log import ReaderThread
+from spine.log_thread import ReaderThread
 from spine.quarantine import QuarantineKeeper
 from spine.runtime import Process
 from spine.store import StoreReader

@@ -35,7 +35,7 @@ from spine.errors import Bug, Conflict, Invalid, NotFound, Pushback, Reason, Ref
 from spine.event import DataPosition, epoch_ms
 from spine.gb import SettlementDate
 from spine.live import LiveFold
-from spine.log import ReaderThread
+from spine.log_thread import ReaderThread
 from spine.policy import Role
 from spine.reference.v1 import reference_pb2, reference_pb2_grpc
 from spine.rows import subject_history

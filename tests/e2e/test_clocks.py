@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from spine.cli import app
+from spine.console import context
 from spine.console.client import Client, interval, stamp
 from spine.console.reading import absent
 from spine.gb import HALF_HOUR, SettlementDate, half_hour_start
@@ -248,3 +249,23 @@ def test_a_day_of_another_length_passes_through_every_surface(
     rows = [row for page in json.loads(ran.stdout) for row in page["rows"] if "value_wh" in row]
     assert [(datetime.fromisoformat(r["start"]), r["value_wh"]) for r in rows] == expected
     every_answer_is_the_same_again(spine, tmp_path, CALENDAR)
+
+
+# -- what no longer fits ---------------------------------------------------------------------------
+
+
+def test_the_whole_log_is_archived_and_found_whole(spine: Installation, tmp_path: Path) -> None:
+    assert run("archive", "verify").exception.reason == "FIELD_MISSING"
+    chosen = context.settings()
+    context.use(chosen.model_copy(update={"archive_dir": tmp_path}))
+    try:
+        for _ in range(2):  # again for what was appended meanwhile
+            assert run("archive", "segments", "--json").exit_code == 0
+        ran = run("archive", "verify", "--json")
+        assert ran.exit_code == 0, ran.exception
+        held = {row["topic"] for row in json.loads(ran.stdout) if row["records"]}
+        assert {"consumers.events.v1", "metering.readings.v1", "access.outcomes.v1"} <= held
+        next(tmp_path.glob("consumers*/*.segment")).write_bytes(b"nothing")
+        assert run("archive", "verify").exception.reason == "ARCHIVE_DAMAGED"
+    finally:
+        context.use(chosen)

@@ -43,7 +43,8 @@ from spine.fold import FaustFolds
 from spine.gb import Interval
 from spine.identity import Caller
 from spine.installation import DOMAINS
-from spine.log import Appended, Appender, Kafka, ReaderThread
+from spine.log import Appended, Appender, Kafka
+from spine.log_thread import ReaderThread
 from spine.policy import Basis, Category, Role
 from spine.runtime import Process, Runtime
 from spine.spread import Spreader

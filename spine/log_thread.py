@@ -1,0 +1,41 @@
+"""A reader of the log on a thread of its own, for hosts that must not block."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from spine.log import Kafka, LogReader
+
+T = TypeVar("T")
+
+
+class ReaderThread:
+    """A reader on a thread of its own: one user at a time, also when a user is cancelled."""
+
+    def __init__(self, kafka: Kafka) -> None:
+        self._kafka = kafka
+        self._reader: LogReader | None = None
+        self._thread = ThreadPoolExecutor(1, "log-reader")
+
+    async def run(self, work: Callable[[LogReader], T]) -> T:
+        """What the work gives, done on the reader's thread."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._do, work)
+
+    def _do(self, work: Callable[[LogReader], T]) -> T:
+        if self._reader is None:
+            self._reader = LogReader(self._kafka)
+        return work(self._reader)
+
+    async def close(self) -> None:
+        """Disconnect, after whatever is under way, be it only connecting."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, self._disconnect)
+        self._thread.shutdown(wait=False)
+
+    def _disconnect(self) -> None:
+        if self._reader is not None:
+            self._reader.close()

@@ -1,0 +1,128 @@
+"""An archive that replaces log is log: what the broker dropped is read and timed as before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kafka import KafkaAdminClient, TopicPartition
+
+from domains.consumers.decider import CONSUMERS
+from spine.archive import Archive, ArchiveDamaged
+from spine.embedded import EmbeddedKafka
+from spine.errors import Reason
+from spine.event import LogRecord
+from spine.log import Appender, Kafka, LogReader, LogUnfit
+from tests.helpers.records import LOG_ID, PARTITION, digest, refold
+from tests.helpers.stories import consumers_story
+
+HEADERS = (("t", b"f"), ("twice", b"1"), ("twice", b"2"), ("empty", b""))
+RECORDS = 40
+
+
+async def filled(broker: EmbeddedKafka, topic: str) -> list[LogRecord]:
+    appender = Appender(Kafka(broker.bootstrap))
+    for number in range(RECORDS):
+        key = None if number % 3 else b"1200000000003"
+        await appender.append(topic, 0, key, HEADERS, bytes([number]) * 100)
+    await appender.stop()
+    reader = LogReader(Kafka(broker.bootstrap))
+    records = list(reader.read(topic, 0, 0))
+    reader.close()
+    return records
+
+
+def dropped(broker: EmbeddedKafka, topic: str, below: int) -> None:
+    admin = KafkaAdminClient(bootstrap_servers=broker.bootstrap)
+    admin.delete_records({TopicPartition(topic, 0): below})
+    admin.close()
+
+
+async def test_what_the_broker_dropped_is_read_from_the_archive(
+    kafka: EmbeddedKafka, new_topic: Callable[[EmbeddedKafka], str], tmp_path: Path
+) -> None:
+    topic = new_topic(kafka)
+    records = await filled(kafka, topic)
+    archive = Archive(tmp_path)
+    archive.extend(LOG_ID, topic, 0, records[:15], segment_bytes=500)
+    archive.extend(LOG_ID, topic, 0, records[15:30], segment_bytes=500)
+    assert len(archive.segments(topic, 0)) == 6
+    assert archive.verify(LOG_ID, topic, 0) == 30
+    dropped(kafka, topic, 25)
+    bare, reader = (
+        LogReader(Kafka(kafka.bootstrap, archive=folder)) for folder in (None, tmp_path)
+    )
+    assert bare.bounds(topic, 0) == (25, RECORDS)
+    assert reader.bounds(topic, 0) == (0, RECORDS)
+    assert list(reader.read(topic, 0, 0)) == records
+    assert list(reader.read(topic, 0, 7, 33)) == records[7:33]
+    for record in records[3::7]:
+        at = next(r.offset for r in records if r.append_ms >= record.append_ms)
+        assert reader.offset_at(topic, 0, record.append_ms) == at
+    with pytest.raises(LogUnfit) as missing:
+        list(bare.read(topic, 0, 0))
+    assert missing.value.reason is Reason.LOG_MISSING
+    dropped(kafka, topic, 35)  # further than was archived: a gap is no log
+    with pytest.raises(LogUnfit):
+        list(reader.read(topic, 0, 0))
+    assert reader.bounds(topic, 0)[0] == 35
+    bare.close()
+    reader.close()
+
+
+def test_an_archived_history_folds_to_the_same_rows(tmp_path: Path) -> None:
+    """With records that nobody signed, headers in odd bytes, and values that are not there."""
+    story = consumers_story()
+    headers: Any = (("\udce9", b""), ("n", None))
+    odd = LogRecord(story[0].topic, PARTITION, len(story), 5, b"", headers, None)
+    archive = Archive(tmp_path)
+    archive.extend(LOG_ID, odd.topic, PARTITION, [*story, odd], segment_bytes=1_000)
+    again = list(Archive(tmp_path).read(odd.topic, PARTITION, 0, len(story) + 1))
+    assert again == [*story, odd]
+    assert digest(refold(again, CONSUMERS)) == digest(refold([*story, odd], CONSUMERS))
+
+
+def archived(folder: Path) -> tuple[Archive, list[Path]]:
+    archive = Archive(folder)
+    records = [LogRecord("t", 0, n, 1_000 + n, None, HEADERS, bytes([n]) * 9) for n in range(30)]
+    del records[11]  # a hole stays one
+    archive.extend(LOG_ID, "t", 0, records, segment_bytes=80)
+    return archive, [segment.path for segment in archive.segments("t", 0)]
+
+
+def cut(paths: list[Path]) -> None:
+    paths[1].write_bytes(paths[1].read_bytes()[:-9])
+
+
+def edited(paths: list[Path]) -> None:
+    archive, _ = archived(paths[0].parent.parent / "other")
+    segment = archive.segments("t", 0)[1]
+    changed = [replace(r, value=b"x") for r in segment.records()]
+    later = Archive(paths[0].parent.parent / "changed")
+    later.extend(LOG_ID, "t", 0, [*archive.segments("t", 0)[0].records(), *changed], 80)
+    paths[1].write_bytes(later.segments("t", 0)[1].path.read_bytes())
+
+
+def lost(paths: list[Path]) -> None:
+    paths[1].unlink()
+
+
+def renamed(paths: list[Path]) -> None:
+    paths[1].rename(paths[1].with_name("00000000000000000099.segment"))
+
+
+@pytest.mark.parametrize("harm", [cut, edited, lost, renamed])
+def test_a_damaged_archive_is_found_and_named(
+    harm: Callable[[list[Path]], None], tmp_path: Path
+) -> None:
+    _, paths = archived(tmp_path)
+    assert Archive(tmp_path).verify(LOG_ID, "t", 0) == 29
+    harm(paths)
+    with pytest.raises(ArchiveDamaged) as found:
+        Archive(tmp_path).verify(LOG_ID, "t", 0)
+    assert found.value.reason is Reason.ARCHIVE_DAMAGED
+    with pytest.raises(ArchiveDamaged):
+        Archive(tmp_path).verify(bytes(32), "t", 0)
