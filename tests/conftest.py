@@ -1,10 +1,36 @@
-"""What every test folder shares: one real broker per test run, started only when a test asks."""
+"""What every test folder shares: one real broker per test run, started only when a test asks.
 
+A fold that fails ends its process. Here it fails the test that it happened in, and says why.
+"""
+
+from __future__ import annotations
+
+import traceback
 from collections.abc import Iterator
 
 import pytest
 
+from spine import fold
 from spine.embedded import EmbeddedKafka
+
+_failures: list[BaseException] = []
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_exit() -> Iterator[None]:
+    """Folds of this process do not end it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fold, "_exit", _failures.append)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _folds_hold(_no_exit: None) -> Iterator[None]:
+    """No fold failed during the test."""
+    _failures.clear()
+    yield
+    told = ["".join(traceback.format_exception(failure)) for failure in _failures]
+    assert not told, "a fold failed:\n" + "\n".join(told)
 
 
 @pytest.fixture(scope="session")
