@@ -17,6 +17,7 @@ DESIGN: Final = ROOT / "DESIGN.md"
 LAST: Final = Path(__file__).with_name("last.json")
 BEGIN, END = "<!-- faults: written by `make fault` -->\n", "<!-- /faults -->\n"
 ONE, THREE = "tests/fault/one_broker.py", "tests/fault/three_brokers.py"
+TWO, SERVERS = "tests/fault/two_servers.py", "tests/e2e/test_servers.py"
 RACE, ROGUES = "tests/fault/test_race.py", "tests/fault/test_rogues.py"
 POINTS, FENCE = "tests/fault/test_failpoints.py", "tests/broker/test_fence.py"
 STORE, PARTITION = "tests/core/test_store.py", "tests/core/test_partition.py"
@@ -287,18 +288,29 @@ FAULTS: Final = (
         "as F36",
         (RACE, "no_read_begun_after_an_acknowledged_revocation_returns_data"),
     ),
+    _fault(
+        "F58",
+        "one of two servers killed, twenty times",
+        "the other answers for its partitions within 5 s",
+        (TWO, "a_killed_server_is_answered_for_within_seconds"),
+        (
+            SERVERS,
+            "a_killed_or_frozen_servers_partitions_are_answered_soon_and_it_takes_them_back",
+        ),
+    ),
 )
 
 
 def to_run() -> list[list[str]]:
-    """What `make fault` runs, one list for each pytest process: without broker, with one, three.
+    """What `make fault` runs, one list for each pytest process: without broker, with one, with
+    two servers, with three.
 
     What stands in tests/broker and tests/e2e is run by `make test` alone.
     """
     tests = list(dict.fromkeys(test for fault in FAULTS for test in fault.tests))
     plain = [t for t in tests if t.startswith(("tests/core", "tests/server"))]
     short = sorted({t.partition("::")[0] for t in tests if t.startswith("tests/fault/test_")})
-    return [plain, [*short, ONE], [THREE]]
+    return [plain, [*short, ONE], [TWO], [THREE]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,7 +350,7 @@ def render() -> str:
 
 
 def _elsewhere(test: str) -> str:
-    return "no result yet" if test.startswith((ONE, THREE)) else "in every `make test`"
+    return "no result yet" if test.startswith((ONE, TWO, THREE)) else "in every `make test`"
 
 
 def rewrite() -> None:
