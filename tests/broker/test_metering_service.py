@@ -313,14 +313,14 @@ async def test_rows_are_refused_one_by_one_and_counted_by_reason(world: World, t
     assert wrong_sender.rows_recorded == 0
     assert dict(wrong_sender.rows_refused) == {Reason.SENDER_NOT_APPOINTED: 8}
     export = await world.send(header("export", measurement_quantity="AE"), chunk(days))
-    assert export.rows_refused[Reason.QUANTITY_NOT_FOR_METER] == 5
+    assert export.rows_refused[Reason.QUANTITY_NOT_FOR_METER] == 3
     assert export.rows_recorded == 0
 
 
 async def test_the_client_names_what_the_server_refused(world: World):
     report = await world.ingest(LCL, STRANGER)
 
-    assert report.half_hours.as_dict() == {"total": 12_310, "unregistered": 12_308, "missing": 2}
+    assert report.half_hours.as_dict() == {"total": 12_310, "wrong_sender": 12_308, "missing": 2}
     assert report.batches.total == 0 and not report.positions
 
 
@@ -330,7 +330,7 @@ async def test_every_bucket_in_one_file(world: World, tmp_path: Path):
     wrong = "2700000000010"
     for mpxn in (mine, theirs, wrong):
         await world.register(mpxn)
-    await world.supply(mine, wrong)
+    await world.supply(mine, wrong, unknown)
     rows = [
         (mine, "00:30", "0.1"),
         (mine, "00:30", "0.1"),  # the same again
