@@ -67,7 +67,7 @@ IS_A_PROCESS = {"coordinator", "dsi", "readings", "ledger run", "witness"}
 # They look at what stands in the data folder before they ask anybody.
 LOOKS_INTO_THE_FOLDER = {
     *("ledger head", "ledger consistency", "ledger export", "ledger reads"),
-    *("snapshot save", "snapshot restore"),
+    *("snapshot save", "snapshot restore", "archive segments", "archive verify"),
 }
 
 
