@@ -72,7 +72,7 @@ def test_a_process_that_never_started_is_not_healthy(here: Path) -> None:
 
 def test_an_unknown_name_is_invalid(here: Path) -> None:
     with refused(Reason.CODE_UNKNOWN, Invalid):
-        health("ledger")
+        health("librarian")
 
 
 def test_every_process_of_an_installation_serves(spine: Installation) -> None:
