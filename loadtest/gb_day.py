@@ -198,9 +198,8 @@ class Watcher:
     ):
         stores = spine.runtime.stores("readings")
         self._at = dict.fromkeys(records, 0)
-        self._readers = {
-            p: StoreReader(stores / f"{trust.READINGS_TOPIC}-{p}", folder / str(p)) for p in records
-        }
+        self._stores = {p: stores / f"{trust.READINGS_TOPIC}-{p}" for p in records}
+        self._readers = {p: StoreReader(self._stores[p], folder / str(p)) for p in records}
         self._offsets = {p: np.array([o for o, _ in found]) for p, found in records.items()}
         self._rows = {
             p: np.concatenate([[0], np.cumsum([n for _, n in found])]).astype(np.int64)
@@ -212,7 +211,7 @@ class Watcher:
         """Rows that can be queried now."""
         count = 0
         for p, reader in self._readers.items():
-            if self._at[p] < self._rows[p][-1]:
+            if self._at[p] < self._rows[p][-1] and any(self._stores[p].glob("*/CURRENT")):
                 position = reader.position() if reader.refresh() else None
                 if position is not None:
                     place = int(np.searchsorted(self._offsets[p], position.offset, "right"))
@@ -235,9 +234,6 @@ def fold(spine: Installation, bare: Bare, day: Day, note: Note) -> None:
     started = time.perf_counter()
     spine.launch("readings")
     (spine.runtime.stores("readings")).mkdir(parents=True, exist_ok=True)
-    while not _stores_there(spine):
-        expect(time.perf_counter() - started < FOLD_S, "the readings process makes no stores")
-        time.sleep(LOOK_S)
     watcher = Watcher(spine, spine.data_dir / "watch", bare.records)
     begun, counted, now = 0.0, 0, 0
     cpu_s = 0.0
@@ -256,12 +252,6 @@ def fold(spine: Installation, bare: Bare, day: Day, note: Note) -> None:
     day.fold_s, day.fold_rows = time.perf_counter() - begun, now - counted
     day.fold_cpu_s = spine.cpu_s("readings") - cpu_s
     day.resident |= spine.resident()
-
-
-def _stores_there(spine: Installation) -> bool:
-    stores = spine.runtime.stores("readings")
-    names = (f"{trust.READINGS_TOPIC}-{p}" for p in range(spine.runtime.partitions))
-    return all(any((stores / name).glob("*/CURRENT")) for name in names)
 
 
 # What can be queried is what was sent

@@ -43,8 +43,9 @@ class ArchiveDamaged(SpineError):
 
     grpc_code = "FAILED_PRECONDITION"
 
-    def __init__(self, message: str) -> None:
-        super().__init__(Reason.ARCHIVE_DAMAGED, message)
+
+def _damaged(message: str) -> ArchiveDamaged:
+    return ArchiveDamaged(Reason.ARCHIVE_DAMAGED, message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ class Segment:
                     place = header.topic, header.partition, offset, append_ms
                     yield LogRecord(*place, key, named, value)
         except (OSError, ValueError, zstandard.ZstdError, struct.error) as error:
-            raise ArchiveDamaged(f"{self.path.name}: {type(error).__name__}") from None
+            raise _damaged(f"{self.path.name}: {type(error).__name__}") from None
 
 
 class Archive:
@@ -103,7 +104,7 @@ class Archive:
             found = [Segment(file, _header(file)) for file in files]
             for before, after in pairwise(found):
                 if after.header.first != before.header.next:
-                    raise ArchiveDamaged(f"no segment begins at {before.header.next} of {place}")
+                    raise _damaged(f"no segment begins at {before.header.next} of {place}")
             self._listed[place] = (names, found)
         return self._listed[place][1]
 
@@ -190,14 +191,14 @@ class Archive:
         for segment in self.segments(topic, partition):
             header, name = segment.header, segment.path.name
             if (header.log_id, header.topic, header.partition) != (log_id.hex(), topic, partition):
-                raise ArchiveDamaged(f"{name} is of another log or partition")
+                raise _damaged(f"{name} is of another log or partition")
             if header.previous != previous:
-                raise ArchiveDamaged(f"{name} does not follow on the bytes of the file before it")
+                raise _damaged(f"{name} does not follow on the bytes of the file before it")
             offsets = [record.offset for record in segment.records()]
             rising = all(a < b for a, b in pairwise(offsets))
             within = all(header.first <= offset < header.next for offset in offsets)
             if len(offsets) != header.records or not rising or not within:
-                raise ArchiveDamaged(f"{name} does not hold what its header says")
+                raise _damaged(f"{name} does not hold what its header says")
             previous, count = _sha256(segment.path), count + len(offsets)
         return count
 
@@ -236,9 +237,9 @@ def _header(path: Path) -> SegmentHeader:
         with _opened(path) as stream:
             header = msgspec.json.decode(stream.readline(), type=SegmentHeader)
     except (OSError, ValueError, zstandard.ZstdError) as error:
-        raise ArchiveDamaged(f"{path.name}: {type(error).__name__}") from None
+        raise _damaged(f"{path.name}: {type(error).__name__}") from None
     if header.version != VERSION or path.name != f"{header.first:020d}{SUFFIX}":
-        raise ArchiveDamaged(f"{path.name} is no segment by that name")
+        raise _damaged(f"{path.name} is no segment by that name")
     return header
 
 

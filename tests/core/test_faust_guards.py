@@ -186,7 +186,7 @@ def test_nothing_is_produced_through_faust() -> None:
 
 def test_folding_a_record_awaits_nothing() -> None:
     for path, names in (
-        ("spine/fold.py", {"deliver"}),
+        ("spine/live.py", {"deliver"}),
         ("spine/replay.py", {"apply", "_commit"}),
         ("spine/partition.py", {"apply"}),
     ):

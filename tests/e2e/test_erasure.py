@@ -26,9 +26,9 @@ PERSON = {"name": MARKER, "contact": "erase-me@example.org"}
 
 
 @pytest.fixture(scope="module")
-def robin(spine: Installation) -> Client:
+def wren(spine: Installation) -> Client:
     spine.meter(MPAN, "north-supply")
-    return spine.occupier(MPAN, "robin", PERSON)
+    return spine.occupier(MPAN, "wren", PERSON)
 
 
 def files_with(data_dir: Path, needle: bytes) -> list[str]:
@@ -58,16 +58,16 @@ def within(seconds: float, holds: Callable[[], bool]) -> bool:
 
 
 def test_an_erased_consumer_is_gone_and_every_decision_stands(
-    spine: Installation, robin: Client, tmp_path: Path
+    spine: Installation, wren: Client, tmp_path: Path
 ) -> None:
     own: dict[str, Any] = {"mpxn": MPAN, "purpose": "OWN_USE", "basis": "SUBJECT"}
-    before = robin.dsi("GetMeteringPoint", **own).decision
-    subject = spine.references["robin"]
+    before = wren.dsi("GetMeteringPoint", **own).decision
+    subject = spine.references["wren"]
     key = key_of(spine.data_dir, subject)
     assert key is not None
     assert files_with(spine.data_dir, key) == [VAULT_FILE], "or the search finds nothing at all"
     copy = shutil.copy(spine.data_dir / VAULT_FILE, tmp_path / "copy.sqlite")
-    answer = robin.erasures("EraseSubject", consumer_ref=subject)
+    answer = wren.erasures("EraseSubject", consumer_ref=subject)
     assert answer.standing == "ERASED"
     assert (answer.record.topic, answer.record.partition) == ("consumers.erasures.v1", 0)
     assert files_with(spine.data_dir, key) == []
@@ -91,8 +91,8 @@ def brought_back(spine: Installation, copy: Path, key: bytes) -> None:
     db.close()
 
 
-def test_nothing_is_sealed_for_who_was_erased(spine: Installation, robin: Client) -> None:
-    subject = spine.references["robin"]
+def test_nothing_is_sealed_for_who_was_erased(spine: Installation, wren: Client) -> None:
+    subject = spine.references["wren"]
     with pytest.raises(grpc.RpcError) as refused:
         spine.as_(CONSENT_SERVICE).consumers(
             "StartTenancy",

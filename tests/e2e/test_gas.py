@@ -89,4 +89,4 @@ def test_gas_in_kwh_is_energy_and_an_unknown_gas_meter_is_refused(
     unknown = tmp_path / "unknown.json"
     unknown.write_bytes(n3rgy(1, point="7654321"))
     report = ingesting.send(unknown, "north-supply", calorific_value="39.5")
-    assert report.half_hours.buckets == {"unregistered": 1}
+    assert report.half_hours.buckets == {"wrong_sender": 1}
