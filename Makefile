@@ -49,8 +49,8 @@ mutants: setup ## Break each safety-bearing line in a copy, and see a test fail
 	@$(BIN)/python -m tests.mutants.run
 
 .PHONY: rights
-rights: setup ## Ask the policy and an independent calculator a million questions (two minutes)
-	SPINE_TEST_QUESTIONS=1000000 $(BIN)/pytest tests/rights
+rights: setup ## Ask the policy and an independent calculator a million questions
+	SPINE_TEST_QUESTIONS=1000000 $(BIN)/pytest --timeout 900 tests/rights
 
 .PHONY: load
 load: setup ## Load a small country: every answer checked, gates are ratios; about two minutes
