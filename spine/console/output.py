@@ -62,6 +62,16 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     wide.print(made)
 
 
+def listed(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], as_json: bool
+) -> None:
+    """Rows as one JSON document of objects, or as a table."""
+    if as_json:
+        say_json([dict(zip(columns, row, strict=True)) for row in rows])
+    else:
+        table(title, columns, rows)
+
+
 def details(title: str, shown: Mapping[str, object]) -> None:
     """One thing for people, a line for each of its parts."""
     made = Table(title=title, title_justify="left", box=None, show_header=False)

@@ -11,7 +11,7 @@ import typer
 from domains.governance.decider import check_role
 from spine.console.client import Client, stamp
 from spine.console.context import CONSENT_SERVICE, OPERATOR, As, AsJson, Mpxn, instant, settings
-from spine.console.output import out, say, say_json, table
+from spine.console.output import listed, out, say, say_json
 from spine.identity import Authority
 from spine.policy import Role
 
@@ -139,11 +139,7 @@ def list_participants(as_: As = OPERATOR, as_json: AsJson = False) -> None:
     rows = [
         (p.party, p.name, ", ".join(a.role for a in p.accreditations), p.suspended) for p in found
     ]
-    if as_json:
-        keys = ("party", "name", "roles", "suspended")
-        say_json([dict(zip(keys, row, strict=True)) for row in rows])
-    else:
-        table("Participants", ("party", "name", "roles", "suspended"), rows)
+    listed("Participants", ("party", "name", "roles", "suspended"), rows, as_json)
 
 
 # -- meters ---------------------------------------------------------------------------------------

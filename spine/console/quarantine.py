@@ -13,7 +13,7 @@ import typer
 from spine.codec import unpack
 from spine.console.client import Client
 from spine.console.context import OPERATOR, As, AsJson, runtime, settings
-from spine.console.output import details, say, say_json, table
+from spine.console.output import details, listed, say, say_json
 from spine.errors import NotFound, Reason
 from spine.event import KEY_ID_HEADER, TYPE_HEADER, Facts, SignerRole
 from spine.quarantine import OWNERS, Case, Place, read_cases
@@ -71,10 +71,7 @@ def list_(
         if all_ or case.settled is None
     ]
     columns = ("place", "appended", "rule", "type", "bytes", "settled")
-    if as_json:
-        say_json([dict(zip(columns, row, strict=True)) for row in rows])
-    else:
-        table("Quarantined", columns, rows)
+    listed("Quarantined", columns, rows, as_json)
 
 
 def show(place: PlaceArgument, as_json: AsJson = False) -> None:
@@ -136,10 +133,7 @@ def held(as_json: AsJson = False) -> None:
     """
     rows = list(held_rows(settings().data_dir / "stores"))
     columns = ("process", "topic", "partition", "closed", "reason", "records")
-    if as_json:
-        say_json([dict(zip(columns, row, strict=True)) for row in rows])
-    else:
-        table("Closed until a build understands what they hold", columns, rows)
+    listed("Closed until a build understands what they hold", columns, rows, as_json)
 
 
 def held_rows(stores: Path) -> Iterator[tuple[str, str, int, str, str, str]]:

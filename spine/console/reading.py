@@ -10,7 +10,7 @@ import typer
 
 from spine.console.client import interval, stamp
 from spine.console.context import As, AsJson, Mpxn, instant
-from spine.console.output import details, say, say_json, table, when
+from spine.console.output import details, listed, say, say_json, table, when
 from spine.console.parties import client
 from spine.dsi.v1 import dsi_pb2
 from spine.policy import Basis, Category
@@ -138,10 +138,7 @@ def show_consents(
         )
         for c in answer.consents
     ]
-    if as_json:
-        say_json([dict(zip(columns, row, strict=True)) for row in rows])
-    else:
-        table("Consents", columns, rows)
+    listed("Consents", columns, rows, as_json)
 
 
 def show_tenancies(
@@ -165,10 +162,7 @@ def show_tenancies(
         )
         for t in answer.tenancies
     ]
-    if as_json:
-        say_json([dict(zip(columns, row, strict=True)) for row in rows])
-    else:
-        table("Tenancies", columns, rows)
+    listed("Tenancies", columns, rows, as_json)
 
 
 def clocks(valid: str = "", known: str = "") -> dict[str, Any]:

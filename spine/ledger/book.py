@@ -18,9 +18,10 @@ import structlog
 
 from spine.errors import Reason
 from spine.event import LogRecord
+from spine.files import write_whole
 from spine.ledger import note as notes
 from spine.ledger.entries import ENTRY_BYTES_MAX, Head, Place, RecordLeaf, epoch_after
-from spine.ledger.files import StoredTree, write_whole
+from spine.ledger.files import StoredTree
 from spine.ledger.note import Checkpoint, Note, VerifierKey
 from spine.ledger.tree import EMPTY_ROOT, Proofs
 from spine.log import LogUnfit

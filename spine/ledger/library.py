@@ -17,6 +17,7 @@ from typing import Any
 from spine import merkle
 from spine.errors import Invalid, NotFound, Reason
 from spine.event import LogRecord
+from spine.files import write_whole
 from spine.ledger.book import CHECKPOINT_FILE, KEYS_FILE
 from spine.ledger.entries import (
     FULL_EVERY,
@@ -26,7 +27,7 @@ from spine.ledger.entries import (
     RecordLeaf,
     super_leaves,
 )
-from spine.ledger.files import TileFolder, write_whole
+from spine.ledger.files import TileFolder
 from spine.ledger.note import Checkpoint, Note
 from spine.ledger.tree import ENTRIES, TILE_WIDTH, Proofs, TileAddress, tiles_of, width_of
 from spine.ledger.verifier import CONSISTENCY_FORMAT, EXPORT_FORMAT, PROOF_FORMAT

@@ -24,12 +24,12 @@ from spine import telemetry, trust
 from spine.codec import Codec
 from spine.errors import Pushback, Reason
 from spine.event import LogRecord
+from spine.files import write_whole
 from spine.follower import LogFollower
 from spine.identity import signing_key
 from spine.ledger.book import KEYS_FILE, Book, Sealed, origin_of
 from spine.ledger.cosigning import Cosigned, Witnesses
 from spine.ledger.entries import RecordLeaf
-from spine.ledger.files import write_whole
 from spine.ledger.library import Library
 from spine.ledger.note import ED25519, Note, PublishedHead, VerifierKey
 from spine.log import Appender, Kafka, LogReader, LogUnfit, create_missing, verify_settings

@@ -19,9 +19,9 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from spine.errors import Invalid, Reason, Refused, SpineError
+from spine.files import write_whole
 from spine.identity import load_or_create_signing_key
 from spine.ledger import verifier
-from spine.ledger.files import write_whole
 from spine.ledger.note import COSIGNATURE, Checkpoint, Note, VerifierKey, cosign
 from spine.signing import public_bytes, verify
 

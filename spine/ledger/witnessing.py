@@ -23,7 +23,7 @@ from aiohttp import web
 
 from spine.config import Settings
 from spine.errors import Invalid, Pushback, Reason
-from spine.ledger.files import write_whole
+from spine.files import write_whole
 from spine.ledger.note import MalformedNote, VerifierKey
 from spine.ledger.witness import Fork, NotNow, Unproven, Witness
 from spine.telemetry import set_up_logging

@@ -39,9 +39,8 @@ class Erasures:
 
     async def carry_out(self) -> None:
         """Destroy the key of everybody who is erased, whatever a copy has brought back."""
-        for consumer_ref, erasure in self._known():
-            if erasure.standing == Standing.ERASED:
-                await asyncio.to_thread(self._vault.destroy, consumer_ref)
+        erased = [ref for ref, erasure in self._known() if erasure.standing == Standing.ERASED]
+        await asyncio.to_thread(self._vault.destroy_all, erased)
 
     async def end_restrictions(self) -> None:
         """Erase those whose legal duty is over, and carry out what is decided."""

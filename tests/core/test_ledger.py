@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from spine import merkle
 from spine.errors import NotFound, Reason
 from spine.event import LogRecord
-from spine.ledger import files, verifier
+from spine.files import write_whole
+from spine.ledger import verifier
 from spine.ledger.entries import Epoch, Head, RecordLeaf
 from spine.ledger.library import Library, export_records, shown_json, stored_json
 from spine.ledger.note import Checkpoint, Note
@@ -130,7 +131,7 @@ def test_killed_at_any_write_it_goes_on_from_what_was_signed(
 ) -> None:
     """Every head that was seen is the beginning of every later one, whatever file came last."""
     folder = tmp_path_factory.mktemp("killed")
-    write_whole, seen = files.write_whole, list[Note]()
+    seen = list[Note]()
     for writes in kills:
         left = [writes]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from spine.event import LogRecord
+from spine.files import write_whole
 from spine.ledger.book import KEYS_FILE, Book, Sealed, origin_of
-from spine.ledger.files import write_whole
 from spine.ledger.library import Library
 from spine.ledger.note import ED25519, Note, VerifierKey, parse_signature
 from spine.ledger.witness import Witness

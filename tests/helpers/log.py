@@ -37,7 +37,7 @@ async def open_new_log(broker: EmbeddedKafka, data_dir: Path) -> tuple[Settings,
     await appender.start()
     try:
         codec = Codec(Schemas.load(), DOMAINS)
-        writer = LogWriter(appender, root, identity.log_id, codec, "/energyos/root/test")
+        writer = LogWriter(appender, root, identity.log_id, codec, "/energyos/opening/test")
         await open_log(kafka, identity, writer, keys, 1, 1)
     finally:
         await appender.stop()

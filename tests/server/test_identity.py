@@ -105,7 +105,7 @@ BAD = [
     ("a DNS name for a URI", Certificate(uris=(), dns=("acme.example",)), "parser"),
     ("wrong scheme", Certificate(uris=("spiffe://data_user/ACME",)), "parser"),
     ("scheme in capitals", Certificate(uris=("ENERGYOS://data_user/ACME",)), "parser"),
-    ("unknown role", Certificate(uris=("energyos://root/ACME",)), "parser"),
+    ("unknown role", Certificate(uris=("energyos://registrar/ACME",)), "parser"),
     ("no role", Certificate(uris=("energyos:///ACME",)), "parser"),
     ("no party", Certificate(uris=("energyos://data_user/",)), "parser"),
     ("party too short", Certificate(uris=("energyos://data_user/AC",)), "parser"),
