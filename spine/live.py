@@ -72,7 +72,7 @@ class LiveFold:
 
     def deliver(self, record: LogRecord) -> None:
         """Fold one record that follows on the last, tell the listeners, wake who waited for it."""
-        if self.closed:
+        if self.closed or record.offset < self.next_offset:  # delivered again, by another way
             return
         trace = telemetry.extract(record.header(telemetry.TRACEPARENT))
         with telemetry.span("fold", parent=trace, attributes={"topic": record.topic}):

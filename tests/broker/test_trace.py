@@ -8,13 +8,14 @@ from datetime import UTC, datetime
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from spine.config import Settings
 from spine.consumers.v1 import consumers_pb2, consumers_pb2_grpc
 from spine.dsi.process import start_dsi, start_readings
+from spine.follow import STAND_BY_S
 from spine.installation import DOMAINS
 from spine.log import Kafka
 from spine.policy import Role
@@ -34,6 +35,16 @@ def spans() -> Iterator[InMemorySpanExporter]:
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     yield exporter
     exporter.shutdown()
+
+
+def of_the_call(spans: InMemorySpanExporter) -> list[ReadableSpan]:
+    finished = spans.get_finished_spans()
+    calls = {s.context.trace_id for s in finished if s.context and s.name.endswith("StartSupply")}
+    return [s for s in finished if s.context and s.context.trace_id in calls]
+
+
+def folds_of_the_call(spans: InMemorySpanExporter) -> list[ReadableSpan]:
+    return [span for span in of_the_call(spans) if span.name == "fold"]
 
 
 async def test_one_trace_from_the_call_to_the_last_fold(
@@ -58,15 +69,14 @@ async def test_one_trace_from_the_call_to_the_last_fold(
         )
         async with connect(f"127.0.0.1:{server.port}", identity.folder) as channel:
             await consumers_pb2_grpc.ConsumersStub(channel).StartSupply(request, timeout=10)
-        await asyncio.sleep(0.5)
+        async with asyncio.timeout(10):
+            while len(folds_of_the_call(spans)) < 2:
+                await asyncio.sleep(0.05)
+        await asyncio.sleep(2 * STAND_BY_S)  # what is delivered by two ways comes again by now
     finally:
         for process in reversed(processes):
             await process.stop()
-    finished = spans.get_finished_spans()
-    (call,) = [span for span in finished if span.name.endswith("StartSupply")]
-    assert call.context is not None
-    same = [s for s in finished if s.context and s.context.trace_id == call.context.trace_id]
     # The coordinator folds its own fact, and so does the DSI, each in a worker of its own.
-    assert [span.name for span in same].count("fold") == 2
-    for span in same:
+    assert len(folds_of_the_call(spans)) == 2
+    for span in of_the_call(spans):
         assert "2000027391990" not in str(span.attributes)
