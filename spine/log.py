@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -212,11 +212,15 @@ class LogReader:
         except KafkaError as error:
             raise Pushback(Reason.LOG_UNREACHABLE, "the log does not answer") from error
 
-    def ends(self, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
+    def ends(self, places: Collection[tuple[str, int]]) -> dict[tuple[str, int], int]:
         """The offset after the last, of each of these topic-partitions, in one question."""
         asked = [TopicPartition(*place) for place in places]
         try:
             found = self._consumer.end_offsets(asked)
+        except KeyError:
+            # kafka-python leaves out a partition whose leader it has yet to learn when it knows
+            # another's; asked about alone, it waits until it has learnt it.
+            return {place: self._held(*place)[1] for place in places}
         except KafkaError as error:
             raise Pushback(Reason.LOG_UNREACHABLE, "the log does not answer") from error
         return {(place.topic, place.partition): found[place] for place in asked}

@@ -18,8 +18,10 @@ from spine.console.context import CONSENT_SERVICE, OPERATOR, settings, use
 from spine.console.output import EXIT_DIFFERENT, out
 from spine.console.parties import issue
 from spine.console.processes import running
+from spine.event import DataPosition
 from spine.policy import Basis, Role
 from spine.server import error_from
+from spine.services.wire import position_token
 from spine.verdict import Verdict
 
 SAMPLES: Final = Path(__file__).parents[2] / "tests" / "data"
@@ -42,9 +44,9 @@ def tell() -> None:
         watched = f"{len(supervisor.witnesses)} witnesses"
         _line("A broker and its processes", ", ".join(("kafka", *names, watched)))
         people = _people(chosen.data_dir)
-        _readings(chosen.data_dir)
+        recorded = _readings(chosen.data_dir)
         consent_id = _grant(people["consumer"])
-        _permitted(people["adviser"], began)
+        _permitted(people["adviser"], recorded, began)
         _cut(people["adviser"], people["consumer"], consent_id)
         _refused(people["adviser"])
         _audited()
@@ -90,13 +92,17 @@ def _people(data_dir: Path) -> dict[str, Client]:
     return {"adviser": Client(data_dir, "bright-advice"), "consumer": Client(data_dir, "alex")}
 
 
-def _readings(data_dir: Path) -> None:
+def _readings(data_dir: Path) -> Any:
+    """Both files; returns the position token from which on a read sees them."""
+    positions: list[DataPosition] = []
     for name, path, mpxn in (
         ("A GB meter (Perse)", PERSE, None),
         ("A London home (LCL)", LONDON, LONDON_MPAN),
     ):
         report = ingesting.send(path, "north-supply", mpxn=mpxn, data_dir=data_dir)
         _line(name, ingesting.in_a_line(report))
+        positions.extend(report.positions)
+    return position_token(report.log_id, positions)
 
 
 def _grant(consumer: Client) -> str:
@@ -118,8 +124,8 @@ def _grant(consumer: Client) -> str:
     return str(answer.consent_id)
 
 
-def _permitted(adviser: Client, began: float) -> None:
-    (page,) = adviser.readings(PERSE_MPAN, interval=interval(*JULY), **TERMS)
+def _permitted(adviser: Client, recorded: Any, began: float) -> None:
+    (page,) = adviser.readings(PERSE_MPAN, interval=interval(*JULY), at_least=recorded, **TERMS)
     kwh = sum(row.value_wh for row in page.rows) / 1000
     _line(
         "The adviser reads a week",

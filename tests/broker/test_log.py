@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, NewPartitions
 from kafka.errors import CorruptRecordError
 from kafka.record import memory_records
@@ -245,6 +245,25 @@ async def test_what_an_aborted_transaction_wrote_stands_in_the_log_for_every_rea
         assert [r.value for r in found] == [b"one", b"two"]
         assert reader.bounds(topic, 0) == (0, 3)
     finally:
+        reader.close()
+
+
+async def test_the_ends_of_topics_met_later_are_found_with_those_known(
+    kafka: EmbeddedKafka, new_topic: Callable[[EmbeddedKafka], str]
+) -> None:
+    """The client gives up on all when it knows the leaders of some: a follower would die of it."""
+    known, later = new_topic(kafka), new_topic(kafka)
+    consumer = KafkaConsumer(bootstrap_servers=kafka.bootstrap)
+    reader = LogReader(Kafka(kafka.bootstrap))
+    try:
+        consumer.end_offsets([TopicPartition(known, 0)])
+        with pytest.raises(KeyError):
+            consumer.end_offsets([TopicPartition(known, 0), TopicPartition(later, 0)])
+        await asyncio.to_thread(reader.bounds, known, 0)
+        both = await asyncio.to_thread(reader.ends, [(known, 0), (later, 0)])
+        assert both == {(known, 0): 0, (later, 0): 0}
+    finally:
+        consumer.close()
         reader.close()
 
 
