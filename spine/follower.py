@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from kafka import TopicPartition
 from kafka.errors import KafkaError, OffsetOutOfRangeError
 
-from spine.errors import Pushback, Reason
+from spine import log_client
+from spine.errors import Reason
 from spine.event import LogRecord
 from spine.log import Kafka, LogReader, LogUnfit, from_consumer
 
@@ -38,5 +39,5 @@ class LogFollower(LogReader):
             message = "the log does not reach where it was read up to"
             raise LogUnfit(Reason.LOG_DIFFERS, message) from error
         except KafkaError as error:
-            raise Pushback(Reason.LOG_UNREACHABLE, "the log does not answer") from error
+            raise log_client.unanswered() from error
         return [from_consumer(message) for batch in batches.values() for message in batch]

@@ -18,11 +18,11 @@ from typing import Any, Final
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError as AioKafkaError
 from aiokafka.helpers import create_ssl_context
-from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
-from spine import header_names, telemetry, trust
+from spine import header_names, log_client, telemetry, trust
 from spine.archive import Archive
 from spine.errors import Bug, Invalid, Pushback, Reason, SpineError
 from spine.event import LogRecord
@@ -31,7 +31,6 @@ APPEND_TIMEOUT_S: Final = 20.0
 MAX_RECORD_BYTES: Final = 1 << 20
 # What a record's value may come to, so that key and headers still fit.
 MAX_VALUE_BYTES: Final = MAX_RECORD_BYTES - (16 << 10)
-FETCH_BYTES: Final = 8 << 20
 header_names.take_any()
 POLL_MS: Final = 100  # a range that ends in a hole is waited for no longer than this
 
@@ -183,20 +182,7 @@ class LogReader:
 
     def __init__(self, kafka: Kafka) -> None:
         self._archive = Archive(kafka.archive)
-        try:
-            self._consumer = KafkaConsumer(
-                **kafka.options(),
-                group_id=None,
-                enable_auto_commit=False,
-                auto_offset_reset="none",
-                allow_auto_create_topics=False,
-                max_partition_fetch_bytes=FETCH_BYTES,
-                fetch_max_wait_ms=100,
-                max_poll_records=5_000,
-                metrics_enabled=False,
-            )
-        except KafkaError as error:
-            raise Pushback(Reason.LOG_UNREACHABLE, "no broker answers") from error
+        self._consumer = log_client.connect(kafka.options())
 
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """First offset in the log, archive included, and the offset after the last."""
@@ -206,32 +192,25 @@ class LogReader:
     def _held(self, topic: str, partition: int) -> tuple[int, int]:
         """The same of what the broker itself holds."""
         place = TopicPartition(topic, partition)
-        try:
-            start = self._consumer.beginning_offsets([place])[place]
-            return start, self._consumer.end_offsets([place])[place]
-        except KafkaError as error:
-            raise Pushback(Reason.LOG_UNREACHABLE, "the log does not answer") from error
+        start: int = log_client.ask(self._consumer.beginning_offsets, [place])[place]
+        return start, log_client.ask(self._consumer.end_offsets, [place])[place]
 
     def ends(self, places: Collection[tuple[str, int]]) -> dict[tuple[str, int], int]:
         """The offset after the last, of each of these topic-partitions, in one question."""
         asked = [TopicPartition(*place) for place in places]
         try:
-            found = self._consumer.end_offsets(asked)
+            found = log_client.ask(self._consumer.end_offsets, asked)
         except KeyError:
             # kafka-python leaves out a partition whose leader it has yet to learn when it knows
             # another's; asked about alone, it waits until it has learnt it.
             return {place: self._held(*place)[1] for place in places}
-        except KafkaError as error:
-            raise Pushback(Reason.LOG_UNREACHABLE, "the log does not answer") from error
         return {(place.topic, place.partition): found[place] for place in asked}
 
     def offset_at(self, topic: str, partition: int, epoch_ms: int) -> int:
         """The first offset appended at or after that time; the end of the log if there is none."""
         place = TopicPartition(topic, partition)
-        try:
-            found = self._consumer.offsets_for_times({place: max(0, epoch_ms)}).get(place)
-        except KafkaError as error:
-            raise Pushback(Reason.LOG_UNREACHABLE, "the log does not answer") from error
+        asked = {place: max(0, epoch_ms)}
+        found = log_client.ask(self._consumer.offsets_for_times, asked).get(place)
         held_from, end = self._held(topic, partition)
         archived = self._archive.offset_at(topic, partition, epoch_ms, held_from)
         return archived if archived is not None else end if found is None else found.offset
@@ -256,14 +235,19 @@ class LogReader:
         place = TopicPartition(topic, partition)
         self._consumer.assign([place])
         self._consumer.seek(place, start)
+        reached, moved = start, time.monotonic()
         try:
-            while self._consumer.position(place) < end:
+            while (position := self._consumer.position(place)) < end:
+                if position > reached:
+                    reached, moved = position, time.monotonic()
+                elif time.monotonic() - moved > log_client.ANSWER_WITHIN_S:
+                    raise log_client.unanswered()
                 for message in self._consumer.poll(timeout_ms=POLL_MS).get(place, ()):
                     if message.offset >= end:
                         return
                     yield from_consumer(message)
         except KafkaError as error:
-            raise Pushback(Reason.LOG_UNREACHABLE, "the log does not answer") from error
+            raise log_client.unanswered() from error
 
     def close(self) -> None:
         """Disconnect."""

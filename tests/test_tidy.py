@@ -58,7 +58,14 @@ EDGE = (
     "spine.services",
 )
 GENERATED = re.compile(r"_pb2(_grpc)?\.pyi?$")
-OF_KAFKA = ("spine.log", "spine.header_names", "spine.follower", "spine.embedded", "spine.jars")
+OF_KAFKA = (
+    "spine.log",
+    "spine.log_client",
+    "spine.header_names",
+    "spine.follower",
+    "spine.embedded",
+    "spine.jars",
+)
 OF_GRPC = (
     "spine.server",
     "spine.dsi",

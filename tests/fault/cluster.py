@@ -14,12 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
 
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, TopicPartition
+from kafka.protocol.admin import ElectionType
 
 from spine.embedded import JAVA_FLAGS, EmbeddedKafka, free_port
 from tests.fault.proxy import Proxy
 
 HEAP = "-Xmx256m"
+# A broker that starts beside two others and all of a spine, on a machine with much else to do.
+ANSWERS_WITHIN_S = 240.0
 NETWORK = ("broker", "controller", "proxied", "proxy")
 
 
@@ -46,6 +49,9 @@ class Broker(EmbeddedKafka):
             f'{{"broker": {self.network["broker"]}, "controller": {self.network["controller"]}}}'
         )
         return super()._choose_ports()
+
+    def _wait_until_it_answers(self, timeout_s: float) -> None:
+        super()._wait_until_it_answers(max(timeout_s, ANSWERS_WITHIN_S))
 
     def _java(self, classpath: str, *command: str) -> list[str]:
         java = super()._java(classpath, *command)
@@ -120,6 +126,19 @@ class Cluster:
             admin.close()
         (found,) = (p for p in described["partitions"] if p["partition_index"] == partition)
         return self.brokers[int(found["leader_id"]) - 1]
+
+    def lead(self, topic: str, partition: int, broker: Broker) -> None:
+        """Have this broker lead a partition; who led it goes on as a follower."""
+        place = TopicPartition(topic, partition)
+        others = [b.node_id for b in self.brokers if b is not broker]
+        admin = KafkaAdminClient(bootstrap_servers=self.alive())
+        try:
+            admin.alter_partition_reassignments({place: [broker.node_id, *others]})
+            until("reassigned", lambda: not admin.list_partition_reassignments([place]))
+            admin.elect_leaders(ElectionType.PREFERRED, {topic: [partition]}, raise_errors=False)
+        finally:
+            admin.close()
+        until("another leader", lambda: self.leader(topic, partition) is broker)
 
     def controller(self) -> Broker:
         """The broker whose controller is the active one."""

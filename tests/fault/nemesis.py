@@ -17,7 +17,7 @@ from tests.fault.cluster import Broker
 from tests.fault.installation import Faulty
 from tests.fault.race import Nemesis, Race
 
-BACK_WITHIN_S = 60.0
+BACK_WITHIN_S = 180.0
 # When processes of this run were killed, or found dead at a failpoint: seconds since 1970.
 kills: list[float] = []
 

@@ -21,6 +21,9 @@ from importlib import import_module
 from itertools import count
 from typing import Any, Final
 
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
+
 # Name: module, what in it, and whether the process dies before or after it has done its work.
 POINTS: Final[dict[str, tuple[str, str, str]]] = {
     "append.before": ("spine.log", "Appender.append", "before"),
@@ -74,18 +77,25 @@ def _copy_one_by_one() -> None:
 
 
 def _wait_for_end_offsets() -> None:
-    """The fence that is none: each read asks the leader, on a connection of its own."""
+    """The fence that is none: each read asks the leader, on a connection of its own.
+
+    With a client as it comes, which is patient with the leader that it knows.
+    """
+    from spine import log_client
     from spine.access import AccessLog
     from spine.console import context
-    from spine.log import LogReader
 
     threads = ThreadPoolExecutor(64)
     own = threading.local()
 
     def end_of(topic: str, partition: int) -> int:
-        if not hasattr(own, "reader"):
-            own.reader = LogReader(context.kafka())
-        end: int = own.reader.bounds(topic, partition)[1]
+        try:
+            if not hasattr(own, "client"):
+                own.client = KafkaConsumer(**context.kafka().options())
+            place = TopicPartition(topic, partition)
+            end: int = own.client.end_offsets([place])[place]
+        except KafkaError as error:
+            raise log_client.unanswered() from error
         return end
 
     async def decide(self: Any, request: Any, vector: Any) -> Any:

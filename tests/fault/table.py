@@ -21,6 +21,7 @@ TWO, SERVERS = "tests/fault/two_servers.py", "tests/e2e/test_servers.py"
 RACE, ROGUES = "tests/fault/test_race.py", "tests/fault/test_rogues.py"
 POINTS, FENCE = "tests/fault/test_failpoints.py", "tests/broker/test_fence.py"
 STORE, PARTITION = "tests/core/test_store.py", "tests/core/test_partition.py"
+FLOODS = "tests/server/test_floods.py"
 SERVER, IDENTITY = "tests/server/test_server.py", "tests/server/test_identity.py"
 LOG, SURVIVAL = "tests/broker/test_log.py", "tests/e2e/test_survival.py"
 
@@ -224,6 +225,14 @@ FAULTS: Final = (
         (SERVER, "more_connections_than_allowed_are_cut"),
     ),
     _fault(
+        "F43",
+        "rapid reset; floods of pings, settings and header blocks; a stream that nobody reads",
+        "hung up on or borne; little memory, neighbours served",
+        (FLOODS, "a_flood_costs_little_room_and_no_neighbour"),
+        (FLOODS, "who_only_pings_is_hung_up_on"),
+        (FLOODS, "a_stream_that_nobody_reads_fills_no_memory"),
+    ),
+    _fault(
         "F46",
         "everything stopped, every store lost",
         "the log brings all back, same digests",
@@ -297,6 +306,13 @@ FAULTS: Final = (
             SERVERS,
             "a_killed_or_frozen_servers_partitions_are_answered_soon_and_it_takes_them_back",
         ),
+    ),
+    _fault(
+        "F59",
+        "a leader that was followed by another and answers on; one broker of three silent",
+        "who reads the log asks another, within its time",
+        (THREE, "a_reader_finds_a_leader_that_took_over"),
+        (THREE, "a_reader_waits_for_no_silent_broker"),
     ),
 )
 

@@ -11,7 +11,7 @@ from tests.fault.process import POINTS, arm
 from tests.fault.table import BEGIN, DESIGN, END, FAULTS, ROOT
 
 ASKED = "F01 F02 F03 F07 F08 F09 F10 F11 F12 F17 F18 F19 F21 F22 F24 F25 F26 F27 F32 F33 F36 F37"
-ASKED += " F38 F39 F40 F41 F42 F46"
+ASKED += " F38 F39 F40 F41 F42 F43 F46 F49 F50 F51 F52 F53 F54 F55 F56 F57 F58"
 
 
 def test_every_fault_asked_for_is_in_the_table() -> None:
