@@ -88,6 +88,11 @@ class Settings(BaseSettings):
         description="Which of several dsi or readings processes this is, such as 2: it names the "
         "stores, the port file and the place in the consumer group. Unset: the first.",
     )
+    supervisor_pid: int | None = Field(
+        None,
+        description="The process that started this one; when it is gone, this one stops. Set by "
+        "`spine up`.",
+    )
     dsi_peers: str | None = Field(
         None,
         description="host:port[,host:port] of further DSI servers that share no data folder with "

@@ -10,7 +10,6 @@ import asyncio
 import fcntl
 import json
 import os
-import signal
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -40,6 +39,7 @@ from spine.replay import StoredFold
 from spine.schemas import Schemas
 from spine.server import Limits, Service, SpineServer, build_server
 from spine.signing import Signer, verify
+from spine.stopping import told_to_stop
 from spine.store import MemoryRows
 from spine.writer import LogWriter
 
@@ -336,12 +336,8 @@ class Process:
         return self.ready and still_s < NOT_SERVING_AFTER_S
 
     async def until_signalled(self) -> None:
-        """Run until SIGTERM or SIGINT, then stop in order."""
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
-        await stop.wait()
+        """Run until told to stop, then stop in order."""
+        await told_to_stop(self.runtime.settings.supervisor_pid)
         await self.stop()
 
     async def stop(self) -> None:

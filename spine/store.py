@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import os
 import shutil
 import struct
 from collections.abc import Iterator, Sequence
@@ -193,16 +194,23 @@ class StoreReader:
         self._path, self._secondary = path, secondary
         self._db: Rdict | None = None
         self._life = 0
+        self._seen: frozenset[tuple[str, int]] = frozenset()
 
     def refresh(self) -> bool:
-        """See what the writer has written since; False while there is no readable store."""
+        """See what the writer has written since; False while there is no readable store.
+
+        Its files are looked at first: to catch up with nothing takes RocksDB far longer.
+        """
         try:
             life = _latest_life(self._path)
             if self._db is None or life != self._life:
                 self.close()
                 self._open(life or 1)
             assert self._db is not None
-            self._db.try_catch_up_with_primary()
+            written = _written(self._path / str(self._life))
+            if written != self._seen:
+                self._db.try_catch_up_with_primary()
+                self._seen = written
         except Exception as error:
             _log.warning("store.unreadable", store=self._path.name, reason=str(error))
             self.close()
@@ -214,7 +222,7 @@ class StoreReader:
         self._secondary.mkdir(parents=True)
         access = AccessType.secondary(str(self._secondary))
         self._db = Rdict(str(self._path / str(life)), options=_options(), access_type=access)
-        self._life = life
+        self._life, self._seen = life, frozenset()
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a row as of the last refresh."""
@@ -265,8 +273,18 @@ def rows_digest(rows: Iterator[tuple[bytes, bytes]]) -> bytes:
 
 
 def _latest_life(path: Path) -> int | None:
-    lives = [int(child.name) for child in path.iterdir() if child.name.isdecimal()]
-    return max(lives, default=None)
+    with os.scandir(path) as children:
+        return max((int(c.name) for c in children if c.name.isdecimal()), default=None)
+
+
+def _written(life: Path) -> frozenset[tuple[str, int]]:
+    """The files that only grow, and grow with every write: write-ahead logs and manifests."""
+    with os.scandir(life) as files:
+        return frozenset(
+            (file.name, file.stat().st_size)
+            for file in files
+            if file.name.endswith(".log") or file.name.startswith("MANIFEST-")
+        )
 
 
 def _get(db: Rdict, path: Path, key: bytes) -> bytes | None:

@@ -193,7 +193,7 @@ class Supervisor:
 
     def command(self, name: str) -> tuple[list[str], dict[str, str]]:
         """What starts a process: its command line, and what is set in its environment."""
-        environment = dict(self._environment)
+        environment = self._environment | {"SPINE_SUPERVISOR_PID": str(os.getpid())}
         if self._kafka is not None:
             environment["SPINE_KAFKA_BOOTSTRAP"] = self._kafka.bootstrap
         return [sys.executable, "-m", *self._module(name)], environment

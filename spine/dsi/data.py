@@ -13,7 +13,7 @@ from spine.errors import Pushback, Reason
 from spine.event import DataPosition
 from spine.store import StoreReader
 
-REFRESH_EVERY_S: Final = 0.02
+REFRESH_EVERY_S: Final = 0.05
 POLL_S: Final = 0.02
 # How soon a read follows a partition that another readings process has taken over.
 COMPARE_EVERY_S: Final = 0.25
@@ -39,6 +39,8 @@ class DataViews:
         self._furthest: dict[Place, StoreReader] = {}
         self._refreshed: dict[Place, float] = {}
         self._compared: dict[Place, float] = {}
+        self._members: list[Path] = []
+        self._looked = 0.0
 
     def next_offset(self, topic: str, partition: int) -> int:
         """Below which offset rows can be read; Pushback(DATA_BEHIND) if there is no store."""
@@ -58,18 +60,29 @@ class DataViews:
 
     def _compare(self, place: Place) -> None:
         """Find the stores of a place, and which of them has come furthest."""
-        kind = self._stores.name
         readers = self._readers[place]
-        for home in self._stores.parent.glob(f"{kind}*"):
+        for home in self._homes():
             path = store_path(home, *place)
-            member = home.name == kind or home.name.startswith(f"{kind}-")
-            if member and home.name not in readers and path.exists():
+            if home.name not in readers and path.exists():
                 secondary = store_path(self._own / home.name, *place)
                 readers[home.name] = StoreReader(path, secondary)
         ready = [reader for _, reader in sorted(readers.items()) if reader.refresh()]
         self._furthest.pop(place, None)
         if ready:
             self._furthest[place] = max(ready, key=self._offset)
+
+    def _homes(self) -> list[Path]:
+        """Where the readings processes keep their stores, looked for as often as one compares."""
+        now = time.monotonic()
+        if now - self._looked >= COMPARE_EVERY_S:
+            kind = self._stores.name
+            self._members = [
+                home
+                for home in self._stores.parent.glob(f"{kind}*")
+                if home.name == kind or home.name.startswith(f"{kind}-")
+            ]
+            self._looked = now
+        return self._members
 
     def _offset(self, reader: StoreReader | None) -> int:
         """The last offset folded in a store of this log; -1 if there is none."""

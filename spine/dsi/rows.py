@@ -2,57 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from itertools import pairwise
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from spine.answer import ABSENT, HalfHour, HalfHours
 from spine.dsi.v1 import dsi_pb2
-from spine.gb import half_hour_start
+from spine.gb import HALF_HOUR, half_hour_start
 from spine.services import wire
 
-
-def half_hours(rows: Sequence[HalfHour], in_columns: bool) -> dict[str, Any]:
-    """The field of a response that holds these half hours."""
-    if not in_columns:
-        return {"rows": [_half_hour(row) for row in rows]}
-    return {"columns": _columns(rows) if isinstance(rows, HalfHours) else None}
+HALF_HOUR_S: Final = HALF_HOUR // timedelta(seconds=1)
 
 
-def _half_hour(row: HalfHour) -> Any:
-    if row.recorded is None:
-        return dsi_pb2.HalfHour(start=wire.stamp(row.start), absent=f"ABSENT_{row.absent}")
-    recorded = row.recorded
-    return dsi_pb2.HalfHour(
-        start=wire.stamp(row.start),
-        value_wh=recorded.value_wh,
-        quality=recorded.quality,
-        version=dsi_pb2.Version(offset=recorded.offset, row=recorded.row),
-    )
+def put_half_hours(answer: Any, rows: Sequence[HalfHour], in_columns: bool) -> None:
+    """Put half hours into the field of a response that they are asked for in."""
+    if not isinstance(rows, HalfHours):
+        return
+    if in_columns:
+        answer.columns.CopyFrom(_columns(rows))
+    else:
+        _put_rows(answer.rows, rows)
+
+
+def _put_rows(messages: Any, rows: HalfHours) -> None:
+    """A message for each. Copies of the first of a run take a fifth of the time of new ones."""
+    for begin, end in _runs(rows):
+        messages.extend([_alike(rows, begin)] * (end - begin))
+    start_s = rows.columns.first * HALF_HOUR_S
+    given = zip(messages, rows.absent.tolist(), rows.columns.values_wh.tolist(), strict=True)
+    for place, (message, absent, value_wh) in enumerate(given):
+        message.start.seconds = start_s + place * HALF_HOUR_S
+        if not absent:
+            message.value_wh = value_wh
+
+
+def _alike(rows: HalfHours, place: int) -> Any:
+    """What a half hour shares with the others of its run."""
+    why = ABSENT[rows.absent[place]]
+    if why is not None:
+        return dsi_pb2.HalfHour(absent=f"ABSENT_{why}")
+    return dsi_pb2.HalfHour(quality=_quality(rows, place), version=_version(rows, place))
 
 
 def _columns(rows: HalfHours) -> Any:
     """Values, and runs of half hours that are absent alike or recorded by the same version."""
-    columns, recorded = rows.columns, rows.absent == 0
-    alike = np.stack((rows.absent, columns.quality, columns.offsets, columns.rows))
-    alike[1:, ~recorded] = 0
-    edges = np.flatnonzero((alike[:, 1:] != alike[:, :-1]).any(axis=0)) + 1
+    columns = rows.columns
     return dsi_pb2.HalfHourColumns(
         start=wire.stamp(half_hour_start(columns.first)),
-        values_wh=columns.values_wh[recorded].tolist(),
-        runs=[_run(rows, *run) for run in pairwise((0, *edges.tolist(), len(rows)))],
+        values_wh=columns.values_wh[rows.absent == 0].tolist(),
+        runs=[_run(rows, *run) for run in _runs(rows)],
     )
+
+
+def _runs(rows: HalfHours) -> Iterator[tuple[int, int]]:
+    """Where stretches begin and end that are absent alike or recorded by the same version."""
+    columns = rows.columns
+    alike = np.stack((rows.absent, columns.quality, columns.offsets, columns.rows))
+    alike[1:, rows.absent != 0] = 0
+    edges = np.flatnonzero((alike[:, 1:] != alike[:, :-1]).any(axis=0)) + 1
+    return pairwise((0, *edges.tolist(), len(rows)))
 
 
 def _run(rows: HalfHours, begin: int, end: int) -> Any:
     why = ABSENT[rows.absent[begin]]
     if why is not None:
         return dsi_pb2.HalfHourRun(half_hours=end - begin, absent=f"ABSENT_{why}")
+    quality, version = _quality(rows, begin), _version(rows, begin)
+    return dsi_pb2.HalfHourRun(half_hours=end - begin, quality=quality, version=version)
+
+
+def _quality(rows: HalfHours, place: int) -> str:
     columns = rows.columns
-    return dsi_pb2.HalfHourRun(
-        half_hours=end - begin,
-        quality=columns.qualities[columns.quality[begin]],
-        version=dsi_pb2.Version(offset=int(columns.offsets[begin]), row=int(columns.rows[begin])),
-    )
+    return columns.qualities[int(columns.quality[place])]
+
+
+def _version(rows: HalfHours, place: int) -> Any:
+    columns = rows.columns
+    return dsi_pb2.Version(offset=int(columns.offsets[place]), row=int(columns.rows[place]))

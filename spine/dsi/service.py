@@ -18,7 +18,7 @@ from spine.dsi import assets, records
 from spine.dsi.advice import QUANTITY_OF, Adviser
 from spine.dsi.answering import LIST_TENANCIES, Answer
 from spine.dsi.reads import TOPICS_OF_READINGS, Judged, Query, Reads
-from spine.dsi.rows import half_hours
+from spine.dsi.rows import put_half_hours
 from spine.dsi.stream import HALF_HOURS_PER_CHUNK, Chunk, ReadingsStream
 from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
 from spine.dsi.watch import Watches
@@ -63,13 +63,14 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
         end = asked.end if asked.end - start <= page else start + page
         query = self._readings_query("GetReadings", request, Interval(start, end))
         judged, made = await self._reads.read_at(query, mpxn, vector)
-        return dsi_pb2.GetReadingsResponse(
-            **half_hours(made.half_hours, request.in_columns),
+        response = dsi_pb2.GetReadingsResponse(
             decision=_decision(judged),
             positions=self._token(vector, judged),
             digest=made.digest,
             next_cursor=_cursor(digest, end, vector) if end < asked.end else "",
         )
+        put_half_hours(response, made.half_hours, request.in_columns)
+        return response
 
     async def StreamReadings(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """The half hours of up to 1,000 metering points, then each new version if wanted."""
@@ -244,10 +245,9 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
 
     def _chunk(self, chunk: Chunk, in_columns: bool) -> Any:
         answer: Answer | None = chunk.answer
-        return dsi_pb2.StreamReadingsResponse(
+        response = dsi_pb2.StreamReadingsResponse(
             mpxn=chunk.mpxn,
             chunk=chunk.number,
-            **half_hours(answer.half_hours if answer else (), in_columns),
             decision=_decision(chunk.judged) if answer and chunk.judged else None,
             positions=self._token(chunk.judged.ruling.vector, chunk.judged)
             if answer and chunk.judged
@@ -256,6 +256,8 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
             interval_complete=chunk.complete,
             refused=chunk.refused or "",
         )
+        put_half_hours(response, answer.half_hours if answer else (), in_columns)
+        return response
 
 
 def stream_meters(request: Any) -> list[str]:

@@ -12,7 +12,6 @@ import asyncio
 import fcntl
 import json
 import os
-import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +25,7 @@ from spine.errors import Invalid, Pushback, Reason
 from spine.files import write_whole
 from spine.ledger.note import MalformedNote, VerifierKey
 from spine.ledger.witness import Fork, NotNow, Unproven, Witness
+from spine.stopping import told_to_stop
 from spine.telemetry import set_up_logging
 
 ADD_HEADS: Final = "/add-heads"
@@ -78,7 +78,7 @@ class WitnessServer:
 
 
 def run(settings: Settings, name: str) -> None:
-    """Run a witness until SIGTERM or SIGINT; Invalid(FIELD_MISSING) without the log's key."""
+    """Run a witness until it is told to stop; Invalid(FIELD_MISSING) without the log's key."""
     set_up_logging(settings.log_level)
     try:
         log_key = VerifierKey.parse(settings.witness_log_key or "")
@@ -108,10 +108,7 @@ async def _serve(server: WitnessServer, witness: Witness, settings: Settings, na
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(said).encode(), sync=False)
     _log.info("witness.ready", witness=name, port=port, stands_at=witness.size)
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await stop.wait()
+    await told_to_stop(settings.supervisor_pid)
     await runner.cleanup()
 
 

@@ -118,7 +118,7 @@ def audit(spine: Installation, tmp_path: Path, *asked: str) -> tuple[int, dict[s
     return done.returncode, json.loads(done.stdout)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def spine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """Everything up, kept up, with a supplier and an adviser."""
     chosen = Settings(data_dir=tmp_path_factory.mktemp("installation"))

@@ -57,13 +57,14 @@ def test_the_two_commands_are_targets_of_make() -> None:
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.timeout(360)
 def test_the_demo_tells_its_story(environment: dict[str, str]) -> None:
     done = subprocess.run(
         ["spine", "demo"],
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -84,7 +85,7 @@ def up(environment: dict[str, str]) -> Iterator[None]:
             yield
         finally:
             process.send_signal(signal.SIGINT)
-            process.wait(30)
+            process.wait(120)
 
 
 @pytest.mark.usefixtures("up")

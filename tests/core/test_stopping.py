@@ -1,0 +1,51 @@
+"""A process whose supervisor was killed does not stay behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+CHILD = """
+import asyncio, sys
+from spine.stopping import told_to_stop
+print("ready", flush=True)
+asyncio.run(told_to_stop(int(sys.argv[1]) or None))
+"""
+SUPERVISOR = f"""
+import os, subprocess, sys, time
+told = str(os.getpid()) if sys.argv[1] == "told" else "0"
+command = [sys.executable, "-c", {CHILD!r}, told]
+child = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
+child.stdout.readline()
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+LEFT_BEHIND_S = 5.0
+
+
+def orphan_of_a_killed_supervisor(told: str) -> psutil.Process:
+    command = [sys.executable, "-c", SUPERVISOR, told]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as supervisor:
+        assert supervisor.stdout is not None
+        child = psutil.Process(int(supervisor.stdout.readline()))
+        supervisor.kill()
+    return child
+
+
+def test_it_ends_when_its_supervisor_is_gone() -> None:
+    orphan_of_a_killed_supervisor("told").wait(60)
+
+
+def test_a_process_that_does_not_know_its_supervisor_stays() -> None:
+    orphan = orphan_of_a_killed_supervisor("untold")
+    try:
+        with pytest.raises(psutil.TimeoutExpired):
+            orphan.wait(LEFT_BEHIND_S)
+        orphan.terminate()
+        orphan.wait(60)
+    finally:
+        if orphan.is_running():
+            orphan.kill()
