@@ -188,10 +188,14 @@ class Store:
 
 
 class StoreReader:
-    """A read-only secondary of a store that another process writes. `refresh` catches up."""
+    """A read-only secondary of a store that another process writes. `refresh` catches up.
 
-    def __init__(self, path: Path, secondary: Path) -> None:
+    What proves damaged is marked for that process; a `bystander` marks nothing of the store's.
+    """
+
+    def __init__(self, path: Path, secondary: Path, *, bystander: bool = False) -> None:
         self._path, self._secondary = path, secondary
+        self._marked = secondary if bystander else path
         self._db: Rdict | None = None
         self._life = 0
         self._seen: frozenset[tuple[str, int]] = frozenset()
@@ -226,15 +230,15 @@ class StoreReader:
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a row as of the last refresh."""
-        return _get(self._opened(), self._path, key)
+        return _get(self._opened(), self._marked, key)
 
     def get_many(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
         """The values of many rows, in the order of their keys, as of the last refresh."""
-        return _get_many(self._opened(), self._path, keys)
+        return _get_many(self._opened(), self._marked, keys)
 
     def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Rows with start <= key < end, in key order, as of the last refresh."""
-        return _scan(self._opened(), self._path, start, end)
+        return _scan(self._opened(), self._marked, start, end)
 
     def _opened(self) -> Rdict:
         if self._db is None:

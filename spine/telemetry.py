@@ -135,6 +135,14 @@ ledger_alarms = _meter.create_counter(
         "What an operator must look at, by `kind`: log-differs, rolled-back, fork or held-back.",
     )
 )
+drift_alarms = _meter.create_counter(
+    *_declared(
+        "spine.drift.alarms",
+        "{alarm}",
+        "Served stores that were found to disagree with the log, by `kind`: ROWS_DIFFER or "
+        "POSITION_DIFFERS.",
+    )
+)
 
 
 def redact(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter, defaultdict
 from dataclasses import replace
 from datetime import datetime
@@ -29,6 +30,7 @@ from spine.log import Appender, LogReader, partition_counts
 from spine.policy import Basis
 from spine.rows import Applied, Decided
 from spine.runtime import Runtime
+from spine.supervise import PROCESSES
 from spine.verdict import NOTHING
 from tests.e2e.conftest import Installation, audit
 from tests.helpers.rights import Event, Right, agree, rights
@@ -55,6 +57,17 @@ def casey(spine: Installation) -> list[Decision]:
 @pytest.fixture
 def runtime(spine: Installation) -> Runtime:
     return context.runtime()
+
+
+def test_every_store_that_is_served_is_what_the_log_says(spine: Installation) -> None:
+    """While its processes run and move: the watcher that finds edits finds none where none are."""
+    found = CliRunner().invoke(app, ["drift", "--json"])
+    assert found.exit_code == 0, found.output
+    looked = json.loads(found.stdout)
+    assert {row["verdict"] for row in looked} <= {"SAME", "NOT_COMPARED"}
+    same = [row for row in looked if row["verdict"] == "SAME"]
+    assert {row["process"] for row in same} == PROCESSES.keys() - {"ledger"}
+    assert {row["topic"] for row in same} >= {trust.CONSUMER_LOG, *trust.DATA_TOPICS}
 
 
 def test_every_answer_of_the_run_is_the_same_again(spine: Installation, tmp_path: Path) -> None:

@@ -417,7 +417,7 @@ def test_every_dsi_pod_is_a_member_of_its_own_and_knows_the_others(overlay: Path
 def test_compose_runs_every_process_too() -> None:
     commands = {name: s.get("command") for name, s in ours().items()}
     assert {name: tuple(commands[name]) for name in PROCESSES} == PROCESSES
-    assert set(commands) - set(PROCESSES) == {"topics", "cli"}
+    assert set(commands) - set(PROCESSES) == {"topics", "cli", "drift"}
     for name in PROCESSES:
         assert ours()[name]["healthcheck"]["test"] == ["CMD", "spine", "health", name]
         assert ours()[name]["environment"]["SPINE_LISTEN_HOST"] == name == ours()[name]["hostname"]
