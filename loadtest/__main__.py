@@ -31,9 +31,12 @@ FULL = (
     ("gb-day", 1_000_000, 1),
     ("peers", 1_000_000, 1),
     ("rebuild", 1_000_000, 6),
+    ("members", 1_000_000, 4),
     ("registry", 1_000_000, 1),
     ("reads", 5_000, 1),
+    ("access", 5_000, 1),
     ("bulk", 20_000, 1),
+    ("moves", 5_000, 1),
     ("mixed", 5_000, 1),
     ("cut", 2_500, 1),
 )
@@ -45,7 +48,7 @@ def small() -> Iterator[Result]:
     for name, meters, days in SMALL:
         yield scenarios.run(name, meters, _note, days)
     yield from scenarios.run_on_one(
-        ["reads", "bulk", "mixed", "cut"], SMALL_SERVED, _note, SMALL_SECONDS
+        ["reads", "access", "bulk", "mixed", "cut"], SMALL_SERVED, _note, SMALL_SECONDS
     )
 
 

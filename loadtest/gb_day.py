@@ -194,12 +194,22 @@ class Watcher:
     """How far the readings process has come, seen from outside as the DSI sees it."""
 
     def __init__(
-        self, spine: Installation, folder: Path, records: dict[int, list[tuple[int, int]]]
+        self,
+        spine: Installation,
+        folder: Path,
+        records: dict[int, list[tuple[int, int]]],
+        members: Sequence[str],
     ):
-        stores = spine.runtime.stores("readings")
         self._at = dict.fromkeys(records, 0)
-        self._stores = {p: stores / f"{trust.READINGS_TOPIC}-{p}" for p in records}
-        self._readers = {p: StoreReader(self._stores[p], folder / str(p)) for p in records}
+        self._stores = {
+            (p, member): spine.runtime.stores(member) / f"{trust.READINGS_TOPIC}-{p}"
+            for p in records
+            for member in members
+        }
+        self._readers = {
+            (p, member): StoreReader(store, folder / member / str(p))
+            for (p, member), store in self._stores.items()
+        }
         self._offsets = {p: np.array([o for o, _ in found]) for p, found in records.items()}
         self._rows = {
             p: np.concatenate([[0], np.cumsum([n for _, n in found])]).astype(np.int64)
@@ -209,15 +219,13 @@ class Watcher:
 
     def rows(self) -> int:
         """Rows that can be queried now."""
-        count = 0
-        for p, reader in self._readers.items():
-            if self._at[p] < self._rows[p][-1] and any(self._stores[p].glob("*/CURRENT")):
+        for (p, member), reader in self._readers.items():
+            if self._at[p] < self._rows[p][-1] and any(self._stores[p, member].glob("*/CURRENT")):
                 position = reader.position() if reader.refresh() else None
                 if position is not None:
                     place = int(np.searchsorted(self._offsets[p], position.offset, "right"))
-                    self._at[p] = int(self._rows[p][place])
-            count += self._at[p]
-        return count
+                    self._at[p] = max(self._at[p], int(self._rows[p][place]))
+        return sum(self._at.values())
 
     def close(self) -> None:
         """Let go of the stores."""
@@ -225,16 +233,23 @@ class Watcher:
             reader.close()
 
 
-def fold(spine: Installation, bare: Bare, day: Day, note: Note) -> None:
-    """Start the readings process on the log and watch it become queryable.
+def fold(
+    spine: Installation,
+    bare: Bare,
+    day: Day,
+    note: Note,
+    members: Sequence[str] = ("readings",),
+) -> None:
+    """Start the readings processes on the log and watch it become queryable.
 
     The clock runs from the first rows that can be queried, which is after the process has started,
     to the last; rows of the first look are not counted.
     """
     started = time.perf_counter()
-    spine.launch("readings")
-    (spine.runtime.stores("readings")).mkdir(parents=True, exist_ok=True)
-    watcher = Watcher(spine, spine.data_dir / "watch", bare.records)
+    for member in members:
+        spine.launch(member)
+        spine.runtime.stores(member).mkdir(parents=True, exist_ok=True)
+    watcher = Watcher(spine, spine.data_dir / "watch", bare.records, members)
     begun, counted, now = 0.0, 0, 0
     cpu_s = 0.0
     try:
@@ -242,15 +257,16 @@ def fold(spine: Installation, bare: Bare, day: Day, note: Note) -> None:
             now = watcher.rows()
             at = time.perf_counter()
             if now and not begun:
-                begun, counted, cpu_s = at, now, spine.cpu_s("readings")
+                begun, counted, cpu_s = at, now, sum(map(spine.cpu_s, members))
             expect(at - started < FOLD_S, f"only {now} of {watcher.total} rows can be queried")
-            expect(spine.processes["readings"].poll() is None, spine.tail("readings"))
+            for member in members:
+                expect(spine.processes[member].poll() is None, spine.tail(member))
             note("log to queryable", now, watcher.total)
             time.sleep(LOOK_S)
     finally:
         watcher.close()
     day.fold_s, day.fold_rows = time.perf_counter() - begun, now - counted
-    day.fold_cpu_s = spine.cpu_s("readings") - cpu_s
+    day.fold_cpu_s = sum(map(spine.cpu_s, members)) - cpu_s
     day.resident |= spine.resident()
 
 

@@ -32,9 +32,11 @@ from spine.installation import DOMAINS
 from spine.log import Kafka
 from spine.policy import Role
 from spine.runtime import Runtime, service_target
-from spine.supervise import PROCESSES
+from spine.supervise import processes
 
 READY_S: Final = 120.0
+MEMBERS_MAX: Final = 4
+COMMANDS: Final = processes({"dsi": MEMBERS_MAX, "readings": MEMBERS_MAX})
 STOP_S: Final = 30.0
 ADVISERS: Final = tuple(f"adviser-{name}" for name in ("gull", "heron", "kite", "swift"))
 # What keeps one party from taking everybody's share would end a load test in its first second.
@@ -148,7 +150,7 @@ class Installation:
         logs.mkdir(parents=True, exist_ok=True)
         with (logs / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "spine", *PROCESSES[name]],
+                [sys.executable, "-m", "spine", *COMMANDS[name]],
                 env=self.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -41,7 +41,7 @@ async def _run(served: Served, seconds: float) -> Result:
     spine, known = served.spine, served.known
     pushed_back = Patience()
 
-    async with _advisers(served, spine.target("dsi")) as calls:
+    async with advisers(served, spine.target("dsi")) as calls:
 
         async def ask(number: int) -> None:
             index = known[number % len(known)]
@@ -55,7 +55,7 @@ async def _run(served: Served, seconds: float) -> Result:
         alone = await by_callers(ask, 1, seconds / 2)
         half = await at_pace(ask, most.per_s / 2, seconds)
     with _echo(served, answers) as target:
-        async with _advisers(served, target) as calls:
+        async with advisers(served, target) as calls:
             bare = await by_callers(ask, CALLERS, seconds)
             bare_alone = await by_callers(ask, 1, seconds / 2)
     return Result(
@@ -81,7 +81,7 @@ async def _run(served: Served, seconds: float) -> Result:
     )
 
 
-def _advisers(served: Served, target: str) -> Any:
+def advisers(served: Served, target: str) -> Any:
     """A raw GetReadings for each adviser, each over a connection of its own."""
 
     class Calls:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Final
 
 from loadtest import (
+    accessing,
     cutting,
     gb_day,
     growing,
     mixing,
+    moving,
     peers,
     reads,
     rebuilding,
@@ -50,14 +52,18 @@ def run_on_one(names: list[str], meters: int, note: Note, seconds: float) -> Ite
 
 ON_SERVED: Final[dict[str, OnServed]] = {
     "reads": lambda country: reads.run(country, SECONDS),
+    "access": lambda country: accessing.run(country, SECONDS / 2),
     "bulk": lambda country: supplying.run(country),
+    "moves": lambda country: moving.moves(country, 3 * SECONDS),
     "mixed": lambda country: mixing.run(country, SECONDS),
     "cut": lambda country: cutting.run(country, min(1_000, len(country.known) // 2)),
 }
 # The same, as short as they still say something.
 SHORT: Final[dict[str, Callable[[Served, float], Result]]] = {
     "reads": lambda country, seconds: reads.run(country, seconds),
+    "access": lambda country, seconds: accessing.run(country, seconds / 2),
     "bulk": lambda country, seconds: supplying.run(country, 1),
+    "moves": lambda country, seconds: moving.moves(country, 15 * seconds),
     "mixed": lambda country, seconds: mixing.run(country, seconds, 0.05),
     "cut": lambda country, seconds: cutting.run(country, len(country.known) // 4),
 }
@@ -66,6 +72,7 @@ ALONE: Final[dict[str, Callable[[int, Path, Note, int], Result]]] = {
     "ceiling": lambda meters, folder, note, days: growing.ceiling(meters, folder, note, days),
     "growth": lambda meters, folder, note, days: growing.run(meters, folder, note, days),
     "rebuild": lambda meters, folder, note, days: rebuilding.run(meters, folder, note, days),
+    "members": lambda meters, folder, note, days: moving.members(meters, folder, note, days),
     "registry": lambda meters, folder, note, days: registry.run(meters, folder, note),
     "peers": lambda meters, folder, note, days: peers.run(meters, folder, note),
 }

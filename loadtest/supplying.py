@@ -32,22 +32,20 @@ def run(served: Served, passes: int = 2) -> Result:
 
 
 async def _run(served: Served, passes: int) -> Result:
-    spine = served.spine
-    block = served.country.block(0, served.country.meters)
-    own = [i for i in served.known if block.supplier[i] == SUPPLIER]
-    sets = [own[start : start + SET] for start in range(0, len(own), SET)]
+    spine, sets = served.spine, sets_of(served)
+    own = [i for members in sets for i in members]
     index = {served.mpans[i]: i for i in own}
     known: dict[str, bytes] = {}
     async with secure_channel(spine.target("dsi"), spine.identity(SUPPLIERS[SUPPLIER])) as channel:
         stub = dsi_pb2_grpc.DsiStub(channel)
         for members in sets:
-            async for chunk in _stream(stub, served, members):
+            async for chunk in stream_set(stub, served, members):
                 served.check(index[chunk.mpxn], chunk.rows, DAYS)
                 known[chunk.mpxn] = _bytes(chunk)
         cpu, started, meters = spine.cpu_s("dsi"), time.perf_counter(), 0
         for _ in range(passes):
             for members in sets:
-                async for chunk in _stream(stub, served, members):
+                async for chunk in stream_set(stub, served, members):
                     meters += 1
                     expect(_bytes(chunk) == known[chunk.mpxn], "a chunk differs from the first")
         took, cpu = time.perf_counter() - started, spine.cpu_s("dsi") - cpu
@@ -68,7 +66,15 @@ async def _run(served: Served, passes: int) -> Result:
     )
 
 
-def _stream(stub: Any, served: Served, members: list[int]) -> Any:
+def sets_of(served: Served) -> list[list[int]]:
+    """The meters of one supplier by their indexes, a thousand to a set."""
+    block = served.country.block(0, served.country.meters)
+    own = [i for i in served.known if block.supplier[i] == SUPPLIER]
+    return [own[start : start + SET] for start in range(0, len(own), SET)]
+
+
+def stream_set(stub: Any, served: Served, members: list[int]) -> Any:
+    """The open call for the week of these meters, as their supplier's duty."""
     request = dsi_pb2.StreamReadingsRequest(
         mpxns=[served.mpans[i] for i in members],
         purpose="SETTLEMENT",
