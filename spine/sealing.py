@@ -87,6 +87,14 @@ class Vault:
         except (InvalidTag, ValueError):
             return None
 
+    def keyed(self, subject: str, digest: bytes) -> bytes:
+        """32 bytes for a digest of what is sealed for the subject, the same while its key is there.
+
+        Who knows all else of a request can try names on a bare digest, long after they were erased.
+        Refused(SUBJECT_ERASED) if the subject's key was destroyed.
+        """
+        return hmac.digest(self._key_for(subject)[1], b"digest\0" + digest, sha256)
+
     def destroy(self, subject: str) -> bool:
         """Destroy the subject's key, for ever; returns whether there was one.
 

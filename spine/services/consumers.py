@@ -70,14 +70,16 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
         scope = (by.role, by.party, "StartTenancy", wire.idempotency_key(request), mpxn)
         tenancy_id = request.tenancy_id or f"t-{self._vault.token('tenancy', *scope)}"
         consumer_ref = request.consumer_ref or f"c-{self._vault.token('consumer', *scope)}"
-        command = commands.StartTenancy(
-            by,
-            wire.identifier(tenancy_id, "tenancy_id"),
-            wire.identifier(consumer_ref, "consumer_ref"),
-            wire.required_instant(request, "effective_from"),
-            await self._sealed_person(request, tenancy_id, consumer_ref),
-        )
-        handled = await self._meters.handle(wire.order(request, "StartTenancy", mpxn, command, by))
+        wire.identifier(tenancy_id, "tenancy_id")
+        wire.identifier(consumer_ref, "consumer_ref")
+        since = wire.required_instant(request, "effective_from")
+        person = await self._sealed_person(request, tenancy_id, consumer_ref)
+        command = commands.StartTenancy(by, tenancy_id, consumer_ref, since, person)
+        order = wire.order(request, "StartTenancy", mpxn, command, by)
+        if person is not None:
+            keyed = await asyncio.to_thread(self._vault.keyed, consumer_ref, order.digest)
+            order = replace(order, digest=keyed)
+        handled = await self._meters.handle(order)
         return consumers_pb2.StartTenancyResponse(
             positions=wire.position_token(self._log_id, [wire.past(handled)]),
             record=wire.record_ref(handled),
@@ -335,9 +337,7 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
             notice=sealed,
         )
 
-    async def _sealed_person(
-        self, request: Any, tenancy_id: str, consumer_ref: str
-    ) -> Sealed | None:
+    async def _sealed_person(self, request: Any, tenancy_id: str, subject: str) -> Sealed | None:
         person = {
             field: wire.optional_words(
                 getattr(request.person, field), f"person.{field}", PERSON_CHARS_MAX
@@ -347,7 +347,7 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
         if not any(person.values()):
             return None
         plain = json.dumps(person, ensure_ascii=False).encode()
-        return await self._sealed(consumer_ref, f"person/{tenancy_id}", plain)
+        return await self._sealed(subject, f"person/{tenancy_id}", plain)
 
     async def _sealed(self, subject: str, context: str, plaintext: bytes) -> Sealed:
         return await asyncio.to_thread(self._vault.seal, subject, context, plaintext)

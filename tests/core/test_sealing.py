@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from threading import Thread
 
 import pytest
 
+from spine.errors import Reason, Refused
 from spine.sealing import VAULT_FILE, Vault
 
 NAME = b"Gwenllian Planted-Marker"
@@ -48,6 +50,24 @@ def test_a_destroyed_key_opens_nothing_and_is_gone_from_the_file(vault: Vault) -
     assert vault.unseal(sealed) is None
     assert key not in vault.path.read_bytes()
     assert vault.destroy("c-anna") is False
+
+
+def test_a_keyed_digest_is_the_same_for_as_long_as_the_key_is_there(vault: Vault) -> None:
+    digest = sha256(NAME).digest()
+    keyed = vault.keyed("c-anna", digest)
+    assert keyed == vault.keyed("c-anna", digest)
+    assert keyed not in (digest, vault.keyed("c-ben", digest), vault.keyed("c-anna", keyed))
+    vault.destroy("c-anna")
+    with pytest.raises(Refused) as refused:
+        vault.keyed("c-anna", digest)
+    assert refused.value.reason is Reason.SUBJECT_ERASED
+
+
+def test_nothing_that_runs_opens_a_seal() -> None:
+    """So no answer ever showed what was sealed, and none is another answer once it is erased."""
+    root = Path(__file__).parents[2]
+    code = [p for folder in ("spine", "domains") for p in (root / folder).rglob("*.py")]
+    assert [p.name for p in code if "unseal(" in p.read_text()] == ["sealing.py"]
 
 
 def test_another_opening_reads_what_was_sealed_and_gives_the_same_tokens(vault: Vault) -> None:
