@@ -11,12 +11,29 @@ import pytest
 from kafka import KafkaAdminClient, TopicPartition
 
 from domains.consumers.decider import CONSUMERS
+from spine import trust
 from spine.archive import Archive, ArchiveDamaged
+from spine.config import Settings
 from spine.embedded import EmbeddedKafka
 from spine.errors import Reason
-from spine.event import LogRecord
+from spine.event import Command, Facts, LogRecord, RecordType, SignerRole
+from spine.installation import DOMAINS
 from spine.log import Appender, Kafka, LogReader, LogUnfit
-from tests.helpers.records import LOG_ID, PARTITION, digest, refold
+from spine.runtime import Runtime
+from spine.writer import LogWriter
+from tests.helpers.records import (
+    LOG_ID,
+    METER,
+    NEIGHBOUR,
+    PARTITION,
+    command,
+    digest,
+    granted,
+    moved_in,
+    refold,
+    revoked,
+    suspended,
+)
 from tests.helpers.stories import consumers_story
 
 HEADERS = (("t", b"f"), ("twice", b"1"), ("twice", b"2"), ("empty", b""))
@@ -35,9 +52,9 @@ async def filled(broker: EmbeddedKafka, topic: str) -> list[LogRecord]:
     return records
 
 
-def dropped(broker: EmbeddedKafka, topic: str, below: int) -> None:
+def dropped(broker: EmbeddedKafka, topic: str, below: int, partition: int = 0) -> None:
     admin = KafkaAdminClient(bootstrap_servers=broker.bootstrap)
-    admin.delete_records({TopicPartition(topic, 0): below})
+    admin.delete_records({TopicPartition(topic, partition): below})
     admin.close()
 
 
@@ -83,6 +100,63 @@ def test_an_archived_history_folds_to_the_same_rows(tmp_path: Path) -> None:
     again = list(Archive(tmp_path).read(odd.topic, PARTITION, 0, len(story) + 1))
     assert again == [*story, odd]
     assert digest(refold(again, CONSUMERS)) == digest(refold([*story, odd], CONSUMERS))
+
+
+async def test_a_fold_of_archive_and_remaining_log_is_the_fold_of_the_log(
+    own_kafka: EmbeddedKafka, own_log: tuple[Settings, Kafka], tmp_path: Path
+) -> None:
+    """At every border between the two; what the broker alone still holds comes to another."""
+    settings, kafka = own_log
+    this = Runtime.of(settings, kafka, DOMAINS)
+    place = (trust.CONSUMER_LOG, PARTITION)
+    appender = Appender(kafka)
+    writer = this.writer(appender, SignerRole.CONSUMERS, "test")
+    first = await said(writer, command(METER, moved_in(), granted()))
+    after = (first, 0)
+    await said(writer, command(METER, suspended(), previous=after))
+    await said(writer, command(METER, revoked(), previous=after))  # another came first: void
+    await appender.append(*place, None, (), b"no record")  # quarantined
+    last = await said(writer, command(NEIGHBOUR, moved_in()))
+    await appender.stop()
+    bare, archive = this.reader(), Archive(tmp_path / "archive")
+    whole = folded(this, bare, tmp_path / "whole")
+    records = list(bare.read(*place, 0))
+    archive.extend(this.identity.log_id, *place, records[:-1], segment_bytes=1_000)
+    reader = LogReader(replace(kafka, archive=archive.folder))
+    for border in range(1, last + 1):
+        dropped(own_kafka, place[0], border, PARTITION)
+        assert bare.bounds(*place)[0] == border
+        assert folded(this, reader, tmp_path / f"both-{border}") == whole
+        with pytest.raises(LogUnfit) as missing:
+            folded(this, bare, tmp_path / f"bare-{border}")
+        assert missing.value.reason is Reason.LOG_MISSING
+    alone = this.stored_fold(tmp_path / "alone", *place)
+    alone.apply_all(records[1:])
+    assert alone.store.digest() != whole[1]
+    alone.close()
+    bare.close()
+    reader.close()
+
+
+async def said(writer: LogWriter, given: Command) -> int:
+    """The offset of a record of the consumers coordinator with this command."""
+    facts = Facts(trust.CONSUMER_LOG, PARTITION, (given,))
+    key = given.subject.encode()
+    appended = await writer.write(RecordType.FACTS, trust.CONSUMER_LOG, PARTITION, facts, key=key)
+    return appended.offset
+
+
+def folded(this: Runtime, reader: LogReader, folder: Path) -> tuple[int, bytes]:
+    """How far a fold from the first record comes, and to what."""
+    fold = this.stored_fold(folder, trust.CONSUMER_LOG, PARTITION)
+    try:
+        fold.catch_up(reader)
+        assert fold.fold.head is not None
+        counts = fold.fold.head.counts
+        assert min(counts.applied, counts.void, counts.quarantined) >= 1
+        return fold.next_offset, fold.store.digest()
+    finally:
+        fold.close()
 
 
 def archived(folder: Path) -> tuple[Archive, list[Path]]:
