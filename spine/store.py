@@ -197,7 +197,7 @@ class StoreReader:
         self._path, self._secondary = path, secondary
         self._marked = secondary if bystander else path
         self._db: Rdict | None = None
-        self._life = 0
+        self._life, self._begun_as = 0, b""
         self._seen: frozenset[tuple[str, int]] = frozenset()
 
     def refresh(self) -> bool:
@@ -213,6 +213,9 @@ class StoreReader:
             assert self._db is not None
             written = _written(self._path / str(self._life))
             if written != self._seen:
+                if self._identity() != self._begun_as:
+                    self.close()
+                    self._open(self._life)
                 self._db.try_catch_up_with_primary()
                 self._seen = written
         except Exception as error:
@@ -227,6 +230,11 @@ class StoreReader:
         access = AccessType.secondary(str(self._secondary))
         self._db = Rdict(str(self._path / str(life)), options=_options(), access_type=access)
         self._life, self._seen = life, frozenset()
+        self._begun_as = self._identity()
+
+    def _identity(self) -> bytes:
+        """What RocksDB calls this store: another if it was removed and begun anew in its place."""
+        return (self._path / str(self._life) / "IDENTITY").read_bytes()
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a row as of the last refresh."""

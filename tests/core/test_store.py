@@ -246,6 +246,28 @@ def test_a_reader_sees_commits_and_the_next_life_of_a_discarded_store(tmp_path: 
     reader.close()
 
 
+@pytest.mark.parametrize("naive", [False, True])
+def test_a_reader_notices_a_store_that_was_removed_and_begun_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, naive: bool
+) -> None:
+    """Under the same name, so that RocksDB alone never looks at it again."""
+    if naive:
+        monkeypatch.setattr(StoreReader, "_identity", lambda _: b"")
+    path = tmp_path / "store"
+    lost = Store(path)
+    reader = StoreReader(path, tmp_path / "secondary")
+    assert reader.refresh() and reader.position() is None
+    lost.close()
+    shutil.rmtree(path)
+    anew = Store(path)
+    anew.put(b"a", b"1")
+    anew.commit(position(1))
+    assert reader.refresh()
+    assert reader.position() == (None if naive else position(1))
+    anew.close()
+    reader.close()
+
+
 # A fold and its store
 
 
