@@ -14,15 +14,13 @@ import inspect
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from itertools import count
 from typing import Any, Final
 
-from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
 
 # Name: module, what in it, and whether the process dies before or after it has done its work.
 POINTS: Final[dict[str, tuple[str, str, str]]] = {
@@ -77,31 +75,29 @@ def _copy_one_by_one() -> None:
 
 
 def _wait_for_end_offsets() -> None:
-    """The fence that is none: each read asks the leader, on a connection of its own.
-
-    With a client as it comes, which is patient with the leader that it knows.
-    """
+    """The fence that is none: each read asks the leader, with a client that does nothing else."""
     from spine import log_client
     from spine.access import AccessLog
     from spine.console import context
 
-    threads = ThreadPoolExecutor(64)
-    own = threading.local()
+    clients: list[AIOKafkaConsumer] = []
+    connecting = asyncio.Lock()
 
-    def end_of(topic: str, partition: int) -> int:
-        try:
-            if not hasattr(own, "client"):
-                own.client = KafkaConsumer(**context.kafka().options())
-            place = TopicPartition(topic, partition)
-            end: int = own.client.end_offsets([place])[place]
-        except KafkaError as error:
-            raise log_client.unanswered() from error
-        return end
+    async def client() -> AIOKafkaConsumer:
+        async with connecting:
+            if not clients:
+                made = AIOKafkaConsumer(**context.kafka().options(), request_timeout_ms=120_000)
+                await made.start()
+                clients.append(made)
+        return clients[0]
 
     async def decide(self: Any, request: Any, vector: Any) -> Any:
         stored = self.live.stored
-        loop = asyncio.get_running_loop()
-        end = await loop.run_in_executor(threads, end_of, stored.topic, stored.partition)
+        place = TopicPartition(stored.topic, stored.partition)
+        try:
+            end = (await (await client()).end_offsets([place]))[place]
+        except KafkaError as error:
+            raise log_client.unanswered() from error
         await self.live.passed(end - 1, 30)
         return self._decide_unfenced(request, vector)
 

@@ -37,7 +37,7 @@ def main() -> int:
     seed = sys.argv[1] if len(sys.argv) > 1 else str(secrets.randbelow(10**6))
     print(f"seed {seed}", flush=True)  # noqa: T201
     began = time.monotonic()
-    notes = table.ROOT / ".pytest_cache" / f"faults-{seed}.jsonl"
+    notes = table.ROOT / ".pytest_cache" / f"faults-{seed}-{os.getpid()}.jsonl"
     notes.parent.mkdir(exist_ok=True)
     notes.write_text("")
     environment = os.environ | {SEED: seed, RESULTS: str(notes)}
