@@ -35,6 +35,7 @@ FULL = (
     ("registry", 1_000_000, 1),
     ("reads", 5_000, 1),
     ("access", 5_000, 1),
+    ("audit", 5_000, 1),
     ("bulk", 20_000, 1),
     ("moves", 5_000, 1),
     ("mixed", 5_000, 1),
@@ -48,7 +49,7 @@ def small() -> Iterator[Result]:
     for name, meters, days in SMALL:
         yield scenarios.run(name, meters, _note, days)
     yield from scenarios.run_on_one(
-        ["reads", "access", "bulk", "mixed", "cut"], SMALL_SERVED, _note, SMALL_SECONDS
+        ["reads", "access", "audit", "bulk", "mixed", "cut"], SMALL_SERVED, _note, SMALL_SECONDS
     )
 
 

@@ -9,6 +9,7 @@ from typing import Final
 
 from loadtest import (
     accessing,
+    auditing,
     cutting,
     gb_day,
     growing,
@@ -53,6 +54,7 @@ def run_on_one(names: list[str], meters: int, note: Note, seconds: float) -> Ite
 ON_SERVED: Final[dict[str, OnServed]] = {
     "reads": lambda country: reads.run(country, SECONDS),
     "access": lambda country: accessing.run(country, SECONDS / 2),
+    "audit": lambda country: auditing.run(country, SECONDS),
     "bulk": lambda country: supplying.run(country),
     "moves": lambda country: moving.moves(country, 3 * SECONDS),
     "mixed": lambda country: mixing.run(country, SECONDS),
@@ -62,6 +64,7 @@ ON_SERVED: Final[dict[str, OnServed]] = {
 SHORT: Final[dict[str, Callable[[Served, float], Result]]] = {
     "reads": lambda country, seconds: reads.run(country, seconds),
     "access": lambda country, seconds: accessing.run(country, seconds / 2),
+    "audit": lambda country, seconds: auditing.run(country, seconds / 2),
     "bulk": lambda country, seconds: supplying.run(country, 1),
     "moves": lambda country, seconds: moving.moves(country, 15 * seconds),
     "mixed": lambda country, seconds: mixing.run(country, seconds, 0.05),
