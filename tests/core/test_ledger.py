@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -285,6 +285,30 @@ def test_one_request_of_a_batch_is_shown_and_the_others_are_hidden(tmp_path: Pat
     assert not any(each in said for each in hidden)
     proof["shown"]["request"] = b64encode(requests[2]).decode()
     assert "another root" in check(proof).wrong[0]
+
+
+def confirmed(shown: dict[str, Any], guesses: list[bytes]) -> list[bytes]:
+    """The guesses at hidden requests that somebody shown one request finds to be true."""
+    path, own = map(b64decode, shown["path"]), b64decode(shown["salt"])
+    known = set(path)
+    return [
+        guess
+        for guess in guesses
+        if {merkle.salted_leaf(salt, guess) for salt in (b"", own)} & known
+    ]
+
+
+def test_who_is_shown_one_request_cannot_try_guesses_at_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A request is easily guessed: who reads, which meter, which week."""
+    requests = [b"somebody's request %d" % n for n in range(5)]
+    guesses = [*requests[:3], requests[4]]
+    assert confirmed(shown_json(bytes(range(32)), requests, 3), guesses) == []
+    # Naive: no salts, or one for the whole record. Two other leaves stand in the path.
+    for salt in (b"", bytes(16)):
+        monkeypatch.setattr(merkle, "salt", lambda seed, index, salt=salt: salt)
+        assert confirmed(shown_json(bytes(range(32)), requests, 3), guesses) == requests[2::2]
 
 
 def leaves_of(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
