@@ -7,6 +7,7 @@ from typing import Final
 from domains.btm_assets import BTM_ASSETS
 from domains.btm_assets import catalogue as btm_assets
 from domains.consumers import catalogue as consumers
+from domains.consumers.changes import ACKNOWLEDGEMENTS
 from domains.consumers.decider import CONSUMERS
 from domains.consumers.erasure import ERASURES
 from domains.consumers.fan_out import CONSENT_FAN_OUT
@@ -25,6 +26,7 @@ DOMAINS: Final = Domains(
         trust.CONSUMER_LOG: CONSUMERS,
         trust.CONSUMERS_REFERENCE: CONSENT_FAN_OUT,
         trust.ERASURES_TOPIC: ERASURES,
+        trust.ACKNOWLEDGEMENTS_TOPIC: ACKNOWLEDGEMENTS,
         trust.METERING_TOPIC: METERING,
         trust.READINGS_TOPIC: READINGS,
         trust.BTM_ASSETS_TOPIC: BTM_ASSETS,

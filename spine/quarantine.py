@@ -42,6 +42,7 @@ OWNERS: Final[Mapping[str, SignerRole]] = {
     trust.CONSUMER_LOG: SignerRole.CONSUMERS,
     trust.CONSUMERS_REFERENCE: SignerRole.CONSUMERS,
     trust.ERASURES_TOPIC: SignerRole.CONSUMERS,
+    trust.ACKNOWLEDGEMENTS_TOPIC: SignerRole.CONSUMERS,
     trust.METERING_TOPIC: SignerRole.METERING,
     trust.READINGS_TOPIC: SignerRole.METERING,
     trust.METERING_REFERENCE: SignerRole.METERING,

@@ -135,6 +135,20 @@ ledger_alarms = _meter.create_counter(
         "What an operator must look at, by `kind`: log-differs, rolled-back, fork or held-back.",
     )
 )
+changes_outstanding = _meter.create_gauge(
+    *_declared(
+        "spine.changes.outstanding",
+        "{change}",
+        "Changes of consents that their receivers have not acknowledged.",
+    )
+)
+changes_oldest_s = _meter.create_gauge(
+    *_declared(
+        "spine.changes.oldest",
+        "s",
+        "How long the oldest of them has waited; 0 if there is none.",
+    )
+)
 drift_alarms = _meter.create_counter(
     *_declared(
         "spine.drift.alarms",

@@ -236,6 +236,7 @@ BTM_ASSETS_TOPIC: Final = "btm_assets.events.v1"
 GOVERNANCE_REFERENCE: Final = "governance.reference.v1"
 BTM_ASSETS_REFERENCE: Final = "btm_assets.reference.v1"
 ERASURES_TOPIC: Final = "consumers.erasures.v1"
+ACKNOWLEDGEMENTS_TOPIC: Final = "consumers.acknowledgements.v1"
 QUARANTINE_TOPIC: Final = "quarantine.v1"
 
 METER_KEYED: Final = (
@@ -249,6 +250,7 @@ SINGLE_PARTITION: Final = (
     GOVERNANCE_TOPIC,
     CONSUMERS_REFERENCE,
     ERASURES_TOPIC,
+    ACKNOWLEDGEMENTS_TOPIC,
     METERING_REFERENCE,
     GOVERNANCE_REFERENCE,
     BTM_ASSETS_REFERENCE,
@@ -271,6 +273,7 @@ MAY_WRITE: Final[dict[tuple[str, RecordType], frozenset[SignerRole]]] = {
     (CONSUMER_LOG, RecordType.FACTS): frozenset({SignerRole.CONSUMERS}),
     (CONSUMERS_REFERENCE, RecordType.FACTS): frozenset({SignerRole.CONSUMERS}),
     (ERASURES_TOPIC, RecordType.FACTS): frozenset({SignerRole.CONSUMERS}),
+    (ACKNOWLEDGEMENTS_TOPIC, RecordType.FACTS): frozenset({SignerRole.CONSUMERS}),
     (METERING_TOPIC, RecordType.FACTS): frozenset({SignerRole.METERING}),
     (METERING_REFERENCE, RecordType.FACTS): frozenset({SignerRole.METERING}),
     (BTM_ASSETS_TOPIC, RecordType.FACTS): frozenset({SignerRole.BTM_ASSETS}),

@@ -25,7 +25,7 @@ DATA_DOMAIN: Final = DataDomain(
             Label.SHARED,
             Personal.PSEUDONYMOUS,
             "Its parties, decided for each read.",
-            (trust.CONSUMER_LOG, trust.CONSUMERS_REFERENCE),
+            (trust.CONSUMER_LOG, trust.CONSUMERS_REFERENCE, trust.ACKNOWLEDGEMENTS_TOPIC),
             ("CONSENTS",),
             ("spine.dsi.v1.Dsi/ListConsents", "spine.dsi.v1.Dsi/ListTenancies"),
         ),

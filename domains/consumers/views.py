@@ -168,7 +168,7 @@ def _view(consent: Consent, access: MeterAccess, now: datetime) -> ConsentView:
     return ConsentView(
         consent.consent_id,
         consent.version,
-        _shown_state(consent, access, now),
+        shown_state(consent, access, now),
         consent.data_user,
         consent.purpose,
         consent.categories,
@@ -179,7 +179,8 @@ def _view(consent: Consent, access: MeterAccess, now: datetime) -> ConsentView:
     )
 
 
-def _shown_state(consent: Consent, access: MeterAccess, now: datetime) -> ShownState:
+def shown_state(consent: Consent, access: MeterAccess, now: datetime) -> ShownState:
+    """How a consent stands at `now`."""
     if unanswered(consent, now):
         return ShownState.LAPSED
     return _SHOWN[consent_refusal(consent, access, now)]

@@ -84,6 +84,22 @@ class Client:
             "consumers", consumers_pb2_grpc.ErasuresStub, consumers_pb2, method, fields
         )
 
+    def changes(self, method: str, **fields: Any) -> Any:
+        """What became of consents, and its acknowledgement, of the consumers coordinator."""
+        return self._command(
+            "consumers", consumers_pb2_grpc.ChangesStub, consumers_pb2, method, fields
+        )
+
+    @contextmanager
+    def following(self) -> Iterator[Any]:
+        """An open FollowChanges call."""
+        with self._stub("consumers", consumers_pb2_grpc.ChangesStub) as stub:
+            call = stub.FollowChanges(consumers_pb2.FollowChangesRequest(), timeout=STREAM_S)
+            try:
+                yield call
+            finally:
+                call.cancel()
+
     def metering(self, method: str, **fields: Any) -> Any:
         """A command to the metering coordinator."""
         return self._command(

@@ -14,7 +14,7 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Any, Final
 
-from domains.consumers import commands, decider, erasure, fan_out
+from domains.consumers import changes, commands, decider, erasure, fan_out
 from domains.consumers.commands import ConsentTerms, ConsumersCommand, check_role
 from domains.consumers.evolve import find_consent, is_bar
 from domains.consumers.fan_out import Action, OrderFanOut
@@ -31,6 +31,7 @@ from spine.runtime import Process, Runtime
 from spine.sealing import VAULT_FILE, Vault
 from spine.server import Service
 from spine.services import bulk, terms, wire
+from spine.services.announcing import announcing
 from spine.services.background import every, keep_quarantined
 from spine.services.erasures import erasures
 from spine.services.holds import watch_holds
@@ -38,10 +39,14 @@ from spine.services.lapses import Lapses
 from spine.services.legs import FanOuts, LegDone
 from spine.services.operations import operations
 
-PERSON_CHARS_MAX: Final = 200
 LAPSE_EVERY_S: Final = 1.0
 SEND_MISSING_EVERY_S: Final = 3.0
-FOLDED: Final = (trust.CONSUMER_LOG, trust.CONSUMERS_REFERENCE, trust.ERASURES_TOPIC)
+FOLDED: Final = (
+    trust.CONSUMER_LOG,
+    trust.CONSUMERS_REFERENCE,
+    trust.ERASURES_TOPIC,
+    trust.ACKNOWLEDGEMENTS_TOPIC,
+)
 # No consumer reference is this short, so nobody ever lives under it.
 NOBODY: Final = "-"
 
@@ -338,12 +343,7 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
         )
 
     async def _sealed_person(self, request: Any, tenancy_id: str, subject: str) -> Sealed | None:
-        person = {
-            field: wire.optional_words(
-                getattr(request.person, field), f"person.{field}", PERSON_CHARS_MAX
-            )
-            for field in ("name", "contact")
-        }
+        person = terms.person(request)
         if not any(person.values()):
             return None
         plain = json.dumps(person, ensure_ascii=False).encode()
@@ -359,8 +359,7 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
 async def start_consumers(runtime: Runtime, name: str = "consumers") -> Process:
     """Start the consumers coordinator; returns once it answers.
 
-    In the background it sends what is missing of consents over several meters, and closes requests
-    that were not answered in time.
+    In the background it sends missing legs of consents and closes requests nobody answered in time.
     """
     process = Process(runtime, name)
     folds = await process.fold(FOLDED, holds=True)
@@ -380,6 +379,7 @@ async def start_consumers(runtime: Runtime, name: str = "consumers") -> Process:
     vault = await asyncio.to_thread(Vault.open, runtime.settings.data_dir / VAULT_FILE)
     process.on_end(vault.close)
     erasing = Coordinator(of[trust.ERASURES_TOPIC], *shared, erasure.tightens, claims)
+    acknowledged = Coordinator(of[trust.ACKNOWLEDGEMENTS_TOPIC], *shared, changes.tightens)
     every(process, SEND_MISSING_EVERY_S, fan_outs.send_missing)
     every(process, LAPSE_EVERY_S, lapses.lapse)
     await process.serve(
@@ -391,6 +391,7 @@ async def start_consumers(runtime: Runtime, name: str = "consumers") -> Process:
                 ConsumersService(meters, fan_outs, home, vault, runtime.identity.log_id),
             ),
             await erasures(process, erasing, vault),
+            await announcing(process, meters, acknowledged),
             operations(process, writer),
         ],
         runtime.settings.consumers_port,

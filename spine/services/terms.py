@@ -16,6 +16,7 @@ from spine.services import wire
 
 METERS_MAX: Final = 100
 NOTICE_CHARS_MAX: Final = 16_384
+PERSON_CHARS_MAX: Final = 200
 _LANGUAGE: Final = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,4}", re.ASCII)
 _EVIDENCE: Final = re.compile(r"[A-Za-z0-9._:/#-]{1,128}", re.ASCII)
 
@@ -101,3 +102,13 @@ def _matching(pattern: re.Pattern[str], text: str, field: str, kind: str) -> str
     if text and not pattern.fullmatch(text):
         raise Invalid(Reason.FIELD_INVALID, f"{field} is {kind}", field=field)
     return text
+
+
+def person(request: Any) -> dict[str, str]:
+    """Name and contact of a tenancy, each maybe empty."""
+    return {
+        field: wire.optional_words(
+            getattr(request.person, field), f"person.{field}", PERSON_CHARS_MAX
+        )
+        for field in ("name", "contact")
+    }

@@ -38,6 +38,7 @@ PROCESS: Final = {
     "Governance": "governance",
     "Consumers": "consumers",
     "Erasures": "consumers",
+    "Changes": "consumers",
     "Metering": "metering",
     "BtmAssets": "assets",
     "Dsi": "dsi",
@@ -179,6 +180,23 @@ CASES: Final[dict[str, dict[str, Case]]] = {
                 bad("ROLE_NOT_ALLOWED", by=ADVISER),
             ),
         ),
+    },
+    "Changes": {
+        "FollowChanges": Case(ADVISER, {}, (bad("ROLE_NOT_ALLOWED", by=PORTAL),), passes=False),
+        "AcknowledgeChange": Case(
+            ADVISER,
+            {"mpxn": HOME, "change_id": "0" * 32},
+            (
+                bad("FIELD_MISSING", change_id=""),
+                bad("FIELD_INVALID", change_id="no change"),
+                bad("CHANGE_UNKNOWN"),
+                bad("CHANGE_UNKNOWN", mpxn=UNKNOWN),
+                bad("ROLE_NOT_ALLOWED", by=PORTAL),
+            ),
+            passes=False,
+        ),
+        "ListChanges": Case(ADVISER, {}, (bad("ROLE_NOT_ALLOWED", by=PORTAL),)),
+        "ListReceivers": Case(PORTAL, {}, (bad("ROLE_NOT_ALLOWED", by=ADVISER),)),
     },
     "Governance": {
         "AdmitParticipant": Case(

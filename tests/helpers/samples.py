@@ -8,6 +8,7 @@ from typing import Final
 
 from domains.btm_assets import events as assets
 from domains.consumers import events as consumers
+from domains.consumers.changes import ChangeAcknowledged
 from domains.consumers.commands import ConsentTerms
 from domains.consumers.erasure import SubjectErased, SubjectRestricted
 from domains.consumers.fan_out import FanOutCompleted, FanOutOrdered
@@ -251,6 +252,9 @@ VALUES: Final[dict[str, object]] = {
     "consumers/AgentAppointed/1": consumers.AgentAppointed("agent-1", "data_service", at(1, 1)),
     "consumers/AgentAppointmentEnded/1": consumers.AgentAppointmentEnded(
         "agent-1", "data_service", at(9, 1)
+    ),
+    "consumers/ChangeAcknowledged/1": ChangeAcknowledged(
+        "user-1", METER, "consent-1", 2, "REVOKED", at(5, 1)
     ),
     "consumers/ConsentDeclined/1": consumers.ConsentDeclined("consent-1", at(5, 1)),
     "consumers/ConsentGranted/1": consumers.ConsentGranted(

@@ -1,0 +1,226 @@
+"""What became of a consent, told to everyone whom it concerns until they acknowledge it.
+
+What there is to tell follows from the access of a meter and the time alone, so nothing is queued
+and nothing can be lost: a receiver that was away finds what it has not acknowledged, however long
+that was. It is told how each consent stands now, not every step in between. `ChangeAcknowledged`
+is at home in `consumers.acknowledgements.v1`, subject the id of the change.
+
+Rules:
+1. The data user of a consent is told each state that others or time brought about.
+2. A data service of the meter is told that a consent is suspended or over: its id and state, and
+   nothing of who read what for which purpose.
+3. At a meter, a receiver is told one change at a time, the oldest first.
+4. Only the receiver acknowledges, and once is enough.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from domains.consumers.evolve import is_bar
+from domains.consumers.views import ShownState, shown_state
+from spine import trust
+from spine.domain import Actor, Domain
+from spine.errors import NotPermitted, Reason
+from spine.event import SignerRole
+from spine.policy import Consent, MeterAccess, Role
+
+OVERDUE_AFTER: Final = timedelta(hours=72)
+FIRST_RETRY: Final = timedelta(seconds=5)
+LAST_RETRY: Final = timedelta(minutes=10)
+RECEIVES: Final = frozenset({Role.DATA_USER, Role.SUPPLIER, Role.DATA_SERVICE})
+SHUT: Final = frozenset(
+    {
+        ShownState.SUSPENDED,
+        ShownState.REVOKED,
+        ShownState.WITHDRAWN,
+        ShownState.EXPIRED,
+        ShownState.ENDED,
+    }
+)
+# What the data user brought about itself.
+_OWN: Final = frozenset({ShownState.REQUESTED, ShownState.WITHDRAWN})
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """How a consent stands at a meter, for one receiver. `since` is when it came to stand so.
+
+    `id` is the same whenever the change is told, by whatever server.
+    """
+
+    id: str
+    receiver: str
+    mpxn: str
+    consent_id: str
+    version: int
+    state: ShownState
+    since: datetime
+
+    def overdue(self, now: datetime) -> bool:
+        """Whether it has waited for too long, if it is not acknowledged."""
+        return now - self.since > OVERDUE_AFTER
+
+
+def changes(mpxn: str, access: MeterAccess, now: datetime) -> tuple[Change, ...]:
+    """What there is to tell of a meter at `now`, to each receiver the oldest first."""
+    found = []
+    for consent in access.consents:
+        if is_bar(consent):
+            continue
+        state = shown_state(consent, access, now)
+        since = _since(consent, access, state)
+        receivers = set() if state in _OWN else {consent.data_user}
+        if state in SHUT:
+            receivers |= {
+                served.agent
+                for served in access.appointments
+                if served.agent_role == Role.DATA_SERVICE
+                and served.effective_from <= since
+                and (served.effective_to is None or since < served.effective_to)
+            }
+        for receiver in receivers:
+            told = _id(receiver, mpxn, consent, state)
+            found.append(
+                Change(told, receiver, mpxn, consent.consent_id, consent.version, state, since)
+            )
+    return tuple(sorted(found, key=lambda c: (c.receiver, c.since, c.consent_id)))
+
+
+def next_by_time(access: MeterAccess, now: datetime) -> datetime | None:
+    """When time alone next changes how a consent of the meter stands; None if it does not."""
+    moments = {t.effective_from for t in access.tenancies}
+    moments |= {t.effective_to for t in access.tenancies if t.effective_to is not None}
+    for consent in access.consents:
+        if not is_bar(consent):
+            moments |= {consent.valid_from, consent.expires}
+            moments |= set() if consent.answer_by is None else {consent.answer_by}
+    return min((moment for moment in moments if moment > now), default=None)
+
+
+def outstanding(
+    told: Iterable[Change], acknowledged: Callable[[str], bool]
+) -> dict[str, tuple[Change, ...]]:
+    """What each receiver has still to acknowledge of one meter, the oldest first."""
+    waiting: dict[str, list[Change]] = {}
+    for change in told:
+        if not acknowledged(change.id):
+            waiting.setdefault(change.receiver, []).append(change)
+    return {receiver: tuple(theirs) for receiver, theirs in waiting.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """How often a change was sent, and when it is to be sent again."""
+
+    id: str
+    times: int
+    again_at: datetime
+
+
+def send(before: Sent | None, change: Change, now: datetime, jitter: float) -> Sent | None:
+    """The next sending of the first change that waits at a meter; None if it is not time for it.
+
+    The wait doubles from `FIRST_RETRY` to `LAST_RETRY`; `jitter` from 0 to 1 takes up to half of it
+    away, so that receivers that were away together do not come back together.
+    """
+    if before is None or before.id != change.id:
+        before = Sent(change.id, 0, now)
+    if now < before.again_at:
+        return None
+    wait = min(FIRST_RETRY * 2 ** min(before.times, 16), LAST_RETRY)
+    return Sent(change.id, before.times + 1, now + wait * (1 - jitter / 2))
+
+
+def _since(consent: Consent, access: MeterAccess, state: ShownState) -> datetime:
+    if state is ShownState.EXPIRED:
+        return max(consent.changed_at, consent.expires)
+    if state is ShownState.ACTIVE:
+        return max(consent.changed_at, consent.valid_from)
+    if state is ShownState.ENDED:
+        ends = [t.effective_to for t in access.tenancies if t.tenancy_id == consent.tenancy_id]
+        return max([consent.changed_at, *(end for end in ends if end is not None)])
+    return consent.changed_at
+
+
+def _id(receiver: str, mpxn: str, consent: Consent, state: ShownState) -> str:
+    """16 bytes of a hash, in hex: whoever is not told cannot know it by the meter."""
+    changed_at = consent.changed_at.isoformat()
+    parts = (receiver, mpxn, consent.consent_id, str(consent.version), state, changed_at)
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+# -- acknowledging --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeAcknowledged:
+    """The receiver has taken in how the consent stands at the meter."""
+
+    receiver: str
+    mpxn: str
+    consent_id: str
+    version: int
+    state: str
+    decided_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledgement:
+    """When a change was acknowledged, if it was."""
+
+    decided_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AcknowledgeChange:
+    """The caller has taken the change in."""
+
+    by: Actor
+    change: Change
+
+
+def tightens(command: object) -> bool:
+    """An acknowledgement opens nothing, so a suspended participant can give it too."""
+    return True
+
+
+def decide(
+    state: Acknowledgement, command: AcknowledgeChange, now: datetime
+) -> tuple[ChangeAcknowledged, ...]:
+    """The fact, none if it is already so.
+
+    NotPermitted  ROLE_NOT_ALLOWED: the role is told nothing, or another party was told
+    """
+    by, change = command.by, command.change
+    if by.role not in RECEIVES or by.party != change.receiver:
+        raise NotPermitted(Reason.ROLE_NOT_ALLOWED, "the change was not told to this party")
+    if state.decided_at is not None:
+        return ()
+    return (
+        ChangeAcknowledged(
+            change.receiver, change.mpxn, change.consent_id, change.version, change.state, now
+        ),
+    )
+
+
+def evolve(state: Acknowledgement, event: ChangeAcknowledged) -> Acknowledgement:
+    """The first acknowledgement counts."""
+    return state if state.decided_at else replace(state, decided_at=event.decided_at)
+
+
+ACKNOWLEDGEMENTS: Final = Domain(
+    name="consumers",
+    topic=trust.ACKNOWLEDGEMENTS_TOPIC,
+    signer=SignerRole.CONSUMERS,
+    version=1,
+    events={"consumers.ChangeAcknowledged": ChangeAcknowledged},
+    state_type=Acknowledgement,
+    initial=Acknowledgement,
+    evolve=evolve,
+    decide=decide,
+)

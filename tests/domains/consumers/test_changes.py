@@ -1,0 +1,242 @@
+"""Everybody whom a consent concerns is told how it stands, in order, until they acknowledge it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from domains.consumers.changes import (
+    ACKNOWLEDGEMENTS,
+    FIRST_RETRY,
+    LAST_RETRY,
+    OVERDUE_AFTER,
+    AcknowledgeChange,
+    Change,
+    ChangeAcknowledged,
+    Sent,
+    changes,
+    decide,
+    next_by_time,
+    outstanding,
+    send,
+)
+from domains.consumers.decider import CONSUMERS
+from domains.consumers.events import (
+    AgentAppointed,
+    ConsentGranted,
+    ConsentNarrowed,
+    ConsentResumed,
+    ConsentRevoked,
+    ConsentSuspended,
+    ConsentWithdrawn,
+    TenancyEnded,
+    TenancyStarted,
+)
+from domains.consumers.views import ShownState
+from spine.domain import Actor, fold
+from spine.errors import NotPermitted, Reason
+from spine.policy import Role
+
+METER = "1200000000003"
+BEGUN = datetime(2026, 1, 1, tzinfo=UTC)
+NOW = BEGUN + timedelta(days=40)
+EXPIRES = BEGUN + timedelta(days=365)
+HOUR = timedelta(hours=1)
+MOVED_IN = TenancyStarted("t-1", "c-1", BEGUN)
+SERVED = AgentAppointed("collector", Role.DATA_SERVICE, BEGUN)
+
+
+def granted(consent_id: str, after: timedelta, data_user: str = "adviser") -> ConsentGranted:
+    at = BEGUN + after
+    return ConsentGranted(
+        consent_id,
+        data_user,
+        "t-1",
+        "c-1",
+        "ENERGY_ADVICE",
+        ("HH_CONSUMPTION",),
+        BEGUN,
+        at,
+        EXPIRES,
+        at,
+    )
+
+
+def told(*events: Any, now: datetime = NOW) -> tuple[Change, ...]:
+    return changes(METER, fold(CONSUMERS, (MOVED_IN, *events)), now)
+
+
+def states(found: Iterable[Change]) -> list[tuple[str, ShownState]]:
+    return [(change.receiver, change.state) for change in found]
+
+
+REVOKED = ConsentRevoked("k-1", BEGUN + 3 * HOUR)
+STORIES: dict[str, tuple[tuple[Any, ...], datetime, list[tuple[str, ShownState]]]] = {
+    "a grant is told to the data user": (
+        (SERVED, granted("k-1", HOUR)),
+        NOW,
+        [("adviser", ShownState.ACTIVE)],
+    ),
+    "a revocation to the data service too": (
+        (SERVED, granted("k-1", HOUR), REVOKED),
+        NOW,
+        [("adviser", ShownState.REVOKED), ("collector", ShownState.REVOKED)],
+    ),
+    "a withdrawal only to others": (
+        (SERVED, granted("k-1", HOUR), ConsentWithdrawn("k-1", BEGUN + 2 * HOUR)),
+        NOW,
+        [("collector", ShownState.WITHDRAWN)],
+    ),
+    "expiry, of which there is no event": (
+        (granted("k-1", HOUR),),
+        EXPIRES,
+        [("adviser", ShownState.EXPIRED)],
+    ),
+    "the end of the tenancy": (
+        (granted("k-1", HOUR), TenancyEnded("t-1", BEGUN + 5 * HOUR)),
+        NOW,
+        [("adviser", ShownState.ENDED)],
+    ),
+    "a bar, which is nobody's consent": ((SERVED, REVOKED), NOW, []),
+    "a service appointed later holds nothing of before": (
+        (
+            granted("k-1", HOUR),
+            REVOKED,
+            AgentAppointed("collector", Role.DATA_SERVICE, BEGUN + 9 * HOUR),
+        ),
+        NOW,
+        [("adviser", ShownState.REVOKED)],
+    ),
+}
+
+
+@pytest.mark.parametrize("story", STORIES)
+def test_who_is_told_what(story: str) -> None:
+    events, now, expected = STORIES[story]
+    assert states(told(*events, now=now)) == expected
+
+
+def test_each_receiver_is_told_the_oldest_first() -> None:
+    found = told(granted("k-2", HOUR), granted("k-1", 2 * HOUR), REVOKED)
+    assert [change.consent_id for change in found] == ["k-2", "k-1"]
+    by_name = sorted(found, key=lambda change: change.consent_id)
+    assert [c.since for c in by_name] != sorted(c.since for c in found), "the naive order differs"
+
+
+def test_the_id_is_the_same_until_the_consent_changes() -> None:
+    before = told(granted("k-1", HOUR))
+    assert told(granted("k-1", HOUR), now=NOW + HOUR) == before
+    paused = (
+        ConsentSuspended("k-1", Role.CONSUMER, "HOLIDAY", BEGUN + 2 * HOUR),
+        ConsentResumed("k-1", BEGUN + 3 * HOUR),
+    )
+    narrowed = ConsentNarrowed("k-1", 2, ("HH_CONSUMPTION",), BEGUN, NOW + HOUR, BEGUN + 2 * HOUR)
+    again = told(granted("k-1", HOUR), *paused)
+    assert states(again) == states(before), "by its state alone it would not be told again"
+    ids = {found[0].id for found in (before, again, told(granted("k-1", HOUR), narrowed))}
+    assert len(ids) == 3
+
+
+def test_two_receivers_cannot_tell_each_others_ids() -> None:
+    found = told(SERVED, granted("k-1", HOUR), REVOKED)
+    assert len({change.id for change in found}) == 2
+
+
+def test_nothing_is_dropped_however_long_a_receiver_is_away() -> None:
+    (change,) = told(granted("k-1", HOUR), REVOKED, now=NOW + timedelta(days=3_000))
+    assert change == told(granted("k-1", HOUR), REVOKED, now=REVOKED.decided_at)[0]
+    assert not change.overdue(change.since + OVERDUE_AFTER)
+    assert change.overdue(change.since + OVERDUE_AFTER + timedelta(milliseconds=1))
+
+
+def test_what_time_will_change_is_known_beforehand() -> None:
+    access = fold(CONSUMERS, (MOVED_IN, granted("k-1", HOUR)))
+    assert next_by_time(access, BEGUN) == BEGUN + HOUR
+    assert next_by_time(access, NOW) == EXPIRES
+    assert next_by_time(access, EXPIRES) is None
+
+
+def by_outstanding(found: tuple[Change, ...], acknowledged: set[str]) -> list[Change]:
+    return list(outstanding(found, acknowledged.__contains__).get("adviser", ()))
+
+
+def by_cursor(found: tuple[Change, ...], acknowledged: set[str]) -> list[Change]:
+    """The naive receiver's place in the list: whatever changes before it is never told."""
+    return list(found[len(acknowledged) :])
+
+
+Waiting = Callable[[tuple[Change, ...], set[str]], list[Change]]
+
+
+def last_told(waits: Waiting, steps: list[tuple[int, bool]]) -> tuple[dict[str, str], list[Change]]:
+    """A receiver that now and then acknowledges the first that waits, over consents that change."""
+    grants = tuple(granted(f"k-{n}", n * HOUR) for n in range(3))
+    events: list[Any] = list(grants)
+    taken: dict[str, str] = {}
+    acknowledged: set[str] = set()
+    done: set[int] = set()
+    found = told(*events)
+    for number, (which, acknowledges) in enumerate(steps):
+        if which not in done and not acknowledges:
+            done.add(which)
+            events.append(ConsentRevoked(f"k-{which}", BEGUN + timedelta(hours=10 + number)))
+        found = told(*events)
+        if acknowledges and (waiting := waits(found, acknowledged)):
+            acknowledged.add(waiting[0].id)
+            taken[waiting[0].consent_id] = waiting[0].state
+    while waiting := waits(found, acknowledged):
+        acknowledged.add(waiting[0].id)
+        taken[waiting[0].consent_id] = waiting[0].state
+    return taken, list(found)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.booleans()), max_size=12))
+def test_whatever_happens_between_acknowledgements_the_last_state_arrives(
+    steps: list[tuple[int, bool]],
+) -> None:
+    taken, found = last_told(by_outstanding, steps)
+    assert taken == {change.consent_id: change.state for change in found}
+
+
+def test_a_place_in_a_list_loses_a_revocation() -> None:
+    steps = [(0, True), (0, False), (0, True), (0, True), (0, True)]
+    taken, found = last_told(by_cursor, steps)
+    assert taken != {change.consent_id: change.state for change in found}
+    taken, found = last_told(by_outstanding, steps)
+    assert taken == {change.consent_id: change.state for change in found}
+
+
+def test_it_is_sent_again_with_growing_waits_and_the_next_one_at_once() -> None:
+    (change,) = told(granted("k-1", HOUR))
+    sent: Sent | None = None
+    waits, now = [], NOW
+    for _ in range(12):
+        sent = send(sent, change, now, jitter=0)
+        assert sent is not None
+        assert send(sent, change, sent.again_at - timedelta(milliseconds=1), jitter=0) is None
+        waits.append(sent.again_at - now)
+        now = sent.again_at
+    assert waits[:3] == [FIRST_RETRY, 2 * FIRST_RETRY, 4 * FIRST_RETRY]
+    assert waits[-1] == LAST_RETRY
+    (other,) = told(granted("k-1", HOUR), REVOKED)
+    assert send(sent, other, NOW, jitter=0) == Sent(other.id, 1, NOW + FIRST_RETRY)
+    assert send(None, change, NOW, jitter=1) == Sent(change.id, 1, NOW + FIRST_RETRY / 2)
+
+
+def test_only_the_receiver_acknowledges_and_once_is_enough() -> None:
+    (change,) = told(granted("k-1", HOUR), REVOKED)
+    nobody = fold(ACKNOWLEDGEMENTS, ())
+    taken = decide(nobody, AcknowledgeChange(Actor(Role.DATA_USER, "adviser"), change), NOW)
+    assert taken == (ChangeAcknowledged("adviser", METER, "k-1", 1, "REVOKED", NOW),)
+    once = fold(ACKNOWLEDGEMENTS, taken)
+    assert decide(once, AcknowledgeChange(Actor(Role.DATA_USER, "adviser"), change), NOW) == ()
+    assert fold(ACKNOWLEDGEMENTS, (*taken, *taken)) == once
+    for by in (Actor(Role.DATA_USER, "rival"), Actor(Role.CONSUMER, "adviser")):
+        with pytest.raises(NotPermitted) as refused:
+            decide(nobody, AcknowledgeChange(by, change), NOW)
+        assert refused.value.reason is Reason.ROLE_NOT_ALLOWED

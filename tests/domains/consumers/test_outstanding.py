@@ -1,0 +1,105 @@
+"""What waits for a receiver is known at once: by what happens, by time, and after a restart."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from datetime import datetime, timedelta
+from typing import Any
+
+from domains.consumers.changes import OVERDUE_AFTER, Acknowledgement
+from domains.consumers.decider import CONSUMERS
+from domains.consumers.events import ConsentRevoked
+from domains.consumers.views import ShownState
+from spine.domain import fold
+from spine.services.announcing import Outstanding
+from tests.domains.consumers.test_changes import (
+    EXPIRES,
+    HOUR,
+    METER,
+    MOVED_IN,
+    NOW,
+    REVOKED,
+    SERVED,
+    granted,
+)
+
+
+class Folded:
+    """The states of a coordinator's fold, which a test sets."""
+
+    def __init__(self, nothing: Any) -> None:
+        self.states: dict[str, Any] = defaultdict(lambda: nothing)
+
+    def state(self, subject: str) -> Any:
+        return self.states[subject]
+
+
+class World:
+    """One meter, its acknowledgements, and a clock."""
+
+    def __init__(self, *events: Any) -> None:
+        self.meters, self.taken = Folded(CONSUMERS.initial()), Folded(Acknowledgement())
+        self.now = NOW
+        self.events: tuple[Any, ...] = (MOVED_IN, SERVED)
+        self.known = self.started()
+        self.happen(*events)
+
+    def started(self) -> Outstanding:
+        meters: Any = self.meters
+        taken: Any = self.taken
+        return Outstanding(meters, taken, lambda: self.now)
+
+    def happen(self, *events: Any) -> None:
+        self.events += events
+        self.meters.states[METER] = fold(CONSUMERS, self.events)
+        self.known.take_in(METER)
+
+    def acknowledge(self, change_id: str) -> None:
+        self.taken.states[change_id] = Acknowledgement(self.now)
+        self.known.take_in(METER)
+
+    def waiting(self, receiver: str = "adviser") -> list[tuple[str, ShownState]]:
+        found = self.known.waiting(receiver).get(METER, ())
+        return [(change.consent_id, change.state) for change in found]
+
+
+def test_an_acknowledged_change_no_longer_waits_and_the_other_receiver_still_does() -> None:
+    world = World(granted("k-1", HOUR), REVOKED)
+    (change,) = world.known.waiting("adviser")[METER]
+    world.acknowledge(change.id)
+    assert world.waiting() == []
+    assert world.waiting("collector") == [("k-1", ShownState.REVOKED)]
+    assert [who for who, _ in world.known.receivers()] == ["collector"]
+
+
+def test_expiry_is_told_by_the_clock_alone() -> None:
+    world = World(granted("k-1", HOUR))
+    world.acknowledge(world.known.waiting("adviser")[METER][0].id)
+    world.now = EXPIRES
+    assert world.waiting() == [], "who only listens to events never tells it"
+    asyncio.run(world.known.look())
+    assert world.waiting() == [("k-1", ShownState.EXPIRED)]
+
+
+def test_a_receiver_that_is_away_for_weeks_finds_everything_in_order_after_a_restart() -> None:
+    world = World(granted("k-2", HOUR), granted("k-1", 2 * HOUR))
+    world.happen(REVOKED, ConsentRevoked("k-2", REVOKED.decided_at + HOUR))
+    world.now += timedelta(weeks=5)
+    before = world.waiting()
+    assert before == [("k-1", ShownState.REVOKED), ("k-2", ShownState.REVOKED)]
+    world.known = world.started()
+    world.known.take_in(METER)
+    assert world.waiting() == before
+    assert all(change.overdue(world.now) for change in world.known.waiting("adviser")[METER])
+
+
+def test_it_is_overdue_after_72_hours_and_no_longer_once_acknowledged() -> None:
+    world = World(granted("k-1", HOUR))
+    (change,) = world.known.waiting("adviser")[METER]
+    at: datetime = change.since + OVERDUE_AFTER
+    assert not change.overdue(at)
+    assert change.overdue(at + timedelta(seconds=1))
+    world.now = at + timedelta(seconds=1)
+    world.acknowledge(change.id)
+    assert world.known.receivers() == []

@@ -1,0 +1,139 @@
+"""A data user is told of every change of its consents, whatever is killed, until it says so."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import grpc
+import pytest
+from typer.testing import CliRunner
+
+from spine.cli import app
+from spine.console.client import Client, stamp
+from spine.console.context import CONSENT_SERVICE, OPERATOR
+from spine.policy import Role
+from spine.server import error_from
+from tests.e2e.conftest import Installation, grant
+
+FIRST, SECOND = "1900012345945", "1900012345954"
+ADVISER, RIVAL, COLLECTOR = "told-advice", "told-rival", "told-collector"
+
+
+@pytest.fixture(scope="module")
+def adviser(spine: Installation) -> Client:
+    spine.party(RIVAL, Role.DATA_USER)
+    spine.party(COLLECTOR, Role.DATA_SERVICE)
+    for mpxn in (FIRST, SECOND):
+        spine.occupier(mpxn, f"told-{mpxn}")
+    spine.as_(CONSENT_SERVICE).consumers(
+        "AppointAgent",
+        mpxn=FIRST,
+        agent=COLLECTOR,
+        agent_role=Role.DATA_SERVICE,
+        effective_from=stamp(datetime(2012, 1, 1, tzinfo=UTC)),
+    )
+    return spine.party(ADVISER, Role.DATA_USER)
+
+
+def first_told(client: Client) -> Any:
+    """What a new call tells first; then the receiver is gone, with nothing acknowledged."""
+    with client.following() as call:
+        return next(call)
+
+
+def refusal(ask: Callable[[], object]) -> str:
+    with pytest.raises(grpc.RpcError) as refused:
+        ask()
+    return error_from(refused.value).reason
+
+
+def acknowledge(client: Client, change: Any) -> Any:
+    named = {"mpxn": change.mpxn, "change_id": change.change_id}
+    return client.changes("AcknowledgeChange", **named)
+
+
+def waiting(client: Client) -> list[Any]:
+    return list(client.changes("ListChanges").changes)
+
+
+def answered(ask: Callable[[], Any]) -> Any:
+    """The answer of a process that is being started again."""
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            return ask()
+        except grpc.RpcError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+
+
+def test_a_receiver_that_goes_away_and_a_coordinator_that_is_killed_lose_nothing(
+    spine: Installation, adviser: Client
+) -> None:
+    occupier = spine.as_(f"told-{FIRST}")
+    kept, ended = grant(occupier, FIRST, ADVISER), grant(occupier, FIRST, ADVISER)
+    occupier.consumers("RevokeConsent", consent_id=ended, mpxns=[FIRST])
+    told = first_told(adviser)
+    assert (told.consent_id, told.state, told.times) == (kept, "ACTIVE", 1)
+    again = first_told(adviser)
+    assert again.change_id == told.change_id, "told, and not acknowledged"
+    revoked = waiting(adviser)[1]
+    assert (revoked.consent_id, revoked.state) == (ended, "REVOKED")
+    assert refusal(lambda: acknowledge(adviser, revoked)) == "CHANGE_OUT_OF_ORDER"
+    assert refusal(lambda: acknowledge(spine.as_(RIVAL), told)) == "CHANGE_UNKNOWN"
+    assert waiting(spine.as_(RIVAL)) == []
+    done = acknowledge(adviser, told)
+    assert done.record.topic == "consumers.acknowledgements.v1"
+    assert acknowledge(adviser, told).replayed
+
+    killed = spine.supervisor.children["consumers"].process
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait(10)
+    assert [c.change_id for c in answered(lambda: waiting(adviser))] == [revoked.change_id]
+    assert first_told(adviser).change_id == revoked.change_id
+    acknowledge(adviser, revoked)
+    assert waiting(adviser) == []
+    (for_service,) = waiting(spine.as_(COLLECTOR))
+    assert (for_service.state, for_service.consent_id) == ("REVOKED", ended)
+    assert refusal(lambda: acknowledge(adviser, for_service)) == "CHANGE_UNKNOWN"
+
+
+def test_an_open_call_is_told_of_a_revocation_and_then_of_the_next_change(
+    spine: Installation, adviser: Client
+) -> None:
+    occupier = spine.as_(f"told-{SECOND}")
+    consent_id = grant(occupier, SECOND, ADVISER)
+    states = []
+    with adviser.following() as call:
+        for told in call:
+            states.append(told.state)
+            acknowledge(adviser, told)
+            if told.state == "REVOKED":
+                break
+            occupier.consumers("RevokeConsent", consent_id=consent_id, mpxns=[SECOND])
+    assert states == ["ACTIVE", "REVOKED"]
+    assert waiting(adviser) == []
+
+
+def test_what_waits_is_shown_to_its_receiver_and_counted_for_governance(
+    spine: Installation, adviser: Client
+) -> None:
+    grant(spine.as_(f"told-{SECOND}"), SECOND, ADVISER)
+    (change,) = waiting(adviser)
+    assert not change.overdue
+    assert list(adviser.changes("ListChanges", overdue=True).changes) == []
+    receivers = {r.party: r for r in spine.as_(OPERATOR).changes("ListReceivers").receivers}
+    assert (receivers[ADVISER].outstanding, receivers[ADVISER].overdue) == (1, 0)
+    assert refusal(lambda: adviser.changes("ListReceivers")) == "ROLE_NOT_ALLOWED"
+    run = CliRunner().invoke
+    assert change.change_id in run(app, ["changes", "list", "--as", ADVISER, "--json"]).stdout
+    assert ADVISER in run(app, ["changes", "receivers"]).stdout
+    done = run(app, ["changes", "acknowledge", SECOND, change.change_id, "--as", ADVISER])
+    assert done.exit_code == 0, done.output
+    assert waiting(adviser) == []
