@@ -32,6 +32,7 @@ MAX_RECORD_BYTES: Final = 1 << 20
 # What a record's value may come to, so that key and headers still fit.
 MAX_VALUE_BYTES: Final = MAX_RECORD_BYTES - (16 << 10)
 header_names.take_any()
+HEARD_OF_S: Final = 5.0
 POLL_MS: Final = 100  # a range that ends in a hole is waited for no longer than this
 
 
@@ -322,7 +323,7 @@ def verify_topics(kafka: Kafka, meter_keyed: int, min_insync: int) -> None:
 def verify_settings(kafka: Kafka, counts: Mapping[str, int], min_insync: int) -> None:
     """The same of these topics, which must have so many partitions."""
     with _admin(kafka) as admin:
-        described = {t["name"]: t for t in admin.describe_topics(list(counts))}
+        described = _described(admin, list(counts))
         resources = [ConfigResource(ConfigResourceType.TOPIC, t) for t in counts]
         found = admin.describe_configs(resources, config_filter="all")["topic"]
     for topic, count in counts.items():
@@ -339,6 +340,17 @@ def verify_settings(kafka: Kafka, counts: Mapping[str, int], min_insync: int) ->
                 raise LogUnfit(
                     Reason.TOPIC_SETTINGS, f"{topic}: {setting} is {actual}, must be {value}"
                 )
+
+
+def _described(admin: KafkaAdminClient, topics: list[str]) -> dict[str, Any]:
+    """What brokers say of topics. Which was asked may have yet to hear of one just created."""
+    deadline = time.monotonic() + HEARD_OF_S
+    while True:
+        found = {topic["name"]: topic for topic in admin.describe_topics(topics)}
+        heard = all(found.get(topic, {}).get("partitions") for topic in topics)
+        if heard or time.monotonic() > deadline:
+            return found
+        time.sleep(POLL_MS / 1000)
 
 
 def _config_value(settings: Mapping[str, Any], name: str) -> str:

@@ -348,6 +348,35 @@ def test_a_missing_topic_or_another_partition_count_is_refused(
     admin.delete_topics([topic])
     eventually(lambda: f"{topic} has 0 partitions" in why_unfit(broker))
     assert create_topics(kafka, PARTITIONS, 1, 1) == [topic]
+
+
+@pytest.mark.parametrize("patient", [True, False])
+def test_a_broker_may_hear_of_a_new_topic_a_little_late(
+    broker: EmbeddedKafka,
+    admin: KafkaAdminClient,
+    monkeypatch: pytest.MonkeyPatch,
+    patient: bool,
+) -> None:
+    kafka, topic = Kafka(broker.bootstrap), trust.BTM_ASSETS_TOPIC
+    admin.delete_topics([topic])
+    eventually(lambda: topic not in admin.list_topics())
+    described = KafkaAdminClient.describe_topics
+
+    def before_it_hears(self: KafkaAdminClient, topics: list[str]) -> Any:
+        monkeypatch.undo()
+        found = described(self, topics)
+        create_topics(kafka, PARTITIONS, 1, 1)
+        return found
+
+    monkeypatch.setattr(KafkaAdminClient, "describe_topics", before_it_hears)
+    if not patient:
+        monkeypatch.setattr("spine.log.HEARD_OF_S", 0)
+    if patient:
+        verify_topics(kafka, PARTITIONS, 1)
+    else:
+        with pytest.raises(LogUnfit, match="has 0 partitions"):
+            verify_topics(kafka, PARTITIONS, 1)
+    eventually(lambda: not why_unfit(broker))
     eventually(lambda: not why_unfit(broker))
     assert partition_counts(PARTITIONS)[topic] == PARTITIONS
 
