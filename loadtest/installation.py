@@ -29,14 +29,17 @@ from spine.console.logs import ensure_log, issue_identities
 from spine.console.parties import issue
 from spine.embedded import EmbeddedKafka
 from spine.installation import DOMAINS
+from spine.ledger.process import ledger_key
 from spine.log import Kafka
 from spine.policy import Role
 from spine.runtime import Runtime, service_target
-from spine.supervise import processes
+from spine.supervise import WITNESS_PREFIX, processes
+from spine.supervise import WITNESSES as LOCAL_WITNESSES
 
 READY_S: Final = 120.0
 MEMBERS_MAX: Final = 4
 COMMANDS: Final = processes({"dsi": MEMBERS_MAX, "readings": MEMBERS_MAX})
+WITNESSES: Final = tuple(f"{WITNESS_PREFIX}{name}" for name in LOCAL_WITNESSES)
 STOP_S: Final = 30.0
 ADVISERS: Final = tuple(f"adviser-{name}" for name in ("gull", "heron", "kite", "swift"))
 # What keeps one party from taking everybody's share would end a load test in its first second.
@@ -112,6 +115,7 @@ class Installation:
         own = {
             "SPINE_DATA_DIR": str(self.data_dir),
             "SPINE_KAFKA_BOOTSTRAP": self.kafka.bootstrap,
+            "SPINE_WITNESS_LOG_KEY": str(ledger_key(self.data_dir, self.runtime.identity.log_id)),
         }
         return os.environ | UNBOUNDED | own
 
@@ -150,7 +154,7 @@ class Installation:
         logs.mkdir(parents=True, exist_ok=True)
         with (logs / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "spine", *COMMANDS[name]],
+                [sys.executable, "-m", *_module(name)],
                 env=self.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -187,6 +191,12 @@ class Installation:
                     effective_from=start,
                 )
                 issue(self.data_dir, role, party)
+
+
+def _module(name: str) -> tuple[str, ...]:
+    if name in WITNESSES:
+        return "spine.ledger.witnessing", name.removeprefix(WITNESS_PREFIX)
+    return "spine", *COMMANDS[name]
 
 
 @contextmanager
