@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -23,7 +24,6 @@ from spine.ledger.library import (
     Json,
     Library,
     Prover,
-    export_records,
     shown_json,
     stored_json,
 )
@@ -187,14 +187,11 @@ def export(
         message = f"the ledger has no {', '.join(sorted(unknown))}"
         raise Invalid(Reason.CODE_UNKNOWN, message, field="topic")
     chosen = [place for place in places if not topic or place[0] in topic]
-    written = books.export(folder, chosen, with_records=records)
     if records:
-        reader = this.reader()
-        try:
-            for place, size in written.items():
-                export_records(folder, place, reader.read(*place, 0), size)
-        finally:
-            reader.close()
+        with closing(this.reader()) as reader:
+            written = books.export(folder, chosen, lambda place: reader.read(*place, 0))
+    else:
+        written = books.export(folder, chosen)
     leaves = sum(written.values())
     if as_json:
         say_json({"partitions": len(written), "leaves": leaves, "records": records})

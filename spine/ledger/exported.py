@@ -22,9 +22,12 @@ WIDTH = 256
 def check_export(folder: Path, keys: v.Keys | None, report: v.Report) -> None:
     """Check everything in the folder; what is wrong is added to the report, a line each.
 
-    A folder without a manifest is one of proofs, and every one of them has to hold.
+    A folder without a manifest is one of proofs, and every one of them has to hold; or an export
+    that was not finished, which proves nothing.
     """
     if not (folder / "manifest.json").exists():
+        if (folder / "partitions").exists():
+            raise v.Wrong("the export was not finished: it has no manifest")
         _check_proofs(folder, keys, report)
         return
     manifest = json.loads((folder / "manifest.json").read_text("utf-8"))

@@ -10,9 +10,10 @@ import hashlib
 import json
 import shutil
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from spine import merkle
 from spine.errors import Invalid, NotFound, Reason
@@ -33,6 +34,8 @@ from spine.ledger.tree import ENTRIES, TILE_WIDTH, Proofs, TileAddress, tiles_of
 from spine.ledger.verifier import CONSISTENCY_FORMAT, EXPORT_FORMAT, PROOF_FORMAT
 
 Json = dict[str, Any]
+ReadAll = Callable[[Place], Iterator[LogRecord]]
+MANIFEST_FILE: Final = "manifest.json"
 
 
 class Library:
@@ -139,38 +142,54 @@ class Library:
             "new": {"checkpoint": str(new), "epoch": grown["epoch"], "heads": grown["heads"]},
         }
 
-    def export(self, folder: Path, places: Iterable[Place], with_records: bool) -> dict[Place, int]:
-        """Write a folder that can be checked anywhere; the sizes of the partitions in it."""
+    def export(
+        self, folder: Path, places: Iterable[Place], records: ReadAll | None = None
+    ) -> dict[Place, int]:
+        """Write a folder that can be checked anywhere; the sizes of the partitions in it.
+
+        With `records`, which reads a partition from its beginning, the stored bytes too. The
+        manifest goes first and comes last: a folder without it was not finished.
+        """
         note = self.note()
         size = Checkpoint.parse(note.text).size
         heads = self.heads(size)
         chosen = [place for place in heads if place in set(places)]
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / MANIFEST_FILE).unlink(missing_ok=True)
         for place in chosen:
-            self._export_tree(folder, place, heads[place].size)
+            own = folder / "partitions" / place[0] / str(place[1])
+            shutil.rmtree(own, ignore_errors=True)
+            own.mkdir(parents=True)
+            self._export_tree(own, place, heads[place].size)
+            if records is not None:
+                _export_records(own, islice(records(place), heads[place].size))
         said = {"epoch": self.epoch(size), "heads": [head_json(h) for h in heads.values()]}
         manifest = {
             "format": EXPORT_FORMAT,
             "keys": self.keys(),
             "partitions": chosen,
-            "records": with_records,
+            "records": records is not None,
         }
         write_whole(folder / "heads.json", json.dumps(said, indent=1).encode(), sync=True)
         write_whole(folder / CHECKPOINT_FILE, str(note).encode(), sync=True)
-        # Last: a folder without it is one that was not finished.
-        write_whole(folder / "manifest.json", json.dumps(manifest, indent=1).encode(), sync=True)
+        write_whole(folder / MANIFEST_FILE, json.dumps(manifest, indent=1).encode(), sync=True)
         return {place: heads[place].size for place in chosen}
 
-    def _export_tree(self, folder: Path, place: Place, size: int) -> None:
-        tree, own = self.tree(place), folder / "partitions" / place[0] / str(place[1])
-        shutil.rmtree(own, ignore_errors=True)
-        own.mkdir(parents=True)
+    def _export_tree(self, own: Path, place: Place, size: int) -> None:
+        tree = self.tree(place)
         bundles = [
             TileAddress(ENTRIES, index, width_of(size, 0, index))
             for index in range(-(-size // TILE_WIDTH))
         ]
         for address in (*tiles_of(size), *bundles):
             write_whole(own / address.path, tree.raw(address), sync=False)
+
+
+def _export_records(own: Path, records: Iterable[LogRecord]) -> None:
+    """Write the stored bytes of a partition beside its leaves."""
+    with (own / "records.jsonl").open("w", encoding="utf-8") as lines:
+        for record in records:
+            lines.write(json.dumps(stored_json(record, with_value=True)) + "\n")
 
 
 class Prover:
@@ -233,14 +252,6 @@ def shown_json(salt_seed: bytes, entries: Sequence[bytes], entry: int) -> Json:
         "request": text(entries[entry]),
         "path": texts(merkle.path(leaves, entry)),
     }
-
-
-def export_records(folder: Path, place: Place, records: Iterator[LogRecord], size: int) -> None:
-    """Write the stored bytes of the first `size` records of a partition beside its leaves."""
-    path = folder / "partitions" / place[0] / str(place[1]) / "records.jsonl"
-    with path.open("w", encoding="utf-8") as lines:
-        for _, record in zip(range(size), records, strict=False):
-            lines.write(json.dumps(stored_json(record, with_value=True)) + "\n")
 
 
 def head_json(head: Head) -> Json:

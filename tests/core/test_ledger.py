@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from base64 import b64decode, b64encode
+from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from spine.errors import NotFound, Reason
 from spine.event import LogRecord
 from spine.files import write_whole
 from spine.ledger import verifier
-from spine.ledger.entries import Epoch, Head, RecordLeaf
-from spine.ledger.library import Library, export_records, shown_json, stored_json
+from spine.ledger.entries import Epoch, Head, Place, RecordLeaf
+from spine.ledger.library import Library, shown_json, stored_json
 from spine.ledger.note import Checkpoint, Note
 from spine.log import LogUnfit
 from spine.signing import verify
@@ -53,9 +54,12 @@ def library(kept: Path) -> Library:
 def exported(library: Library, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything, with the records."""
     folder = tmp_path_factory.mktemp("export")
-    for place, size in library.export(folder, PLACES, with_records=True).items():
-        export_records(folder, place, iter(LOG[place]), size)
+    library.export(folder, PLACES, records_of)
     return folder
+
+
+def records_of(place: Place) -> Iterator[LogRecord]:
+    return iter(LOG[place])
 
 
 def check(proof: Any) -> verifier.Report:
@@ -458,6 +462,60 @@ def means_the_same(one: bytes, other: bytes) -> bool:
         )
     except ValueError:
         return False
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(writes=st.integers(0, 40))
+def test_an_export_that_was_killed_is_not_finished_and_can_be_made_again(
+    writes: int,
+    library: Library,
+    exported: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Over one that was whole: what a kill leaves must never pass for it, nor blame the log."""
+    folder = tmp_path_factory.mktemp("killed") / "export"
+    shutil.copytree(exported, folder)
+    left = writes
+
+    def step() -> None:
+        nonlocal left
+        if not left:
+            raise Killed
+        left -= 1
+
+    def dying(path: Path, content: bytes, *, sync: bool) -> None:
+        step()
+        write_whole(path, content, sync=sync)
+
+    def read(place: Place) -> Iterator[LogRecord]:
+        for number, one in enumerate(records_of(place)):
+            if number % 50 == 0:
+                step()
+            yield one
+
+    finished = True
+    with monkeypatch.context() as patch:
+        patch.setattr("spine.ledger.library.write_whole", dying)
+        try:
+            library.export(folder, PLACES, read)
+        except Killed:
+            finished = False
+    wrong = verifier.verify(folder).wrong
+    assert wrong == ([] if finished else ["the export was not finished: it has no manifest"])
+    library.export(folder, PLACES, records_of)
+    assert verifier.verify(folder).ok
+
+
+def test_a_manifest_left_behind_would_blame_the_log(
+    library: Library, exported: Path, tmp_path: Path
+) -> None:
+    """The naive export, which writes records after it has said that they are there."""
+    library.export(tmp_path, PLACES)
+    shutil.copy(exported / "manifest.json", tmp_path)
+    assert verifier.verify(tmp_path).wrong == [
+        f"{topic}-{partition}: missing: records.jsonl" for topic, partition in PLACES
+    ]
 
 
 @pytest.mark.parametrize("name", ["checkpoint", "heads.json", "manifest.json", RECORDS])

@@ -144,6 +144,6 @@ def test_killed_at_any_moment_the_heads_go_on(
     verifier.check_growth(proof, keys)
     books = library(spine)
     places = books.sizes(Checkpoint.parse(books.note().text).size)
-    books.export(tmp_path / "export", places, with_records=False)
+    books.export(tmp_path / "export", places)
     report = verifier.verify(tmp_path / "export", keys)
     assert report.ok, report.wrong
