@@ -18,6 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from domains.consumers.decider import CONSUMERS
+from domains.consumers.events import ConsentRevoked
 from domains.metering.events import MeteringPointRegistered
 from spine import merkle, trust
 from spine.answer import Release
@@ -41,7 +43,7 @@ from spine.partition import PartitionFold
 from spine.policy import Category
 from spine.rows import UnknownSchema
 from spine.verdict import Verdict
-from tests.helpers.history import History, Read, audit, day
+from tests.helpers.history import BY_TOPIC, History, Read, audit, day
 from tests.helpers.records import (
     BEGUN,
     BY_CONSUMERS,
@@ -333,6 +335,37 @@ def test_a_changed_log_is_found_and_named(name: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("spine.audit_pass.answered_otherwise", lambda *_: "")
     naive = audit(history.records()).verdicts
     assert (naive == {SAME: 1}) is in_the_answer, "comparing decisions alone misses an answer"
+
+
+@pytest.mark.parametrize("raised", [False, True])
+def test_a_reducer_that_was_changed_is_found_and_named(
+    raised: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A build whose consent outlives its revocation, judging what an honest build decided."""
+    history = lived()
+    history.read()
+    history.facts(revoked())
+    history.read()
+
+    def forgetful(state: Any, event: object) -> Any:
+        return state if isinstance(event, ConsentRevoked) else CONSUMERS.evolve(state, event)
+
+    version = CONSUMERS.version + raised
+    changed = replace(CONSUMERS, evolve=forgetful, version=version)
+    monkeypatch.setitem(BY_TOPIC, trust.CONSUMER_LOG, changed)
+    done = audit(history.records(), reducer_version=version)
+    if raised:  # it says that it is another; so what an earlier one decided is not its to judge
+        assert {verdict for verdict, _ in done.found} == {CANNOT_TELL}
+        assert {why for _, why in done.found} == {"reducer version 1 is not at hand"}
+        return
+    assert done.verdicts == {SAME: 1, DIFFERENT: 1}
+    ((_, why),) = done.found
+    assert why == (
+        "decided ('PERMIT', '', 'consent-1', 1) again, "
+        "recorded ('REFUSE', 'CONSENT_REVOKED', '', 0)"
+    )
+    monkeypatch.setattr("spine.audit_pass.decided_otherwise", lambda *_: "")
+    assert audit(history.records()).verdicts == {SAME: 2}, "an auditor that believes the records"
 
 
 EXPLAINED: dict[str, str] = {

@@ -9,10 +9,12 @@ import sys
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,13 +23,17 @@ from spine.errors import NotFound, Reason
 from spine.event import LogRecord
 from spine.files import write_whole
 from spine.ledger import verifier
+from spine.ledger.book import KEYS_FILE, Book, origin_of
 from spine.ledger.entries import Epoch, Head, Place, RecordLeaf
 from spine.ledger.library import Library, shown_json, stored_json
-from spine.ledger.note import Checkpoint, Note
+from spine.ledger.note import ED25519, Checkpoint, Note, VerifierKey
+from spine.ledger.witness import Unproven, Witness
 from spine.log import LogUnfit
-from spine.signing import verify
+from spine.signing import public_bytes, verify
 from tests.helpers.ledger import KEY, PLACES, open_book, published, record, sealed
 
+NEW_PRIVATE = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
+NEW_KEY = VerifierKey(origin_of(bytes(32)), ED25519, public_bytes(NEW_PRIVATE))
 LOG = {
     place: [record(n, place) for n in range(size)]
     for place, size in zip(PLACES, (300, 3, 40), strict=True)
@@ -505,6 +511,36 @@ def test_an_export_that_was_killed_is_not_finished_and_can_be_made_again(
     assert wrong == ([] if finished else ["the export was not finished: it has no manifest"])
     library.export(folder, PLACES, records_of)
     assert verifier.verify(folder).ok
+
+
+def test_a_ledger_rewritten_with_a_new_key_is_not_the_one_that_was_kept(
+    exported: Path, tmp_path: Path
+) -> None:
+    """Whoever holds the log may write it anew, and sign that; not with a key that others know."""
+    with pytest.raises(LogUnfit, match="signed by another key"):
+        Book(a_known_ledger(tmp_path), NEW_KEY, NEW_PRIVATE.sign, PLACES)
+    anew = Book(tmp_path / "anew", NEW_KEY, NEW_PRIVATE.sign, PLACES)
+    rewritten = [replace(r, value=b"rewritten") for records in LOG.values() for r in records]
+    sealed_anew = sealed(anew, rewritten)
+    published(anew, sealed_anew)
+    keys = {"log": str(NEW_KEY), "witnesses": [], "quorum": 0}
+    (anew.public / KEYS_FILE).write_text(json.dumps(keys))
+    Library(anew.public).export(tmp_path / "export", PLACES)
+    assert verifier.verify(tmp_path / "export").ok, "by the keys it brings along, it is in order"
+    known = verifier.Keys.of(json.loads((exported / "manifest.json").read_text())["keys"])
+    assert verifier.verify(tmp_path / "export", known).wrong == [
+        "the log did not sign the checkpoint"
+    ]
+    witness = Witness(tmp_path / "witness", "first", KEY)
+    with pytest.raises(Unproven):
+        witness.add(Library(anew.public).growth(0, sealed_anew.note))
+
+
+def a_known_ledger(folder: Path) -> Path:
+    """A ledger under the key that is known, with something in it."""
+    book = open_book(folder / "ledger")
+    published(book, sealed(book, [record(0)]))
+    return folder / "ledger"
 
 
 def test_a_manifest_left_behind_would_blame_the_log(
