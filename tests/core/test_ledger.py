@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from spine import merkle
-from spine.errors import NotFound, Reason
+from spine.errors import Invalid, NotFound, Reason
 from spine.event import LogRecord
 from spine.files import write_whole
 from spine.ledger import verifier
@@ -27,7 +27,7 @@ from spine.ledger.book import KEYS_FILE, Book, origin_of
 from spine.ledger.entries import Epoch, Head, Place, RecordLeaf
 from spine.ledger.library import Library, shown_json, stored_json
 from spine.ledger.note import ED25519, Checkpoint, Note, VerifierKey
-from spine.ledger.witness import Unproven, Witness
+from spine.ledger.witness import Witness
 from spine.log import LogUnfit
 from spine.signing import public_bytes, verify
 from tests.helpers.ledger import KEY, PLACES, open_book, published, record, sealed
@@ -532,7 +532,7 @@ def test_a_ledger_rewritten_with_a_new_key_is_not_the_one_that_was_kept(
         "the log did not sign the checkpoint"
     ]
     witness = Witness(tmp_path / "witness", "first", KEY)
-    with pytest.raises(Unproven):
+    with pytest.raises(Invalid, match="did not sign that"):
         witness.add(Library(anew.public).growth(0, sealed_anew.note))
 
 
