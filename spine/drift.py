@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -22,6 +23,7 @@ import structlog
 from spine import telemetry, trust
 from spine.errors import Pushback, Reason
 from spine.files import write_whole
+from spine.log import LogUnfit
 from spine.replay import BUILD_ROW, RangeReader, StoredFold
 from spine.store import POSITION_ROW, DamagedStore, StorePosition, StoreReader
 
@@ -140,7 +142,10 @@ class DriftWatcher:
         """Whether the log holds the very record that a store says it stands on."""
         if (position.log_id, position.topic, position.partition) != (self._log_id, *place):
             return False
-        record = next(self._reader.read(*place, position.offset, position.offset + 1), None)
+        try:
+            record = next(self._reader.read(*place, position.offset, position.offset + 1), None)
+        except LogUnfit:  # before the first record there is
+            return False
         return record is not None and record.digest() == position.record_digest
 
     def _rows(
@@ -218,7 +223,7 @@ def _claimed(own: Path) -> IO[str]:
 def _kept(folder: Path, compared: Compared) -> str:
     """Put what contradicts what on the disk; the name of the file."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    name = f"{compared.topic}-{compared.partition}-{len(list(folder.iterdir())):04d}.json"
+    name = f"{compared.topic}-{compared.partition}-{time.time_ns()}.json"
     content = {
         "process": compared.process,
         "topic": compared.topic,

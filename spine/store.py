@@ -228,9 +228,9 @@ class StoreReader:
         shutil.rmtree(self._secondary, ignore_errors=True)
         self._secondary.mkdir(parents=True)
         access = AccessType.secondary(str(self._secondary))
-        self._db = Rdict(str(self._path / str(life)), options=_options(), access_type=access)
         self._life, self._seen = life, frozenset()
-        self._begun_as = self._identity()
+        self._begun_as = self._identity()  # before it is opened: it may be begun anew meanwhile
+        self._db = Rdict(str(self._path / str(life)), options=_options(), access_type=access)
 
     def _identity(self) -> bytes:
         """What RocksDB calls this store: another if it was removed and begun anew in its place."""

@@ -7,8 +7,8 @@ is at home in `consumers.acknowledgements.v1`, subject the id of the change.
 
 Rules:
 1. The data user of a consent is told each state that others or time brought about.
-2. A data service of the meter is told that a consent is suspended or over: its id and state, and
-   nothing of who read what for which purpose.
+2. A data service of the meter is told that a consent which was once granted is suspended or over:
+   its id and state, and nothing of who read what for which purpose.
 3. At a meter, a receiver is told one change at a time, the oldest first.
 4. Only the receiver acknowledges, and once is enough.
 """
@@ -27,7 +27,7 @@ from spine import trust
 from spine.domain import Actor, Domain
 from spine.errors import NotPermitted, Reason
 from spine.event import SignerRole
-from spine.policy import Consent, MeterAccess, Role
+from spine.policy import Consent, ConsentState, MeterAccess, Role
 
 OVERDUE_AFTER: Final = timedelta(hours=72)
 FIRST_RETRY: Final = timedelta(seconds=5)
@@ -50,7 +50,8 @@ _OWN: Final = frozenset({ShownState.REQUESTED, ShownState.WITHDRAWN})
 class Change:
     """How a consent stands at a meter, for one receiver. `since` is when it came to stand so.
 
-    `id` is the same whenever the change is told, by whatever server.
+    `id` is the same whenever the change is told, by whatever server. `to_service` tells what is for
+    a data service of the meter from what is for the consent's data user.
     """
 
     id: str
@@ -60,6 +61,12 @@ class Change:
     version: int
     state: ShownState
     since: datetime
+    to_service: bool = False
+
+    def is_for(self, by: Actor) -> bool:
+        """Whether it is told to that party in that role: one as a service is not the data user."""
+        as_service = by.role == Role.DATA_SERVICE
+        return by.role in RECEIVES and by.party == self.receiver and as_service == self.to_service
 
     def overdue(self, now: datetime) -> bool:
         """Whether it has waited for too long, if it is not acknowledged."""
@@ -73,22 +80,20 @@ def changes(mpxn: str, access: MeterAccess, now: datetime) -> tuple[Change, ...]
         if is_bar(consent):
             continue
         state = shown_state(consent, access, now)
+        if state is ShownState.LAPSED and consent.state is not ConsentState.LAPSED:
+            continue  # the event of it is on its way
         since = _since(consent, access, state)
-        receivers = set() if state in _OWN else {consent.data_user}
-        if state in SHUT:
+        receivers = set() if state in _OWN else {(consent.data_user, False)}
+        if state in SHUT and consent.answer_by is None:
             receivers |= {
-                served.agent
+                (served.agent, True)
                 for served in access.appointments
                 if served.agent_role == Role.DATA_SERVICE
                 and served.effective_from <= since
                 and (served.effective_to is None or since < served.effective_to)
             }
-        for receiver in receivers:
-            told = _id(receiver, mpxn, consent, state)
-            found.append(
-                Change(told, receiver, mpxn, consent.consent_id, consent.version, state, since)
-            )
-    return tuple(sorted(found, key=lambda c: (c.receiver, c.since, c.consent_id)))
+        found += [_change(mpxn, consent, state, since, *receiver) for receiver in receivers]
+    return tuple(sorted(found, key=lambda c: (c.receiver, c.since, c.consent_id, c.to_service)))
 
 
 def next_by_time(access: MeterAccess, now: datetime) -> datetime | None:
@@ -147,11 +152,21 @@ def _since(consent: Consent, access: MeterAccess, state: ShownState) -> datetime
     return consent.changed_at
 
 
-def _id(receiver: str, mpxn: str, consent: Consent, state: ShownState) -> str:
-    """16 bytes of a hash, in hex: whoever is not told cannot know it by the meter."""
+def _change(
+    mpxn: str,
+    consent: Consent,
+    state: ShownState,
+    since: datetime,
+    receiver: str,
+    to_service: bool,
+) -> Change:
+    """Its id is 16 bytes of a hash, in hex: whoever is not told cannot know it by the meter."""
+    named, version = consent.consent_id, consent.version
+    told_as = Role.DATA_SERVICE if to_service else Role.DATA_USER
     changed_at = consent.changed_at.isoformat()
-    parts = (receiver, mpxn, consent.consent_id, str(consent.version), state, changed_at)
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+    parts = (receiver, told_as, mpxn, named, str(version), state, changed_at)
+    change_id = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+    return Change(change_id, receiver, mpxn, named, version, state, since, to_service)
 
 
 # -- acknowledging --------------------------------------------------------------------------------
@@ -194,10 +209,10 @@ def decide(
 ) -> tuple[ChangeAcknowledged, ...]:
     """The fact, none if it is already so.
 
-    NotPermitted  ROLE_NOT_ALLOWED: the role is told nothing, or another party was told
+    NotPermitted  ROLE_NOT_ALLOWED: another party was told, or this one in another role
     """
     by, change = command.by, command.change
-    if by.role not in RECEIVES or by.party != change.receiver:
+    if not change.is_for(by):
         raise NotPermitted(Reason.ROLE_NOT_ALLOWED, "the change was not told to this party")
     if state.decided_at is not None:
         return ()

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import heapq
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from hashlib import sha256
-from itertools import chain, islice
+from itertools import chain, count, islice
 from typing import Any, Final
 
 from domains.consumers.changes import (
@@ -30,9 +30,10 @@ from spine import telemetry, trust
 from spine.consumers.v1 import consumers_pb2, consumers_pb2_grpc
 from spine.coordinator import Coordinator, Order
 from spine.domain import Actor
-from spine.errors import NotPermitted, Reason, Refused
+from spine.errors import NotPermitted, Pushback, Reason, Refused
 from spine.event import LogRecord
 from spine.gb import parse_mpxn
+from spine.live import LiveFold
 from spine.policy import Role
 from spine.rows import SUBJECT_PREFIX, Applied
 from spine.runtime import Process
@@ -43,14 +44,19 @@ from spine.services.background import every
 IN_FLIGHT_MAX: Final = 1_000
 LISTED_MAX: Final = 1_000
 FOLLOW_POLL_S: Final = 0.2
-LOOK_EVERY_S: Final = 1.0
+LOOK_EVERY_S: Final = 0.2
 COUNT_EVERY_S: Final = 10.0
-ROWS_A_TURN: Final = 1_000
+METERS_A_TURN: Final = 50
+TURNS_AT_THE_START: Final = 100
 OVERSEES: Final = frozenset({Role.GOVERNANCE, Role.CONSENT_SERVICE})
 
 
 class Outstanding:
-    """What every receiver has not acknowledged, by meter, as the folds of this process have it."""
+    """What every receiver has not acknowledged, by meter, as the folds of this process have it.
+
+    A fold only says which meter to look at again; `look` does it, a few meters at a time, so that
+    however much changes at once, nobody waits for it but who asks for changes.
+    """
 
     def __init__(
         self,
@@ -64,20 +70,37 @@ class Outstanding:
         self._receivers: dict[str, frozenset[str]] = {}
         self._by_time: list[tuple[datetime, str]] = []
         self._timed: dict[str, datetime] = {}
+        self._unread: list[Iterator[str]] = []
+        self._changed: set[str] = set()
 
-    async def watch(self, process: Process) -> None:
-        """Know what there is to tell now, and from now on whatever comes."""
-        assert process.folds is not None
-        lives = [process.folds[trust.CONSUMER_LOG, p] for p in range(process.runtime.partitions)]
-        for live in lives:
-            live.listeners.append(self._changed)
-        self._acknowledgements.live("").listeners.append(self._acknowledged)
-        for live in lives:
+    def watch(self, folds: Iterable[LiveFold], acknowledged: LiveFold) -> None:
+        """Look at every meter that there is, and from now on at each of which a fold says more."""
+        for live in folds:
+            live.listeners.append(self._on_facts)
             rows = live.stored.fold.rows.scan(SUBJECT_PREFIX, SUBJECT_PREFIX + b"\xff")
-            for number, (key, _) in enumerate(rows):
-                self.take_in(key.removeprefix(SUBJECT_PREFIX).decode())
-                if number % ROWS_A_TURN == 0:
-                    await asyncio.sleep(0)
+            self._unread.append(key.removeprefix(SUBJECT_PREFIX).decode() for key, _ in rows)
+        acknowledged.listeners.append(self._on_acknowledged)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every meter there was at the start has been looked at."""
+        return not self._unread
+
+    async def look(self, turns: int | None = None) -> None:
+        """Take in what has changed by what was folded or by time alone; so many turns, or all."""
+        for _ in count() if turns is None else range(turns):
+            while self._by_time and self._by_time[0][0] <= self._now():
+                self._changed.add(heapq.heappop(self._by_time)[1])
+            meters = [self._changed.pop() for _ in range(min(len(self._changed), METERS_A_TURN))]
+            if not meters and self._unread:
+                meters = list(islice(self._unread[-1], METERS_A_TURN))
+                if not meters:
+                    self._unread.pop()
+            elif not meters:
+                return
+            for mpxn in meters:
+                self.take_in(mpxn)
+            await asyncio.sleep(0)
 
     def waiting(self, receiver: str) -> Mapping[str, tuple[Change, ...]]:
         """By meter, what a receiver has to acknowledge, the oldest first."""
@@ -85,36 +108,32 @@ class Outstanding:
 
     def receivers(self) -> list[tuple[str, list[Change]]]:
         """Everybody who has something to acknowledge, and what."""
-        return [(who, list(chain(*of.values()))) for who, of in sorted(self._of.items()) if of]
+        found = sorted(self._of.items())
+        return [(who, list(chain.from_iterable(of.values()))) for who, of in found if of]
 
-    def told(self, mpxn: str, change_id: str, receiver: str) -> Change | None:
-        """A change that is told to that receiver or was acknowledged by it."""
+    def told(self, mpxn: str, change_id: str, by: Actor) -> Change | None:
+        """A change that is told to that party in that role or was acknowledged by it."""
         for change in changes(mpxn, self._meters.state(mpxn), self._now()):
-            if (change.id, change.receiver) == (change_id, receiver):
+            if change.id == change_id and change.is_for(by):
                 return change
         return None
 
-    async def look(self) -> None:
-        """Take in what time alone has changed."""
-        while self._by_time and self._by_time[0][0] <= self._now():
-            self.take_in(heapq.heappop(self._by_time)[1])
-
     async def count(self) -> None:
         """Measure how much waits, and for how long."""
-        waiting = [change for _, theirs in self.receivers() for change in theirs]
-        oldest = min((change.since for change in waiting), default=None)
-        telemetry.changes_outstanding.set(len(waiting))
+        number, oldest = 0, None
+        for theirs in self._of.values():
+            for waiting in theirs.values():
+                number += len(waiting)
+                oldest = min(oldest or waiting[0].since, waiting[0].since)
+        telemetry.changes_outstanding.set(number)
         age_s = 0.0 if oldest is None else (self._now() - oldest).total_seconds()
         telemetry.changes_oldest_s.set(age_s)
 
-    def _changed(self, record: LogRecord, applied: Applied) -> None:
-        for mpxn in {subject for subject, _ in applied.events}:
-            self.take_in(mpxn)
+    def _on_facts(self, record: LogRecord, applied: Applied) -> None:
+        self._changed.update(subject for subject, _ in applied.events)
 
-    def _acknowledged(self, record: LogRecord, applied: Applied) -> None:
-        for _, event in applied.events:
-            if mpxn := getattr(event, "mpxn", ""):
-                self.take_in(mpxn)
+    def _on_acknowledged(self, record: LogRecord, applied: Applied) -> None:
+        self._changed.update(getattr(event, "mpxn", "") for _, event in applied.events)
 
     def take_in(self, mpxn: str) -> None:
         """Look at a meter again, whose access or acknowledgements may have changed."""
@@ -142,45 +161,56 @@ class ChangesService(consumers_pb2_grpc.ChangesServicer):
 
     def __init__(self, known: Outstanding, acknowledgements: Coordinator) -> None:
         self._known, self._acknowledgements = known, acknowledgements
+        self._following: dict[Actor, object] = {}
 
     async def FollowChanges(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """At each meter the first change that waits, and again while it does."""
-        by = _receiver()
+        by, this = self._receiver(), object()
         sent: dict[str, Sent] = {}
-        while True:
-            waiting = self._known.waiting(by.party)
-            sent = {mpxn: sent[mpxn] for mpxn in sent if mpxn in waiting}
-            for mpxn, (change, *_) in list(islice(waiting.items(), IN_FLIGHT_MAX)):
-                now = wire.now()
-                sending = send(sent.get(mpxn), change, now, random.random())
-                if sending is not None and self._still(by, change):
-                    sent[mpxn] = sending
-                    yield _told(change, now, sending.times)
-            await asyncio.sleep(FOLLOW_POLL_S)
+        self._following[by] = this  # and the call that was open until now ends
+        try:
+            while self._following.get(by) is this:
+                waiting = self._known.waiting(by.party)
+                sent = {mpxn: sent[mpxn] for mpxn in sent if mpxn in waiting}
+                for mpxn in list(islice(waiting, IN_FLIGHT_MAX)):
+                    change, now = self._first(mpxn, by), wire.now()
+                    if change is None:
+                        continue
+                    sending = send(sent.get(mpxn), change, now, random.random())
+                    if sending is not None:
+                        sent[mpxn] = sending
+                        yield _told(change, now, sending.times)
+                await asyncio.sleep(FOLLOW_POLL_S)
+        finally:
+            if self._following.get(by) is this:
+                del self._following[by]
 
     async def AcknowledgeChange(self, request: Any, context: Any) -> Any:
         """The caller has taken in the first change that waits at the meter."""
-        by, mpxn = _receiver(), str(parse_mpxn(request.mpxn))
+        by, mpxn = self._receiver(), str(parse_mpxn(request.mpxn))
         change_id = wire.identifier(request.change_id, "change_id")
-        change = self._known.told(mpxn, change_id, by.party)
+        change = self._known.told(mpxn, change_id, by)
         if change is None:
             raise Refused(Reason.CHANGE_UNKNOWN, "the meter has no such change for the caller")
-        waiting = self._known.waiting(by.party).get(mpxn, ())
-        if change in waiting[1:]:
+        self._known.take_in(mpxn)
+        if change in self._mine(mpxn, by)[1:]:
             raise Refused(Reason.CHANGE_OUT_OF_ORDER, "an earlier change comes first")
         command = AcknowledgeChange(by, change)
         digest = sha256(change_id.encode()).digest()
         order = Order(change_id, command, by, "AcknowledgeChange", change_id, digest)
         handled = await self._acknowledgements.handle(order)
+        self._known.take_in(mpxn)
         return consumers_pb2.AcknowledgeChangeResponse(
             record=wire.record_ref(handled), replayed=handled.replayed
         )
 
     async def ListChanges(self, request: Any, context: Any) -> Any:
         """What the caller has not acknowledged."""
-        by, now = _receiver(), wire.now()
-        waiting = chain(*self._known.waiting(by.party).values())
-        asked = (c for c in waiting if c.overdue(now) or not request.overdue)
+        by = self._receiver()
+        await self._known.look()
+        now = wire.now()
+        waiting = chain.from_iterable(self._known.waiting(by.party).values())
+        asked = (c for c in waiting if c.is_for(by) and (c.overdue(now) or not request.overdue))
         found = list(islice(asked, LISTED_MAX + 1))
         return consumers_pb2.ListChangesResponse(
             changes=[_told(change, now) for change in found[:LISTED_MAX]],
@@ -191,6 +221,8 @@ class ChangesService(consumers_pb2_grpc.ChangesServicer):
         """Who has something to acknowledge, and how much of it is overdue."""
         if wire.caller().role not in OVERSEES:
             raise NotPermitted(Reason.ROLE_NOT_ALLOWED, "this role does not oversee receivers")
+        self._check_complete()
+        await self._known.look()
         now = wire.now()
         return consumers_pb2.ListReceiversResponse(
             receivers=[
@@ -204,16 +236,24 @@ class ChangesService(consumers_pb2_grpc.ChangesServicer):
             ]
         )
 
-    def _still(self, by: Actor, change: Change) -> bool:
-        """Whether it waits still: the receiver may have been slow to take what came before it."""
-        return change in self._known.waiting(by.party).get(change.mpxn, ())[:1]
+    def _mine(self, mpxn: str, by: Actor) -> list[Change]:
+        """What waits for the caller at a meter, the oldest first."""
+        waiting = self._known.waiting(by.party).get(mpxn, ())
+        return [change for change in waiting if change.is_for(by)]
 
+    def _first(self, mpxn: str, by: Actor) -> Change | None:
+        return next(iter(self._mine(mpxn, by)), None)
 
-def _receiver() -> Actor:
-    by = wire.caller()
-    if by.role not in RECEIVES:
-        raise NotPermitted(Reason.ROLE_NOT_ALLOWED, "this role is told of no changes")
-    return by
+    def _receiver(self) -> Actor:
+        by = wire.caller()
+        if by.role not in RECEIVES:
+            raise NotPermitted(Reason.ROLE_NOT_ALLOWED, "this role is told of no changes")
+        self._check_complete()
+        return by
+
+    def _check_complete(self) -> None:
+        if not self._known.complete:
+            raise Pushback(Reason.STARTING, "what there is to tell is still being looked up")
 
 
 def _told(change: Change, now: datetime, times: int = 0) -> Any:
@@ -232,9 +272,13 @@ def _told(change: Change, now: datetime, times: int = 0) -> Any:
 async def announcing(
     process: Process, meters: Coordinator, acknowledgements: Coordinator
 ) -> Service:
-    """The service; by the time this returns, all that waits is known."""
+    """The service. Where there are many meters, it is `STARTING` until all were looked at."""
+    assert process.folds is not None
     known = Outstanding(meters, acknowledgements)
-    await known.watch(process)
+    partitions = range(process.runtime.partitions)
+    folds = [process.folds[trust.CONSUMER_LOG, partition] for partition in partitions]
+    known.watch(folds, acknowledgements.live(""))
+    await known.look(TURNS_AT_THE_START)
     every(process, LOOK_EVERY_S, known.look)
     every(process, COUNT_EVERY_S, known.count)
     return Service(

@@ -20,7 +20,7 @@ from spine.policy import Role
 from spine.server import error_from
 from tests.e2e.conftest import Installation, grant
 
-FIRST, SECOND = "1900012345945", "1900012345954"
+FIRST, SECOND = "1900012345963", "1900012345972"
 ADVISER, RIVAL, COLLECTOR = "told-advice", "told-rival", "told-collector"
 
 
