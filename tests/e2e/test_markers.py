@@ -185,7 +185,7 @@ def known() -> bytes:
 def robin(spine: Installation) -> Client:
     spine.as_(OPERATOR).governance("AdmitParticipant", party="open-marker", name=OPEN)
     spine.meter(MPAN, "north-supply")
-    client = spine.occupier(MPAN, "robin", PERSON)
+    client = spine.occupier(MPAN, "marked", PERSON)
     grant(client, MPAN, "bright-advice", notice={"text": NOTICE, "language": "en"})
     client.dsi("GetMeteringPoint", mpxn=MPAN, purpose="OWN_USE", basis="SUBJECT")
     client.dsi("ListTenancies", mpxn=MPAN, purpose="OWN_USE", basis="SUBJECT")
@@ -197,7 +197,7 @@ def test_nothing_yields_a_marker_and_everything_still_proves(
     spine: Installation, robin: Client, tmp_path: Path
 ) -> None:
     vault, old = spine.data_dir / VAULT_FILE, tmp_path / "old.sqlite"
-    subject = spine.references["robin"]
+    subject = spine.references["marked"]
     needles = [marker.encode() for marker in SEALED]
     earlier, later = tmp_path / "earlier", tmp_path / "later"
     shutil.copy(vault, old)
