@@ -63,9 +63,10 @@ def runtime(spine: Installation) -> Runtime:
 def test_every_store_that_is_served_is_what_the_log_says(spine: Installation) -> None:
     """While its processes run and move: the watcher that finds edits finds none where none are."""
     compared: dict[str, set[str]] = {}
+    served = PROCESSES.keys() - {"ledger"}  # and whoever shared with one of them meanwhile
     deadline = time.monotonic() + 120
     # A store that is being folded again is not compared at this look, but at one of the next.
-    while compared.keys() != PROCESSES.keys() - {"ledger"} and time.monotonic() < deadline:
+    while not compared.keys() >= served and time.monotonic() < deadline:
         found = CliRunner().invoke(app, ["drift", "--json"])
         assert found.exit_code == 0, found.output
         looked = json.loads(found.stdout)
@@ -73,7 +74,7 @@ def test_every_store_that_is_served_is_what_the_log_says(spine: Installation) ->
         for row in looked:
             if row["verdict"] == "SAME":
                 compared.setdefault(row["process"], set()).add(row["topic"])
-    assert compared.keys() == PROCESSES.keys() - {"ledger"}
+    assert compared.keys() >= served
     assert set().union(*compared.values()) >= {trust.CONSUMER_LOG, *trust.DATA_TOPICS}
 
 
