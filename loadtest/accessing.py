@@ -13,13 +13,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from loadtest.asking import week_reader
 from loadtest.country import SUPPLIERS
 from loadtest.installation import expect
-from loadtest.reads import CALLERS, advisers, learn
+from loadtest.reads import CALLERS
 from loadtest.results import Result
 from loadtest.serving import Served
 from loadtest.supplying import SUPPLIER, sets_of, stream_set
-from loadtest.traffic import Patience, by_callers, secure_channel
+from loadtest.traffic import by_callers, secure_channel
 from spine import trust
 from spine.dsi.v1 import dsi_pb2_grpc
 from spine.event import TYPE_HEADER, AccessOutcomes, AccessRequests, LogRecord, RecordType
@@ -92,19 +93,10 @@ def run(served: Served, seconds: float) -> Result:
 
 
 async def _run(served: Served, seconds: float) -> Result:
-    spine, known = served.spine, served.known
-    asked = [served.request(index).SerializeToString() for index in range(len(served.mpans))]
-    patience = Patience()
-    log = Log(served)
-    async with advisers(served, spine.target("dsi")) as calls:
-
-        async def ask(number: int) -> None:
-            index = known[number % len(known)]
-            raw = await patience.until_answered(calls[served.adviser(index)], asked[index])
-            served.right(index, raw)
-
+    spine, log = served.spine, Log(served)
+    async with week_reader(served) as ask:
         if not served.rows:
-            await learn(served, calls, asked)
+            await ask.learn()
             await asyncio.to_thread(log.left)
         await by_callers(ask, 1, seconds)
         alone = await asyncio.to_thread(log.left)

@@ -17,11 +17,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
+from loadtest.asking import week_reader
 from loadtest.installation import expect
-from loadtest.reads import CALLERS, advisers, learn
+from loadtest.reads import CALLERS
 from loadtest.results import Bound, Result
 from loadtest.serving import Served
-from loadtest.traffic import Patience, by_callers
+from loadtest.traffic import by_callers
 from spine import trust
 from spine.event import TYPE_HEADER, Facts, LogRecord, RecordType
 from spine.ledger.entries import RecordLeaf
@@ -73,17 +74,9 @@ def run(served: Served, seconds: float) -> Result:
 
 async def _read(served: Served, seconds: float) -> None:
     """Have something to audit: reads of one meter-week, by many callers."""
-    known, patience = served.known, Patience()
-    asked = [served.request(index).SerializeToString() for index in range(len(served.mpans))]
-    async with advisers(served, served.spine.target("dsi")) as calls:
-
-        async def ask(number: int) -> None:
-            index = known[number % len(known)]
-            raw = await patience.until_answered(calls[served.adviser(index)], asked[index])
-            served.right(index, raw)
-
+    async with week_reader(served) as ask:
         if not served.rows:
-            await learn(served, calls, asked)
+            await ask.learn()
         await by_callers(ask, CALLERS, seconds)
 
 

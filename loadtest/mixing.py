@@ -13,12 +13,11 @@ from typing import Any, Final
 
 import grpc
 
+from loadtest.asking import week_reader
 from loadtest.country import SENDERS
 from loadtest.deliveries import BLOCK, Delivery, deliveries
-from loadtest.echo import METHOD
 from loadtest.gb_day import ORDINARY_DAYS
-from loadtest.installation import ADVISERS, CONSENTS_BY, expect
-from loadtest.reads import learn
+from loadtest.installation import CONSENTS_BY, expect
 from loadtest.results import Bound, Result
 from loadtest.serving import Served
 from loadtest.traffic import Patience, Taken, at_pace, channels
@@ -49,25 +48,20 @@ async def _run(served: Served, seconds: float, share: float) -> Result:
     revoked = known[: int(REVOCATIONS_PER_S * share * seconds)]
     read = known[len(revoked) :]
     expect(len(read) > 0, "there are too few meters to revoke that many consents")
-    patience = Patience()
     checked = 0
     async with (
-        channels(spine.target("dsi"), (spine.identity(a) for a in ADVISERS)) as dsi,
+        week_reader(served) as weeks,
         connect(spine.target("consumers"), spine.identity(CONSENTS_BY)) as consumers,
         channels(spine.target("metering"), (spine.identity(s) for s in SENDERS)) as metering,
     ):
-        calls = [channel.unary_unary(METHOD) for channel in dsi]
         stub = consumers_pb2_grpc.ConsumersStub(consumers)
-        asked = [served.request(i).SerializeToString() for i in range(len(served.mpans))]
         if not served.rows:
-            await learn(served, calls, asked)
+            await weeks.learn()
         stubs = [metering_pb2_grpc.MeteringStub(channel) for channel in metering]
         sent = _endless(served)
 
         async def ask(number: int) -> None:
-            index = read[number % len(read)]
-            raw = await patience.until_answered(calls[served.adviser(index)], asked[index])
-            served.right(index, raw)
+            await weeks.read(read[number % len(read)])
 
         async def revoke(number: int) -> None:
             nonlocal checked
@@ -77,7 +71,7 @@ async def _run(served: Served, seconds: float, share: float) -> Result:
                 idempotency_key=f"mixed-{mpan}", consent_id=f"k-{mpan}", mpxns=[mpan]
             )
             await stub.RevokeConsent(request, timeout=CALL_S)
-            await _refused(patience, calls[served.adviser(index)], asked[index])
+            await _refused(weeks.patience, weeks.call(index), weeks.requests[index])
             checked += 1
 
         async def record(number: int) -> None:
@@ -106,7 +100,7 @@ async def _run(served: Served, seconds: float, share: float) -> Result:
             "revocation_and_refusal_p99_ms": revocations.at(99),
             "meter_days_per_s": sum(rows) / reads.seconds,
             "stale_permits": len(revoked) - checked,
-            "pushed_back": patience.count,
+            "pushed_back": weeks.patience.count,
         },
         TARGETS,
         GATES,

@@ -12,15 +12,15 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+from loadtest.asking import week_reader
 from loadtest.ceiling import bare_loop
 from loadtest.country import Country
 from loadtest.gb_day import Day, Note, days_of, fold
 from loadtest.growing import append
 from loadtest.installation import MEMBERS_MAX, expect, installation
-from loadtest.reads import advisers, learn
 from loadtest.results import Bound, Result
 from loadtest.serving import Served
-from loadtest.traffic import Patience, at_pace
+from loadtest.traffic import at_pace
 
 READS_PER_S: Final = 20
 COME_AND_GO: Final = ("readings-2", "dsi-2")
@@ -40,15 +40,8 @@ def moves(served: Served, seconds: float) -> Result:
 
 
 async def _moves(served: Served, seconds: float) -> Result:
-    spine, known = served.spine, served.known
-    asked = [served.request(index).SerializeToString() for index in range(len(served.mpans))]
-    patience = Patience()
-    async with advisers(served, spine.target("dsi")) as calls:
-
-        async def ask(number: int) -> None:
-            index = known[number % len(known)]
-            raw = await patience.until_answered(calls[served.adviser(index)], asked[index])
-            served.right(index, raw)
+    spine = served.spine
+    async with week_reader(served) as ask:
 
         async def come_and_go() -> None:
             await asyncio.sleep(seconds * QUIET_PART)
@@ -57,8 +50,8 @@ async def _moves(served: Served, seconds: float) -> Result:
             await asyncio.to_thread(spine.stop, *COME_AND_GO)
 
         if not served.rows:
-            await learn(served, calls, asked)
-        told_before = patience.count
+            await ask.learn()
+        told_before = ask.patience.count
         moving = asyncio.create_task(come_and_go())
         taken = await at_pace(ask, READS_PER_S, seconds)
         expect(moving.done(), "the processes came and went for longer than the load")
@@ -68,7 +61,7 @@ async def _moves(served: Served, seconds: float) -> Result:
         len(served.mpans),
         {
             "reads": len(taken.latencies_ms),
-            "told_to_ask_again": patience.count - told_before,
+            "told_to_ask_again": ask.patience.count - told_before,
             "p50_ms": taken.at(50),
             "p99_ms": taken.at(99),
         },

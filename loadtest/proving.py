@@ -16,11 +16,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
+from loadtest.asking import week_reader
 from loadtest.installation import WITNESSES, Installation, expect
-from loadtest.reads import CALLERS, advisers, learn
+from loadtest.reads import CALLERS
 from loadtest.results import Bound, Result, percentile
 from loadtest.serving import Served
-from loadtest.traffic import Patience, by_callers
+from loadtest.traffic import by_callers
 from spine import trust
 from spine.errors import NotFound
 from spine.ledger.entries import Place, RecordLeaf
@@ -89,20 +90,13 @@ def run(served: Served, pairs: int, seconds: float) -> Result:
 
 
 async def _run(served: Served, pairs: int, seconds: float) -> Result:
-    spine, known, patience = served.spine, served.known, Patience()
-    asked = [served.request(index).SerializeToString() for index in range(len(served.mpans))]
+    spine = served.spine
     with_it: list[float] = []
     without: list[float] = []
     with Lag(spine) as lag:
-        async with advisers(served, spine.target("dsi")) as calls:
-
-            async def ask(number: int) -> None:
-                index = known[number % len(known)]
-                raw = await patience.until_answered(calls[served.adviser(index)], asked[index])
-                served.right(index, raw)
-
+        async with week_reader(served) as ask:
             if not served.rows:
-                await learn(served, calls, asked)
+                await ask.learn()
             for pair in range(pairs):
                 # The order turns with each pair, so that a drift of the machine favours neither.
                 for on in (True, False) if pair % 2 else (False, True):

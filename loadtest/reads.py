@@ -9,23 +9,22 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
-from loadtest.echo import METHOD
+from loadtest.asking import week_reader
 from loadtest.installation import ADVISERS
 from loadtest.results import Bound, Result
 from loadtest.serving import Served
-from loadtest.traffic import Patience, at_pace, by_callers, channels
+from loadtest.traffic import at_pace, by_callers
 from spine.identity import SERVER_PREFIX
 
 CALLERS: Final = 128
 CALL_S: Final = 20.0
-LEARNERS: Final = 32
 
 TARGETS: Final = (Bound("ratio_to_echo", least=0.75), Bound("p99_ms", most=30))
 GATES: Final = (Bound("ratio_to_echo", least=0.01),)
@@ -37,25 +36,16 @@ def run(served: Served, seconds: float) -> Result:
 
 
 async def _run(served: Served, seconds: float) -> Result:
-    asked = [served.request(index).SerializeToString() for index in range(len(served.mpans))]
-    spine, known = served.spine, served.known
-    pushed_back = Patience()
-
-    async with advisers(served, spine.target("dsi")) as calls:
-
-        async def ask(number: int) -> None:
-            index = known[number % len(known)]
-            raw = await pushed_back.until_answered(calls[served.adviser(index)], asked[index])
-            served.right(index, raw)
-
-        answers = await learn(served, calls, asked)
+    spine = served.spine
+    async with week_reader(served) as ask:
+        answers = await ask.learn()
         cpu = {name: spine.cpu_s(name) for name in spine.processes}
         most = await by_callers(ask, CALLERS, seconds)
         cpu = {name: spine.cpu_s(name) - before for name, before in cpu.items()}
         alone = await by_callers(ask, 1, seconds / 2)
         half = await at_pace(ask, most.per_s / 2, seconds)
     with _echo(served, answers) as target:
-        async with advisers(served, target) as calls:
+        async with week_reader(served, target) as ask:
             bare = await by_callers(ask, CALLERS, seconds)
             bare_alone = await by_callers(ask, 1, seconds / 2)
     return Result(
@@ -79,36 +69,6 @@ async def _run(served: Served, seconds: float) -> Result:
         TARGETS,
         GATES,
     )
-
-
-def advisers(served: Served, target: str) -> Any:
-    """A raw GetReadings for each adviser, each over a connection of its own."""
-
-    class Calls:
-        async def __aenter__(self) -> list[Any]:
-            self.held = channels(target, (served.spine.identity(party) for party in ADVISERS))
-            return [channel.unary_unary(METHOD) for channel in await self.held.__aenter__()]
-
-        async def __aexit__(self, *error: Any) -> None:
-            await self.held.__aexit__(*error)
-
-    return Calls()
-
-
-async def learn(served: Served, calls: list[Any], asked: Sequence[bytes]) -> dict[bytes, bytes]:
-    """Read every meter once and compare it value by value; the answers by their requests."""
-    answers: dict[bytes, bytes] = {}
-    waiting = iter(served.known)
-    patience = Patience()
-
-    async def learner() -> None:
-        for index in waiting:
-            raw = await patience.until_answered(calls[served.adviser(index)], asked[index])
-            served.learn(index, raw)
-            answers[asked[index]] = raw
-
-    await asyncio.gather(*(learner() for _ in range(LEARNERS)))
-    return answers
 
 
 @contextmanager
