@@ -199,12 +199,7 @@ class LogReader:
     def ends(self, places: Collection[tuple[str, int]]) -> dict[tuple[str, int], int]:
         """The offset after the last, of each of these topic-partitions, in one question."""
         asked = [TopicPartition(*place) for place in places]
-        try:
-            found = log_client.ask(self._consumer.end_offsets, asked)
-        except KeyError:
-            # kafka-python leaves out a partition whose leader it has yet to learn when it knows
-            # another's; asked about alone, it waits until it has learnt it.
-            return {place: self._held(*place)[1] for place in places}
+        found = log_client.ask(self._consumer.end_offsets, asked)
         return {(place.topic, place.partition): found[place] for place in asked}
 
     def offset_at(self, topic: str, partition: int, epoch_ms: int) -> int:

@@ -64,7 +64,8 @@ def ask(question: Any, about: Collection[Any]) -> dict[Any, Any]:
         left_ms = max(1, int((deadline - time.monotonic()) * 1000))
         try:
             found: dict[Any, Any] = question(about, timeout_ms=left_ms)
-        except UnknownBrokerIdError as error:  # a new leader, of whose address it has yet to hear
+        # A leader that it has yet to hear of, or that is known of some of the partitions only.
+        except (UnknownBrokerIdError, KeyError) as error:
             if time.monotonic() > deadline:
                 raise unanswered() from error
             time.sleep(0.1)
