@@ -8,7 +8,6 @@ the rows of both are held against each other one by one.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 import time
@@ -16,13 +15,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 import structlog
 
 from spine import telemetry, trust
-from spine.errors import Pushback, Reason
-from spine.files import write_whole
+from spine.files import claimed, write_whole
 from spine.log import LogUnfit
 from spine.replay import BUILD_ROW, RangeReader, StoredFold
 from spine.store import POSITION_ROW, DamagedStore, StorePosition, StoreReader
@@ -80,7 +78,7 @@ class DriftWatcher:
     ) -> None:
         self._stores, self._own, self._log_id = stores, own, log_id
         self._reader, self._open_fold = reader, open_fold
-        self._claim = _claimed(own)
+        self._claim = claimed(own, "a drift watcher")
         for scratch in ("replayed", "seen"):
             shutil.rmtree(own / scratch, ignore_errors=True)
         self._seen: dict[tuple[str, Place], StoreReader] = {}
@@ -206,18 +204,6 @@ def _served(stores: Path) -> Iterator[tuple[str, Place]]:
         topic, _, partition = path.name.rpartition("-")
         if topic in trust.TOPICS and partition.isdecimal():
             yield path.parent.name, (topic, int(partition))
-
-
-def _claimed(own: Path) -> IO[str]:
-    own.mkdir(parents=True, exist_ok=True)
-    claim = (own / "claim").open("w")
-    try:
-        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        claim.close()
-        message = "another drift watcher of this data folder is running"
-        raise Pushback(Reason.STARTING, message) from None
-    return claim
 
 
 def _kept(folder: Path, compared: Compared) -> str:

@@ -1,9 +1,13 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and folders that one process has for itself."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
+from typing import IO
+
+from spine.errors import Pushback, Reason
 
 
 def write_whole(path: Path, content: bytes, *, sync: bool) -> None:
@@ -31,3 +35,19 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def claimed(folder: Path, who: str) -> IO[str]:
+    """Take a folder for this process until what is returned is closed, or the process ends.
+
+    Pushback(STARTING) if another has it; `who` says what that is.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    claim = (folder / "claim").open("w")
+    try:
+        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        claim.close()
+        message = f"{who} of this data folder is running already"
+        raise Pushback(Reason.STARTING, message) from None
+    return claim

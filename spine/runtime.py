@@ -7,7 +7,6 @@ Built once from `Settings` by the command line. A process says where it listens 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import socket
@@ -25,9 +24,9 @@ from spine.admission import Admission
 from spine.codec import Codec, tools
 from spine.config import Settings
 from spine.domain import Domain
-from spine.errors import NotFound, Pushback, Reason
+from spine.errors import NotFound, Reason
 from spine.event import SignerRole
-from spine.files import write_whole
+from spine.files import claimed, write_whole
 from spine.fold import FaustFolds
 from spine.identity import SERVER_PREFIX, Authority, signing_key
 from spine.limits import PartyLimits
@@ -305,16 +304,7 @@ class Process:
 
     def _claim_stores(self) -> None:
         """Pushback(STARTING) if a process of this name runs already: a store has one writer."""
-        stores = self.runtime.stores(self.name)
-        stores.mkdir(parents=True, exist_ok=True)
-        claim = (stores / "claim").open("w")
-        try:
-            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            claim.close()
-            message = f"a {self.name} process of this data folder is running already"
-            raise Pushback(Reason.STARTING, message) from None
-        self._claim = claim
+        self._claim = claimed(self.runtime.stores(self.name), f"a {self.name} process")
 
     async def serve(
         self, role: Role, services: Sequence[Service], port: int, request_bytes: int | None = None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from contextlib import closing
 from typing import Annotated, Final
 
@@ -14,6 +12,7 @@ from spine.console.context import AsJson, runtime, settings
 from spine.console.output import EXIT_DIFFERENT, listed
 from spine.drift import DriftWatcher
 from spine.errors import Pushback
+from spine.stopping import stop_told
 from spine.telemetry import set_up_logging, set_up_telemetry
 
 COLUMNS: Final = ("process", "topic", "partition", "offset", "verdict", "rows", "evidence")
@@ -56,9 +55,7 @@ def drift(
 
 def _watch(watcher: DriftWatcher, every: float) -> None:
     """Look until told to stop. A broker that is away is no reason to end."""
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stop_told()
     while True:
         try:
             found = watcher.look()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
-import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Annotated, Final
 
@@ -20,6 +18,7 @@ from spine.errors import Invalid, Pushback, Reason
 from spine.ledger.process import ledger_key
 from spine.opening import LogIdentity
 from spine.runtime import LOG_FILE, Process, Runtime
+from spine.stopping import stop_told
 from spine.supervise import WITNESSES, Supervisor
 from spine.telemetry import set_up_logging, set_up_telemetry
 
@@ -55,10 +54,7 @@ def up(dsi: HowMany = 1, readings: HowMany = 1) -> None:
         out.print("Everything is up. Ctrl-C stops it; what was recorded stays.")
         if supervisor.witnesses:
             out.print(SHARED_TRUST)
-        stop = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
-        supervisor.run(stop.is_set)
+        supervisor.run(stop_told().is_set)
         out.print("Stopping …")
 
 

@@ -8,7 +8,6 @@ serving what is published, says NOT_SERVING, and has raised an alarm.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import time
 from collections.abc import Callable
@@ -22,9 +21,9 @@ import structlog
 
 from spine import telemetry, trust
 from spine.codec import Codec
-from spine.errors import Pushback, Reason
+from spine.errors import Pushback
 from spine.event import LogRecord
-from spine.files import write_whole
+from spine.files import claimed, write_whole
 from spine.follower import LogFollower
 from spine.identity import signing_key
 from spine.ledger.book import KEYS_FILE, Book, Sealed, origin_of
@@ -135,8 +134,7 @@ class Keeper:
 
         If what is signed does not fit the log, it is said and nothing more is signed.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._take_claim()
+        self._claim = claimed(self._folder, "a ledger process")
         try:
             await self._do(self._open)
         except LogUnfit as unfit:
@@ -165,16 +163,6 @@ class Keeper:
         self._thread.shutdown(wait=True)
         if self._claim is not None:
             self._claim.close()
-
-    def _take_claim(self) -> None:
-        claim = (self._folder / "claim").open("w")
-        try:
-            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            claim.close()
-            message = "a ledger process of this data folder is running already"
-            raise Pushback(Reason.STARTING, message) from None
-        self._claim = claim
 
     async def _do(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

@@ -9,7 +9,6 @@ cosigned, `GET /key` its public key. It starts small, without Kafka, Faust and g
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import sys
@@ -21,8 +20,8 @@ import structlog
 from aiohttp import web
 
 from spine.config import Settings
-from spine.errors import Invalid, Pushback, Reason
-from spine.files import write_whole
+from spine.errors import Invalid, Reason
+from spine.files import claimed, write_whole
 from spine.ledger.note import MalformedNote, VerifierKey
 from spine.ledger.witness import Fork, NotNow, Unproven, Witness
 from spine.stopping import told_to_stop
@@ -87,12 +86,7 @@ def run(settings: Settings, name: str) -> None:
         raise Invalid(Reason.FIELD_MISSING, message, field="witness_log_key") from None
     folder = settings.data_dir / "witnesses" / name
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (folder / "claim").open("w") as claim:
-        try:
-            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            message = f"the witness {name} of this data folder is running already"
-            raise Pushback(Reason.STARTING, message) from None
+    with claimed(folder, f"the witness {name}"):
         witness = Witness(folder, key_name(name), log_key)
         asyncio.run(_serve(WitnessServer(witness), witness, settings, name))
 
