@@ -151,6 +151,19 @@ def test_a_store_that_says_it_has_come_further_than_its_rows_is_found(
     assert verdicts(watcher.look()) == {"dsi": "POSITION_DIFFERS", "dsi-2": "ROWS_DIFFER"}
 
 
+def test_a_store_that_stands_before_the_first_record_does_not_end_the_look(
+    served: Open, watcher: DriftWatcher
+) -> None:
+    dsi, other = served("dsi"), served("dsi-2")
+    dsi.catch_up(LOG)
+    other.catch_up(LOG)
+    position = dsi.store.position()
+    assert position is not None
+    dsi.store.commit(replace(position, offset=-1))
+
+    assert verdicts(watcher.look()) == {"dsi": "POSITION_DIFFERS", "dsi-2": "SAME"}
+
+
 def test_stores_that_move_are_compared_where_each_stands(
     served: Open, watcher: DriftWatcher
 ) -> None:

@@ -29,7 +29,9 @@ from domains.consumers.decider import CONSUMERS
 from domains.consumers.events import (
     AgentAppointed,
     ConsentGranted,
+    ConsentLapsed,
     ConsentNarrowed,
+    ConsentRequested,
     ConsentResumed,
     ConsentRevoked,
     ConsentSuspended,
@@ -47,6 +49,7 @@ BEGUN = datetime(2026, 1, 1, tzinfo=UTC)
 NOW = BEGUN + timedelta(days=40)
 EXPIRES = BEGUN + timedelta(days=365)
 HOUR = timedelta(hours=1)
+ANSWER_BY = BEGUN + timedelta(days=14)
 MOVED_IN = TenancyStarted("t-1", "c-1", BEGUN)
 SERVED = AgentAppointed("collector", Role.DATA_SERVICE, BEGUN)
 
@@ -75,6 +78,24 @@ def states(found: Iterable[Change]) -> list[tuple[str, ShownState]]:
     return [(change.receiver, change.state) for change in found]
 
 
+def requested(consent_id: str, after: timedelta) -> ConsentRequested:
+    at = BEGUN + after
+    asked = granted(consent_id, after)
+    return ConsentRequested(
+        asked.consent_id,
+        asked.data_user,
+        asked.tenancy_id,
+        asked.consumer_ref,
+        asked.purpose,
+        asked.categories,
+        asked.history_from,
+        asked.valid_from,
+        asked.expires,
+        ANSWER_BY,
+        at,
+    )
+
+
 REVOKED = ConsentRevoked("k-1", BEGUN + 3 * HOUR)
 STORIES: dict[str, tuple[tuple[Any, ...], datetime, list[tuple[str, ShownState]]]] = {
     "a grant is told to the data user": (
@@ -101,6 +122,21 @@ STORIES: dict[str, tuple[tuple[Any, ...], datetime, list[tuple[str, ShownState]]
         (granted("k-1", HOUR), TenancyEnded("t-1", BEGUN + 5 * HOUR)),
         NOW,
         [("adviser", ShownState.ENDED)],
+    ),
+    "what was asked for and never granted, to no data service": (
+        (SERVED, requested("k-1", HOUR), ConsentWithdrawn("k-1", BEGUN + 2 * HOUR)),
+        NOW,
+        [],
+    ),
+    "a request nobody answered, not before its lapse is recorded": (
+        (SERVED, requested("k-1", HOUR)),
+        ANSWER_BY,
+        [],
+    ),
+    "and then once": (
+        (SERVED, requested("k-1", HOUR), ConsentLapsed("k-1", ANSWER_BY)),
+        NOW,
+        [("adviser", ShownState.LAPSED)],
     ),
     "a bar, which is nobody's consent": ((SERVED, REVOKED), NOW, []),
     "a service appointed later holds nothing of before": (
@@ -226,6 +262,19 @@ def test_it_is_sent_again_with_growing_waits_and_the_next_one_at_once() -> None:
     (other,) = told(granted("k-1", HOUR), REVOKED)
     assert send(sent, other, NOW, jitter=0) == Sent(other.id, 1, NOW + FIRST_RETRY)
     assert send(None, change, NOW, jitter=1) == Sent(change.id, 1, NOW + FIRST_RETRY / 2)
+
+
+def test_a_party_in_two_roles_is_told_in_each_what_is_for_it() -> None:
+    both = AgentAppointed("adviser", Role.DATA_SERVICE, BEGUN)
+    as_user, as_service = Actor(Role.DATA_USER, "adviser"), Actor(Role.DATA_SERVICE, "adviser")
+    found = told(both, granted("k-1", HOUR), REVOKED)
+    assert [change.receiver for change in found] == ["adviser", "adviser"], "by name they are one"
+    assert found[0].id != found[1].id
+    for mine, by, other in ((found[0], as_user, as_service), (found[1], as_service, as_user)):
+        assert mine.is_for(by) and not mine.is_for(other)
+        assert decide(fold(ACKNOWLEDGEMENTS, ()), AcknowledgeChange(by, mine), NOW)
+        with pytest.raises(NotPermitted):
+            decide(fold(ACKNOWLEDGEMENTS, ()), AcknowledgeChange(other, mine), NOW)
 
 
 def test_only_the_receiver_acknowledges_and_once_is_enough() -> None:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from typing import Any
+
+import pytest
 
 from domains.consumers.changes import OVERDUE_AFTER, Acknowledgement
 from domains.consumers.decider import CONSUMERS
 from domains.consumers.events import ConsentRevoked
 from domains.consumers.views import ShownState
-from spine.domain import fold
+from spine.domain import Actor, fold
+from spine.policy import Role
+from spine.rows import Applied
+from spine.services import announcing
 from spine.services.announcing import Outstanding
 from tests.domains.consumers.test_changes import (
     EXPIRES,
@@ -71,6 +77,46 @@ def test_an_acknowledged_change_no_longer_waits_and_the_other_receiver_still_doe
     assert world.waiting() == []
     assert world.waiting("collector") == [("k-1", ShownState.REVOKED)]
     assert [who for who, _ in world.known.receivers()] == ["collector"]
+
+
+async def test_who_follows_from_elsewhere_ends_the_call_that_was_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or one receiver could hold every call that the coordinator has."""
+    monkeypatch.setattr(announcing, "FOLLOW_POLL_S", 0)
+    callers = {"adviser": Actor(Role.DATA_USER, "adviser"), "other": Actor(Role.DATA_USER, "other")}
+    world = World(granted("k-1", HOUR))
+    nothing: Any = None
+    service = announcing.ChangesService(world.known, nothing)
+
+    def follow(who: str) -> AsyncIterator[Any]:
+        monkeypatch.setattr("spine.services.wire.caller", lambda: callers[who])
+        return service.FollowChanges(nothing, nothing)
+
+    first = follow("adviser")
+    assert (await anext(first)).times == 1
+    bystander = follow("other")
+    waits = asyncio.ensure_future(anext(bystander))
+    await asyncio.sleep(0)
+    second = follow("adviser")
+    assert (await anext(second)).times == 1
+    with pytest.raises(StopAsyncIteration):
+        await anext(first)
+    await asyncio.sleep(0)
+    assert not waits.done(), "another party's call goes on"
+    waits.cancel()
+
+
+async def test_a_meter_is_looked_at_apart_from_its_fold_and_only_once_it_said_more() -> None:
+    world = World(granted("k-1", HOUR))
+    world.acknowledge(world.known.waiting("adviser")[METER][0].id)
+    world.events += (REVOKED,)
+    world.meters.states[METER] = fold(CONSUMERS, world.events)
+    record: Any = None
+    world.known._on_facts(record, Applied(events=[(METER, REVOKED)]))
+    assert world.waiting() == [], "the fold does not wait for it"
+    await world.known.look()
+    assert world.waiting() == [("k-1", ShownState.REVOKED)]
 
 
 def test_expiry_is_told_by_the_clock_alone() -> None:
