@@ -20,6 +20,7 @@ from typing import Any, Final
 import structlog
 from rocksdict import (
     AccessType,
+    BlockBasedOptions,
     Checkpoint,
     DBCompressionType,
     Options,
@@ -346,6 +347,10 @@ def _options() -> Options:
     # A fold writes in bursts, each row once: let memory and the first level take them up, and a
     # thread of its own merge them, before anything waits. Keys share long beginnings.
     options.set_compression_type(DBCompressionType.lz4())
+    # Most keys asked for are of what never happened: a duplicate, a closed meter.
+    tables = BlockBasedOptions()
+    tables.set_bloom_filter(10, False)
+    options.set_block_based_table_factory(tables)
     options.set_max_background_jobs(2)
     options.set_write_buffer_size(WRITE_BUFFER_BYTES)
     options.set_max_write_buffer_number(4)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from google.protobuf.message import DecodeError
 
 from domains.consumers.commands import ResumeConsent, SuspendConsent, tightens
 from domains.consumers.decider import CONSUMERS
@@ -22,13 +25,16 @@ from domains.governance.commands import subject_of as governance_subject
 from domains.governance.decider import GOVERNANCE
 from spine import trust
 from spine.audit_report import Line
+from spine.common.v1 import common_pb2
 from spine.console.audits import run_audit
 from spine.console.context import use
 from spine.coordinator import Coordinator
 from spine.dsi.stream import ReadingsStream
+from spine.dsi.v1 import dsi_pb2
 from spine.embedded import EmbeddedKafka
-from spine.errors import NotPermitted, Pushback, Reason
+from spine.errors import Invalid, NotPermitted, Pushback, Reason
 from spine.runtime import Process, Runtime
+from spine.services import wire
 from spine.signing import Signer
 from spine.spread import Spreader
 from spine.store import StoreReader
@@ -52,6 +58,7 @@ from tests.helpers.town import (
 )
 
 ROUNDS = 25
+TOKENS = 200
 
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -131,6 +138,50 @@ async def test_the_answer_is_what_was_recorded_as_of_the_positions(town: Town) -
         assert values == [250] * 48 + [100] * 6 * 48
         _, as_before = await dsi.reads.read_at(query(), MPAN, vector)
         assert as_before.digest == answer.digest
+
+
+def tokens(log_id: bytes, partition: int) -> Iterator[Any]:
+    """Position tokens of this log that somebody made up, or changed bytes of."""
+    dice = random.Random(4)
+    topics = (*trust.TOPICS, "metering.registry.v1\0", "nowhere", "", "x" * 300)
+    offsets = (-(2**63), -1, 0, 1, 2**31, 2**63 - 1)
+    for _ in range(TOKENS):
+        made = common_pb2.PositionToken(log_id=log_id)
+        for _ in range(dice.choice((1, 2, 3, 40))):
+            made.positions.add(
+                topic=dice.choice(topics),
+                partition=dice.choice((partition, partition, 0, -1, 2**31 - 1)),
+                offset=dice.choice(offsets),
+            )
+        written = bytearray(made.SerializeToString())
+        for _ in range(dice.randrange(4)):
+            written[dice.randrange(len(written))] = dice.randrange(256)
+        try:
+            yield common_pb2.PositionToken.FromString(bytes(written))
+        except DecodeError:  # gRPC itself refuses it
+            continue
+
+
+async def test_any_position_token_is_answered_or_refused_with_a_reason(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spine.dsi.reads.REACH_TIMEOUT_S", 0.005)
+    recorded = await town.record(reference="tokens")
+    await town.grant("consent-tokens")
+    log_id, ended = town.runtime.identity.log_id, Counter[str]()
+    async with open_dsi(town) as dsi:
+        await dsi.data.reach(recorded.topic, recorded.partition, recorded.offset + 1, 5)
+        for token in tokens(log_id, town.partition):
+            request = dsi_pb2.GetReadingsRequest(at_least=token)
+            try:
+                vector = wire.at_least(request, log_id)
+                await dsi.reads.read_one(query(), MPAN, vector)
+                ended["answered"] += 1
+            except (Invalid, Pushback) as refused:
+                ended[refused.reason] += 1
+        judged, _ = await dsi.reads.read_one(query(), MPAN, at_least(recorded))
+    assert judged.permitted
+    assert set(ended) == {"answered", Reason.POSITION_INVALID, Reason.FOLD_BEHIND}, ended
 
 
 async def test_strangers_and_unknown_meters_are_refused_alike(town: Town) -> None:

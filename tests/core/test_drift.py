@@ -141,14 +141,19 @@ def test_a_store_that_says_it_has_come_further_than_its_rows_is_found(
     served: Open, watcher: DriftWatcher
 ) -> None:
     """A position may be edited too: one that the log has no record for, or one that it has."""
-    dsi, again = served("dsi"), served("dsi-2")
-    dsi.catch_up(LOG, end=len(STORY) - 3)
-    again.catch_up(LOG, end=len(STORY) - 3)
+    dsi, again, other = (served(process) for process in ("dsi", "dsi-2", "dsi-3"))
+    for stored in (dsi, again, other):
+        stored.catch_up(LOG, end=len(STORY) - 3)
     position, last = dsi.store.position(), STORY[-1]
     assert position is not None
     dsi.store.commit(replace(position, offset=len(STORY)))
     again.store.commit(replace(position, offset=last.offset, record_digest=last.digest()))
-    assert verdicts(watcher.look()) == {"dsi": "POSITION_DIFFERS", "dsi-2": "ROWS_DIFFER"}
+    other.store.commit(replace(position, record_digest=last.digest()))
+    assert verdicts(watcher.look()) == {
+        "dsi": "POSITION_DIFFERS",
+        "dsi-2": "ROWS_DIFFER",
+        "dsi-3": "POSITION_DIFFERS",
+    }
 
 
 def test_a_store_that_stands_before_the_first_record_does_not_end_the_look(

@@ -29,10 +29,12 @@ CONSENT = ("tests/domains/consumers",)
 HOLDS = ("tests/domains/governance/test_holds.py",)
 IDENTITY = ("tests/server/test_identity.py",)
 SERVER = ("tests/server/test_server.py",)
+DRIFT = ("tests/core/test_drift.py",)
 ADMISSION = ("tests/server/test_admission.py", "tests/core/test_limits.py")
 FENCE = "tests/broker/test_fence.py::"
 LOG = "tests/broker/test_log.py::"
 
+CHANGES = "domains/consumers/changes.py"
 VIEW, FOLD, ACCESS = "spine/view.py", "spine/partition.py", "spine/access.py"
 RULES, REPLAY = "spine/policy.py", "spine/replay.py"
 
@@ -654,6 +656,92 @@ MUTANTS: tuple[Mutant, ...] = (
         "encrypt(nonce, plaintext, context.encode())",
         "encrypt(nonce, plaintext, None)",
         ("tests/core/test_sealing.py",),
+    ),
+    Mutant(
+        "names cannot be tried on a digest that stays in the log",
+        "spine/sealing.py",
+        'hmac.digest(self._key_for(subject)[1], b"digest\\0" + digest, sha256)',
+        'hmac.digest(b"", b"digest\\0" + digest, sha256)',
+        ("tests/core/test_sealing.py",),
+    ),
+    # The drift of what is served
+    Mutant(
+        "rows that differ are found",
+        "spine/drift.py",
+        "        if mine != its and key != BUILD_ROW:\n",
+        "        if False:\n",
+        DRIFT,
+    ),
+    Mutant(
+        "a row that one side has not is a difference",
+        "spine/drift.py",
+        "        mine = ours[1] if ours[0] == key else None\n",
+        "        mine = ours[1]\n",
+        DRIFT,
+    ),
+    Mutant(
+        "a store that says it stands elsewhere than in the log has drifted",
+        "spine/drift.py",
+        "record.digest() == position.record_digest",
+        "True",
+        DRIFT,
+    ),
+    Mutant(
+        "a replay is held against a store at the same position only",
+        "spine/drift.py",
+        "        if replayed.next_offset != offset + 1:\n",
+        "        if False:\n",
+        DRIFT,
+    ),
+    Mutant(
+        "what has drifted raises an alarm",
+        "spine/drift.py",
+        "        if not compared.drifted or store in self._alarmed:\n",
+        "        if True:\n",
+        DRIFT,
+    ),
+    # What became of a consent, told until it is acknowledged
+    Mutant(
+        "only the receiver acknowledges",
+        CHANGES,
+        "    if not change.is_for(by):\n",
+        "    if False:\n",
+        CONSENT,
+    ),
+    Mutant(
+        "a party is told in each role what is for that role",
+        CHANGES,
+        "by.party == self.receiver and as_service == self.to_service",
+        "by.party == self.receiver",
+        CONSENT,
+    ),
+    Mutant(
+        "what was asked for and never granted is no data service's concern",
+        CHANGES,
+        "        if state in SHUT and consent.answer_by is None:\n",
+        "        if state in SHUT:\n",
+        CONSENT,
+    ),
+    Mutant(
+        "a data service is told that a consent is over",
+        CHANGES,
+        "        ShownState.REVOKED,\n",
+        "",
+        CONSENT,
+    ),
+    Mutant(
+        "what is not acknowledged stays outstanding",
+        CHANGES,
+        "        if not acknowledged(change.id):\n",
+        "        if False:\n",
+        CONSENT,
+    ),
+    Mutant(
+        "a later state of a consent is told under a new id",
+        CHANGES,
+        "str(version), state, changed_at)",
+        "str(version))",
+        CONSENT,
     ),
     Mutant(
         "a key stands for one request everywhere",
