@@ -71,6 +71,15 @@ class Handled:
     changed: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Rehearsed:
+    """A subject's state and what a command would make of it at `now`."""
+
+    before: Any
+    after: Any
+    now: datetime
+
+
 class Coordinator:
     """Handles the commands of one domain on the folds of this process."""
 
@@ -117,8 +126,7 @@ class Coordinator:
         if self._claims is not None:
             by, key = order.actor, order.idempotency_key
             self._claims.claim(by.role, by.party, order.method, key, order.digest)
-        if self.domain.topic != GOVERNANCE_TOPIC and not self._tightens(order.command):
-            await check_accredited(self._folds, self.live(order.subject), order.actor)
+        await self._admit(order.subject, order.command, order.actor)
         async with self._lock(order.subject):
             attempts = TIGHTENING_ATTEMPTS if self._tightens(order.command) else 1
             for _ in range(attempts):
@@ -126,6 +134,26 @@ class Coordinator:
                 if handled is not None:
                     return handled
         raise Conflict(Reason.RACE_LOST, "another command came first; look again and decide")
+
+    async def rehearse(self, subject: str, command: Any, by: Actor) -> Rehearsed:
+        """What the command would make of the subject as folded here; nothing is written.
+
+        Refused as by `handle`.
+        """
+        await self._admit(subject, command, by)
+        fold = self.live(subject).stored.fold
+        self._ready(fold, subject)
+        assert fold.head is not None
+        now = from_epoch_ms(max(wall_clock_ms(), fold.head.now_ms))
+        before = after = fold.subject(subject).state
+        for event in self.domain.decide(before, command, now):
+            after = self.domain.evolve(after, event)
+        return Rehearsed(before, after, now)
+
+    async def _admit(self, subject: str, command: Any, by: Actor) -> None:
+        """NotPermitted for an organisation that is not accredited, unless it only tightens."""
+        if self.domain.topic != GOVERNANCE_TOPIC and not self._tightens(command):
+            await check_accredited(self._folds, self.live(subject), by)
 
     async def _attempt(self, order: Order) -> Handled | None:
         live = self.live(order.subject)

@@ -1,4 +1,4 @@
-"""Commands that change things: participants, meters, tenancies, supply, agents, consents."""
+"""Commands that change things: participants, meters, tenancies, supply, agents."""
 
 from __future__ import annotations
 
@@ -11,15 +11,12 @@ import typer
 from domains.governance.decider import check_role
 from spine.console.client import Client, stamp
 from spine.console.context import CONSENT_SERVICE, OPERATOR, As, AsJson, Mpxn, instant, settings
-from spine.console.output import listed, out, say, say_json
+from spine.console.output import listed, say, say_json
 from spine.identity import Authority
 from spine.policy import Role
 
 From = Annotated[str, typer.Option("--from", help="Date or time, UTC.")]
 Until = Annotated[str, typer.Option("--until", help="Date or time, UTC; exclusive.")]
-ConsentId = Annotated[str, typer.Argument(help="The consent.")]
-Meters = Annotated[list[str], typer.Argument(help="One or more MPxNs.")]
-DEFAULT_CATEGORIES = ("HH_CONSUMPTION",)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -39,16 +36,6 @@ def add_to(app: typer.Typer) -> None:
     tenancy.command("start")(start_tenancy)
     tenancy.command("end")(end_tenancy)
     app.add_typer(tenancy, name="tenancy")
-    consent = typer.Typer(no_args_is_help=True, help="What consumers allow.")
-    consent.command()(request)
-    consent.command()(grant)
-    consent.command()(narrow)
-    consent.command()(revoke)
-    consent.command()(withdraw)
-    consent.command()(decline)
-    consent.command("suspend")(hold)
-    consent.command()(resume)
-    app.add_typer(consent, name="consent")
 
 
 def client(alias: str) -> Client:
@@ -236,151 +223,3 @@ def end_tenancy(
         "EndTenancy", mpxn=mpxn, tenancy_id=tenancy_id, effective_to=stamp(instant(until))
     )
     acknowledge(answer, "tenancy ended", as_json)
-
-
-# -- consents -------------------------------------------------------------------------------------
-
-
-def request(
-    mpxns: Meters,
-    purpose: Annotated[str, typer.Option(help="Purpose code.")],
-    history_from: Annotated[str, typer.Option(help="Earliest half hour asked for.")],
-    expires: Annotated[str, typer.Option(help="End of the consent asked for.")],
-    answer_by: Annotated[str, typer.Option(help="Until when the consumer can answer.")],
-    as_: As,
-    data_user: Annotated[str, typer.Option(help="Who would read; yourself if empty.")] = "",
-    category: Annotated[list[str] | None, typer.Option(help="Category, repeatable.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Ask the occupier for consent."""
-    answer = client(as_).consumers(
-        "RequestConsent",
-        mpxns=mpxns,
-        data_user=data_user or as_,
-        terms=_terms(purpose, category, history_from, expires),
-        answer_by=stamp(instant(answer_by)),
-    )
-    _legs(answer, as_json)
-
-
-def grant(
-    mpxns: Meters,
-    data_user: Annotated[str, typer.Option(help="Party id of who may read.")],
-    purpose: Annotated[str, typer.Option(help="Purpose code, such as ENERGY_ADVICE.")],
-    history_from: Annotated[str, typer.Option(help="Earliest half hour that it opens.")],
-    expires: Annotated[str, typer.Option(help="When it ends by itself.")],
-    as_: As,
-    category: Annotated[list[str] | None, typer.Option(help="Category, repeatable.")] = None,
-    consent_id: Annotated[
-        str, typer.Option(help="Its id, or that of the request it answers.")
-    ] = "",
-    notice: Annotated[str, typer.Option(help="Notice shown; sealed before it is logged.")] = "",
-    as_json: AsJson = False,
-) -> None:
-    """Allow somebody to read, as the occupier (--as its certificate) or on its behalf."""
-    answer = client(as_).consumers(
-        "GrantConsent",
-        consent_id=consent_id,
-        mpxns=mpxns,
-        data_user=data_user,
-        terms=_terms(purpose, category, history_from, expires),
-        notice={"text": notice, "language": "en-GB", "channel": "CLI"},
-    )
-    _legs(answer, as_json)
-
-
-def narrow(
-    consent_id: ConsentId,
-    mpxns: Meters,
-    as_: As,
-    category: Annotated[list[str] | None, typer.Option(help="What is left.")] = None,
-    history_from: Annotated[str, typer.Option(help="Later start.")] = "",
-    expires: Annotated[str, typer.Option(help="Earlier end.")] = "",
-    as_json: AsJson = False,
-) -> None:
-    """Allow less under the same consent; it gets a new version."""
-    fields: dict[str, Any] = {}
-    if history_from:
-        fields["history_from"] = stamp(instant(history_from))
-    if expires:
-        fields["expires"] = stamp(instant(expires))
-    answer = client(as_).consumers(
-        "NarrowConsent", consent_id=consent_id, mpxns=mpxns, categories=category or (), **fields
-    )
-    _legs(answer, as_json)
-
-
-def revoke(consent_id: ConsentId, mpxns: Meters, as_: As, as_json: AsJson = False) -> None:
-    """Take a consent back. When this returns, no read begun afterwards passes."""
-    answer = client(as_).consumers("RevokeConsent", consent_id=consent_id, mpxns=mpxns)
-    _legs(answer, as_json)
-
-
-def decline(consent_id: ConsentId, mpxns: Meters, as_: As, as_json: AsJson = False) -> None:
-    """Say no to a request, as the occupier or on its behalf."""
-    answer = client(as_).consumers("DeclineConsent", consent_id=consent_id, mpxns=mpxns)
-    _legs(answer, as_json)
-
-
-def hold(
-    consent_id: ConsentId,
-    mpxns: Meters,
-    reason: Annotated[str, typer.Option(help="Why, as a code.")] = "UNDER_INVESTIGATION",
-    as_: As = CONSENT_SERVICE,
-    as_json: AsJson = False,
-) -> None:
-    """Suspend a consent while something is looked into."""
-    answer = client(as_).consumers(
-        "SuspendConsent", consent_id=consent_id, mpxns=mpxns, reason=reason
-    )
-    _legs(answer, as_json)
-
-
-def resume(
-    consent_id: ConsentId, mpxns: Meters, as_: As = CONSENT_SERVICE, as_json: AsJson = False
-) -> None:
-    """Lift the suspension of a consent."""
-    answer = client(as_).consumers("ResumeConsent", consent_id=consent_id, mpxns=mpxns)
-    _legs(answer, as_json)
-
-
-def withdraw(consent_id: ConsentId, mpxns: Meters, as_: As, as_json: AsJson = False) -> None:
-    """Give a consent up, as the data user."""
-    answer = client(as_).consumers("WithdrawConsent", consent_id=consent_id, mpxns=mpxns)
-    _legs(answer, as_json)
-
-
-def _place(record: Any) -> str:
-    return f"{record.topic}-{record.partition}@{record.offset}" if record.topic else ""
-
-
-def _terms(
-    purpose: str, category: list[str] | None, history_from: str, expires: str
-) -> dict[str, Any]:
-    return {
-        "purpose": purpose,
-        "categories": category or DEFAULT_CATEGORIES,
-        "history_from": stamp(instant(history_from)),
-        "valid_from": stamp(datetime.now(UTC)),
-        "expires": stamp(instant(expires)),
-    }
-
-
-def _legs(answer: Any, as_json: bool) -> None:
-    legs = [
-        {
-            "mpxn": leg.mpxn,
-            "state": leg.state,
-            "version": leg.version,
-            "refused": leg.refused,
-            "record": _place(leg.record),
-        }
-        for leg in answer.legs
-    ]
-    if as_json:
-        say_json({"consent_id": answer.consent_id, "legs": legs, "replayed": answer.replayed})
-        return
-    say(f"consent {answer.consent_id}")
-    for leg in legs:
-        became = leg["refused"] or leg["state"] or "no such consent here; its id is barred"
-        out.print(f"  {leg['mpxn']}  {became}  [dim]{leg['record']}[/]")

@@ -33,6 +33,7 @@ from spine.server import Service
 from spine.services import bulk, terms, wire
 from spine.services.announcing import announcing
 from spine.services.background import every, keep_quarantined
+from spine.services.consent_answers import ConsentAnswers, LegOf
 from spine.services.erasures import erasures
 from spine.services.holds import watch_holds
 from spine.services.lapses import Lapses
@@ -50,8 +51,6 @@ FOLDED: Final = (
 # No consumer reference is this short, so nobody ever lives under it.
 NOBODY: Final = "-"
 
-LegOf = Callable[[MeterAccess], ConsumersCommand]
-
 
 class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
     """Takes the commands about tenancies, supply, agents and consents.
@@ -61,10 +60,10 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
     """
 
     def __init__(
-        self, meters: Coordinator, fan_outs: FanOuts, home: Coordinator, vault: Vault, log_id: bytes
+        self, answers: ConsentAnswers, fan_outs: FanOuts, home: Coordinator, vault: Vault
     ) -> None:
-        self._meters, self._fan_outs, self._home = meters, fan_outs, home
-        self._vault, self._log_id = vault, log_id
+        self._answers, self._fan_outs, self._home = answers, fan_outs, home
+        self._meters, self._vault, self._log_id = answers.meters, vault, answers.log_id
 
     # -- occupancy ------------------------------------------------------------------------------
 
@@ -258,10 +257,16 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
         method = f"{order.action.title()}Consent"
         mpxns, by, consent_id = order.mpxns, order.by, order.consent_id
         positions = []
-        if self._fan_outs.at_home(by, consent_id, Action(order.action), mpxns):
+        at_home = self._fan_outs.at_home(by, consent_id, Action(order.action), mpxns)
+        if at_home:
             command = home(self._home.state(consent_id))
             if command is NotImplemented:
                 command = order
+        if _is_dry_run(request):
+            if at_home:
+                await self._home.rehearse(consent_id, command, by)
+            return await self._answers.dry_run(consent_id, mpxns, leg, by)
+        if at_home:
             given = wire.order(request, method, consent_id, command, by)
             handled, found = await self._fan_outs.order(given)
             named = {done.mpxn: done for done in found}
@@ -278,7 +283,7 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
         positions += [wire.past(done.handled) for done in legs if done.handled is not None]
         return consumers_pb2.ConsentResponse(
             consent_id=consent_id,
-            legs=[self._shown(consent_id, done) for done in legs],
+            legs=[self._answers.leg(consent_id, done, by) for done in legs],
             positions=wire.position_token(self._log_id, positions),
             replayed=replayed,
         )
@@ -296,17 +301,6 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
             if of == 1 or error.reason is Reason.IDEMPOTENCY_CONFLICT:
                 raise
             return LegDone(mpxn, error=error)
-
-    def _shown(self, consent_id: str, done: LegDone) -> Any:
-        consent = find_consent(self._meters.state(done.mpxn), consent_id)
-        known = consent is not None and not is_bar(consent) and done.error is None
-        return consumers_pb2.Leg(
-            mpxn=done.mpxn,
-            state=consent.state if consent is not None and known else "",
-            version=consent.version if consent is not None and known else 0,
-            refused=done.error.reason if done.error is not None else "",
-            record=None if done.handled is None else wire.record_ref(done.handled),
-        )
 
     # -- what requests say ----------------------------------------------------------------------
 
@@ -333,7 +327,7 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
     ) -> ConsentTerms:
         text = terms.notice_text(request)
         sealed = None
-        if text and consumer_ref != NOBODY:
+        if text and consumer_ref != NOBODY and not _is_dry_run(request):
             sealed = await self._sealed(consumer_ref, f"notice/{consent_id}", text.encode())
         return replace(
             terms.agreed(request, data_user, consumer_ref),
@@ -351,6 +345,11 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
 
     async def _sealed(self, subject: str, context: str, plaintext: bytes) -> Sealed:
         return await asyncio.to_thread(self._vault.seal, subject, context, plaintext)
+
+
+def _is_dry_run(request: Any) -> bool:
+    """Whether nothing is to be written; most commands have no such field."""
+    return getattr(request, "dry_run", False)
 
 
 # -- the process ----------------------------------------------------------------------------------
@@ -372,6 +371,7 @@ async def start_consumers(runtime: Runtime, name: str = "consumers") -> Process:
     shared = (folds, writer, runtime.partitions)
     meters = Coordinator(of[trust.CONSUMER_LOG], *shared, decider.tightens, claims)
     home = Coordinator(of[trust.CONSUMERS_REFERENCE], *shared, fan_out.tightens, claims)
+    answers = ConsentAnswers(meters, runtime.identity.log_id, writer.signer)
     fan_outs = FanOuts(meters, home, name)
     fan_outs.watch()
     lapses = Lapses(meters, [folds[trust.CONSUMER_LOG, p] for p in range(runtime.partitions)])
@@ -388,7 +388,7 @@ async def start_consumers(runtime: Runtime, name: str = "consumers") -> Process:
             Service(
                 consumers_pb2.DESCRIPTOR.services_by_name["Consumers"].full_name,
                 consumers_pb2_grpc.add_ConsumersServicer_to_server,
-                ConsumersService(meters, fan_outs, home, vault, runtime.identity.log_id),
+                ConsumersService(answers, fan_outs, home, vault),
             ),
             await erasures(process, erasing, vault),
             await announcing(process, meters, acknowledged),

@@ -1,6 +1,7 @@
 """The governance and consumers coordinators over mutual TLS, on a real log."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import pytest
 import pytest_asyncio
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from domains.consumers import decider
+from domains.consumers import decider, receipts
 from domains.consumers.commands import GrantConsent, RevokeConsent
 from domains.consumers.evolve import find_consent
 from spine import trust
@@ -422,6 +423,89 @@ async def test_a_consent_is_granted_narrowed_and_revoked(world: World) -> None:
     assert (leg.state, leg.refused) == ("REVOKED", "")
 
 
+def keys_in_vault(world: World) -> int:
+    vault = sqlite3.connect(world.runtime.settings.data_dir / VAULT_FILE)
+    try:
+        ((keys,),) = vault.execute("SELECT count(*) FROM keys").fetchall()
+        return int(keys)
+    finally:
+        vault.close()
+
+
+async def test_a_dry_run_says_what_would_open_and_shut_and_writes_nothing(world: World) -> None:
+    mpxn, next_door = new_mpan(), new_mpan()
+    anna = await world.home(mpxn)
+    await world.home(next_door)
+    own = (Role.CONSUMER, anna)
+    ask = grant("", mpxn, next_door, consent_id="tried", dry_run=True, notice={"text": "Allow?"})
+    written, keys = list(world.records()), keys_in_vault(world)
+    tried = await world.consume("GrantConsent", ask, *own)
+    here, there = tried.legs
+    assert [(one.category, one.metered_from.ToDatetime(UTC)) for one in here.opens] == [
+        ("HH_CONSUMPTION", MOVED_IN),
+        ("TARIFF", MOVED_IN),
+    ]
+    assert [one.read_until.ToDatetime(UTC) for one in here.opens] == [EXPIRES, EXPIRES]
+    assert not any(one.HasField("metered_to") for one in here.opens)
+    assert (here.state, here.record.topic, here.receipt, len(here.shuts)) == ("ACTIVE", "", "", 0)
+    assert there.refused == Reason.NOT_AN_OCCUPIER
+    refused = await failure(world.consume("GrantConsent", grant("", next_door, dry_run=True), *own))
+    assert refused.reason == Reason.NOT_AN_OCCUPIER
+    assert list(world.records()) == written and world.consent(mpxn, "tried") is None
+    assert keys_in_vault(world) == keys, "a notice is sealed, and makes a key, only if it counts"
+
+    await world.consume("GrantConsent", grant("", mpxn, consent_id="first"), *own)
+    await world.consume("GrantConsent", grant("", mpxn, terms=terms("TARIFF")), *own)
+    narrow = about("Narrow", "first", mpxn, categories=["TARIFF"], dry_run=True)
+    (leg,) = (await world.consume("NarrowConsent", narrow, *own)).legs
+    assert (leg.version, len(leg.opens), len(leg.shuts)) == (2, 0, 1)
+    revoke = about("Revoke", "first", mpxn, dry_run=True)
+    (leg,) = (await world.consume("RevokeConsent", revoke, *own)).legs
+    # The tariff stays open under the other consent.
+    assert [(one.category, leg.state) for one in leg.shuts] == [("HH_CONSUMPTION", "REVOKED")]
+    consent = world.consent(mpxn, "first")
+    assert consent is not None and (consent.state, consent.version) == ("ACTIVE", 1)
+
+
+async def test_a_dry_run_at_home_is_refused_as_the_order_would_be(world: World) -> None:
+    meters = (new_mpan(), new_mpan())
+    own = (Role.CONSUMER, await world.home(*meters))
+    granted = await world.consume("GrantConsent", grant("", *meters), *own)
+    assert [leg.state for leg in granted.legs] == ["ACTIVE", "ACTIVE"]
+    written = list(world.records())
+    wider = about("Narrow", granted.consent_id, *meters, categories=["EXPORT"], dry_run=True)
+    refused = await failure(world.consume("NarrowConsent", wider, *own))
+    assert refused.reason == Reason.CONSENT_WIDER
+    revoke = about("Revoke", granted.consent_id, *meters, dry_run=True)
+    tried = await world.consume("RevokeConsent", revoke, *own)
+    assert [(leg.state, len(leg.shuts)) for leg in tried.legs] == [("REVOKED", 2)] * 2
+    assert list(world.records()) == written
+
+
+async def test_who_consents_keeps_a_receipt_and_who_asks_learns_of_nobody(world: World) -> None:
+    mpxn = new_mpan()
+    anna = await world.home(mpxn)
+    request = consumers_pb2.RequestConsentRequest(
+        idempotency_key=key(), mpxns=[mpxn], terms=terms(), answer_by=stamp(in_days(7))
+    )
+    asked = await world.consume("RequestConsent", request, Role.DATA_USER, ADVISER)
+    assert asked.legs[0].receipt == ""
+    answer = grant("", mpxn, consent_id=asked.consent_id, terms=terms("TARIFF"))
+    granted = await world.consume("GrantConsent", answer, Role.CONSUMER, anna)
+    revoke = about("Revoke", asked.consent_id, mpxn)
+    revoked = await world.consume("RevokeConsent", revoke, Role.CONSUMER, anna)
+    signer = world.runtime.signer(SignerRole.CONSUMERS)
+    known = receipts.receipt_key(world.runtime.identity.log_id, signer.public_key)
+    for answered, state in ((granted, "ACTIVE"), (revoked, "REVOKED")):
+        (leg,) = answered.legs
+        found = receipts.read(leg.receipt, verify, known)
+        assert found.genuine
+        at = leg.record
+        said = f"{at.topic}-{at.partition}-{at.offset}-{at.entry}"
+        assert (found.says["state"], found.says["as of record"]) == (state, said)
+        assert (found.says["consumer"], found.says["metering point"]) == (anna, mpxn)
+
+
 async def test_a_grant_sent_again_is_replayed_with_the_same_id(world: World) -> None:
     mpxn = new_mpan()
     anna = await world.home(mpxn)
@@ -590,6 +674,34 @@ async def test_a_fan_out_killed_half_way_is_completed_by_the_next_start(world: W
             await asyncio.sleep(0.02)
     again = await world.consume("GrantConsent", request)
     assert again.replayed and [leg.state for leg in again.legs] == ["ACTIVE", "ACTIVE"]
+
+
+async def test_a_revocation_killed_half_way_is_completed_and_acknowledged_when_whole(
+    world: World,
+) -> None:
+    """The naive client revokes meter by meter, and what it had not got to stays open."""
+    meters, others = (new_mpan(), new_mpan()), (new_mpan(), new_mpan())
+    anna = await world.home(*meters, *others)
+    for consent_id, two in (("k-whole", meters), ("k-naive", others)):
+        await world.consume("GrantConsent", grant(anna, *two, consent_id=consent_id))
+    revoke = about("Revoke", "k-whole", *meters)
+    late = (meters[1].encode(), others[1].encode())
+    async with broken(world.consumers, lambda topic, key: key in late):
+        pending = await failure(world.consume("RevokeConsent", revoke))
+        assert (pending.code, pending.reason) == ("UNAVAILABLE", Reason.INDETERMINATE)
+        await world.consume("RevokeConsent", about("Revoke", "k-naive", others[0]))
+        await world.consumers.stop()
+    world.consumers = await start_consumers(world.runtime)
+
+    def states(consent_id: str, of: tuple[str, ...]) -> list[str]:
+        return [getattr(world.consent(mpxn, consent_id), "state", "") for mpxn in of]
+
+    async with asyncio.timeout(10):
+        while states("k-whole", meters) != ["REVOKED", "REVOKED"]:
+            await asyncio.sleep(0.02)
+    again = await world.consume("RevokeConsent", revoke)
+    assert again.replayed and [leg.state for leg in again.legs] == ["REVOKED", "REVOKED"]
+    assert states("k-naive", others) == ["REVOKED", "ACTIVE"]
 
 
 async def test_what_ends_a_consent_overtakes_a_leg_that_is_still_missing(world: World) -> None:

@@ -16,9 +16,15 @@ from typing import Any
 
 import pytest
 
+from domains.btm_assets import BTM_ASSETS
+from domains.consumers.changes import ACKNOWLEDGEMENTS
 from domains.consumers.decider import CONSUMERS
+from domains.consumers.erasure import ERASURES
+from domains.consumers.fan_out import CONSENT_FAN_OUT
 from domains.governance.decider import GOVERNANCE
-from domains.metering import READINGS
+from domains.governance.holds import PARTY_HOLDS
+from domains.metering import METERING, READINGS
+from domains.metering.catalogue import METERING_STANDING
 from spine import merkle, trust
 from spine.answer import half_hours_digest, records_digest
 from spine.codec import SPINE_RECORDS
@@ -31,6 +37,7 @@ from spine.rows import Counts, Head, Subject
 from spine.schemas import SCHEMAS_DIR
 from spine.signing import sign
 from spine.store import StorePosition
+from tests.helpers import stories
 from tests.helpers.half_hours import in_columns
 from tests.helpers.records import (
     BEGUN,
@@ -47,7 +54,6 @@ from tests.helpers.records import (
     refold,
 )
 from tests.helpers.samples import HALF_HOURS, REQUEST, TERMS, VALUES
-from tests.helpers.stories import consumers_story, corrections_story, readings_story
 
 HERE = Path(__file__).parent
 REWRITE = os.environ.get("SPINE_REWRITE_GOLDEN") == "1"
@@ -56,12 +62,17 @@ HISTORIES: Mapping[str, Domain] = {
     "consumers": CONSUMERS,
     "readings": READINGS,
     "corrections": READINGS,
+    "gas": READINGS,
+    "registry": METERING,
+    "assets": BTM_ASSETS,
+    "orders": CONSENT_FAN_OUT,
+    "erasures": ERASURES,
+    "acknowledgements": ACKNOWLEDGEMENTS,
+    "holds": PARTY_HOLDS,
+    "standing": METERING_STANDING,
+    "governance": GOVERNANCE,
 }
-STORIES = {
-    "consumers": consumers_story,
-    "readings": readings_story,
-    "corrections": corrections_story,
-}
+STORIES = {name: getattr(stories, f"{name}_story") for name in HISTORIES}
 
 
 def kept(name: str) -> Any:

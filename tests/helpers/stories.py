@@ -3,32 +3,49 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, Final
 
+from domains.btm_assets import BTM_ASSETS
+from domains.consumers.changes import ACKNOWLEDGEMENTS
+from domains.consumers.erasure import ERASURES
+from domains.consumers.fan_out import CONSENT_FAN_OUT
 from domains.governance.decider import GOVERNANCE
-from domains.metering import READINGS
+from domains.governance.holds import PARTY_HOLDS
+from domains.metering import METERING, READINGS
+from domains.metering.catalogue import METERING_STANDING
 from spine import trust
+from spine.domain import Domain
 from spine.event import NO_PREDECESSOR, Command, Fact, Facts, LogRecord, RecordType
 from spine.rows import Applied
+from spine.signing import Signer
 from tests.helpers.records import (
     BEGUN,
     BY_CONSUMERS,
+    BY_DSI,
     BY_GOVERNANCE,
     BY_METERING,
     CODEC,
     ELSEWHERE,
+    LATE,
     METER,
     NEIGHBOUR,
     PARTITION,
+    STRANGER,
+    Home,
     Scene,
     command,
     granted,
     moved_in,
     request,
     revoked,
+    signer,
     suspended,
 )
-from tests.helpers.samples import readings_batch, withdrawn
+from tests.helpers.samples import ASSET, VALUES, gas_batch, readings_batch, withdrawn
 
+BY_BTM_ASSETS = signer(6)
+GAS_METER: Final = "3938424403"
+GAS_PARTITION: Final = 1  # where that meter is at home
 UNKNOWN_ID = b"\x00\x00\x00\xff\xffwhatever"
 
 
@@ -115,3 +132,131 @@ def corrections_story() -> list[LogRecord]:
     ):
         scene.send(scene.log.build(RecordType.READINGS, value, BY_METERING))
     return scene.log.records
+
+
+def gas_story() -> list[LogRecord]:
+    """Volumes of a gas meter, once each and one of them twice, and volumes of nobody's batch."""
+    scene = Scene(topic=trust.READINGS_TOPIC, partition=GAS_PARTITION, domain=READINGS)
+    first = gas_batch(GAS_METER, GAS_PARTITION)
+    later = replace(gas_batch(GAS_METER, GAS_PARTITION, 300), batch_id=b"later" + bytes(11))
+    for batch in (first, later, first, replace(later, batch_id=bytes(16), partition=PARTITION)):
+        scene.send(scene.log.build(RecordType.READINGS, batch, BY_METERING))
+    return scene.log.records
+
+
+def facts_story(domain: Domain, by: Signer, subject: str, *events: object) -> list[LogRecord]:
+    """Every event of a domain in turn; then a command again, a chain that is cut, another
+    domain's key, a fact that does not fit, one of a later build, and junk.
+    """
+    keyed = domain.topic in trust.METER_KEYED
+    scene = Scene(topic=domain.topic, partition=PARTITION if keyed else 0, domain=domain)
+    if by is BY_BTM_ASSETS:
+        authorised = trust.SigningKeyAuthorised(by.public_key, "btm_assets", "assets")
+        before = scene.home.records[-1].offset
+        home = scene.home.say((trust.key_subject(by.kid), authorised))
+        scene.send(scene.log.copy(home, before))
+    previous = (NO_PREDECESSOR, NO_PREDECESSOR)
+    commands = []
+    for event in events:
+        one = command(subject, event, previous=previous, domain=domain)
+        scene.facts(one, by=by)
+        row = scene.fold.subject(subject)
+        assert (row.offset, row.entry) != previous, event
+        previous = (row.offset, row.entry)
+        commands.append(one)
+    again = commands[0]
+    scene.facts(again, by=by)
+    scene.facts(replace(again, id=b"cut off" + bytes(9)), by=by)
+    scene.facts(replace(again, id=b"alien" + bytes(11)), by=BY_DSI)
+    twice = replace(commands[-1].facts[0], body=commands[0].facts[0].body)
+    misfit = replace(commands[-1], id=b"misfit" + bytes(10), facts=(twice,))
+    scene.facts(_after(misfit, previous), by=by)
+    neighbour = replace(again, subject=NEIGHBOUR, id=b"neighbour" + bytes(7))
+    scene.facts(neighbour, replace(again, id=b"cut again" + bytes(7)), by=by)
+    unknown = replace(again.facts[0], type=f"{domain.name}.Dreamt", body=UNKNOWN_ID)
+    dreamt = replace(again, id=b"dreamt" + bytes(10), facts=(unknown,))
+    scene.facts(_after(dreamt, previous), by=by)
+    scene.facts(_after(replace(again, id=b"after" + bytes(11)), previous), by=by)
+    scene.send(scene.log.build("f", b"junk", None))
+    return scene.log.records
+
+
+def _after(one: Command, previous: tuple[int, int]) -> Command:
+    return replace(one, previous_offset=previous[0], previous_entry=previous[1])
+
+
+def registry_story() -> list[LogRecord]:
+    """One partition of the register of metering points."""
+    kinds = ("MeteringPointRegistered", "MeterCommunicationLost", "MeterCommunicationRestored")
+    events = (VALUES[f"metering/{kind}/1"] for kind in (*kinds, "MeteringPointDeregistered"))
+    return facts_story(METERING, BY_METERING, METER, *events)
+
+
+def assets_story() -> list[LogRecord]:
+    """One partition of the assets behind meters: a battery's life, and another that is rejected."""
+    kinds = ("Declared", "Linked", "Verified", "Activated", "Suspended", "Transferred")
+    life = [VALUES[f"btm_assets/Asset{kind}/1"] for kind in (*kinds, "Unlinked", "Decommissioned")]
+    declared, rejected = VALUES["btm_assets/AssetDeclared/1"], VALUES["btm_assets/AssetRejected/1"]
+    other: Any = f"{ASSET[:-1]}2"
+    second = [replace(one, asset_id=other) for one in (declared, rejected)]  # type: ignore[type-var]
+    return facts_story(BTM_ASSETS, BY_BTM_ASSETS, METER, *life, *second)
+
+
+def orders_story() -> list[LogRecord]:
+    """The home of consents over several meters."""
+    kinds = ("FanOutOrdered", "FanOutCompleted")
+    events = (VALUES[f"consumers/{kind}/1"] for kind in kinds)
+    return facts_story(CONSENT_FAN_OUT, BY_CONSUMERS, "consent-1", *events)
+
+
+def erasures_story() -> list[LogRecord]:
+    """A subject that is restricted, and then erased."""
+    events = (VALUES[f"consumers/Subject{kind}/1"] for kind in ("Restricted", "Erased"))
+    return facts_story(ERASURES, BY_CONSUMERS, "c-1", *events)
+
+
+def acknowledgements_story() -> list[LogRecord]:
+    """What a receiver has taken in, which it may say twice."""
+    said = VALUES["consumers/ChangeAcknowledged/1"]
+    return facts_story(ACKNOWLEDGEMENTS, BY_CONSUMERS, "change-1", said, said)
+
+
+def holds_story() -> list[LogRecord]:
+    """A party that is held, and released by two people."""
+    held, released, approved = (
+        VALUES[f"governance/{kind}/1"] for kind in ("PartyHeld", "PartyReleased", "ReleaseApproved")
+    )
+    another = replace(approved, approved_by="bob")  # type: ignore[type-var]
+    return facts_story(PARTY_HOLDS, BY_GOVERNANCE, "adviser", held, approved, another, released)
+
+
+def standing_story() -> list[LogRecord]:
+    """A list of standing data: an entry, and another that was a slip."""
+    events = (VALUES[f"reference/Code{kind}/1"] for kind in ("Listed", "Withdrawn"))
+    return facts_story(METERING_STANDING, BY_METERING, "distributors", *events)
+
+
+def governance_story() -> list[LogRecord]:
+    """The home of governance: keys, a policy, and all that can be said of a participant."""
+    home = Home()
+    first = home.policy_and_adviser()
+    adviser, offset, entry = trust.party_subject("adviser"), first.offset, 1
+    for kind in (
+        "ParticipantSuspended",
+        "ParticipantReinstated",
+        "AccreditationWithdrawn",
+        "AccreditationGranted",
+        "ParticipantAdmitted",
+    ):
+        said = command(
+            adviser, VALUES[f"governance/{kind}/1"], domain=GOVERNANCE, previous=(offset, entry)
+        )
+        record = home.keep(home.facts(said, by=BY_GOVERNANCE, keyed=False))
+        offset, entry = record.offset, 0
+    late = trust.SigningKeyAuthorised(LATE.public_key, "dsi", "dsi-9")
+    authorised = home.say((trust.key_subject(LATE.kid), late))
+    revocation = trust.SigningKeyRevoked("rotated")
+    home.say((trust.key_subject(LATE.kid), revocation), previous=authorised.offset)
+    home.say((trust.key_subject(STRANGER.kid), late), by=BY_CONSUMERS)
+    home.keep(home.build("f", b"junk", None))
+    return home.records

@@ -1,10 +1,12 @@
 """Runs the cases of this folder: events, one command, what follows, and how reads are judged then.
 
 `given.yaml` is what happened, `when.yaml` the command and its time. `then.yaml` states the events
-or the refusal, and reads with the interval they are permitted or the reason they are refused for.
+or the refusal, and reads with the interval they are permitted or the reason they are refused for;
+`suspended` says that the reader is, as a participant.
 `reads_before` are judged before the command, `shown` is what the adviser is shown.
 """
 
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,6 +26,8 @@ from tests.helpers.access import access_request
 from tests.helpers.specification import given
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[2]
+RULES = re.compile(r"^(\d+)\. (.*?)(?=^\d+\. |^\S)", re.M | re.S)
 TYPES = {t.__name__: t for t in get_args(ConsumersCommand) + get_args(ConsumersEvent)}
 
 
@@ -42,7 +46,8 @@ def judge(access: MeterAccess, read: dict[str, Any]) -> Permit | Refuse:
     interval = Interval(*read["interval"])
     held = Accreditation(role, "CCS", "1", (), interval.start, None)
     request = access_request(interval, **read["by"], **read["for"])
-    participant = Participant("any", accreditations=(held,))
+    suspended = read.get("suspended", False)
+    participant = Participant("any", suspended, accreditations=(held,))
     return POLICIES[1](request, Situation(access, participant, now))
 
 
@@ -77,3 +82,25 @@ def test_case(case: Path) -> None:
     if "shown" in then:
         views = consents_for(after.state, "data_user", "adviser", then["shown"]["at"])
         assert {v.consent_id: str(v.state) for v in views} == then["shown"]["consents"]
+
+
+def rules() -> dict[int, set[str]]:
+    """Each numbered rule of the domain's README, and the scenarios and tests it names."""
+    readme = (ROOT / "domains/consumers/README.md").read_text()
+    _, _, rest = readme.partition("## The rules, and the scenario that shows each\n")
+    stated, _, _ = rest.partition("\n## ")
+    return {
+        int(number): set(re.findall(r"`([a-z_/.]+)`", text))
+        for number, text in RULES.findall(f"{stated}\nend")
+    }
+
+
+def test_every_rule_has_its_scenario_and_every_scenario_its_rule() -> None:
+    cases = {p.parent.name for p in HERE.glob("*/when.yaml")}
+    stated = rules()
+    assert list(stated) == list(range(1, len(stated) + 1)) and len(stated) > 10
+    for number, named in stated.items():
+        assert named, f"rule {number} is shown by nothing"
+        for name in named - cases:
+            assert (ROOT / name).is_file(), f"rule {number} names {name}, which is not there"
+    assert cases == cases & set().union(*stated.values())

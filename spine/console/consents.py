@@ -1,0 +1,286 @@
+"""Commands about consents: asking for one, giving, narrowing and ending it, and its receipt."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from domains.consumers import receipts
+from spine.console.client import stamp
+from spine.console.context import CONSENT_SERVICE, As, AsJson, instant
+from spine.console.output import EXIT_DIFFERENT, details, err, out, say, say_json, table, when
+from spine.console.parties import client
+from spine.errors import Invalid, Reason
+from spine.ledger.note import MalformedNote, VerifierKey
+from spine.signing import verify
+
+ConsentId = Annotated[str, typer.Argument(help="The consent.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Write nothing; say what it would open and shut.")
+]
+Receipts = Annotated[
+    Path | None,
+    typer.Option("--receipts", help="Folder for signed receipts, one for each metering point."),
+]
+Meters = Annotated[list[str], typer.Argument(help="One or more MPxNs.")]
+DEFAULT_CATEGORIES: Final = ("HH_CONSUMPTION",)
+
+
+def add_to(app: typer.Typer) -> None:
+    """The commands of this module."""
+    consent = typer.Typer(no_args_is_help=True, help="What consumers allow.")
+    consent.command()(request)
+    consent.command()(grant)
+    consent.command()(narrow)
+    consent.command()(revoke)
+    consent.command()(withdraw)
+    consent.command()(decline)
+    consent.command("suspend")(hold)
+    consent.command()(resume)
+    consent.command()(receipt)
+    app.add_typer(consent, name="consent")
+
+
+def request(
+    mpxns: Meters,
+    purpose: Annotated[str, typer.Option(help="Purpose code.")],
+    history_from: Annotated[str, typer.Option(help="Earliest half hour asked for.")],
+    expires: Annotated[str, typer.Option(help="End of the consent asked for.")],
+    answer_by: Annotated[str, typer.Option(help="Until when the consumer can answer.")],
+    as_: As,
+    data_user: Annotated[str, typer.Option(help="Who would read; yourself if empty.")] = "",
+    category: Annotated[list[str] | None, typer.Option(help="Category, repeatable.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask the occupier for consent."""
+    answer = client(as_).consumers(
+        "RequestConsent",
+        mpxns=mpxns,
+        data_user=data_user or as_,
+        terms=_terms(purpose, category, history_from, expires),
+        answer_by=stamp(instant(answer_by)),
+    )
+    _legs(answer, as_json)
+
+
+def grant(
+    mpxns: Meters,
+    data_user: Annotated[str, typer.Option(help="Party id of who may read.")],
+    purpose: Annotated[str, typer.Option(help="Purpose code, such as ENERGY_ADVICE.")],
+    history_from: Annotated[str, typer.Option(help="Earliest half hour that it opens.")],
+    expires: Annotated[str, typer.Option(help="When it ends by itself.")],
+    as_: As,
+    category: Annotated[list[str] | None, typer.Option(help="Category, repeatable.")] = None,
+    consent_id: Annotated[
+        str, typer.Option(help="Its id, or that of the request it answers.")
+    ] = "",
+    notice: Annotated[str, typer.Option(help="Notice shown; sealed before it is logged.")] = "",
+    receipts_: Receipts = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Allow somebody to read, as the occupier (--as its certificate) or on its behalf."""
+    answer = client(as_).consumers(
+        "GrantConsent",
+        consent_id=consent_id,
+        mpxns=mpxns,
+        data_user=data_user,
+        terms=_terms(purpose, category, history_from, expires),
+        notice={"text": notice, "language": "en-GB", "channel": "CLI"},
+        dry_run=dry_run,
+    )
+    _keep(answer, receipts_)
+    _said(answer, dry_run, as_json)
+
+
+def narrow(
+    consent_id: ConsentId,
+    mpxns: Meters,
+    as_: As,
+    category: Annotated[list[str] | None, typer.Option(help="What is left.")] = None,
+    history_from: Annotated[str, typer.Option(help="Later start.")] = "",
+    expires: Annotated[str, typer.Option(help="Earlier end.")] = "",
+    receipts_: Receipts = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Allow less under the same consent; it gets a new version."""
+    fields: dict[str, Any] = {}
+    if history_from:
+        fields["history_from"] = stamp(instant(history_from))
+    if expires:
+        fields["expires"] = stamp(instant(expires))
+    answer = client(as_).consumers(
+        "NarrowConsent",
+        consent_id=consent_id,
+        mpxns=mpxns,
+        categories=category or (),
+        dry_run=dry_run,
+        **fields,
+    )
+    _keep(answer, receipts_)
+    _said(answer, dry_run, as_json)
+
+
+def revoke(
+    consent_id: ConsentId,
+    mpxns: Meters,
+    as_: As,
+    receipts_: Receipts = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Take a consent back. When this returns, no read begun afterwards passes."""
+    answer = client(as_).consumers(
+        "RevokeConsent", consent_id=consent_id, mpxns=mpxns, dry_run=dry_run
+    )
+    _keep(answer, receipts_)
+    _said(answer, dry_run, as_json)
+
+
+def decline(consent_id: ConsentId, mpxns: Meters, as_: As, as_json: AsJson = False) -> None:
+    """Say no to a request, as the occupier or on its behalf."""
+    answer = client(as_).consumers("DeclineConsent", consent_id=consent_id, mpxns=mpxns)
+    _legs(answer, as_json)
+
+
+def hold(
+    consent_id: ConsentId,
+    mpxns: Meters,
+    reason: Annotated[str, typer.Option(help="Why, as a code.")] = "UNDER_INVESTIGATION",
+    as_: As = CONSENT_SERVICE,
+    as_json: AsJson = False,
+) -> None:
+    """Suspend a consent while something is looked into."""
+    answer = client(as_).consumers(
+        "SuspendConsent", consent_id=consent_id, mpxns=mpxns, reason=reason
+    )
+    _legs(answer, as_json)
+
+
+def resume(
+    consent_id: ConsentId, mpxns: Meters, as_: As = CONSENT_SERVICE, as_json: AsJson = False
+) -> None:
+    """Lift the suspension of a consent."""
+    answer = client(as_).consumers("ResumeConsent", consent_id=consent_id, mpxns=mpxns)
+    _legs(answer, as_json)
+
+
+def withdraw(consent_id: ConsentId, mpxns: Meters, as_: As, as_json: AsJson = False) -> None:
+    """Give a consent up, as the data user."""
+    answer = client(as_).consumers("WithdrawConsent", consent_id=consent_id, mpxns=mpxns)
+    _legs(answer, as_json)
+
+
+def _terms(
+    purpose: str, category: list[str] | None, history_from: str, expires: str
+) -> dict[str, Any]:
+    return {
+        "purpose": purpose,
+        "categories": category or DEFAULT_CATEGORIES,
+        "history_from": stamp(instant(history_from)),
+        "valid_from": stamp(datetime.now(UTC)),
+        "expires": stamp(instant(expires)),
+    }
+
+
+def receipt(
+    path: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A receipt.")],
+    key: Annotated[str, typer.Option(help="The coordinator's key as you know it.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Check a receipt offline and say what it says; exit code 6 if it is not genuine."""
+    try:
+        raw, known = path.read_text(encoding="utf-8"), VerifierKey.parse(key) if key else None
+    except UnicodeDecodeError:
+        raise Invalid(Reason.FILE_UNRECOGNISED, f"{path.name} is no text") from None
+    except MalformedNote as problem:
+        raise Invalid(Reason.FIELD_INVALID, f"--key: {problem}", field="key") from None
+    found = receipts.read(raw, verify, known)
+    if as_json:
+        say_json({"genuine": found.genuine, "key": str(found.key), "says": dict(found.says)})
+    elif found.genuine:
+        details("[green]✓[/] the receipt is genuine", found.says)
+        if known is None:
+            say("By the key that it names itself: compare it with the one you know.")
+    else:
+        err.print("[bold red]✗[/] the receipt was changed, or that key never signed it")
+    if not found.genuine:
+        raise typer.Exit(EXIT_DIFFERENT)
+
+
+def _keep(answer: Any, folder: Path | None) -> None:
+    """Write the receipts, each under its consent, version and metering point."""
+    if folder is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for leg in answer.legs:
+        if leg.receipt:
+            name = f"{answer.consent_id}-{leg.version}-{leg.state}-{leg.mpxn}.txt"
+            (folder / name).write_text(leg.receipt, encoding="utf-8")
+
+
+def _said(answer: Any, dry_run: bool, as_json: bool) -> None:
+    if dry_run:
+        _rehearsed(answer, as_json)
+    else:
+        _legs(answer, as_json)
+
+
+def _rehearsed(answer: Any, as_json: bool) -> None:
+    """What a dry run found, a line for each stretch that would be opened or shut."""
+    columns = ("metering point", "would", "purpose", "category", "metered", "read")
+    rows = [
+        (leg.mpxn, would, one.purpose, one.category, *_both(one))
+        for leg in answer.legs
+        for would, found in (("open", leg.opens), ("shut", leg.shuts))
+        for one in found
+    ]
+    if as_json:
+        refused = {leg.mpxn: leg.refused for leg in answer.legs if leg.refused}
+        changes = [dict(zip(columns, row, strict=True)) for row in rows]
+        say_json({"consent_id": answer.consent_id, "changes": changes, "refused": refused})
+        return
+    table(f"dry run of {answer.consent_id}: nothing was written", columns, rows)
+    for leg in answer.legs:
+        if leg.refused:
+            say(f"  {leg.mpxn}  {leg.refused}")
+        elif not leg.opens and not leg.shuts:
+            say(f"  {leg.mpxn}  nothing would change")
+
+
+def _both(one: Any) -> tuple[str, str]:
+    """The stretch of time that was metered, and the one in which it can be read."""
+    ends = (("metered_from", "metered_to"), ("read_from", "read_until"))
+    metered, read = (
+        " to ".join(when(getattr(one, end)) if one.HasField(end) else "open" for end in pair)
+        for pair in ends
+    )
+    return metered, read
+
+
+def _legs(answer: Any, as_json: bool) -> None:
+    legs = [
+        {
+            "mpxn": leg.mpxn,
+            "state": leg.state,
+            "version": leg.version,
+            "refused": leg.refused,
+            "record": _place(leg.record),
+        }
+        for leg in answer.legs
+    ]
+    if as_json:
+        say_json({"consent_id": answer.consent_id, "legs": legs, "replayed": answer.replayed})
+        return
+    say(f"consent {answer.consent_id}")
+    for leg in legs:
+        became = leg["refused"] or leg["state"] or "no such consent here; its id is barred"
+        out.print(f"  {leg['mpxn']}  {became}  [dim]{leg['record']}[/]")
+
+
+def _place(record: Any) -> str:
+    return f"{record.topic}-{record.partition}@{record.offset}" if record.topic else ""

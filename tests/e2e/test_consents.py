@@ -1,0 +1,79 @@
+"""A consumer asks what a consent would open, gives it, keeps the receipt, and takes it back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from spine.cli import app
+from spine.console.output import EXIT_DIFFERENT
+from tests.e2e.conftest import Installation
+
+MPAN = "1900012345952"
+TERMS = ("--data-user", "bright-advice", "--purpose", "ENERGY_ADVICE")
+DATES = ("--history-from", "2024-01-01", "--expires", "2030-01-01")
+
+
+def run(*words: str | Path, code: int = 0) -> str:
+    ran = CliRunner().invoke(app, [str(word) for word in words])
+    assert ran.exit_code == code, (ran.output, ran.exception)
+    return ran.output
+
+
+def said(*words: str | Path, code: int = 0) -> Any:
+    return json.loads(run(*words, "--json", code=code))
+
+
+@pytest.fixture(scope="module")
+def occupied(spine: Installation) -> str:
+    """A meter at which wren lives."""
+    spine.meter(MPAN, "north-supply")
+    spine.occupier(MPAN, "wren")
+    return MPAN
+
+
+def test_a_consumer_asks_first_and_keeps_the_receipts(occupied: str, tmp_path: Path) -> None:
+    own = ("--as", "wren")
+    asked = said("consent", "grant", occupied, *TERMS, *DATES, *own, "--dry-run")
+    assert [(c["would"], c["category"]) for c in asked["changes"]] == [("open", "HH_CONSUMPTION")]
+    assert asked["changes"][0]["metered"].endswith(" to open")
+    granted = said("consent", "grant", occupied, *TERMS, *DATES, *own, "--receipts", tmp_path)
+    assert granted["legs"][0]["state"] == "ACTIVE"
+    consent_id = granted["consent_id"]
+    tried = run("consent", "revoke", consent_id, occupied, *own, "--dry-run")
+    assert "nothing was written" in tried and "shut" in tried
+    later = ("--expires", "2029-01-01")
+    narrowed = run("consent", "narrow", consent_id, occupied, *later, *own, "--dry-run")
+    assert "2029-01-01T00:00:00Z to 2030-01-01T00:00:00Z" in narrowed
+    same = run("consent", "narrow", consent_id, occupied, *own, "--dry-run")
+    assert "nothing would change" in same
+    revoked = said("consent", "revoke", consent_id, occupied, *own, "--receipts", tmp_path)
+    assert revoked["legs"][0]["state"] == "REVOKED"
+    kept = {path.name: path for path in tmp_path.iterdir()}
+    assert set(kept) == {f"{consent_id}-1-{s}-{occupied}.txt" for s in ("ACTIVE", "REVOKED")}
+    states = [said("consent", "receipt", path)["says"]["state"] for path in kept.values()]
+    assert set(states) == {"ACTIVE", "REVOKED"}
+
+
+def test_a_receipt_is_checked_offline_and_a_changed_one_is_found(
+    occupied: str, tmp_path: Path
+) -> None:
+    own = ("--as", "wren", "--receipts", tmp_path)
+    run("consent", "grant", occupied, *TERMS, *DATES, *own)
+    (path,) = tmp_path.iterdir()
+    found = said("consent", "receipt", path)
+    assert "compare it with the one you know" in run("consent", "receipt", path)
+    assert said("consent", "receipt", path, "--key", found["key"])["genuine"]
+    path.write_text(path.read_text().replace("bright-advice", "somebody-else"))
+    changed = said("consent", "receipt", path, code=EXIT_DIFFERENT)
+    assert changed["genuine"] is False
+    assert changed["says"]["data user"] == "somebody-else"
+    run("consent", "receipt", path, code=EXIT_DIFFERENT)
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe")
+    for words in ((path, "--key", "nonsense"), (tmp_path / "bytes",), (Path(__file__),)):
+        ran = CliRunner().invoke(app, ["consent", "receipt", *map(str, words)])
+        assert getattr(ran.exception, "grpc_code", "") == "INVALID_ARGUMENT"
