@@ -19,7 +19,7 @@ from spine.policy import Role
 from spine.server import connect
 
 COMMANDS_A_CALL: Final = 1_000
-CALLS_AT_ONCE: Final = 4
+CALLS_AT_ONCE: Final = 2
 CALL_S: Final = 29.0
 _SINCE: Final = stamp(SINCE)
 

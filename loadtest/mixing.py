@@ -17,7 +17,7 @@ from loadtest.asking import week_reader
 from loadtest.country import SENDERS
 from loadtest.deliveries import BLOCK, Delivery, deliveries
 from loadtest.gb_day import ORDINARY_DAYS
-from loadtest.installation import CONSENTS_BY, expect
+from loadtest.installation import CONSENTS_BY, WrongAnswer, expect
 from loadtest.results import Bound, Result
 from loadtest.serving import Served
 from loadtest.traffic import Patience, Taken, at_pace, channels
@@ -31,7 +31,11 @@ READS_PER_S: Final = 500
 REVOCATIONS_PER_S: Final = 50
 CALL_S: Final = 20.0
 
-TARGETS: Final = (Bound("p99_ms", most=50), Bound("stale_permits", most=0))
+TARGETS: Final = (
+    Bound("p99_ms", most=50),
+    Bound("stale_permits", most=0),
+    Bound("unanswered", most=0),
+)
 GATES: Final = (Bound("stale_permits", most=0),)
 
 
@@ -48,7 +52,7 @@ async def _run(served: Served, seconds: float, share: float) -> Result:
     revoked = known[: int(REVOCATIONS_PER_S * share * seconds)]
     read = known[len(revoked) :]
     expect(len(read) > 0, "there are too few meters to revoke that many consents")
-    checked = 0
+    checked = late = unanswered = 0
     async with (
         week_reader(served) as weeks,
         connect(spine.target("consumers"), spine.identity(CONSENTS_BY)) as consumers,
@@ -61,18 +65,26 @@ async def _run(served: Served, seconds: float, share: float) -> Result:
         sent = _endless(served)
 
         async def ask(number: int) -> None:
-            await weeks.read(read[number % len(read)])
+            nonlocal unanswered
+            try:
+                await weeks.read(read[number % len(read)])
+            except grpc.aio.AioRpcError as error:
+                if not _out_of_time(error):
+                    raise
+                unanswered += 1
 
         async def revoke(number: int) -> None:
-            nonlocal checked
+            nonlocal checked, late
             index = revoked[number]
             mpan = served.mpans[index]
             request = consumers_pb2.RevokeConsentRequest(
                 idempotency_key=f"mixed-{mpan}", consent_id=f"k-{mpan}", mpxns=[mpan]
             )
             await stub.RevokeConsent(request, timeout=CALL_S)
-            await _refused(weeks.patience, weeks.call(index), weeks.requests[index])
-            checked += 1
+            if await _is_refused(weeks.patience, weeks.call(index), weeks.requests[index]):
+                checked += 1
+            else:
+                late += 1
 
         async def record(number: int) -> None:
             delivery = next(sent)
@@ -99,7 +111,9 @@ async def _run(served: Served, seconds: float, share: float) -> Result:
             "revocations_per_s": revocations.per_s,
             "revocation_and_refusal_p99_ms": revocations.at(99),
             "meter_days_per_s": sum(rows) / reads.seconds,
-            "stale_permits": len(revoked) - checked,
+            "revocations_checked": checked,
+            "stale_permits": len(revoked) - checked - late,
+            "unanswered": unanswered + late,
             "pushed_back": weeks.patience.count,
         },
         TARGETS,
@@ -108,15 +122,26 @@ async def _run(served: Served, seconds: float, share: float) -> Result:
     )
 
 
-async def _refused(patience: Patience, call: Any, request: bytes) -> None:
-    """WrongAnswer unless a read after an acknowledged revocation is refused for that reason."""
+async def _is_refused(patience: Patience, call: Any, request: bytes) -> bool:
+    """Whether a read after an acknowledged revocation was refused for that reason, or only late.
+
+    WrongAnswer for any other end.
+    """
     try:
         await patience.until_answered(call, request)
     except grpc.aio.AioRpcError as error:
+        if _out_of_time(error):
+            return False
         reason = error_from(error).reason
         expect(reason == Reason.CONSENT_REVOKED, f"a revoked read ended with {reason}")
-        return
-    expect(False, "a stale permit: a read was answered after its consent was revoked")
+        return True
+    raise WrongAnswer("a stale permit: a read was answered after its consent was revoked")
+
+
+def _out_of_time(error: grpc.aio.AioRpcError) -> bool:
+    """Whether a server that is asked for too much had no time for an answer, or said "not now"."""
+    late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    return late or error_from(error).retry_after_s is not None
 
 
 def _endless(served: Served) -> Iterator[Delivery]:

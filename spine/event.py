@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import struct
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
 NO_PREDECESSOR: Final = -1
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 SIGNED_TAG: Final = b"energyos-record-v1\x00"
 SIGNATURE_HEADER: Final = "sig"
@@ -319,14 +320,13 @@ class Settled:
 
 def epoch_ms(instant: datetime) -> int:
     """Milliseconds since 1970-01-01 UTC, exactly."""
-    delta = instant - datetime(1970, 1, 1, tzinfo=UTC)
+    delta = instant - _EPOCH
     return delta.days * 86_400_000 + delta.seconds * 1_000 + delta.microseconds // 1_000
 
 
 def from_epoch_ms(milliseconds: int) -> datetime:
     """The UTC instant of that many milliseconds since 1970-01-01."""
-    seconds, remainder = divmod(milliseconds, 1_000)
-    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=remainder * 1_000)
+    return _EPOCH + timedelta(milliseconds=milliseconds)
 
 
 def _framed(

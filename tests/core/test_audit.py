@@ -38,6 +38,7 @@ from spine.event import (
     SignerRole,
     from_epoch_ms,
 )
+from spine.ledger.entries import RecordLeaf
 from spine.log import LogUnfit
 from spine.partition import PartitionFold
 from spine.policy import Category
@@ -511,6 +512,21 @@ def test_a_doubled_access_record_is_a_second_decision_without_outcome() -> None:
     )
 
 
+@pytest.mark.parametrize("topic", [trust.CONSUMER_LOG, trust.READINGS_TOPIC])
+def test_a_doubled_fact_or_batch_changes_no_answer_and_is_counted_where_it_stands(
+    topic: str,
+) -> None:
+    history = lived()
+    log = history.log(topic)
+    twice = log.records[3]
+    history.keep(replace(twice, offset=log.records[-1].offset + 1, append_ms=log.clock_ms + 1))
+    history.read()
+    done = audit(history.records())
+    assert done.verdicts == {SAME: 1}
+    doubled = {(b.topic, b.partition): b.counts.duplicate for b in done.report.balances}
+    assert {place: count for place, count in doubled.items() if count} == {(topic, PARTITION): 1}
+
+
 # Access records that decide nothing
 
 
@@ -889,3 +905,53 @@ def test_any_outcome_changed_in_any_history_is_found(
     edited = replace(value_told, entries=(replace(one, **{name: edits[name]}),))
     story.history.put_in_place_of(told, log.build(RecordType.OUTCOMES, edited, BY_DSI))
     assert audit(story.history.records()).report.counts[DIFFERENT] == 1
+
+
+def told(records: list[LogRecord]) -> tuple[Any, ...]:
+    """All that an auditor says of a log: verdicts, findings, and how every partition adds up."""
+    report = audit(records).report
+    assert all(balance.counts.balanced for balance in report.balances)
+    return report.counts, report.findings, report.balances
+
+
+CHANGED_AT_RANDOM = ("dropped", "doubled", "a byte changed", "moved by one place")
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps, st.data())
+def test_a_log_changed_at_random_is_audited_to_the_end_and_never_tells_the_same(
+    taken: list[tuple[str, str, int]], data: st.DataObject
+) -> None:
+    """What moves by one place may leave every answer as it was: that is for the ledger to show."""
+    story = Story()
+    for name, meter, value in [("grant", METER, 0), ("record", METER, 1), *taken]:
+        getattr(story, name)(meter, value)
+    history = story.history
+    before, leaves = told(history.records()), leaves_of(history)
+    topics = (trust.CONSUMER_LOG, trust.READINGS_TOPIC, trust.OUTCOMES_TOPIC)
+    lived_in = [log for topic in topics if len((log := history.log(topic)).records) > 3]
+    log = data.draw(st.sampled_from(lived_in))
+    at = data.draw(st.integers(3, len(log.records) - 1))
+    record, change = log.records[at], data.draw(st.sampled_from(CHANGED_AT_RANDOM))
+    raw = record.value or b""
+    match change:
+        case "dropped":
+            history.drop(record)
+        case "doubled":
+            last = log.records[-1]
+            log.records.append(replace(record, offset=last.offset + 1, append_ms=last.append_ms))
+        case "a byte changed":
+            byte = data.draw(st.integers(0, len(raw) - 1))
+            changed = bytes([raw[byte] ^ data.draw(st.integers(1, 255))])
+            edited = raw[:byte] + changed + raw[byte + 1 :]
+            history.put_in_place_of(record, replace(record, value=edited))
+        case _:
+            history.swap(log.records[at - 1], record)
+    assert leaves_of(history) != leaves
+    after = told(history.records())
+    assert after != before or change == "moved by one place"
+
+
+def leaves_of(history: History) -> list[bytes]:
+    """What the ledger hashes of every record, in the order of topics and offsets."""
+    return [RecordLeaf.of(record).encode() for record in history.records()]

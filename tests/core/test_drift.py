@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,7 +19,7 @@ from spine.drift import EVIDENCE, Compared, DriftWatcher
 from spine.errors import Pushback
 from spine.replay import BUILD_ROW, StoredFold
 from spine.rows import HEAD_ROW, SUBJECT_PREFIX
-from spine.store import DAMAGE_MARK
+from spine.store import DAMAGE_MARK, POSITION_ROW
 from tests.helpers.records import LOG_ID, METER, NEIGHBOUR, PARTITION, TOOLS, MemoryLog
 from tests.helpers.stories import consumers_story
 
@@ -27,6 +28,7 @@ LOG = MemoryLog(*STORY)
 NAME = f"{trust.CONSUMER_LOG}-{PARTITION}"
 METER_ROW = SUBJECT_PREFIX + METER.encode()
 NEIGHBOUR_ROW = SUBJECT_PREFIX + NEIGHBOUR.encode()
+MUTATIONS = 25
 Open = Callable[[str], StoredFold]
 
 
@@ -135,6 +137,42 @@ def test_rows_that_are_missing_or_too_many_are_found(served: Open, watcher: Drif
         (METER_ROW, True, False),
         (b"s/9", False, True),
     ]
+
+
+def test_whatever_is_done_to_rows_at_random_is_found_and_named(
+    served: Open, watcher: DriftWatcher
+) -> None:
+    dsi, dice = served("dsi"), random.Random(7)
+    dsi.catch_up(LOG)
+    true_rows = dict(dsi.store.scan(b"", POSITION_ROW))
+    for _ in range(MUTATIONS):
+        harmed: dict[bytes, bytes | None] = {}
+        for _ in range(dice.randint(1, 4)):
+            key = dice.choice([k for k in true_rows if k != BUILD_ROW])
+            row = bytearray(true_rows[key])
+            match dice.randrange(4):
+                case 0:
+                    harmed[key] = None
+                case 1:
+                    harmed[key + dice.randbytes(2)] = bytes(row)
+                case 2:
+                    harmed[key] = bytes(row) + dice.randbytes(1)
+                case _:
+                    row[dice.randrange(len(row))] ^= dice.randint(1, 255)
+                    harmed[key] = bytes(row)
+        for key, value in harmed.items():
+            if value is None:
+                dsi.store._db.delete(key)
+            else:
+                behind_its_back(dsi, (key, value))
+        (compared,) = watcher.look()
+        assert compared.verdict == "ROWS_DIFFER"
+        assert {d.key: d.served for d in compared.first} == harmed
+        for key in harmed:
+            dsi.store._db.delete(key)
+            if key in true_rows:
+                behind_its_back(dsi, (key, true_rows[key]))
+        assert verdicts(watcher.look()) == {"dsi": "SAME"}
 
 
 def test_a_store_that_says_it_has_come_further_than_its_rows_is_found(
