@@ -2,7 +2,8 @@
 
 python -m loadtest small           every gate, about two minutes; changes no file
 python -m loadtest full            every target; writes results.json, RESULTS.md, plots, sizing
-python -m loadtest full NAME ...   those scenarios only, beside what was kept of the others
+python -m loadtest full NAME ...   those scenarios only, beside what was kept of the others;
+                                   NAME=METERS at another size, which RESULTS.md then states
 """
 
 from __future__ import annotations
@@ -54,10 +55,12 @@ def small() -> Iterator[Result]:
     )
 
 
-def full(names: list[str]) -> Iterator[Result]:
+def full(asked: list[str]) -> Iterator[Result]:
     """Every scenario at the size its targets speak of, or as near as RESULTS.md says."""
+    sizes = {name: size for name, _, size in (each.partition("=") for each in asked)}
     for name, meters, days in FULL:
-        if not names or name in names:
+        if not sizes or name in sizes:
+            meters = int(sizes.get(name) or meters)
             console.print(f"[bold]{name}[/] at {meters:,} meters, {days} days")
             yield scenarios.run(name, meters, _note, days)
 

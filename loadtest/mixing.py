@@ -133,15 +133,20 @@ async def _is_refused(patience: Patience, call: Any, request: bytes) -> bool:
         if _out_of_time(error):
             return False
         reason = error_from(error).reason
-        expect(reason == Reason.CONSENT_REVOKED, f"a revoked read ended with {reason}")
+        expect(
+            reason == Reason.CONSENT_REVOKED, f"a revoked read ended with {error.code()} {reason}"
+        )
         return True
     raise WrongAnswer("a stale permit: a read was answered after its consent was revoked")
 
 
 def _out_of_time(error: grpc.aio.AioRpcError) -> bool:
-    """Whether a server that is asked for too much had no time for an answer, or said "not now"."""
-    late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    return late or error_from(error).retry_after_s is not None
+    """Whether a server that is asked for too much had no time, said "not now", or hung up."""
+    return error.code() in (
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+    )
 
 
 def _endless(served: Served) -> Iterator[Delivery]:

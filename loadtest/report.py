@@ -97,7 +97,7 @@ def write() -> None:
         for name, title, fields in PLOTS:
             lines = {field: [run["figures"][field] for run in runs] for field in fields}
             (HERE / f"{name}.svg").write_text(plot(title, sizes, lines))
-    if {"gb-day", "reads", "registry", "rebuild"} <= set(kept["figures"]):
+    if {"access", "gb-day", "reads", "registry", "rebuild"} <= set(kept["figures"]):
         sizing.main()
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,7 @@ class Unit:
     fact_us: float
     meter_day_log_bytes: float
     meter_day_store_bytes: float
+    read_log_bytes: float
     rebuild_per_s: float
 
     @classmethod
@@ -74,6 +76,7 @@ class Unit:
             1e6 / figures["registry"]["facts_per_s"],
             day["log_bytes_per_meter_day"],
             day["store_bytes_per_meter_day"],
+            figures["access"]["bytes_per_read_together"],
             figures["rebuild"]["meter_days_per_s"],
         )
 
@@ -88,6 +91,7 @@ class Size:
     partitions: int
     nodes: int
     log_tb: float
+    access_tb: float
     store_tb: float
     rebuild_hours: float
     load_hours: float
@@ -102,6 +106,8 @@ def size(country: Country, unit: Unit) -> Size:
     read_cores = country.reads_per_s * unit.read_us / 1e6 * SPARE
     meter_days = country.meters * DAYS_13_MONTHS
     log_tb = meter_days * unit.meter_day_log_bytes * REPLICAS / 1e12
+    reads = country.reads_per_s * DAYS_13_MONTHS * SECONDS_A_DAY
+    access_tb = reads * unit.read_log_bytes * REPLICAS / 1e12
     store_tb = meter_days * unit.meter_day_store_bytes / 1e12
     nodes = max(3, math.ceil((in_cores + fold_cores + read_cores) / CORES_A_NODE) + 3)
     # One fold is one core: so many partitions that the slowest still has a third to spare, and a
@@ -116,20 +122,22 @@ def size(country: Country, unit: Unit) -> Size:
         partitions,
         nodes,
         log_tb,
+        access_tb,
         store_tb,
         meter_days / partitions / unit.rebuild_per_s / 3_600,
         (2 * country.meters + country.consents) * unit.fact_us / 1e6 / 3_600,
-        nodes * POUNDS_A_NODE + (log_tb + store_tb) * POUNDS_A_TB,
+        nodes * POUNDS_A_NODE + (log_tb + access_tb + store_tb) * POUNDS_A_TB,
     )
 
 
 ROWS: Final = (
     ("cores taking readings in, within four hours", "in_cores", "{:,.1f}"),
     ("cores folding them", "fold_cores", "{:,.1f}"),
-    ("cores answering reads", "read_cores", "{:,.1f}"),
+    ("cores of the servers that answer reads", "read_cores", "{:,.1f}"),
     ("partitions, for a lost store to be back within the hour", "partitions", "{:,}"),
     ("nodes of 8 cores, three of them for the log", "nodes", "{:,}"),
-    ("terabytes of log, three copies", "log_tb", "{:,.1f}"),
+    ("terabytes of readings in the log, three copies", "log_tb", "{:,.1f}"),
+    ("terabytes of who read what in the log, three copies", "access_tb", "{:,.1f}"),
     ("terabytes of stores, one copy", "store_tb", "{:,.1f}"),
     ("hours until one lost store is back", "rebuild_hours", "{:,.1f}"),
     ("hours to load registrations, supplies and consents by one process", "load_hours", "{:,.1f}"),
@@ -165,10 +173,11 @@ def _breaks_first(one: Size, ten: Size) -> str:
         first = "the servers that answer reads, which scale by adding more of them"
     else:
         first = "the coordinator that takes readings in, one process for each of its partitions"
-    return (
-        f"What breaks first at ten times: {first}. Whoever expects that much creates the log\n"
-        f"with {ten.partitions:,} partitions: {one.partitions:,} cannot be made more later."
+    said = (
+        f"What breaks first at ten times: {first}. Whoever expects that much creates the log"
+        f" with {ten.partitions:,} partitions: {one.partitions:,} cannot be made more later."
     )
+    return textwrap.fill(said, 120)
 
 
 def main() -> None:

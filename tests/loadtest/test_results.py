@@ -19,6 +19,7 @@ FIGURES = {
         "log_bytes_per_meter_day": 90.0,
         "store_bytes_per_meter_day": 200.0,
     },
+    "access": {"bytes_per_read_together": 600.0},
     "reads": {"dsi_cpu_ms_per_call": 2.0},
     "registry": {"facts_per_s": 8_000.0},
     "rebuild": {"meter_days_per_s": 200_000.0},
@@ -75,7 +76,8 @@ def test_a_plot_is_well_formed() -> None:
 def test_ten_times_the_country_takes_ten_times_the_work() -> None:
     unit = sizing.Unit.of(FIGURES)
     one, ten = sizing.size(sizing.Country(), unit), sizing.size(sizing.Country().times(10), unit)
-    for field in ("in_cores", "fold_cores", "read_cores", "log_tb", "store_tb", "load_hours"):
+    cores, terabytes = ("in_cores", "fold_cores", "read_cores"), ("log_tb", "access_tb", "store_tb")
+    for field in (*cores, *terabytes, "load_hours"):
         assert getattr(ten, field) == pytest.approx(10 * getattr(one, field))
     assert ten.partitions > one.partitions and one.rebuild_hours <= 1
     assert one.read_cores == pytest.approx(1_160 * 0.002 * 1.5)
