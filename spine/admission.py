@@ -25,7 +25,7 @@ _log = structlog.get_logger()
 UNLIMITED: Final = frozenset({Role.DSI, Role.COORDINATOR, Role.GOVERNANCE})
 READS_OF: Final = "/spine.dsi."
 MPXN_CHARS_MAX: Final = 14
-# These only take access away, or end what was.
+# These only take access away, or end what was. A dry run of one does not, and is held.
 NEVER_HELD: Final = frozenset(
     {
         "DeclineConsent",
@@ -70,17 +70,17 @@ class Admission:
         """Throttled or NotPermitted(PARTY_HELD) unless the call may be handled now."""
         if caller.role in UNLIMITED:
             return
-        self.check_held(caller, method)
-        party, name = caller.party, method.rpartition("/")[2]
+        self.check_held(caller, method, request)
+        party = caller.party
         now, meters = self._clock(), meters_of(request)
         self._usage.take(party, now, meters)
         kind = Kind.READS if method.startswith(READS_OF) else Kind.COMMANDS
-        if self._exceeds(party, kind, now, max(1, len(meters))) and name not in NEVER_HELD:
+        if self._exceeds(party, kind, now, max(1, len(meters))) and _may_be_held(method, request):
             raise refuse_held()
 
-    def check_held(self, caller: Caller, method: str) -> None:
+    def check_held(self, caller: Caller, method: str, request: Any = None) -> None:
         """NotPermitted(PARTY_HELD) if the caller is held: before a call, and before each answer."""
-        if caller.role in UNLIMITED or method.rpartition("/")[2] in NEVER_HELD:
+        if caller.role in UNLIMITED or not _may_be_held(method, request):
             return
         if caller.party in self._held_here or self._held(caller.party):
             raise refuse_held()
@@ -121,6 +121,10 @@ class Admission:
             )
             self._report(excess)
         return True
+
+
+def _may_be_held(method: str, request: Any) -> bool:
+    return method.rpartition("/")[2] not in NEVER_HELD or getattr(request, "dry_run", False)
 
 
 def meters_of(request: Any) -> Sequence[str]:

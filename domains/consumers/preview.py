@@ -2,7 +2,8 @@
 
 A consent opens what was metered in one stretch of time to who reads in another: as of the policy,
 half hours from `history_from` and moving in until moving out, read from `valid_from` until it
-expires or its occupier moves out. The difference of two states in both times is what a command
+expires or its occupier moves out. It opens standing data besides; a party's own consents it sees
+in any case, so CONSENTS is left out. The difference of two states in both times is what a command
 changes. Whether the data user is accredited is not looked at: nobody reads who is not.
 """
 
@@ -14,10 +15,14 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Final
 
+from domains.consumers.evolve import find_consent
+from spine.errors import Reason, Refused
 from spine.gb import Interval
-from spine.policy import Consent, ConsentState, MeterAccess
+from spine.policy import Category, Consent, ConsentState, MeterAccess
 
 FOR_EVER: Final = datetime(9999, 12, 31, tzinfo=UTC)
+# Of the same data user, for the same purpose. Who has more is told nothing by a dry run.
+OTHERS_MAX: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +41,39 @@ class Opened:
 def opened(access: MeterAccess, data_user: str, now: datetime) -> tuple[Opened, ...]:
     """What all consents of one data user open from now on; several may open the same."""
     return tuple(
-        Opened(consent.purpose, category, *stretches)
+        one
         for consent in access.consents
-        if consent.data_user == data_user and consent.state is ConsentState.ACTIVE
-        if (stretches := _stretches(consent, access, now)) is not None
-        for category in consent.categories
+        if consent.data_user == data_user
+        for one in _opened_by(consent, access, now)
     )
+
+
+def changed(
+    before: MeterAccess, after: MeterAccess, consent_id: str, now: datetime
+) -> tuple[tuple[Opened, ...], tuple[Opened, ...]]:
+    """What a command about one consent opens and what it shuts, from now on.
+
+    Refused(REQUEST_TOO_LARGE) if more than `OTHERS_MAX` other consents may open the same.
+    """
+    own = [find_consent(access, consent_id) for access in (before, after)]
+    terms = own[1] or own[0]
+    if terms is None or not terms.data_user:
+        return (), ()
+    others = [
+        consent
+        for consent in after.consents
+        if (consent.data_user, consent.purpose) == (terms.data_user, terms.purpose)
+        and consent.consent_id != consent_id
+    ]
+    if len(others) > OTHERS_MAX:
+        message = f"more than {OTHERS_MAX} other consents of the data user may open the same"
+        raise Refused(Reason.REQUEST_TOO_LARGE, message)
+    still = [one for consent in others for one in _opened_by(consent, after, now)]
+    was, is_ = (
+        () if consent is None else _opened_by(consent, access, now)
+        for consent, access in zip(own, (before, after), strict=True)
+    )
+    return difference(is_, (*was, *still)), difference(was, (*is_, *still))
 
 
 def difference(these: Iterable[Opened], those: Iterable[Opened]) -> tuple[Opened, ...]:
@@ -56,6 +88,16 @@ def difference(these: Iterable[Opened], those: Iterable[Opened]) -> tuple[Opened
 
 
 _Area = tuple[Interval, Interval]
+
+
+def _opened_by(consent: Consent, access: MeterAccess, now: datetime) -> tuple[Opened, ...]:
+    if consent.state is not ConsentState.ACTIVE:
+        return ()
+    stretches = _stretches(consent, access, now)
+    if stretches is None:
+        return ()
+    categories = {*consent.categories, str(Category.METERING_POINT)} - {str(Category.CONSENTS)}
+    return tuple(Opened(consent.purpose, each, *stretches) for each in sorted(categories))
 
 
 def _stretches(consent: Consent, access: MeterAccess, now: datetime) -> _Area | None:

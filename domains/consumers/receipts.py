@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from domains.consumers.views import shown_state
 from spine.errors import Invalid, Reason
 from spine.event import epoch_ms, from_epoch_ms
 from spine.ledger.note import ED25519, Note, Sign, VerifierKey, Verify, sign
-from spine.policy import Basis, Consent
+from spine.policy import Basis, Consent, MeterAccess
 
 FIRST_LINE: Final = "energyos.consent-receipt.v1"
 KEY_LINE: Final = "signed by"
@@ -34,18 +35,29 @@ class Place:
     entry: int
 
 
+@dataclass(frozen=True, slots=True)
+class SignedBy:
+    """The key of the coordinator, and what signs with it."""
+
+    public: bytes
+    sign: Sign
+
+
 def receipt_key(log_id: bytes, public: bytes) -> VerifierKey:
     """The key of a log's consumers coordinator, as notes name it."""
     return VerifierKey(f"energyos.spine/log/{log_id.hex()}/consumers", ED25519, public)
 
 
-def receipt(place: Place, mpxn: str, consent: Consent, public: bytes, signer: Sign) -> str:
-    """The receipt of one leg of a consent, signed."""
-    key = receipt_key(place.log_id, public)
+def receipt(
+    place: Place, mpxn: str, access: MeterAccess, consent: Consent, now: datetime, by: SignedBy
+) -> str:
+    """The receipt of one leg of a consent as it stands at `now`, time and tenancy in mind."""
+    key = receipt_key(place.log_id, by.public)
     said = {
         "consent": consent.consent_id,
         "version": str(consent.version),
-        "state": consent.state,
+        "state": shown_state(consent, access, now),
+        "stated at": _instant(now),
         "changed at": _instant(consent.changed_at),
         "consumer": consent.consumer_ref,
         "tenancy": consent.tenancy_id,
@@ -67,16 +79,19 @@ def receipt(place: Place, mpxn: str, consent: Consent, public: bytes, signer: Si
     }
     lines = (f"{name}: {value}" for name, value in said.items() if value)
     text = "".join(f"{line}\n" for line in (FIRST_LINE, *lines))
-    return str(Note(text, (sign(text, key, signer),)))
+    return str(Note(text, (sign(text, key, by.sign),)))
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What a receipt says, and whether the key it was checked against signed just that."""
+    """What a receipt says, and whether that key signed just that.
+
+    A key that the receipt names itself proves nothing until it is compared with one that is known.
+    """
 
     says: Mapping[str, str]
     key: VerifierKey
-    genuine: bool
+    intact: bool
 
 
 def read(raw: str, verify: Verify, known: VerifierKey | None = None) -> Read:
@@ -91,7 +106,8 @@ def read(raw: str, verify: Verify, known: VerifierKey | None = None) -> Read:
         named = VerifierKey.parse(says.get(KEY_LINE, ""))
     except ValueError:
         raise Invalid(Reason.FILE_UNRECOGNISED, "this is no receipt of a consent") from None
-    if first != FIRST_LINE or len(says) < len(lines):
+    odd = not all(line.isprintable() for line in lines)
+    if odd or first != FIRST_LINE or len(says) < len(lines):
         raise Invalid(Reason.FILE_UNRECOGNISED, "this is no receipt of a consent")
     key = named if known is None else known
     return Read(says, key, note.signed_by(key, verify) is not None)

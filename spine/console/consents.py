@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -21,12 +22,31 @@ ConsentId = Annotated[str, typer.Argument(help="The consent.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Write nothing; say what it would open and shut.")
 ]
+
+
+def _folder(path: Path | None) -> Path | None:
+    """A folder that can be written to, before anything is asked for."""
+    if path is not None:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise typer.BadParameter(f"no folder can be made there: {error.strerror}") from None
+        if not os.access(path, os.W_OK):
+            raise typer.BadParameter("the folder cannot be written to")
+    return path
+
+
 Receipts = Annotated[
     Path | None,
-    typer.Option("--receipts", help="Folder for signed receipts, one for each metering point."),
+    typer.Option(
+        "--receipts",
+        callback=_folder,
+        help="Folder for signed receipts, one for each metering point.",
+    ),
 ]
 Meters = Annotated[list[str], typer.Argument(help="One or more MPxNs.")]
 DEFAULT_CATEGORIES: Final = ("HH_CONSUMPTION",)
+BARRED: Final = "no such consent here; its id is barred"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -92,8 +112,8 @@ def grant(
         notice={"text": notice, "language": "en-GB", "channel": "CLI"},
         dry_run=dry_run,
     )
-    _keep(answer, receipts_)
     _said(answer, dry_run, as_json)
+    _keep(answer, receipts_)
 
 
 def narrow(
@@ -121,8 +141,8 @@ def narrow(
         dry_run=dry_run,
         **fields,
     )
-    _keep(answer, receipts_)
     _said(answer, dry_run, as_json)
+    _keep(answer, receipts_)
 
 
 def revoke(
@@ -137,8 +157,8 @@ def revoke(
     answer = client(as_).consumers(
         "RevokeConsent", consent_id=consent_id, mpxns=mpxns, dry_run=dry_run
     )
-    _keep(answer, receipts_)
     _said(answer, dry_run, as_json)
+    _keep(answer, receipts_)
 
 
 def decline(consent_id: ConsentId, mpxns: Meters, as_: As, as_json: AsJson = False) -> None:
@@ -192,7 +212,7 @@ def receipt(
     key: Annotated[str, typer.Option(help="The coordinator's key as you know it.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Check a receipt offline and say what it says; exit code 6 if it is not genuine."""
+    """Check a receipt offline and say what it says; exit code 6 if it is not intact."""
     try:
         raw, known = path.read_text(encoding="utf-8"), VerifierKey.parse(key) if key else None
     except UnicodeDecodeError:
@@ -201,14 +221,16 @@ def receipt(
         raise Invalid(Reason.FIELD_INVALID, f"--key: {problem}", field="key") from None
     found = receipts.read(raw, verify, known)
     if as_json:
-        say_json({"genuine": found.genuine, "key": str(found.key), "says": dict(found.says)})
-    elif found.genuine:
-        details("[green]✓[/] the receipt is genuine", found.says)
-        if known is None:
-            say("By the key that it names itself: compare it with the one you know.")
-    else:
+        key_said = {"key": str(found.key), "key_known": known is not None}
+        say_json({"intact": found.intact, **key_said, "says": dict(found.says)})
+    elif not found.intact:
         err.print("[bold red]✗[/] the receipt was changed, or that key never signed it")
-    if not found.genuine:
+    elif known is not None:
+        details("[green]✓[/] genuine: that key signed every word of it", found.says)
+    else:
+        details("intact, by the key that it names itself", found.says)
+        say("That proves nothing before the key is compared with the coordinator's: see --key.")
+    if not found.intact:
         raise typer.Exit(EXIT_DIFFERENT)
 
 
@@ -216,7 +238,6 @@ def _keep(answer: Any, folder: Path | None) -> None:
     """Write the receipts, each under its consent, version and metering point."""
     if folder is None:
         return
-    folder.mkdir(parents=True, exist_ok=True)
     for leg in answer.legs:
         if leg.receipt:
             name = f"{answer.consent_id}-{leg.version}-{leg.state}-{leg.mpxn}.txt"
@@ -231,7 +252,8 @@ def _said(answer: Any, dry_run: bool, as_json: bool) -> None:
 
 
 def _rehearsed(answer: Any, as_json: bool) -> None:
-    """What a dry run found, a line for each stretch that would be opened or shut."""
+    """What a dry run found: how each leg would stand, and each stretch it would open or shut."""
+    legs = {leg.mpxn: leg.refused or leg.state or BARRED for leg in answer.legs}
     columns = ("metering point", "would", "purpose", "category", "metered", "read")
     rows = [
         (leg.mpxn, would, one.purpose, one.category, *_both(one))
@@ -240,16 +262,16 @@ def _rehearsed(answer: Any, as_json: bool) -> None:
         for one in found
     ]
     if as_json:
-        refused = {leg.mpxn: leg.refused for leg in answer.legs if leg.refused}
         changes = [dict(zip(columns, row, strict=True)) for row in rows]
-        say_json({"consent_id": answer.consent_id, "changes": changes, "refused": refused})
+        say_json({"consent_id": answer.consent_id, "legs": legs, "changes": changes})
         return
-    table(f"dry run of {answer.consent_id}: nothing was written", columns, rows)
-    for leg in answer.legs:
-        if leg.refused:
-            say(f"  {leg.mpxn}  {leg.refused}")
-        elif not leg.opens and not leg.shuts:
-            say(f"  {leg.mpxn}  nothing would change")
+    say(f"dry run of consent {answer.consent_id}: nothing was written")
+    for mpxn, state in legs.items():
+        say(f"  {mpxn}  would be: {state}")
+    if rows:
+        table("", columns, rows)
+    else:
+        say("  nothing that can be read now or later would change")
 
 
 def _both(one: Any) -> tuple[str, str]:
@@ -278,7 +300,7 @@ def _legs(answer: Any, as_json: bool) -> None:
         return
     say(f"consent {answer.consent_id}")
     for leg in legs:
-        became = leg["refused"] or leg["state"] or "no such consent here; its id is barred"
+        became = leg["refused"] or leg["state"] or BARRED
         out.print(f"  {leg['mpxn']}  {became}  [dim]{leg['record']}[/]")
 
 

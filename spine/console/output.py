@@ -16,6 +16,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from pydantic import ValidationError
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from spine.errors import Reason, SpineError
@@ -76,7 +77,7 @@ def details(title: str, shown: Mapping[str, object]) -> None:
     """One thing for people, a line for each of its parts."""
     made = Table(title=title, title_justify="left", box=None, show_header=False)
     for name, value in shown.items():
-        made.add_row(name, str(value))
+        made.add_row(name, escape(str(value)))
     out.print(made)
 
 

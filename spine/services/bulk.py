@@ -114,6 +114,8 @@ def _grant_consent(request: Any, by: Actor) -> Order:
     (mpxn, *others) = terms.mpxns(request)
     if others:
         raise Invalid(Reason.FIELD_INVALID, "a consent in bulk is of one meter", field="mpxns")
+    if request.dry_run:
+        raise Invalid(Reason.FIELD_INVALID, "a dry run is a call of its own", field="dry_run")
     if terms.notice_text(request):
         raise Invalid(Reason.FIELD_INVALID, "a notice is shown in a call alone", field="notice")
     command = commands.GrantConsent(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,7 +13,7 @@ from domains.consumers.evolve import find_consent, is_bar
 from spine.consumers.v1 import consumers_pb2
 from spine.coordinator import Coordinator
 from spine.domain import Actor
-from spine.errors import SpineError
+from spine.errors import Conflict, Refused, SpineError
 from spine.policy import Consent, MeterAccess, Role
 from spine.services import wire
 from spine.services.legs import LegDone
@@ -24,6 +25,11 @@ KEEPS_RECEIPTS: Final = frozenset({Role.CONSUMER, Role.CONSENT_SERVICE})
 LegOf = Callable[[MeterAccess], ConsumersCommand]
 
 
+def is_dry_run(request: Any) -> bool:
+    """Whether nothing is to be written; most commands have no such field."""
+    return getattr(request, "dry_run", False)
+
+
 @dataclass(frozen=True, slots=True)
 class ConsentAnswers:
     """Makes the legs of an answer from what the folds say of the meters."""
@@ -33,8 +39,9 @@ class ConsentAnswers:
     signer: Signer
 
     def leg(self, consent_id: str, done: LegDone, by: Actor) -> Any:
-        """One leg as it was carried out, with a receipt for who keeps one."""
-        consent = None if done.error else _known(self.meters.state(done.mpxn), consent_id)
+        """One leg as it was carried out, with a receipt of what was consented to."""
+        access = self.meters.state(done.mpxn)
+        consent = None if done.error else _known(access, consent_id)
         made = consumers_pb2.Leg(
             mpxn=done.mpxn,
             state=consent.state if consent is not None else "",
@@ -42,47 +49,60 @@ class ConsentAnswers:
             refused=done.error.reason if done.error is not None else "",
             record=None if done.handled is None else wire.record_ref(done.handled),
         )
-        if consent is not None and done.handled is not None and by.role in KEEPS_RECEIPTS:
-            made.receipt = self._receipt(done.mpxn, consent)
+        # A request says nothing of what the consumer wants; its sender need not know who that is.
+        given = consent is not None and consent.answer_by is None
+        if consent is not None and given and done.handled and by.role in KEEPS_RECEIPTS:
+            made.receipt = self._receipt(done.mpxn, access, consent)
         return made
 
-    def _receipt(self, mpxn: str, consent: Consent) -> str:
+    def _receipt(self, mpxn: str, access: MeterAccess, consent: Consent) -> str:
         """As of the meter's last applied entry: who folds the log so far finds the same."""
         fold = self.meters.live(mpxn).stored.fold
         row = fold.subject(mpxn)
         place = receipts.Place(self.log_id, fold.topic, fold.partition, row.offset, row.entry)
-        signer = self.signer
-        return receipts.receipt(place, mpxn, consent, signer.public_key, signer.private.sign)
+        by = receipts.SignedBy(self.signer.public_key, self.signer.private.sign)
+        return receipts.receipt(place, mpxn, access, consent, wire.now(), by)
 
-    async def dry_run(self, consent_id: str, mpxns: Sequence[str], leg: LegOf, by: Actor) -> Any:
-        """What the command would come to at each meter; the first refusal if all refuse."""
-        legs, errors = [], []
+    async def dry_run(
+        self, consent_id: str, mpxns: Sequence[str], leg: LegOf | Mapping[str, Any], by: Actor
+    ) -> Any:
+        """What the command would come to at each meter; the first refusal if all refuse.
+
+        `leg` gives each meter its command, or is what was ordered at home: nothing for a meter that
+        is not in it.
+        """
+        legs, errors = [], list[SpineError]()
         for mpxn in mpxns:
             try:
-                legs.append(await self._rehearsed(consent_id, mpxn, leg, by))
-            except SpineError as error:
+                command = (
+                    leg.get(mpxn) if isinstance(leg, Mapping) else leg(self.meters.state(mpxn))
+                )
+                legs.append(await self._rehearsed(consent_id, mpxn, command, by))
+            except (Refused, Conflict) as error:
                 errors.append(error)
                 legs.append(consumers_pb2.Leg(mpxn=mpxn, refused=error.reason))
+            await asyncio.sleep(0)  # others have their turn between the meters
         if len(errors) == len(legs):
             raise errors[0]
         return consumers_pb2.ConsentResponse(consent_id=consent_id, legs=legs)
 
-    async def _rehearsed(self, consent_id: str, mpxn: str, leg: LegOf, by: Actor) -> Any:
-        command = leg(self.meters.state(mpxn))
-        found = await self.meters.rehearse(mpxn, command, by)
-        consent = _known(found.after, consent_id)
-        if consent is None:
-            return consumers_pb2.Leg(mpxn=mpxn)
-        before, after = (
-            preview.opened(access, consent.data_user, found.now)
-            for access in (found.before, found.after)
-        )
+    async def _rehearsed(
+        self, consent_id: str, mpxn: str, command: ConsumersCommand | None, by: Actor
+    ) -> Any:
+        opens: tuple[preview.Opened, ...] = ()
+        shuts: tuple[preview.Opened, ...] = ()
+        if command is None:
+            found = _known(self.meters.state(mpxn), consent_id)
+        else:
+            done = await self.meters.rehearse(mpxn, command, by)
+            found = _known(done.after, consent_id)
+            opens, shuts = preview.changed(done.before, done.after, consent_id, done.now)
         return consumers_pb2.Leg(
             mpxn=mpxn,
-            state=consent.state,
-            version=consent.version,
-            opens=[_opened(one) for one in preview.difference(after, before)],
-            shuts=[_opened(one) for one in preview.difference(before, after)],
+            state="" if found is None else found.state,
+            version=0 if found is None else found.version,
+            opens=[_opened(one) for one in opens],
+            shuts=[_opened(one) for one in shuts],
         )
 
 

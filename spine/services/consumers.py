@@ -33,7 +33,7 @@ from spine.server import Service
 from spine.services import bulk, terms, wire
 from spine.services.announcing import announcing
 from spine.services.background import every, keep_quarantined
-from spine.services.consent_answers import ConsentAnswers, LegOf
+from spine.services.consent_answers import ConsentAnswers, LegOf, is_dry_run
 from spine.services.erasures import erasures
 from spine.services.holds import watch_holds
 from spine.services.lapses import Lapses
@@ -262,10 +262,9 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
             command = home(self._home.state(consent_id))
             if command is NotImplemented:
                 command = order
-        if _is_dry_run(request):
-            if at_home:
-                await self._home.rehearse(consent_id, command, by)
-            return await self._answers.dry_run(consent_id, mpxns, leg, by)
+        if is_dry_run(request):
+            tried = await self._ordered(consent_id, command, by) if at_home else leg
+            return await self._answers.dry_run(consent_id, mpxns, tried, by)
         if at_home:
             given = wire.order(request, method, consent_id, command, by)
             handled, found = await self._fan_outs.order(given)
@@ -287,6 +286,11 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
             positions=wire.position_token(self._log_id, positions),
             replayed=replayed,
         )
+
+    async def _ordered(self, consent_id: str, command: OrderFanOut, by: Actor) -> dict[str, Any]:
+        """The legs that the order would be sent as; none if it is already so."""
+        found = await self._home.rehearse(consent_id, command, by)
+        return {} if found.after == found.before else dict(fan_out.newest_legs(found.after))
 
     async def _leg(
         self, request: Any, method: str, mpxn: str, leg: LegOf, by: Actor, of: int
@@ -327,7 +331,7 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
     ) -> ConsentTerms:
         text = terms.notice_text(request)
         sealed = None
-        if text and consumer_ref != NOBODY and not _is_dry_run(request):
+        if text and consumer_ref != NOBODY and not is_dry_run(request):
             sealed = await self._sealed(consumer_ref, f"notice/{consent_id}", text.encode())
         return replace(
             terms.agreed(request, data_user, consumer_ref),
@@ -345,11 +349,6 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
 
     async def _sealed(self, subject: str, context: str, plaintext: bytes) -> Sealed:
         return await asyncio.to_thread(self._vault.seal, subject, context, plaintext)
-
-
-def _is_dry_run(request: Any) -> bool:
-    """Whether nothing is to be written; most commands have no such field."""
-    return getattr(request, "dry_run", False)
 
 
 # -- the process ----------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from tests.e2e.conftest import Installation
 
 MPAN = "1900012345952"
 TERMS = ("--data-user", "bright-advice", "--purpose", "ENERGY_ADVICE")
+AS_WREN = ("--basis", "SUBJECT", "--as", "wren")
 DATES = ("--history-from", "2024-01-01", "--expires", "2030-01-01")
 
 
@@ -39,18 +40,22 @@ def occupied(spine: Installation) -> str:
 def test_a_consumer_asks_first_and_keeps_the_receipts(occupied: str, tmp_path: Path) -> None:
     own = ("--as", "wren")
     asked = said("consent", "grant", occupied, *TERMS, *DATES, *own, "--dry-run")
-    assert [(c["would"], c["category"]) for c in asked["changes"]] == [("open", "HH_CONSUMPTION")]
+    assert [(c["would"], c["category"]) for c in asked["changes"]] == [
+        ("open", "HH_CONSUMPTION"),
+        ("open", "METERING_POINT"),
+    ]
+    assert asked["legs"] == {occupied: "ACTIVE"}
     assert asked["changes"][0]["metered"].endswith(" to open")
     granted = said("consent", "grant", occupied, *TERMS, *DATES, *own, "--receipts", tmp_path)
     assert granted["legs"][0]["state"] == "ACTIVE"
     consent_id = granted["consent_id"]
     tried = run("consent", "revoke", consent_id, occupied, *own, "--dry-run")
-    assert "nothing was written" in tried and "shut" in tried
+    assert "nothing was written" in tried and "would be: REVOKED" in tried and "shut" in tried
     later = ("--expires", "2029-01-01")
     narrowed = run("consent", "narrow", consent_id, occupied, *later, *own, "--dry-run")
     assert "2029-01-01T00:00:00Z to 2030-01-01T00:00:00Z" in narrowed
     same = run("consent", "narrow", consent_id, occupied, *own, "--dry-run")
-    assert "nothing would change" in same
+    assert "nothing that can be read now or later would change" in same
     revoked = said("consent", "revoke", consent_id, occupied, *own, "--receipts", tmp_path)
     assert revoked["legs"][0]["state"] == "REVOKED"
     kept = {path.name: path for path in tmp_path.iterdir()}
@@ -66,14 +71,26 @@ def test_a_receipt_is_checked_offline_and_a_changed_one_is_found(
     run("consent", "grant", occupied, *TERMS, *DATES, *own)
     (path,) = tmp_path.iterdir()
     found = said("consent", "receipt", path)
-    assert "compare it with the one you know" in run("consent", "receipt", path)
-    assert said("consent", "receipt", path, "--key", found["key"])["genuine"]
+    assert (found["intact"], found["key_known"]) == (True, False)
+    assert "proves nothing" in run("consent", "receipt", path)
+    known = ("--key", found["key"])
+    assert said("consent", "receipt", path, *known)["key_known"]
+    assert "genuine" in run("consent", "receipt", path, *known)
     path.write_text(path.read_text().replace("bright-advice", "somebody-else"))
     changed = said("consent", "receipt", path, code=EXIT_DIFFERENT)
-    assert changed["genuine"] is False
+    assert changed["intact"] is False
     assert changed["says"]["data user"] == "somebody-else"
     run("consent", "receipt", path, code=EXIT_DIFFERENT)
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
     for words in ((path, "--key", "nonsense"), (tmp_path / "bytes",), (Path(__file__),)):
         ran = CliRunner().invoke(app, ["consent", "receipt", *map(str, words)])
         assert getattr(ran.exception, "grpc_code", "") == "INVALID_ARGUMENT"
+
+
+def test_nothing_is_granted_if_its_receipt_could_not_be_kept(occupied: str, tmp_path: Path) -> None:
+    """The naive command grants first, and fails before it has said under which id."""
+    (tmp_path / "file").write_text("")
+    before = said("consent", "show", occupied, "--purpose", "OWN_USE", *AS_WREN)
+    nowhere = ("--as", "wren", "--receipts", tmp_path / "file")
+    run("consent", "grant", occupied, *TERMS, *DATES, *nowhere, code=2)
+    assert said("consent", "show", occupied, "--purpose", "OWN_USE", *AS_WREN) == before

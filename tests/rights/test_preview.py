@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 from datetime import timedelta
 
-from domains.consumers.preview import Opened, difference, opened
+import pytest
+
+from domains.consumers import events as consumers
+from domains.consumers.evolve import evolve
+from domains.consumers.preview import OTHERS_MAX, Opened, changed, difference, opened
+from spine.errors import Reason, Refused
 from spine.gb import Interval
-from spine.policy import POLICIES, MeterAccess, Permit, Situation
+from spine.policy import POLICIES, Category, MeterAccess, Permit, Situation
 from spine.trust import Accreditation, Participant
 from tests.helpers.access import access_request
 from tests.rights.test_rights import DAYS, START, Life
@@ -17,6 +23,7 @@ LIVES = 1_000
 MOMENTS = 40
 MINUTE = timedelta(minutes=1)
 OTHER = ("ENERGY_ADVICE", "DAILY")
+TOLD = tuple(str(category) for category in Category if category is not Category.CONSENTS)
 ADVISER = Participant(
     "adviser",
     accreditations=(Accreditation("data_user", "CCS", "1", (), START - timedelta(days=90), None),),
@@ -72,18 +79,18 @@ def test_what_is_opened_and_shut_is_what_the_policy_says_before_and_after() -> N
 
 def test_a_consent_shuts_only_what_no_other_one_opens() -> None:
     """The naive preview lists the terms of the consent that is taken back."""
-    rng, naive = random.Random(9), 0
+    rng, naive, told = random.Random(9), 0, 0
     for _ in range(LIVES):
         life = Life(rng)
         life.live()
         theirs = [c for c in life.access.consents if c.data_user == "adviser"]
         if len(theirs) < 2:
             continue
-        now = life.moment()
-        rest = MeterAccess(life.access.tenancies, consents=tuple(theirs[1:]))
-        alone = MeterAccess(life.access.tenancies, consents=(theirs[0],))
-        terms = opened(alone, "adviser", now)
-        shuts = difference(terms, opened(rest, "adviser", now))
+        now, first = life.moment(), theirs[0]
+        before = life.access
+        life.happen(consumers.ConsentRevoked(first.consent_id, now))
+        opens, shuts = changed(before, life.access, first.consent_id, now)
+        assert not opens
         for one in shuts:
             start, read = one.metered.start, one.read.start
             at = Opened(
@@ -92,6 +99,40 @@ def test_a_consent_shuts_only_what_no_other_one_opens() -> None:
                 Interval(start, start + MINUTE),
                 Interval(read, read + MINUTE),
             )
-            assert not permitted(rest, at)
-        naive += terms != shuts
-    assert naive > 0
+            assert permitted(before, at) and not permitted(life.access, at)
+        told += bool(shuts)
+        alone = MeterAccess(before.tenancies, consents=(first,))
+        naive += opened(alone, "adviser", now) != shuts
+    assert naive > 0 and told > 0
+
+
+def test_a_change_of_one_consent_is_told_as_the_difference_of_all() -> None:
+    rng, told = random.Random(10), 0
+    for _ in range(LIVES):
+        life = Life(rng)
+        life.live()
+        before, now = life.access, life.moment()
+        life.happen(life.fact())
+        moved = [c for c in life.access.consents if c not in before.consents]
+        if len(moved) != 1 or not moved[0].data_user:
+            continue
+        were = opened(before, moved[0].data_user, now)
+        are = opened(life.access, moved[0].data_user, now)
+        found = changed(before, life.access, moved[0].consent_id, now)
+        assert found == (difference(are, were), difference(were, are))
+        told += found != ((), ())
+    assert told > 20
+
+
+def test_who_gave_more_consents_than_can_be_told_apart_is_told_so() -> None:
+    granted = Life(random.Random(1)).agreed("k-1", "t-1")
+    lived = consumers.TenancyStarted("t-1", granted.consumer_ref, START - timedelta(days=90))
+    access = evolve(MeterAccess(), lived)
+    for number in range(OTHERS_MAX + 2):
+        before = access
+        access = evolve(access, replace(granted, consent_id=f"k-{number}"))
+        if number <= OTHERS_MAX:
+            changed(before, access, f"k-{number}", START)
+    with pytest.raises(Refused) as refused:
+        changed(before, access, f"k-{OTHERS_MAX + 1}", START)
+    assert refused.value.reason is Reason.REQUEST_TOO_LARGE

@@ -241,13 +241,13 @@ def test_what_only_takes_access_away_is_never_held(authority: Authority) -> None
     admission.admit(
         service, "/spine.consumers.v1.Consumers/RevokeConsent", consumers_pb2.RevokeConsentRequest()
     )
-    with pytest.raises(NotPermitted) as error:
-        admission.admit(
-            service,
-            "/spine.consumers.v1.Consumers/GrantConsent",
-            consumers_pb2.GrantConsentRequest(),
-        )
-    assert error.value.reason is Reason.PARTY_HELD
+    for method, request in (
+        ("GrantConsent", consumers_pb2.GrantConsentRequest()),
+        ("RevokeConsent", consumers_pb2.RevokeConsentRequest(dry_run=True)),  # takes nothing away
+    ):
+        with pytest.raises(NotPermitted) as error:
+            admission.admit(service, f"/spine.consumers.v1.Consumers/{method}", request)
+        assert error.value.reason is Reason.PARTY_HELD
 
 
 # What a request names

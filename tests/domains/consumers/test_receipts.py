@@ -10,9 +10,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from domains.consumers.receipts import KEY_LINE, Place, read, receipt, receipt_key
+from domains.consumers.receipts import KEY_LINE, Place, SignedBy, read, receipt, receipt_key
 from spine.errors import Invalid, Reason
-from spine.policy import Consent, ConsentState
+from spine.policy import Consent, ConsentState, MeterAccess, Tenancy
 from spine.signing import Signer, verify
 
 LOG_ID = bytes(range(32))
@@ -41,8 +41,19 @@ CONSENT = Consent(
 KEY = receipt_key(LOG_ID, OURS.public_key)
 
 
-def made(by: Signer = OURS, consent: Consent = CONSENT) -> str:
-    return receipt(PLACE, MPXN, consent, by.public_key, by.private.sign)
+NOW = AT.replace(month=6)
+LIVED = Tenancy("t-1", "c-1", AT.replace(year=2024))
+
+
+def made(
+    by: Signer = OURS,
+    consent: Consent = CONSENT,
+    now: datetime = NOW,
+    until: datetime | None = None,
+) -> str:
+    access = MeterAccess((replace(LIVED, effective_to=until),), consents=(consent,))
+    signed_by = SignedBy(by.public_key, by.private.sign)
+    return receipt(PLACE, MPXN, access, consent, now, signed_by)
 
 
 def naive(raw: str) -> dict[str, str]:
@@ -52,11 +63,12 @@ def naive(raw: str) -> dict[str, str]:
 
 def test_it_says_all_that_was_agreed_and_names_nobody() -> None:
     found = read(made(), verify, KEY)
-    assert found.genuine and found.key == KEY
+    assert found.intact and found.key == KEY
     assert dict(found.says) == {
         "consent": "k-1",
         "version": "2",
         "state": "ACTIVE",
+        "stated at": "2026-06-02T03:04:05.678Z",
         "changed at": "2026-01-02T03:04:05.678Z",
         "consumer": "c-1",
         "tenancy": "t-1",
@@ -77,8 +89,21 @@ def test_it_says_all_that_was_agreed_and_names_nobody() -> None:
     }
 
 
-def test_it_is_the_same_each_time_it_is_given() -> None:
-    assert made() == made()
+@pytest.mark.parametrize(
+    ("now", "until", "state"),
+    [
+        (NOW, None, "ACTIVE"),
+        (AT.replace(year=2025, month=12), None, "NOT_YET_VALID"),
+        (AT.replace(year=2027), None, "EXPIRED"),
+        (NOW, AT.replace(month=5), "ENDED"),
+    ],
+)
+def test_it_says_how_the_consent_stands_when_it_is_given(
+    now: datetime, until: datetime | None, state: str
+) -> None:
+    """The naive receipt repeats the last event, which knows of neither time nor tenancy."""
+    assert read(made(now=now, until=until), verify, KEY).says["state"] == state
+    assert CONSENT.state == "ACTIVE"
 
 
 @pytest.mark.parametrize(
@@ -95,18 +120,18 @@ def test_it_is_the_same_each_time_it_is_given() -> None:
 def test_a_changed_word_is_found_and_the_naive_reader_believes_it(said: str, instead: str) -> None:
     changed = made().replace(said, instead)
     assert changed != made()
-    assert not read(changed, verify, KEY).genuine
-    assert not read(changed, verify).genuine
+    assert not read(changed, verify, KEY).intact
+    assert not read(changed, verify).intact
     assert naive(changed) != naive(made())
 
 
 def test_a_receipt_of_another_key_is_genuine_only_by_what_it_says_itself() -> None:
     forged = made(OTHERS, replace(CONSENT, state=ConsentState.REVOKED))
     by_itself = read(forged, verify)
-    assert by_itself.genuine and by_itself.key != KEY
-    assert not read(forged, verify, KEY).genuine
+    assert by_itself.intact and by_itself.key != KEY
+    assert not read(forged, verify, KEY).intact
     named_as_ours = forged.replace(str(by_itself.key), str(KEY))
-    assert not read(named_as_ours, verify).genuine
+    assert not read(named_as_ours, verify).intact
 
 
 @settings(max_examples=300, deadline=None)
@@ -124,11 +149,19 @@ def test_no_change_of_characters_passes(data: st.DataObject) -> None:
     except Invalid as refused:
         assert refused.reason is Reason.FILE_UNRECOGNISED
         return
-    assert not found.genuine or found.says == read(original, verify, KEY).says
+    assert not found.intact or found.says == read(original, verify, KEY).says
 
 
 @pytest.mark.parametrize("raw", ["", "\n", "a\n\nb\n", made() * 2, "x" * 100_000, made()[:-30]])
 def test_what_is_no_receipt_is_said_to_be_none(raw: str) -> None:
     with pytest.raises(Invalid) as refused:
         read(raw, verify, KEY)
+    assert refused.value.reason is Reason.FILE_UNRECOGNISED
+
+
+@pytest.mark.parametrize("odd", ["\u202e", "\x85", "\x9b31m", "\u2028"])
+def test_what_would_upset_a_terminal_is_no_receipt_whoever_signed_it(odd: str) -> None:
+    theirs = made(OTHERS, replace(CONSENT, evidence=f"e{odd}"))
+    with pytest.raises(Invalid) as refused:
+        read(theirs, verify)
     assert refused.value.reason is Reason.FILE_UNRECOGNISED
