@@ -15,7 +15,7 @@ from tests.e2e.conftest import Installation
 
 MPAN = "1900012345952"
 TERMS = ("--data-user", "bright-advice", "--purpose", "ENERGY_ADVICE")
-AS_WREN = ("--basis", "SUBJECT", "--as", "wren")
+AS_LINNET = ("--basis", "SUBJECT", "--as", "linnet")
 DATES = ("--history-from", "2024-01-01", "--expires", "2030-01-01")
 
 
@@ -31,14 +31,14 @@ def said(*words: str | Path, code: int = 0) -> Any:
 
 @pytest.fixture(scope="module")
 def occupied(spine: Installation) -> str:
-    """A meter at which wren lives."""
+    """A meter at which linnet lives."""
     spine.meter(MPAN, "north-supply")
-    spine.occupier(MPAN, "wren")
+    spine.occupier(MPAN, "linnet")
     return MPAN
 
 
 def test_a_consumer_asks_first_and_keeps_the_receipts(occupied: str, tmp_path: Path) -> None:
-    own = ("--as", "wren")
+    own = ("--as", "linnet")
     asked = said("consent", "grant", occupied, *TERMS, *DATES, *own, "--dry-run")
     assert [(c["would"], c["category"]) for c in asked["changes"]] == [
         ("open", "HH_CONSUMPTION"),
@@ -67,7 +67,7 @@ def test_a_consumer_asks_first_and_keeps_the_receipts(occupied: str, tmp_path: P
 def test_a_receipt_is_checked_offline_and_a_changed_one_is_found(
     occupied: str, tmp_path: Path
 ) -> None:
-    own = ("--as", "wren", "--receipts", tmp_path)
+    own = ("--as", "linnet", "--receipts", tmp_path)
     run("consent", "grant", occupied, *TERMS, *DATES, *own)
     (path,) = tmp_path.iterdir()
     found = said("consent", "receipt", path)
@@ -90,7 +90,7 @@ def test_a_receipt_is_checked_offline_and_a_changed_one_is_found(
 def test_nothing_is_granted_if_its_receipt_could_not_be_kept(occupied: str, tmp_path: Path) -> None:
     """The naive command grants first, and fails before it has said under which id."""
     (tmp_path / "file").write_text("")
-    before = said("consent", "show", occupied, "--purpose", "OWN_USE", *AS_WREN)
-    nowhere = ("--as", "wren", "--receipts", tmp_path / "file")
+    before = said("consent", "show", occupied, "--purpose", "OWN_USE", *AS_LINNET)
+    nowhere = ("--as", "linnet", "--receipts", tmp_path / "file")
     run("consent", "grant", occupied, *TERMS, *DATES, *nowhere, code=2)
-    assert said("consent", "show", occupied, "--purpose", "OWN_USE", *AS_WREN) == before
+    assert said("consent", "show", occupied, "--purpose", "OWN_USE", *AS_LINNET) == before
