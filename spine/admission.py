@@ -124,7 +124,12 @@ class Admission:
 
 
 def _may_be_held(method: str, request: Any) -> bool:
-    return method.rpartition("/")[2] not in NEVER_HELD or getattr(request, "dry_run", False)
+    return method.rpartition("/")[2] not in NEVER_HELD or is_dry_run(request)
+
+
+def is_dry_run(request: Any) -> bool:
+    """Whether nothing is to be written; most requests have no such field."""
+    return getattr(request, "dry_run", False)
 
 
 def meters_of(request: Any) -> Sequence[str]:

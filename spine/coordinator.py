@@ -143,8 +143,7 @@ class Coordinator:
         await self._admit(subject, command, by)
         fold = self.live(subject).stored.fold
         self._ready(fold, subject)
-        assert fold.head is not None
-        now = from_epoch_ms(max(wall_clock_ms(), fold.head.now_ms))
+        now = _now(fold)
         before = after = fold.subject(subject).state
         for event in self.domain.decide(before, command, now):
             after = self.domain.evolve(after, event)
@@ -161,9 +160,7 @@ class Coordinator:
         if (earlier := self.earlier(order)) is not None:
             return earlier
         self._ready(fold, order.subject)
-        assert fold.head is not None
-        row = fold.subject(order.subject)
-        now = from_epoch_ms(max(wall_clock_ms(), fold.head.now_ms))
+        row, now = fold.subject(order.subject), _now(fold)
         events = self.domain.decide(row.state, order.command, now)
         if not events and self._tightens(order.command):
             # "Already so" must not come from a fold that has yet to learn that it no longer is.
@@ -294,9 +291,7 @@ class Coordinator:
                     refused[order.actor] = error
             if (error_ := refused[order.actor]) is not None:
                 raise error_
-        assert fold.head is not None
-        row = fold.subject(order.subject)
-        now = from_epoch_ms(max(wall_clock_ms(), fold.head.now_ms))
+        row, now = fold.subject(order.subject), _now(fold)
         events = self.domain.decide(row.state, order.command, now)
         if not events and tightens:
             await self._barrier(live)
@@ -360,6 +355,12 @@ class Coordinator:
             raise Pushback(
                 closed, "closed until a build understands what it holds", retry_after_s=60
             )
+
+
+def _now(fold: PartitionFold) -> datetime:
+    """The time of a decision: this machine's, and never before what the log has seen (rule 11)."""
+    assert fold.head is not None
+    return from_epoch_ms(max(wall_clock_ms(), fold.head.now_ms))
 
 
 def _next_record(orders: Sequence[Order], places: list[int]) -> tuple[list[int], list[int]]:

@@ -169,11 +169,6 @@ def legs(order: FanOutOrdered) -> tuple[tuple[str, ConsumersCommand], ...]:
     return tuple((mpxn, _leg(order)) for mpxn in order.mpxns)
 
 
-def newest_legs(state: FanOut) -> tuple[tuple[str, ConsumersCommand], ...]:
-    """The legs of the last order."""
-    return legs(state.orders[-1].ordered)
-
-
 def _leg(order: FanOutOrdered) -> ConsumersCommand:
     by = Actor(order.actor_role, order.actor_party)
     consent_id, terms = order.consent_id, order.terms

@@ -12,10 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import pairwise
 from typing import Final
 
-from domains.consumers.evolve import find_consent
+from domains.consumers.evolve import find_consent, find_tenancy
 from spine.errors import Reason, Refused
 from spine.gb import Interval
 from spine.policy import Category, Consent, ConsentState, MeterAccess
@@ -38,16 +37,6 @@ class Opened:
     read: Interval
 
 
-def opened(access: MeterAccess, data_user: str, now: datetime) -> tuple[Opened, ...]:
-    """What all consents of one data user open from now on; several may open the same."""
-    return tuple(
-        one
-        for consent in access.consents
-        if consent.data_user == data_user
-        for one in _opened_by(consent, access, now)
-    )
-
-
 def changed(
     before: MeterAccess, after: MeterAccess, consent_id: str, now: datetime
 ) -> tuple[tuple[Opened, ...], tuple[Opened, ...]]:
@@ -68,9 +57,9 @@ def changed(
     if len(others) > OTHERS_MAX:
         message = f"more than {OTHERS_MAX} other consents of the data user may open the same"
         raise Refused(Reason.REQUEST_TOO_LARGE, message)
-    still = [one for consent in others for one in _opened_by(consent, after, now)]
+    still = [one for consent in others for one in opened_by(consent, after, now)]
     was, is_ = (
-        () if consent is None else _opened_by(consent, access, now)
+        () if consent is None else opened_by(consent, access, now)
         for consent, access in zip(own, (before, after), strict=True)
     )
     return difference(is_, (*was, *still)), difference(was, (*is_, *still))
@@ -90,7 +79,8 @@ def difference(these: Iterable[Opened], those: Iterable[Opened]) -> tuple[Opened
 _Area = tuple[Interval, Interval]
 
 
-def _opened_by(consent: Consent, access: MeterAccess, now: datetime) -> tuple[Opened, ...]:
+def opened_by(consent: Consent, access: MeterAccess, now: datetime) -> tuple[Opened, ...]:
+    """What one consent opens from now on, whatever others open."""
     if consent.state is not ConsentState.ACTIVE:
         return ()
     stretches = _stretches(consent, access, now)
@@ -101,9 +91,7 @@ def _opened_by(consent: Consent, access: MeterAccess, now: datetime) -> tuple[Op
 
 
 def _stretches(consent: Consent, access: MeterAccess, now: datetime) -> _Area | None:
-    tenancy = next((t for t in access.tenancies if t.tenancy_id == consent.tenancy_id), None)
-    if tenancy is None:
-        return None
+    tenancy = find_tenancy(access, consent.tenancy_id)
     moves_out = tenancy.effective_to or FOR_EVER
     metered = (max(consent.history_from, tenancy.effective_from), moves_out)
     read = (
@@ -123,14 +111,13 @@ def _outside(these: list[_Area], those: list[_Area]) -> Iterator[_Area]:
     """The parts of these areas that lie in none of those: equal columns of cells are one part."""
     edges = sorted({edge for metered, _ in (*these, *those) for edge in _ends(metered)})
     column: tuple[Interval, ...] = ()
-    began = ended = edges[0]
-    for start, end in pairwise(edges):
+    began = edges[0]
+    for start in edges[:-1]:
         across = tuple(_cells(_reads(these, start), _reads(those, start)))
         if across != column:
-            yield from ((Interval(began, ended), read) for read in column)
+            yield from ((Interval(began, start), read) for read in column)
             column, began = across, start
-        ended = end
-    yield from ((Interval(began, ended), read) for read in column)
+    yield from ((Interval(began, edges[-1]), read) for read in column)
 
 
 def _reads(areas: list[_Area], at: datetime) -> list[Interval]:

@@ -16,7 +16,6 @@ from typing import Final
 
 from domains.consumers.views import shown_state
 from spine.errors import Invalid, Reason
-from spine.event import epoch_ms, from_epoch_ms
 from spine.ledger.note import ED25519, Note, Sign, VerifierKey, Verify, sign
 from spine.policy import Basis, Consent, MeterAccess
 
@@ -114,4 +113,4 @@ def read(raw: str, verify: Verify, known: VerifierKey | None = None) -> Read:
 
 
 def _instant(at: datetime) -> str:
-    return from_epoch_ms(epoch_ms(at)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -13,7 +13,7 @@ from domains.consumers import receipts
 from spine.console.client import stamp
 from spine.console.context import CONSENT_SERVICE, As, AsJson, instant
 from spine.console.output import EXIT_DIFFERENT, details, err, out, say, say_json, table, when
-from spine.console.parties import client
+from spine.console.parties import client, place
 from spine.errors import Invalid, Reason
 from spine.ledger.note import MalformedNote, VerifierKey
 from spine.signing import verify
@@ -112,8 +112,7 @@ def grant(
         notice={"text": notice, "language": "en-GB", "channel": "CLI"},
         dry_run=dry_run,
     )
-    _said(answer, dry_run, as_json)
-    _keep(answer, receipts_)
+    _answered(answer, receipts_, dry_run, as_json)
 
 
 def narrow(
@@ -141,8 +140,7 @@ def narrow(
         dry_run=dry_run,
         **fields,
     )
-    _said(answer, dry_run, as_json)
-    _keep(answer, receipts_)
+    _answered(answer, receipts_, dry_run, as_json)
 
 
 def revoke(
@@ -157,8 +155,7 @@ def revoke(
     answer = client(as_).consumers(
         "RevokeConsent", consent_id=consent_id, mpxns=mpxns, dry_run=dry_run
     )
-    _said(answer, dry_run, as_json)
-    _keep(answer, receipts_)
+    _answered(answer, receipts_, dry_run, as_json)
 
 
 def decline(consent_id: ConsentId, mpxns: Meters, as_: As, as_json: AsJson = False) -> None:
@@ -244,11 +241,13 @@ def _keep(answer: Any, folder: Path | None) -> None:
             (folder / name).write_text(leg.receipt, encoding="utf-8")
 
 
-def _said(answer: Any, dry_run: bool, as_json: bool) -> None:
+def _answered(answer: Any, folder: Path | None, dry_run: bool, as_json: bool) -> None:
+    """Say what was answered before the receipts are kept, of which a dry run has none."""
     if dry_run:
         _rehearsed(answer, as_json)
     else:
         _legs(answer, as_json)
+    _keep(answer, folder)
 
 
 def _rehearsed(answer: Any, as_json: bool) -> None:
@@ -291,7 +290,7 @@ def _legs(answer: Any, as_json: bool) -> None:
             "state": leg.state,
             "version": leg.version,
             "refused": leg.refused,
-            "record": _place(leg.record),
+            "record": place(leg.record),
         }
         for leg in answer.legs
     ]
@@ -302,7 +301,3 @@ def _legs(answer: Any, as_json: bool) -> None:
     for leg in legs:
         became = leg["refused"] or leg["state"] or BARRED
         out.print(f"  {leg['mpxn']}  {became}  [dim]{leg['record']}[/]")
-
-
-def _place(record: Any) -> str:
-    return f"{record.topic}-{record.partition}@{record.offset}" if record.topic else ""

@@ -47,10 +47,15 @@ def acknowledge(answer: Any, what: str, as_json: bool, **more: object) -> None:
     """Say that a command was recorded, and where."""
     record = answer.record
     if as_json:
-        place = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
-        say_json({"done": what, "replayed": answer.replayed, "record": place, **more})
+        at = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
+        say_json({"done": what, "replayed": answer.replayed, "record": at, **more})
     else:
-        say(f"{what}  [dim]{record.topic}-{record.partition}@{record.offset}[/]")
+        say(f"{what}  [dim]{place(record)}[/]")
+
+
+def place(record: Any) -> str:
+    """Where a record stands, as people read it; nothing for no record."""
+    return f"{record.topic}-{record.partition}@{record.offset}" if record.topic else ""
 
 
 # -- participants ---------------------------------------------------------------------------------

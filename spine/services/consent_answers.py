@@ -25,11 +25,6 @@ KEEPS_RECEIPTS: Final = frozenset({Role.CONSUMER, Role.CONSENT_SERVICE})
 LegOf = Callable[[MeterAccess], ConsumersCommand]
 
 
-def is_dry_run(request: Any) -> bool:
-    """Whether nothing is to be written; most commands have no such field."""
-    return getattr(request, "dry_run", False)
-
-
 @dataclass(frozen=True, slots=True)
 class ConsentAnswers:
     """Makes the legs of an answer from what the folds say of the meters."""

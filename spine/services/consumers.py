@@ -19,6 +19,7 @@ from domains.consumers.commands import ConsentTerms, ConsumersCommand, check_rol
 from domains.consumers.evolve import find_consent, is_bar
 from domains.consumers.fan_out import Action, OrderFanOut
 from spine import trust
+from spine.admission import is_dry_run
 from spine.claims import Claims
 from spine.consumers.v1 import consumers_pb2, consumers_pb2_grpc
 from spine.coordinator import Coordinator
@@ -33,7 +34,7 @@ from spine.server import Service
 from spine.services import bulk, terms, wire
 from spine.services.announcing import announcing
 from spine.services.background import every, keep_quarantined
-from spine.services.consent_answers import ConsentAnswers, LegOf, is_dry_run
+from spine.services.consent_answers import ConsentAnswers, LegOf
 from spine.services.erasures import erasures
 from spine.services.holds import watch_holds
 from spine.services.lapses import Lapses
@@ -251,7 +252,7 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
         request: Any,
         order: OrderFanOut,
         leg: LegOf,
-        home: Callable[[fan_out.FanOut], OrderFanOut] = lambda state: NotImplemented,
+        home: Callable[[fan_out.FanOut], OrderFanOut] | None = None,
     ) -> Any:
         """Order it at home or give it straight to the meters named; answer with every leg."""
         method = f"{order.action.title()}Consent"
@@ -259,9 +260,7 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
         positions = []
         at_home = self._fan_outs.at_home(by, consent_id, Action(order.action), mpxns)
         if at_home:
-            command = home(self._home.state(consent_id))
-            if command is NotImplemented:
-                command = order
+            command = order if home is None else home(self._home.state(consent_id))
         if is_dry_run(request):
             tried = await self._ordered(consent_id, command, by) if at_home else leg
             return await self._answers.dry_run(consent_id, mpxns, tried, by)
@@ -290,7 +289,8 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
     async def _ordered(self, consent_id: str, command: OrderFanOut, by: Actor) -> dict[str, Any]:
         """The legs that the order would be sent as; none if it is already so."""
         found = await self._home.rehearse(consent_id, command, by)
-        return {} if found.after == found.before else dict(fan_out.newest_legs(found.after))
+        ordered = found.after.orders[-1].ordered
+        return {} if found.after == found.before else dict(fan_out.legs(ordered))
 
     async def _leg(
         self, request: Any, method: str, mpxn: str, leg: LegOf, by: Actor, of: int

@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 from collections import Counter
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
 from domains.consumers import events as consumers
 from domains.consumers.evolve import evolve
-from domains.consumers.preview import OTHERS_MAX, Opened, changed, difference, opened
+from domains.consumers.preview import OTHERS_MAX, Opened, changed, difference, opened_by
 from spine.errors import Reason, Refused
 from spine.gb import Interval
 from spine.policy import POLICIES, Category, MeterAccess, Permit, Situation
@@ -28,6 +28,12 @@ ADVISER = Participant(
     "adviser",
     accreditations=(Accreditation("data_user", "CCS", "1", (), START - timedelta(days=90), None),),
 )
+
+
+def opened(access: MeterAccess, data_user: str, now: datetime) -> tuple[Opened, ...]:
+    """What all consents of one data user open from now on; several may open the same."""
+    theirs = (c for c in access.consents if c.data_user == data_user)
+    return tuple(one for consent in theirs for one in opened_by(consent, access, now))
 
 
 def permitted(access: MeterAccess, one: Opened) -> bool:
