@@ -100,7 +100,7 @@ class Store:
     def _open(self, life: int) -> None:
         self._pending: dict[bytes, bytes] = {}
         self._life = life
-        if (self.path / DAMAGE_MARK).exists():
+        if self.is_damaged:
             raise DamagedStore(f"{self.path.name}: marked as damaged")
         try:
             self._db = Rdict(str(self.path / str(life)), options=_options())
@@ -162,6 +162,11 @@ class Store:
         batch.put(POSITION_ROW, pack(position))
         self._db.write(batch)
         self._pending.clear()
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether something in it proved damaged: whoever opens it again begins anew."""
+        return (self.path / DAMAGE_MARK).exists()
 
     def mark_damaged(self) -> None:
         """Have the next start discard the store: a row is not what was once written."""

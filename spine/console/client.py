@@ -20,6 +20,7 @@ from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
 from spine.errors import Invalid, NotFound, Pushback, Reason
 from spine.governance.v1 import governance_pb2, governance_pb2_grpc
 from spine.identity import CA_ALIAS
+from spine.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from spine.metering.v1 import metering_pb2, metering_pb2_grpc
 from spine.operations.v1 import operations_pb2, operations_pb2_grpc
 from spine.reference.v1 import reference_pb2, reference_pb2_grpc
@@ -123,6 +124,10 @@ class Client:
         return self._command(
             process, operations_pb2_grpc.OperationsStub, operations_pb2, method, fields
         )
+
+    def ledger(self, method: str, **fields: Any) -> Any:
+        """A question to the ledger."""
+        return self._command("ledger", ledger_pb2_grpc.LedgerStub, ledger_pb2, method, fields)
 
     def dsi(self, method: str, **fields: Any) -> Any:
         """A query to the DSI."""

@@ -20,16 +20,10 @@ from spine.errors import Invalid, NotFound, Reason
 from spine.event import AccessRequests, LogRecord
 from spine.ledger.book import PUBLIC
 from spine.ledger.entries import Place
-from spine.ledger.library import (
-    Json,
-    Library,
-    Prover,
-    shown_json,
-    stored_json,
-)
+from spine.ledger.library import Json, Library, stored_json
 from spine.ledger.note import Checkpoint, MalformedNote, Note, PublishedHead
-from spine.ledger.verifier import Keys, verify
-from spine.log import LogReader
+from spine.ledger.proving import LogProver, shown_request
+from spine.ledger.verifier import Keys, Report, verify
 from spine.runtime import Runtime
 
 LEDGER: Final = "ledger"
@@ -38,6 +32,11 @@ _PLACE: Final = re.compile(
 )
 _REQUEST: Final = re.compile(r"[0-9a-f]{32}")
 
+LogKey = Annotated[str, typer.Option("--key", help="The log's key as you know it.")]
+WitnessKeys = Annotated[
+    list[str] | None, typer.Option("--witness", help="A witness's key as you know it.")
+]
+Quorum = Annotated[int, typer.Option("--quorum", help="How many witnesses must have cosigned.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Write it to this file.")]
 
 
@@ -97,7 +96,7 @@ def prove(
         record = next(reader.read(*place, offset, offset + 1))
         proof["stored"] = stored_json(record, with_value=value)
         if shown is not None:
-            proof["shown"] = shown_request(this, record, shown)
+            proof["shown"] = shown_request(this.codec, record, shown)
     finally:
         reader.close()
     _write(json.dumps(proof, indent=1) + "\n", out_)
@@ -110,7 +109,7 @@ def reads(
     as_json: AsJson = False,
 ) -> None:
     """Who read a meter and why: every read and refusal, each with its proof; sets are resolved."""
-    this, prover = runtime(), library().prover()
+    this = runtime()
     lines: list[Line] = []
     run_audit(lines.append, not as_json, Selection(party=party, member=mpxn))
     lines.sort(key=lambda line: (line.at, line.partition, line.offset, line.entry))
@@ -118,10 +117,12 @@ def reads(
     listed = []
     reader = this.reader()
     try:
+        prover = LogProver(library().prover(), reader, this.codec)
         for number, line in enumerate(lines, 1):
             name = f"{number:04d}.json"
             try:
-                proof = proof_of(this, reader, prover, line)
+                record = prover.record((trust.CONSUMER_LOG, line.partition), line.offset)
+                proof = prover.proof(record, line.entry if line.entry >= 0 else None)
             except NotFound:  # newer than the published head
                 name = ""
             else:
@@ -135,17 +136,6 @@ def reads(
     columns = ("when", "party", "purpose", "decision", "under", "released", "proof")
     table("Who read the meter, and why", columns, (_told(line) for line in listed))
     say(f"proofs in {folder}: check them with `spine ledger verify {folder}`")
-
-
-def proof_of(this: Runtime, reader: LogReader, prover: Prover, line: Line) -> Json:
-    """The proof of one decision's request; NotFound(POSITION_INVALID) if no head covers it yet."""
-    place = (trust.CONSUMER_LOG, line.partition)
-    proof = prover.prove(place, line.offset)
-    record = next(reader.read(*place, line.offset, line.offset + 1))
-    proof["stored"] = stored_json(record, with_value=False)
-    if line.entry >= 0:
-        proof["shown"] = shown_request(this, record, line.entry)
-    return proof
 
 
 def _told(line: Json) -> tuple[object, ...]:
@@ -203,17 +193,24 @@ def verify_(
     path: Annotated[
         Path, typer.Argument(exists=True, help="A proof, or a folder that was exported.")
     ],
-    key: Annotated[str, typer.Option(help="The log's key as you know it.")] = "",
-    witness_: Annotated[
-        list[str] | None, typer.Option("--witness", help="A witness's key as you know it.")
-    ] = None,
-    quorum: Annotated[int, typer.Option(help="How many witnesses must have cosigned.")] = 2,
+    key: LogKey = "",
+    witness_: WitnessKeys = None,
+    quorum: Quorum = 2,
     as_json: AsJson = False,
 ) -> None:
     """Check a proof or an exported folder offline; exit code 6, and what is wrong, if it fails."""
-    keys = Keys(key, tuple(witness_ or ()), quorum) if key else None
-    _check_kind(path)
-    report = verify(path, keys)
+    keys = keys_of(key, witness_, quorum)
+    check_kind(path)
+    report_checks(verify(path, keys), keys, as_json)
+
+
+def keys_of(key: str, witnesses: list[str] | None, quorum: int) -> Keys | None:
+    """The keys as typed; None to go by those that a proof names itself."""
+    return Keys(key, tuple(witnesses or ()), quorum) if key else None
+
+
+def report_checks(report: Report, keys: Keys | None, as_json: bool) -> None:
+    """Say what holds and what does not; exit code 6 if anything does not."""
     if as_json:
         say_json({"ok": report.ok, "checked": report.checked, "wrong": report.wrong})
     else:
@@ -227,7 +224,7 @@ def verify_(
         raise typer.Exit(EXIT_DIFFERENT)
 
 
-def _check_kind(path: Path) -> None:
+def check_kind(path: Path) -> None:
     """Invalid if it is no proof at all, rather than one that fails."""
     if path.is_dir():
         if not any(path.iterdir()):
@@ -262,16 +259,6 @@ def find(this: Runtime, entry: str) -> tuple[Place, int, int | None]:
         raise Invalid(Reason.POSITION_INVALID, message, field="entry")
     place = (found["topic"] or trust.CONSUMER_LOG, int(found["partition"]))
     return place, int(found["offset"]), None if found["entry"] is None else int(found["entry"])
-
-
-def shown_request(this: Runtime, record: LogRecord, entry: int) -> Json:
-    """One request of an access record, by itself; NotFound(POSITION_INVALID) if it has none."""
-    value = this.codec.decode(record.value or b"")
-    if not isinstance(value, AccessRequests) or entry >= len(value.entries):
-        raise NotFound(Reason.POSITION_INVALID, "the record there holds no such request")
-    return shown_json(
-        value.salt_seed, [this.codec.encode_entry(each) for each in value.entries], entry
-    )
 
 
 def _by_request(this: Runtime, request_id: bytes) -> tuple[Place, int, int]:

@@ -45,7 +45,12 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 def say_json(value: object) -> None:
     """One JSON document on standard output."""
-    out.print_json(json.dumps(value, default=_plain))
+    out.print_json(json_text(value))
+
+
+def json_text(value: object) -> str:
+    """A JSON document, with instants as ISO text and bytes in hex."""
+    return json.dumps(value, default=_plain)
 
 
 def say(text: str) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from spine.console.client import interval, stamp
 from spine.console.context import As, AsJson, Mpxn, instant
-from spine.console.output import details, listed, say, say_json, table, when
+from spine.console.output import details, json_text, listed, say, say_json, table, when
 from spine.console.parties import client
 from spine.dsi.v1 import dsi_pb2
 from spine.policy import Basis, Category
@@ -47,11 +48,16 @@ def read(
     rows: Annotated[
         bool, typer.Option("--rows", help="Every half hour, not just the days.")
     ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Keep the answer in this file, as JSON.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Read the half hours of a meter, if a live consent or duty covers them at this instant."""
     asked = {"purpose": purpose, "basis": basis, "interval": interval(instant(from_), instant(to))}
     pages = list(client(as_).readings(mpxn, **asked, **clocks(known=as_of_known)))
+    if out is not None:
+        out.write_text(json_text([page_as_dict(page) for page in pages]), "utf-8")
     if as_json:
         say_json([page_as_dict(page) for page in pages])
         return
@@ -255,6 +261,7 @@ def _decision(decision: Any) -> dict[str, Any]:
         "request_id": decision.request_id,
         "partition": decision.partition,
         "offset": decision.offset,
+        "entry": decision.entry,
         "decided_at": when(decision.decided_at),
         "consent_id": decision.consent_id,
     }
@@ -262,7 +269,9 @@ def _decision(decision: Any) -> dict[str, Any]:
 
 def _row(row: Any) -> dict[str, Any]:
     if row.WhichOneof("reading") == "value_wh":
-        return {"start": when(row.start), "value_wh": row.value_wh, "quality": row.quality}
+        version = f"{row.version.offset}.{row.version.row}"
+        value = {"value_wh": row.value_wh, "quality": row.quality, "version": version}
+        return {"start": when(row.start)} | value
     return {"start": when(row.start), "absent": absent(row)}
 
 

@@ -9,12 +9,16 @@ from typing import Any, Final
 
 import numpy as np
 
-from spine.answer import ABSENT, HalfHour, HalfHours
+from spine.answer import ABSENT, Absent, Columns, HalfHour, HalfHours
 from spine.dsi.v1 import dsi_pb2
-from spine.gb import HALF_HOUR, half_hour_start
+from spine.errors import Invalid, Reason
+from spine.gb import HALF_HOUR, half_hour_of, half_hour_start, on_the_grid
 from spine.services import wire
 
 HALF_HOUR_S: Final = HALF_HOUR // timedelta(seconds=1)
+# A page of a leap year, the longest there is; and what a source's quality code may be.
+ROWS_MAX: Final = 17_568
+QUALITY_CHARS_MAX: Final = 16
 
 
 def put_half_hours(answer: Any, rows: Sequence[HalfHour], in_columns: bool) -> None:
@@ -82,3 +86,43 @@ def _quality(rows: HalfHours, place: int) -> str:
 def _version(rows: HalfHours, place: int) -> Any:
     columns = rows.columns
     return dsi_pb2.Version(offset=int(columns.offsets[place]), row=int(columns.rows[place]))
+
+
+def half_hours_in(mpxn: str, columns: Any) -> HalfHours:
+    """The half hours of an answer whose columns a caller hands back; Invalid if it is no answer."""
+    start = wire.instant(columns.start, "columns")
+    counts = np.array([run.half_hours for run in columns.runs], np.int64)
+    recorded = np.array([not run.absent for run in columns.runs], np.bool_)
+    total = int(counts.sum())
+    if not on_the_grid(start) or not 0 < total <= ROWS_MAX or (counts <= 0).any():
+        message = f"an answer has 1 to {ROWS_MAX:,} half hours, from one on"
+        raise Invalid(Reason.FIELD_INVALID, message, field="columns")
+    if any(run.absent not in dsi_pb2.Absent.values() for run in columns.runs):
+        raise Invalid(Reason.FIELD_INVALID, "there is no such reason", field="columns")
+    if any(len(run.quality) > QUALITY_CHARS_MAX for run in columns.runs):
+        raise Invalid(Reason.FIELD_INVALID, "there is no such quality", field="columns")
+    if len(columns.values_wh) != int(counts[recorded].sum()):
+        message = "there are as many values as recorded half hours"
+        raise Invalid(Reason.FIELD_INVALID, message, field="columns")
+    names = [dsi_pb2.Absent.Name(run.absent).removeprefix("ABSENT_") for run in columns.runs]
+    absent = [
+        0 if run else ABSENT.index(Absent(name)) for run, name in zip(recorded, names, strict=True)
+    ]
+    qualities = tuple(dict.fromkeys(run.quality for run in columns.runs))
+    present = np.repeat(recorded, counts)
+    values = np.zeros(total, np.int64)
+    values[present] = columns.values_wh
+    return HalfHours(
+        mpxn,
+        Columns(
+            first=half_hour_of(start),
+            present=present,
+            values_wh=values,
+            quality=np.repeat([qualities.index(run.quality) for run in columns.runs], counts),
+            qualities=qualities,
+            offsets=np.repeat([run.version.offset for run in columns.runs], counts),
+            rows=np.repeat([run.version.row for run in columns.runs], counts),
+            instead=np.zeros(total, np.uint8),
+        ),
+        np.repeat(np.array(absent, np.uint8), counts),
+    )

@@ -21,7 +21,7 @@ import structlog
 
 from spine import telemetry, trust
 from spine.codec import Codec
-from spine.errors import Pushback
+from spine.errors import Bug, Pushback
 from spine.event import LogRecord
 from spine.files import claimed, write_whole
 from spine.follower import LogFollower
@@ -30,7 +30,7 @@ from spine.ledger.book import KEYS_FILE, Book, Sealed, origin_of
 from spine.ledger.cosigning import Cosigned, Witnesses
 from spine.ledger.entries import RecordLeaf
 from spine.ledger.library import Library
-from spine.ledger.note import ED25519, Note, PublishedHead, VerifierKey
+from spine.ledger.note import ED25519, Note, PublishedHead, VerifierKey, sign
 from spine.log import Appender, Kafka, LogReader, LogUnfit, create_missing, verify_settings
 from spine.opening import LogIdentity
 from spine.rows import Malformed, UnknownSchema
@@ -151,6 +151,12 @@ class Keeper:
     def held_back(self) -> bool:
         """Whether a head has waited for witnesses for so long that the alarm was raised."""
         return self._alarmed
+
+    def sign(self, text: str) -> Note:
+        """A statement under the ledger's key; never a head, which only an epoch is a reason for."""
+        if text.startswith(self.key.name):
+            raise Bug("a head is signed when its epoch is sealed")
+        return Note(text, (sign(text, self.key, self._sign),))
 
     async def stop(self) -> None:
         """Stop following; what is sealed stays on the disk."""

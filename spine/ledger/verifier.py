@@ -160,24 +160,25 @@ def check_note(raw: str, keys: Keys) -> SignedHead:
         if mark != "\u2014":
             raise Wrong("the checkpoint is malformed")
         signatures[name, blob[:4]] = blob[4:]
-    origin, kind, key_id, public = _key(keys.log)
+    origin, kind, key_id, public = key_of(keys.log)
     if kind != LOG_KEY or origin != lines[0]:
         raise Wrong(f"the checkpoint is of {lines[0]}, the key of {origin}")
-    if not _signed(public, text.encode(), signatures.get((origin, key_id), b"")):
+    if not signed_by(public, text.encode(), signatures.get((origin, key_id), b"")):
         raise Wrong("the log did not sign the checkpoint")
     cosigned = []
-    for name, kind, key_id, public in map(_key, dict.fromkeys(keys.witnesses)):
+    for name, kind, key_id, public in map(key_of, dict.fromkeys(keys.witnesses)):
         blob = signatures.get((name, key_id), b"")
         at = int.from_bytes(blob[:8], "big")
         message = f"cosignature/v1\ntime {at}\n{text}".encode()
-        if kind == WITNESS_KEY and _signed(public, message, blob[8:]):
+        if kind == WITNESS_KEY and signed_by(public, message, blob[8:]):
             cosigned.append(name)
     if len(cosigned) < keys.quorum:
         raise Wrong(f"{len(cosigned)} of {keys.quorum} witnesses cosigned the checkpoint")
     return SignedHead(origin, int(lines[1]), unbase64(lines[2]), tuple(cosigned))
 
 
-def _key(vkey: str) -> tuple[str, int, bytes, bytes]:
+def key_of(vkey: str) -> tuple[str, int, bytes, bytes]:
+    """Name, kind, id and bytes of a key as it is written; Wrong if it is malformed."""
     name, key_id, encoded = vkey.strip().split("+", 2)
     raw = unbase64(encoded)
     expected = sha256(f"{name}\n".encode() + raw)[:4]
@@ -186,7 +187,8 @@ def _key(vkey: str) -> tuple[str, int, bytes, bytes]:
     return name, raw[0], expected, raw[1:]
 
 
-def _signed(public: bytes, message: bytes, signature: bytes) -> bool:
+def signed_by(public: bytes, message: bytes, signature: bytes) -> bool:
+    """Whether that Ed25519 key signed the message."""
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
     except (InvalidSignature, ValueError):

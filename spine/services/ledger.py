@@ -10,6 +10,7 @@ from spine.config import Settings
 from spine.errors import Invalid, Reason
 from spine.ledger.book import PUBLIC
 from spine.ledger.cosigning import Witnesses
+from spine.ledger.library import Library
 from spine.ledger.note import MalformedNote, VerifierKey
 from spine.ledger.process import LEDGER, Keeper, prepare_topic
 from spine.ledger.serving import tile_server
@@ -17,6 +18,7 @@ from spine.ledger.witnessing import local_witnesses
 from spine.log import partition_counts
 from spine.policy import Role
 from spine.runtime import Process, Runtime, announce, remembered_port
+from spine.services.reads import reads_service
 
 HTTP_NAME = "ledger-http"
 
@@ -68,7 +70,8 @@ async def start_ledger(runtime: Runtime) -> LedgerProcess:
     port = settings.ledger_http_port or remembered_port(settings.data_dir, HTTP_NAME)
     await web.TCPSite(runner, settings.listen_host, port).start()
     announce(settings.data_dir, HTTP_NAME, settings.listen_host, runner.addresses[0][1])
-    await process.serve(Role.AUDITOR, [], settings.ledger_port)
+    reads = reads_service(process, Library(folder / PUBLIC), keeper.sign)
+    await process.serve(Role.AUDITOR, [reads], settings.ledger_port)
     return process
 
 

@@ -26,6 +26,7 @@ from spine import trust
 from spine.common.v1 import common_pb2
 from spine.console import context
 from spine.console.client import stamp
+from spine.event import murmur2_partition
 from spine.log import LogReader, partition_counts
 from spine.policy import Role
 from spine.policy_data import POLICY_DATA, data_hash
@@ -42,6 +43,7 @@ PROCESS: Final = {
     "Metering": "metering",
     "BtmAssets": "assets",
     "Dsi": "dsi",
+    "Ledger": "ledger",
     "Members": "dsi",
     "Reference": "metering",
     "Operations": "metering",
@@ -158,6 +160,8 @@ STRANGE_ASSET: Final = (
     bad("NOT_PERMITTED", by=ADVISER),
     bad("ASSET_UNKNOWN", asset_id=f"{ASSET[:-1]}9"),
 )
+HOME_PARTITION = murmur2_partition(HOME.encode(), 4)
+COLUMNS: Final = {"start": FROM, "values_wh": [1], "runs": [{"half_hours": 1}]}
 KEY = bytes(range(32))
 GRANT = {"party": "bad-one", "role": "supplier", "scheme": "DSI", "effective_from": FROM}
 FORGED = (
@@ -668,6 +672,37 @@ CASES: Final[dict[str, dict[str, Case]]] = {
                 bad("MPXN_FORMAT", questions=[{"mpxn": "12"}]),
                 bad("POSITION_INVALID", at_least=ELSEWHERE),
             ),
+        ),
+    },
+    "Ledger": {
+        "ListReads": Case(
+            ADVISER,
+            {"mpxn": HOME},
+            (
+                bad("FIELD_INVALID", page_size=501),
+                bad("FIELD_INVALID", page_size=-1),
+                bad("FIELD_INVALID", page_size=201, with_proofs=True),
+                bad("CURSOR_INVALID", cursor="?"),
+                bad("TIME_INVALID", since=NEVER),
+                bad("POSITION_INVALID", at_least=ELSEWHERE),
+                bad("ROLE_NOT_ALLOWED", by=BOARD),
+                bad("ROLE_NOT_ALLOWED", by=PORTAL),
+            ),
+        ),
+        # tests/e2e/test_ledger.py has what passes.
+        "GetProvenance": Case(
+            ADVISER,
+            {"mpxn": HOME, "partition": HOME_PARTITION, "columns": COLUMNS},
+            (
+                bad("DECISION_UNKNOWN"),
+                bad("POSITION_INVALID", partition=(HOME_PARTITION + 1) % 4),
+                bad("FIELD_INVALID", columns={"start": FROM}),
+                bad("FIELD_INVALID", columns=COLUMNS | {"values_wh": []}),
+                bad("FIELD_INVALID", columns=COLUMNS | {"runs": [{"half_hours": -1}]}),
+                bad("TIME_INVALID", columns=COLUMNS | {"start": NEVER}),
+                bad("ROLE_NOT_ALLOWED", by=BOARD),
+            ),
+            passes=False,
         ),
     },
     # What only servers ask; tests/broker/test_members.py has what passes.

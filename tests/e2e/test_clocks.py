@@ -22,6 +22,7 @@ from spine.gb import HALF_HOUR, SettlementDate, half_hour_start
 from spine.policy import Basis
 from spine.server import error_from
 from tests.e2e.conftest import SINCE, Installation, audit, grant
+from tests.helpers.perse import perse
 
 MPAN, SILENT, UNKNOWN = "1900012345916", "1900012345925", "1900012345943"
 OWN: dict[str, Any] = {"mpxn": MPAN, "purpose": "OWN_USE", "basis": Basis.SUBJECT}
@@ -95,18 +96,6 @@ def test_the_audit_gives_every_one_of_these_answers_again(
 
 
 # -- why there is no value ------------------------------------------------------------------------
-
-
-def perse(mpan: str, days: Iterable[date], first: int | None = None) -> bytes:
-    """A meter history with 1, 2, 3 ... Wh in the periods of each local day, or its first few."""
-    told: list[dict[str, Any]] = []
-    for day in days:
-        periods = SettlementDate(day).periods
-        held = [n / 1000 if n <= min(periods, first or 50) else None for n in range(1, 51)]
-        values: dict[str, Any] = {f"P{n}": value for n, value in enumerate(held, 1)}
-        flags = {f"UT{n}": None if value is None else "A" for n, value in enumerate(held, 1)}
-        told.append({"Date": str(day), "MPAN": mpan, "MeasurementQuantity": "AI"} | values | flags)
-    return json.dumps({"meta": {}, "data": told}).encode()
 
 
 def ingested(path: Path, content: bytes) -> dict[str, Any]:

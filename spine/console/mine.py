@@ -1,0 +1,99 @@
+"""Commands of whom it concerns: who read my meter, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from spine.console.client import Client, stamp
+from spine.console.context import As, AsJson, Mpxn, instant
+from spine.console.output import say, say_json, table, when
+from spine.console.parties import client
+
+PAGE = 200
+
+
+def add_to(app: typer.Typer) -> None:
+    """The commands of this module."""
+    mine = typer.Typer(no_args_is_help=True, help="What concerns you.")
+    mine.command("reads")(reads)
+    app.add_typer(mine, name="my")
+
+
+def reads(
+    mpxn: Mpxn,
+    as_: As,
+    since: Annotated[str, typer.Option(help="Only what was asked since this date or time.")] = "",
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="Where the proof of each goes.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Who read the meter and why: of an occupier's own time; of a data user, its own reads."""
+    listed = []
+    for number, read in enumerate(_pages(client(as_), mpxn, since, folder is not None), 1):
+        name = f"{number:04d}.json" if read.proof else ""
+        if folder is not None and name:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(read.proof, "utf-8")
+        listed.append(_as_dict(read) | ({"proof": name} if folder is not None else {}))
+    if as_json:
+        say_json(listed)
+        return
+    columns = ("when", "party", "purpose", "decision", "under", "released", "rows", "place")
+    table("Reads of the meter", columns, map(_told, listed))
+    if folder is not None:
+        say(f"proofs in {folder}: check them with `spine ledger verify {folder}`")
+
+
+def _pages(caller: Client, mpxn: str, since: str, with_proofs: bool) -> Iterator[Any]:
+    asked: dict[str, Any] = {"mpxn": mpxn, "with_proofs": with_proofs, "page_size": PAGE}
+    if since:
+        asked["since"] = stamp(instant(since, "since"))
+    while True:
+        page = caller.ledger("ListReads", **asked)
+        yield from page.reads
+        if not page.next_cursor:
+            return
+        asked["cursor"] = page.next_cursor
+
+
+def _as_dict(read: Any) -> dict[str, Any]:
+    """A line for programs."""
+    place = read.request
+    return {
+        "at": when(read.at),
+        "party": read.party,
+        "role": read.role,
+        "method": read.method,
+        "purpose": read.purpose,
+        "basis": read.basis,
+        "category": read.category,
+        "from": when(read.interval.start),
+        "to": when(read.interval.end),
+        "decision": "PERMIT" if read.permitted else "REFUSE",
+        "reason": read.refused,
+        "consent_id": read.consent_id,
+        "consent_version": read.consent_version,
+        "release": read.release,
+        "rows": read.rows,
+        "metering_points": read.metering_points,
+        "request_id": read.request_id,
+        "place": f"{place.partition}@{place.offset}.{place.entry}",
+    }
+
+
+def _told(line: dict[str, Any]) -> tuple[object, ...]:
+    return (
+        line["at"],
+        f"{line['role']}/{line['party']}",
+        line["purpose"],
+        line["reason"] or line["decision"],
+        line["consent_id"] or line["basis"],
+        line["release"],
+        line["rows"],
+        line["place"],
+    )

@@ -1,0 +1,228 @@
+"""Who read which meter: an index of every decision in the log, kept beside the ledger.
+
+It is folded from the consumer log and from what was recorded of its decisions, by the same pure
+folds as everywhere, so that a line of it is what a server had to decide there, and what nobody
+validly signed is no line. Its rows stand in the stores of these folds, in one batch with their
+positions: the index may be deleted at any time and comes back from the log. Blocking; one user.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from spine import trust
+from spine.event import (
+    TYPE_HEADER,
+    AccessOutcomes,
+    AccessRequest,
+    AccessRequests,
+    DataPosition,
+    LogRecord,
+    RecordType,
+    from_epoch_ms,
+)
+from spine.policy import MeterAccess, Permit, Role
+from spine.replay import RangeReader, StoredFold
+from spine.rows import Applied, Decided
+
+READ_PREFIX: Final = b"a/"
+OUTCOME_PREFIX: Final = b"o/"
+FOLDED: Final = (trust.CONSUMER_LOG, trust.OUTCOMES_TOPIC)
+_PLACE: Final = struct.Struct(">qi")
+LATEST: Final = (1 << 62, 0)
+
+OpenFold = Callable[[Path, str, int], StoredFold]
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """One decision on one meter: who asked for what, and what was decided there.
+
+    `request` names this meter alone; `meters` is how many it named. `at` is the append time,
+    `positions` how far the data was looked at.
+    """
+
+    offset: int
+    entry: int
+    at: datetime
+    request: AccessRequest
+    meters: int
+    positions: tuple[DataPosition, ...]
+    permitted: bool
+    refused: str
+    consent_id: str
+    consent_version: int
+    policy_version: int
+
+    @classmethod
+    def of(cls, record: LogRecord, value: AccessRequests, decided: Decided) -> Read:
+        """The line of one decision made at that record, which holds that value."""
+        request, decision = decided.request, decided.decision
+        permit = decision if isinstance(decision, Permit) else None
+        return cls(
+            record.offset,
+            decided.entry,
+            from_epoch_ms(record.append_ms),
+            replace(request, meters=(decided.member,)),
+            len(request.meters),
+            value.vectors[request.vector] if 0 <= request.vector < len(value.vectors) else (),
+            permit is not None,
+            "" if isinstance(decision, Permit) else str(decision.reason),
+            permit.consent_id if permit else "",
+            permit.consent_version if permit else 0,
+            decided.policy_version,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What was recorded of a decision, and the offset at which; the first record counts."""
+
+    offset: int
+    release: str
+    rows: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Viewer:
+    """Who wants to see lines of one meter, whose access is known."""
+
+    role: str
+    party: str
+    access: MeterAccess
+
+    def asked(self, request: AccessRequest) -> bool:
+        """Whether the request was its own, in the role that it has now."""
+        return (request.role, request.party) == (self.role, self.party)
+
+    def may_see(self, request: AccessRequest) -> bool:
+        """An auditor sees every line, and whoever asked its own.
+
+        A consumer sees what was asked of times at which it lived there. Who lived there before and
+        after it is somebody else, and what was asked of their time is for them to see.
+        """
+        if self.role == Role.AUDITOR:
+            return True
+        begin, end = request.interval_from, request.interval_to
+        concerned = self.role == Role.CONSUMER and any(
+            tenancy.effective_from < end
+            and (tenancy.effective_to is None or begin < tenancy.effective_to)
+            for tenancy in self.access.tenancies
+            if tenancy.consumer_ref == self.party
+        )
+        return concerned or self.asked(request)
+
+
+class ReadRegister:
+    """The index of one log. `catch_up` first; then ask."""
+
+    def __init__(self, folder: Path, open_fold: OpenFold, partitions: int) -> None:
+        self._open = partial(open_fold, folder)
+        self._folds = {
+            (topic, p): self._open(topic, p) for topic in FOLDED for p in range(partitions)
+        }
+        self._checked: set[tuple[str, int]] = set()
+
+    def catch_up(self, partition: int, reader: RangeReader, at_most: int) -> bool:
+        """Take in what the log says more of a partition, so many records; whether that was all."""
+        level = True
+        for topic, listen in (
+            (trust.CONSUMER_LOG, self._on_access),
+            (trust.OUTCOMES_TOPIC, self._on_outcomes),
+        ):
+            fold = self._sound(topic, partition, reader)
+            end = reader.bounds(topic, partition)[1]
+            target = min(end, fold.next_offset + at_most)
+            fold.catch_up(reader, target, on_record=partial(listen, fold))
+            level = level and target == end
+        return level
+
+    def next_offset(self, topic: str, partition: int) -> int:
+        """Up to where it has read."""
+        return self._folds[topic, partition].next_offset
+
+    def access(self, partition: int, mpxn: str) -> MeterAccess:
+        """What is known of the meter's access now."""
+        state = self._folds[trust.CONSUMER_LOG, partition].fold.subject(mpxn).state
+        assert isinstance(state, MeterAccess)
+        return state
+
+    def reads(self, partition: int, mpxn: str, before: tuple[int, int] = LATEST) -> Iterator[Read]:
+        """The decisions on a meter below that offset and entry, the latest first."""
+        store = self._folds[trust.CONSUMER_LOG, partition].store
+        begin = _read_row(mpxn, 0, 0)
+        found = [row for _, row in store.scan(begin, _read_row(mpxn, *before))]
+        for row in reversed(found):
+            yield self._unpacked(partition, row)
+
+    def read(self, partition: int, mpxn: str, offset: int, entry: int) -> Read | None:
+        """One of them."""
+        row = self._folds[trust.CONSUMER_LOG, partition].store.get(_read_row(mpxn, offset, entry))
+        return None if row is None else self._unpacked(partition, row)
+
+    def outcome(self, partition: int, read: Read) -> Outcome | None:
+        """What was recorded of a decision; None if nothing was."""
+        fold = self._folds[trust.OUTCOMES_TOPIC, partition]
+        (member,) = read.request.meters
+        row = fold.store.get(_outcome_row(read.request.request_id, member, read.offset, read.entry))
+        found: Outcome | None = None if row is None else fold.fold.tools.unpack(row, Outcome)
+        return found
+
+    def _sound(self, topic: str, partition: int, reader: RangeReader) -> StoredFold:
+        """The fold, checked against the log once, and begun anew if its store proved damaged."""
+        place = (topic, partition)
+        if self._folds[place].store.is_damaged:
+            self._folds[place].close()
+            self._folds[place] = self._open(*place)
+            self._checked.discard(place)
+        if place not in self._checked:
+            self._folds[place].check(reader)
+            self._checked.add(place)
+        return self._folds[place]
+
+    def close(self) -> None:
+        """Let go of the stores."""
+        for fold in self._folds.values():
+            fold.close()
+
+    def _unpacked(self, partition: int, row: bytes) -> Read:
+        read: Read = self._folds[trust.CONSUMER_LOG, partition].fold.tools.unpack(row, Read)
+        return read
+
+    def _on_access(self, fold: StoredFold, record: LogRecord, applied: Applied) -> None:
+        if not applied.access:
+            return
+        tools = fold.fold.tools
+        decisions = fold.fold.decide_access(record)
+        value = tools.decode(record.value or b"") if decisions else None
+        for decided in decisions:
+            assert isinstance(value, AccessRequests)
+            key = _read_row(decided.member, record.offset, decided.entry)
+            fold.store.put(key, tools.pack(Read.of(record, value, decided)))
+
+    def _on_outcomes(self, fold: StoredFold, record: LogRecord, applied: Applied) -> None:
+        if not applied.applied or record.header(TYPE_HEADER) != RecordType.OUTCOMES.encode():
+            return
+        value = fold.fold.tools.decode(record.value or b"")
+        assert isinstance(value, AccessOutcomes)
+        for outcome in value.entries:
+            place = (outcome.decided_offset, outcome.decided_entry)
+            key = _outcome_row(outcome.request_id, outcome.member, *place)
+            if outcome.decided_partition == value.partition and fold.store.get(key) is None:
+                said = Outcome(record.offset, outcome.release, outcome.rows, outcome.digest)
+                fold.store.put(key, fold.fold.tools.pack(said))
+
+
+def _read_row(mpxn: str, offset: int, entry: int) -> bytes:
+    return READ_PREFIX + mpxn.encode() + b"\x00" + _PLACE.pack(offset, entry)
+
+
+def _outcome_row(request_id: bytes, member: str, offset: int, entry: int) -> bytes:
+    return OUTCOME_PREFIX + request_id + member.encode() + b"\x00" + _PLACE.pack(offset, entry)

@@ -1,0 +1,265 @@
+"""The Ledger service of `proto/spine/ledger/v1`: who read a meter, and where an answer came from.
+
+Both come from the log alone. The register is looked up and brought level on a thread of its own;
+between calls it follows at a pace that costs the machine next to nothing, so that a call that asks
+after a busy time may have to read on first.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import islice
+from typing import Any, Final
+
+from domains.metering.readings import ReadingsBatch
+from spine import trust
+from spine.answer import HalfHours, half_hours_digest
+from spine.codec import Codec
+from spine.common.v1 import common_pb2
+from spine.dsi.rows import half_hours_in
+from spine.errors import Invalid, NotFound, NotPermitted, Pushback, Reason, Refused
+from spine.event import DataPosition, murmur2_partition
+from spine.gb import parse_mpxn
+from spine.ledger.library import Library
+from spine.ledger.note import Note
+from spine.ledger.process import LEDGER
+from spine.ledger.provenance import BATCHES_MAX, Batch, Records, batches_of, document, statement
+from spine.ledger.proving import LogProver
+from spine.ledger.register import FOLDED, LATEST, Outcome, Read, ReadRegister, Viewer
+from spine.ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from spine.log import LogReader
+from spine.log_thread import ReaderThread
+from spine.policy import Role
+from spine.runtime import Process
+from spine.server import Service
+from spine.services import wire
+from spine.services.background import every
+
+PAGE: Final = 100
+PAGE_MAX: Final = 500
+# A proof takes some 5 kB, and an answer no more than 4 MiB.
+PROVED_MAX: Final = 200
+RECORDS_A_TURN: Final = 2_000
+RECORDS_IN_PASSING: Final = 100
+FOLLOW_EVERY_S: Final = 5.0
+SPARE_S: Final = 2.0
+READERS: Final = frozenset(
+    {Role.CONSUMER, Role.DATA_USER, Role.SUPPLIER, Role.DATA_SERVICE, Role.AUDITOR}
+)
+_CURSOR: Final = re.compile(r"(\d{1,18})\.(\d{1,9})", re.ASCII)
+
+
+class ReadsService(ledger_pb2_grpc.LedgerServicer):
+    """Tells each caller of the reads that are its own to know of."""
+
+    def __init__(
+        self,
+        register: ReadRegister,
+        log: ReaderThread,
+        library: Library,
+        codec: Codec,
+        log_id: bytes,
+        partitions: int,
+        sign: Callable[[str], Note],
+    ) -> None:
+        self._register, self._log, self._library = register, log, library
+        self._codec, self._log_id, self._partitions = codec, log_id, partitions
+        self._sign = sign
+
+    async def follow(self) -> None:
+        """Take in a little more of every partition."""
+        for partition in range(self._partitions):
+            await self._log.run(self._reading_on(partition, RECORDS_IN_PASSING))
+
+    async def ListReads(self, request: Any, context: Any) -> Any:
+        """One page of the decisions on a meter that concern the caller, the latest first."""
+        mpxn, partition = self._place(request.mpxn)
+        size = request.page_size or PAGE
+        most = PROVED_MAX if request.with_proofs else PAGE_MAX
+        if not 0 < size <= most:
+            raise Invalid(Reason.FIELD_INVALID, f"at most {most} a page", field="page_size")
+        before, since = _before(request.cursor), wire.optional_instant(request, "since")
+        viewer = await self._viewer(partition, mpxn, request, context)
+
+        def page(log: LogReader) -> Any:
+            found = (
+                read
+                for read in self._register.reads(partition, mpxn, before)
+                if viewer.may_see(read.request) and (since is None or read.at >= since)
+            )
+            reads = list(islice(found, size + 1))
+            prover = self._prover(log) if request.with_proofs else None
+            last = reads[size - 1] if len(reads) > size else None
+            return ledger_pb2.ListReadsResponse(
+                reads=[self._read(partition, read, viewer, prover) for read in reads[:size]],
+                next_cursor=f"{last.offset}.{last.entry}" if last else "",
+                as_of=wire.position_token(self._log_id, self._as_of(partition)),
+            )
+
+        return await self._log.run(page)
+
+    async def GetProvenance(self, request: Any, context: Any) -> Any:
+        """The signed record of one answer, which the caller sends along."""
+        mpxn, partition = self._place(request.mpxn)
+        if request.partition != partition:
+            raise Invalid(
+                Reason.POSITION_INVALID, "the meter is in another partition", field="partition"
+            )
+        rows = half_hours_in(mpxn, request.columns)
+        viewer = await self._viewer(partition, mpxn, request, context)
+
+        def record(log: LogReader) -> str:
+            read = self._register.read(partition, mpxn, request.offset, request.entry)
+            if read is None or not viewer.may_see(read.request):
+                raise NotFound(
+                    Reason.DECISION_UNKNOWN, "no decision that concerns you stands there"
+                )
+            outcome = self._register.outcome(partition, read)
+            if outcome is None or outcome.digest != half_hours_digest(rows):
+                message = "these are not the half hours that were recorded as released"
+                raise Refused(Reason.PROVENANCE_UNAVAILABLE, message)
+            prover = self._prover(log)
+            records = self._records(prover, partition, read, outcome, rows)
+            text = statement(self._log_id, read, outcome, rows, records, wire.now())
+            try:
+                proofs = [prover.proof(batch.record) for batch in records.batches.values()]
+                proofs.append(prover.proof(records.request, _shown_entry(read, viewer)))
+                proofs.append(prover.proof(records.outcome))
+            except NotFound:
+                message = "no published head covers the answer's records yet"
+                raise Pushback(Reason.HEAD_BEHIND, message) from None
+            return document(self._sign(text), proofs, self._library.keys())
+
+        return ledger_pb2.GetProvenanceResponse(provenance=await self._log.run(record))
+
+    def _place(self, said: str) -> tuple[str, int]:
+        mpxn = str(parse_mpxn(said))
+        return mpxn, murmur2_partition(mpxn.encode(), self._partitions)
+
+    async def _viewer(self, partition: int, mpxn: str, request: Any, context: Any) -> Viewer:
+        """The caller, once the register has read all that the log says of the partition."""
+        caller = wire.caller()
+        if caller.role not in READERS:
+            raise NotPermitted(Reason.ROLE_NOT_ALLOWED, "this role is told of no reads")
+        wanted = wire.at_least(request, self._log_id) if hasattr(request, "at_least") else ()
+        while not await self._log.run(self._reading_on(partition, RECORDS_A_TURN)):
+            if (context.time_remaining() or 0.0) < SPARE_S:
+                raise Pushback(Reason.FOLD_BEHIND, "the log is still being looked through")
+        if any(
+            p.partition == partition
+            and p.topic in FOLDED
+            and p.offset > self._register.next_offset(p.topic, partition)
+            for p in wanted
+        ):
+            raise Pushback(Reason.FOLD_BEHIND, "the log does not reach that far here yet")
+        return Viewer(caller.role, caller.party, self._register.access(partition, mpxn))
+
+    def _reading_on(self, partition: int, at_most: int) -> Callable[[LogReader], bool]:
+        return lambda log: self._register.catch_up(partition, log, at_most)
+
+    def _as_of(self, partition: int) -> list[DataPosition]:
+        return [
+            DataPosition(topic, partition, self._register.next_offset(topic, partition))
+            for topic in FOLDED
+        ]
+
+    def _prover(self, log: LogReader) -> LogProver:
+        return LogProver(self._library.prover(), log, self._codec)
+
+    def _records(
+        self, prover: LogProver, partition: int, read: Read, outcome: Outcome, rows: HalfHours
+    ) -> Records:
+        """What the log holds behind an answer."""
+        offsets = batches_of(rows)
+        if len(offsets) > BATCHES_MAX:
+            message = f"the answer rests on more than {BATCHES_MAX} batches: ask for shorter pages"
+            raise Refused(Reason.PROVENANCE_UNAVAILABLE, message)
+        batches = {}
+        for offset in offsets:
+            record = prover.record((trust.READINGS_TOPIC, partition), offset)
+            batch = self._codec.decode(record.value or b"")
+            assert isinstance(batch, ReadingsBatch)  # the digest says that these rows are from it
+            batches[offset] = Batch(
+                record, batch.sender, batch.sender_reference, batch.source_digest
+            )
+        return Records(
+            prover.record((trust.CONSUMER_LOG, partition), read.offset),
+            prover.record((trust.OUTCOMES_TOPIC, partition), outcome.offset),
+            batches,
+        )
+
+    def _read(self, partition: int, read: Read, viewer: Viewer, prover: LogProver | None) -> Any:
+        """A line as it is sent, with its proof where one is wanted and can be had."""
+        request, outcome = read.request, self._register.outcome(partition, read)
+        proof = ""
+        if prover is not None:
+            record = prover.record((trust.CONSUMER_LOG, partition), read.offset)
+            with suppress(NotFound):  # newer than the published head
+                proof = json.dumps(prover.proof(record, _shown_entry(read, viewer)), indent=1)
+        return ledger_pb2.Read(
+            request=common_pb2.RecordRef(
+                topic=trust.CONSUMER_LOG,
+                partition=partition,
+                offset=read.offset,
+                entry=read.entry,
+            ),
+            request_id=request.request_id,
+            at=wire.stamp(read.at),
+            party=request.party,
+            role=request.role,
+            method=request.method,
+            purpose=request.purpose,
+            basis=request.basis,
+            category=request.category,
+            interval=common_pb2.Interval(
+                start=wire.stamp(request.interval_from), end=wire.stamp(request.interval_to)
+            ),
+            permitted=read.permitted,
+            refused=read.refused,
+            consent_id=read.consent_id,
+            consent_version=read.consent_version,
+            release=outcome.release if outcome else "",
+            rows=outcome.rows if outcome else 0,
+            metering_points=read.meters,
+            proof=proof,
+        )
+
+
+def _shown_entry(read: Read, viewer: Viewer) -> int | None:
+    """Which request of the record is shown: one that names other meters, to few."""
+    alone = read.meters == 1
+    shown = alone or viewer.role == Role.AUDITOR or viewer.asked(read.request)
+    return read.entry if shown else None
+
+
+def _before(cursor: str) -> tuple[int, int]:
+    """Below which offset and entry a page begins."""
+    if not cursor:
+        return LATEST
+    found = _CURSOR.fullmatch(cursor)
+    if found is None:
+        raise Invalid(Reason.CURSOR_INVALID, "the cursor cannot be read", field="cursor")
+    return int(found[1]), int(found[2])
+
+
+def reads_service(process: Process, library: Library, sign: Callable[[str], Note]) -> Service:
+    """The service, with a register of its own that goes on being kept while the process runs."""
+    runtime = process.runtime
+    register = ReadRegister(
+        runtime.settings.data_dir / LEDGER / "register", runtime.stored_fold, runtime.partitions
+    )
+    log = ReaderThread(runtime.kafka)
+    service = ReadsService(
+        register, log, library, runtime.codec, runtime.identity.log_id, runtime.partitions, sign
+    )
+    process.on_end(register.close)
+    process.on_end(log.close)
+    every(process, FOLLOW_EVERY_S, service.follow)
+    return Service(
+        ledger_pb2.DESCRIPTOR.services_by_name["Ledger"].full_name,
+        ledger_pb2_grpc.add_LedgerServicer_to_server,
+        service,
+    )

@@ -1,0 +1,215 @@
+"""Who read a meter, by the ledger's register: what an audit finds, and to each only its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from domains.governance.decider import GOVERNANCE
+from spine import trust
+from spine.event import AccessRequests, LogRecord, RecordType, murmur2_partition
+from spine.ledger.register import Read, ReadRegister, Viewer
+from spine.policy import MeterAccess, Role, Tenancy
+from spine.replay import StoredFold
+from tests.helpers.history import BY_TOPIC, History, audit, day
+from tests.helpers.records import (
+    CODEC,
+    LOG_ID,
+    METER,
+    PARTITION,
+    PARTITIONS,
+    TOOLS,
+    MemoryLog,
+    granted,
+    moved_in,
+    revoked,
+)
+
+HERE = (f"{n:013d}" for n in count(1_000))
+NEIGHBOUR = next(m for m in HERE if murmur2_partition(m.encode(), PARTITIONS) == PARTITION)
+
+
+def open_fold(folder: Path, topic: str, partition: int) -> StoredFold:
+    """A fold of the consumer log or the outcomes, on the disk."""
+    return StoredFold(
+        folder / f"{topic}-{partition}",
+        topic,
+        partition,
+        LOG_ID,
+        TOOLS,
+        BY_TOPIC.get(topic),
+        GOVERNANCE,
+        CODEC.schemas.set_hash,
+    )
+
+
+@pytest.fixture
+def history() -> History:
+    """Reads permitted, of a set, refused, after a revocation, and one without an outcome."""
+    made = History()
+    made.facts(moved_in())
+    made.facts(granted())
+    made.readings()
+    made.read()
+    made.read(made.asked(meters=(METER, NEIGHBOUR)))
+    made.read(made.asked(party="somebody-else"))
+    made.facts(revoked())
+    made.read()
+    made.ask()
+    return made
+
+
+def register(folder: Path, records: Iterable[LogRecord], at_most: int = 1_000) -> ReadRegister:
+    """A register that has read all of these."""
+    made, log = ReadRegister(folder, open_fold, PARTITIONS), MemoryLog(*records)
+    while not made.catch_up(PARTITION, log, at_most):
+        pass
+    return made
+
+
+def lines(made: ReadRegister) -> list[tuple[object, ...]]:
+    """What it says of the meter, in the order of the log."""
+    return [_line(made, read) for read in reversed(list(made.reads(PARTITION, METER)))]
+
+
+def _line(made: ReadRegister, read: Read) -> tuple[object, ...]:
+    outcome = made.outcome(PARTITION, read)
+    request = read.request
+    return (
+        read.at,
+        read.offset,
+        read.entry,
+        request.request_id,
+        request.party,
+        request.role,
+        request.purpose,
+        "PERMIT" if read.permitted else "REFUSE",
+        read.refused,
+        read.consent_id,
+        outcome.release if outcome else "",
+        outcome.rows if outcome else 0,
+    )
+
+
+def found_by_audit(records: Iterable[LogRecord]) -> list[tuple[object, ...]]:
+    """The same of an audit."""
+    found = audit(records).lines
+    return [
+        (
+            line.at,
+            line.offset,
+            line.entry,
+            line.request_id,
+            line.party,
+            line.role,
+            line.purpose,
+            line.decision,
+            line.reason,
+            line.consent_id,
+            line.release,
+            line.rows,
+        )
+        for line in sorted(found, key=lambda line: (line.offset, line.entry))
+        if line.member == METER
+    ]
+
+
+def test_it_says_what_an_audit_finds(history: History, tmp_path: Path) -> None:
+    made = register(tmp_path, history.records())
+    assert lines(made) == found_by_audit(history.records())
+    assert [line[7] for line in lines(made)] == ["PERMIT", "PERMIT", "REFUSE", "REFUSE", "REFUSE"]
+    assert [read.meters for read in made.reads(PARTITION, METER)] == [1, 1, 1, 2, 1]
+    (other,) = made.reads(PARTITION, NEIGHBOUR)
+    assert not other.permitted and other.meters == 2
+    made.close()
+
+
+def test_what_no_server_signed_is_no_read(history: History, tmp_path: Path) -> None:
+    forged = history.ask(history.asked(party="framed-party"), by=None).record
+    made = register(tmp_path, history.records())
+    assert "framed-party" not in {read.request.party for read in made.reads(PARTITION, METER)}
+    # Who lists whatever is an access record believes anybody who can write to the topic.
+    value = CODEC.decode(forged.value or b"")
+    assert forged.header("t") == RecordType.ACCESS.encode() and isinstance(value, AccessRequests)
+    assert value.entries[0].party == "framed-party"
+    made.close()
+
+
+def test_however_far_it_has_read_it_goes_on_to_the_same(history: History, tmp_path: Path) -> None:
+    whole = register(tmp_path / "whole", history.records())
+    records = history.records()
+    for end in (3, 7, len(records) - 1, len(records)):
+        kept = [r for r in records if r.partition == PARTITION][:end]
+        register(tmp_path / "parts", kept, at_most=1).close()
+    parts = register(tmp_path / "parts", records, at_most=1)
+    assert lines(parts) == lines(whole)
+    for topic in (trust.CONSUMER_LOG, trust.OUTCOMES_TOPIC):
+        digests = {made._folds[topic, PARTITION].store.digest() for made in (whole, parts)}
+        assert len(digests) == 1
+    parts.close()
+    whole.close()
+
+
+def test_a_damaged_register_comes_back_from_the_log(history: History, tmp_path: Path) -> None:
+    made = register(tmp_path, history.records())
+    before = lines(made)
+    made._folds[trust.CONSUMER_LOG, PARTITION].store.mark_damaged()
+    while not made.catch_up(PARTITION, MemoryLog(*history.records()), 1_000):
+        pass
+    assert lines(made) == before
+    made.close()
+
+
+# Who may see which line
+
+
+def access(*tenancies: tuple[str, int, int | None]) -> MeterAccess:
+    """Who lived there from which month of 2025 to which."""
+    return MeterAccess(
+        tenancies=tuple(
+            Tenancy(f"t-{ref}", ref, day(start, 1), None if end is None else day(end, 1))
+            for ref, start, end in tenancies
+        )
+    )
+
+
+def test_each_sees_what_was_asked_of_its_own_time(history: History) -> None:
+    lived = access(("anna", 1, 4), ("ben", 4, None))
+    of_march = history.asked(interval_from=day(3, 1), interval_to=day(3, 2))
+    of_may = history.asked(interval_from=day(5, 1), interval_to=day(5, 2))
+    over_both = history.asked(interval_from=day(3, 1), interval_to=day(5, 2))
+    seen = {
+        ref: [Viewer(Role.CONSUMER, ref, lived).may_see(r) for r in (of_march, of_may, over_both)]
+        for ref in ("anna", "ben", "carol")
+    }
+    assert seen == {
+        "anna": [True, False, True],
+        "ben": [False, True, True],
+        "carol": [False, False, False],
+    }
+
+    def naive(ref: str, request: object) -> bool:
+        """Whoever lives there now sees all: so ben learns what anna was asked."""
+        return lived.tenancies[-1].consumer_ref == ref
+
+    assert naive("ben", of_march)
+
+
+def test_a_reader_sees_its_own_requests_in_the_role_that_it_has(history: History) -> None:
+    mine = history.asked(party="adviser", role=Role.DATA_USER)
+    nobody = access()
+    assert Viewer(Role.DATA_USER, "adviser", nobody).may_see(mine)
+    assert not Viewer(Role.SUPPLIER, "adviser", nobody).may_see(mine)
+    assert not Viewer(Role.DATA_USER, "somebody-else", nobody).may_see(mine)
+    assert not Viewer(Role.CONSUMER, "adviser", nobody).may_see(mine)
+    assert Viewer(Role.AUDITOR, "auditor", nobody).may_see(mine)
+    assert not Viewer(Role.GOVERNANCE, "board", nobody).may_see(mine)
+
+
+def test_who_moved_out_on_the_day_it_moved_in_lived_there_never(history: History) -> None:
+    lived = access(("anna", 3, 3))
+    of_march = history.asked(interval_from=day(3, 1), interval_to=day(3, 2))
+    assert not Viewer(Role.CONSUMER, "anna", lived).may_see(of_march)
