@@ -1,10 +1,10 @@
-"""Commands of whom it concerns: who read my meter, and why."""
+"""Commands of whom it concerns: who may read my meter, who did, and who supplied it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -12,15 +12,77 @@ from spine.console.client import Client, stamp
 from spine.console.context import As, AsJson, Mpxn, instant
 from spine.console.output import say, say_json, table, when
 from spine.console.parties import client
+from spine.policy import Basis
 
-PAGE = 200
+PAGE: Final = 200
+# What a consumer can still take back.
+REVOCABLE: Final = frozenset({"REQUESTED", "ACTIVE", "SUSPENDED", "NOT_YET_VALID"})
 
 
 def add_to(app: typer.Typer) -> None:
     """The commands of this module."""
     mine = typer.Typer(no_args_is_help=True, help="What concerns you.")
+    mine.command("consents")(consents)
+    mine.command("switches")(switches)
     mine.command("reads")(reads)
     app.add_typer(mine, name="my")
+
+
+def consents(as_: As, as_json: AsJson = False) -> None:
+    """Every consent at your meters, live or over, who it is for, and when it was last used."""
+    caller = client(as_)
+    listed = [
+        line
+        for meter in caller.ledger("ListOwnMeters").meters
+        for line in _consents_at(caller, meter.mpxn, as_)
+    ]
+    if as_json:
+        say_json(listed)
+        return
+    terms = ("data user", "purpose", "categories", "expires")
+    columns = ("meter", "consent", "state", *terms, "last read", "take it back with")
+    table("Your consents", columns, (tuple(line.values()) for line in listed))
+
+
+def switches(as_: As, as_json: AsJson = False) -> None:
+    """Who supplied your meters while you lived there. A switch ends no consent."""
+    listed = [
+        {
+            "mpxn": meter.mpxn,
+            "supplier": supply.supplier,
+            "from": when(supply.effective_from),
+            "to": when(supply.effective_to) if supply.HasField("effective_to") else "",
+        }
+        for meter in client(as_).ledger("ListOwnMeters").meters
+        for supply in meter.supplies
+    ]
+    if as_json:
+        say_json(listed)
+    else:
+        columns = ("meter", "supplier", "from", "to")
+        table("Your suppliers", columns, (tuple(line.values()) for line in listed))
+
+
+def _consents_at(caller: Client, mpxn: str, alias: str) -> Iterator[dict[str, str]]:
+    """The caller's consents at a meter; reading them is logged and decided like every read."""
+    own = {"mpxn": mpxn, "purpose": "OWN_USE", "basis": Basis.SUBJECT}
+    last: dict[str, str] = {}
+    for read in _pages(caller, mpxn, "", with_proofs=False):
+        if read.release == "RELEASED" and read.consent_id:
+            last.setdefault(read.consent_id, when(read.at))
+    for consent in caller.dsi("ListConsents", **own).consents:
+        taken_back = f"spine consent revoke {consent.consent_id} {mpxn} --as {alias}"
+        yield {
+            "mpxn": mpxn,
+            "consent_id": consent.consent_id,
+            "state": consent.state,
+            "data_user": consent.data_user,
+            "purpose": consent.purpose,
+            "categories": ", ".join(consent.categories),
+            "expires": when(consent.expires),
+            "last_read": last.get(consent.consent_id, ""),
+            "revoke": taken_back if consent.state in REVOCABLE else "",
+        }
 
 
 def reads(

@@ -33,6 +33,7 @@ from spine.rows import Applied, Decided
 
 READ_PREFIX: Final = b"a/"
 OUTCOME_PREFIX: Final = b"o/"
+CONSUMER_PREFIX: Final = b"m/"
 FOLDED: Final = (trust.CONSUMER_LOG, trust.OUTCOMES_TOPIC)
 _PLACE: Final = struct.Struct(">qi")
 LATEST: Final = (1 << 62, 0)
@@ -148,6 +149,17 @@ class ReadRegister:
         """Up to where it has read."""
         return self._folds[topic, partition].next_offset
 
+    def meters_of(self, partition: int, consumer_ref: str) -> list[str]:
+        """The meters of a partition at which the consumer lives or lived, by their numbers."""
+        begin = _consumer_row(consumer_ref, "")
+        store = self._folds[trust.CONSUMER_LOG, partition].store
+        named = (key[len(begin) :].decode() for key, _ in store.scan(begin, begin + b"\xff"))
+        return [
+            mpxn
+            for mpxn in named
+            if any(t.consumer_ref == consumer_ref for t in self.access(partition, mpxn).tenancies)
+        ]
+
     def access(self, partition: int, mpxn: str) -> MeterAccess:
         """What is known of the meter's access now."""
         state = self._folds[trust.CONSUMER_LOG, partition].fold.subject(mpxn).state
@@ -197,6 +209,9 @@ class ReadRegister:
         return read
 
     def _on_access(self, fold: StoredFold, record: LogRecord, applied: Applied) -> None:
+        for subject, event in applied.events:
+            if consumer_ref := getattr(event, "consumer_ref", ""):
+                fold.store.put(_consumer_row(consumer_ref, subject), b"")
         if not applied.access:
             return
         tools = fold.fold.tools
@@ -222,6 +237,10 @@ class ReadRegister:
 
 def _read_row(mpxn: str, offset: int, entry: int) -> bytes:
     return READ_PREFIX + mpxn.encode() + b"\x00" + _PLACE.pack(offset, entry)
+
+
+def _consumer_row(consumer_ref: str, mpxn: str) -> bytes:
+    return CONSUMER_PREFIX + consumer_ref.encode() + b"\x00" + mpxn.encode()
 
 
 def _outcome_row(request_id: bytes, member: str, offset: int, entry: int) -> bytes:

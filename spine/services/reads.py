@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import datetime
 from itertools import islice
 from typing import Any, Final
 
@@ -32,7 +33,7 @@ from spine.ledger.register import FOLDED, LATEST, Outcome, Read, ReadRegister, V
 from spine.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from spine.log import LogReader
 from spine.log_thread import ReaderThread
-from spine.policy import Role
+from spine.policy import MeterAccess, Role, Supply, Tenancy
 from spine.runtime import Process
 from spine.server import Service
 from spine.services import wire
@@ -73,6 +74,28 @@ class ReadsService(ledger_pb2_grpc.LedgerServicer):
         """Take in a little more of every partition."""
         for partition in range(self._partitions):
             await self._log.run(self._reading_on(partition, RECORDS_IN_PASSING))
+
+    async def ListOwnMeters(self, request: Any, context: Any) -> Any:
+        """The meters of the consumer that calls, with its tenancies and suppliers there."""
+        caller = wire.caller()
+        if caller.role != Role.CONSUMER:
+            raise NotPermitted(Reason.ROLE_NOT_ALLOWED, "only a consumer has meters of its own")
+        for partition in range(self._partitions):
+            await self._level(partition, request, context)
+
+        def own(log: LogReader) -> Any:
+            found = [
+                (mpxn, self._register.access(partition, mpxn))
+                for partition in range(self._partitions)
+                for mpxn in self._register.meters_of(partition, caller.party)
+            ]
+            places = [p for n in range(self._partitions) for p in self._as_of(n)]
+            return ledger_pb2.ListOwnMetersResponse(
+                meters=[_own_meter(mpxn, access, caller.party) for mpxn, access in sorted(found)],
+                as_of=wire.position_token(self._log_id, places),
+            )
+
+        return await self._log.run(own)
 
     async def ListReads(self, request: Any, context: Any) -> Any:
         """One page of the decisions on a meter that concern the caller, the latest first."""
@@ -144,6 +167,14 @@ class ReadsService(ledger_pb2_grpc.LedgerServicer):
         caller = wire.caller()
         if caller.role not in READERS:
             raise NotPermitted(Reason.ROLE_NOT_ALLOWED, "this role is told of no reads")
+        await self._level(partition, request, context)
+        return Viewer(caller.role, caller.party, self._register.access(partition, mpxn))
+
+    async def _level(self, partition: int, request: Any, context: Any) -> None:
+        """Read on until the register has all that the log says of the partition.
+
+        Pushback(FOLD_BEHIND) if the call has not the time, or asks for more than there is.
+        """
         wanted = wire.at_least(request, self._log_id) if hasattr(request, "at_least") else ()
         while not await self._log.run(self._reading_on(partition, RECORDS_A_TURN)):
             if (context.time_remaining() or 0.0) < SPARE_S:
@@ -155,7 +186,6 @@ class ReadsService(ledger_pb2_grpc.LedgerServicer):
             for p in wanted
         ):
             raise Pushback(Reason.FOLD_BEHIND, "the log does not reach that far here yet")
-        return Viewer(caller.role, caller.party, self._register.access(partition, mpxn))
 
     def _reading_on(self, partition: int, at_most: int) -> Callable[[LogReader], bool]:
         return lambda log: self._register.catch_up(partition, log, at_most)
@@ -226,6 +256,43 @@ class ReadsService(ledger_pb2_grpc.LedgerServicer):
             metering_points=read.meters,
             proof=proof,
         )
+
+
+def _own_meter(mpxn: str, access: MeterAccess, consumer_ref: str) -> Any:
+    """A meter as its occupier is told of it: its own stays, and who supplied it meanwhile.
+
+    A supply is told as far as it lies within a stay: what came before and after is of others.
+    """
+    own = [t for t in access.tenancies if t.consumer_ref == consumer_ref]
+    stays = sorted(((t.effective_from, t) for t in own), key=lambda pair: pair[0])
+    supplies = sorted(access.supplies, key=lambda supply: supply.effective_from)
+    return ledger_pb2.OwnMeter(
+        mpxn=mpxn,
+        tenancies=[
+            ledger_pb2.Stay(tenancy_id=stay.tenancy_id, **_span(begin, stay.effective_to))
+            for begin, stay in stays
+        ],
+        supplies=[
+            ledger_pb2.Supply(supplier=supply.supplier, **_span(begin, end))
+            for _, stay in stays
+            for supply in supplies
+            for begin, end in _common(stay, supply)
+        ],
+    )
+
+
+def _common(stay: Tenancy, supply: Supply) -> Iterator[tuple[datetime, datetime | None]]:
+    """From when to when the supply lies within the stay, if at all."""
+    begin = max(stay.effective_from, supply.effective_from)
+    ends = [end for end in (stay.effective_to, supply.effective_to) if end is not None]
+    end = min(ends, default=None)
+    if end is None or begin < end:
+        yield begin, end
+
+
+def _span(begin: datetime, end: datetime | None) -> dict[str, Any]:
+    span = {"effective_from": wire.stamp(begin)}
+    return span if end is None else span | {"effective_to": wire.stamp(end)}
 
 
 def _shown_entry(read: Read, viewer: Viewer) -> int | None:

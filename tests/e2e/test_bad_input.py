@@ -675,6 +675,11 @@ CASES: Final[dict[str, dict[str, Case]]] = {
         ),
     },
     "Ledger": {
+        "ListOwnMeters": Case(
+            "bad-home",
+            {},
+            (bad("POSITION_INVALID", at_least=ELSEWHERE), bad("ROLE_NOT_ALLOWED", by=ADVISER)),
+        ),
         "ListReads": Case(
             ADVISER,
             {"mpxn": HOME},

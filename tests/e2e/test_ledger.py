@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 from spine import trust
 from spine.cli import app
 from spine.console import audits, context, ingesting
-from spine.console.client import interval
+from spine.console.client import interval, stamp
+from spine.console.context import CONSENT_SERVICE
 from spine.console.parties import issue
 from spine.ledger import provenance_check, verifier
 from spine.ledger.book import PUBLIC
@@ -30,11 +31,13 @@ from spine.ledger.note import Checkpoint
 from spine.ledger.process import LEDGER
 from spine.policy import Basis, Role
 from spine.server import error_from
-from tests.e2e.conftest import Installation, grant
+from tests.e2e.conftest import SINCE, Installation, grant
 from tests.helpers.perse import perse
 
 MPAN = "1600000000029"
 NEIGHBOUR, TOGETHER, NO_METER = "1600000000038", "1600000000047", "1600000000056"
+MOVED = "1600000000065"
+TIMES = [datetime(year, 1, 1, tzinfo=UTC) for year in (2013, 2015, 2016)]
 DAY = (datetime(2024, 7, 1, tzinfo=UTC), datetime(2024, 7, 2, tzinfo=UTC))
 TERMS: dict[str, Any] = {
     "purpose": "ENERGY_ADVICE",
@@ -253,3 +256,51 @@ def test_only_what_was_released_is_vouched_for(spine: Installation, place: str) 
         with pytest.raises(grpc.RpcError) as refused:
             spine.as_(alias).ledger("GetProvenance", **asked | changes)
         assert error_from(refused.value).reason == reason
+
+
+def test_a_consumer_finds_its_consents_and_suppliers_and_takes_one_back(
+    spine: Installation, place: str
+) -> None:
+    """The commands that are shown beside each consent are those that end it."""
+    spine.occupier(MOVED, "ledger-mover")
+    spine.as_(CONSENT_SERVICE).consumers(
+        "StartSupply", mpxn=MOVED, supplier="north-supply", effective_from=stamp(SINCE)
+    )
+    for supplier, at in (("ledger-supply", TIMES[0]), ("north-supply", TIMES[1])):
+        spine.as_(CONSENT_SERVICE).consumers(
+            "StartSupply", mpxn=MOVED, supplier=supplier, effective_from=stamp(at)
+        )
+    spine.as_(CONSENT_SERVICE).consumers(
+        "EndTenancy",
+        mpxn=MOVED,
+        tenancy_id=spine.tenancies["ledger-mover"],
+        effective_to=stamp(TIMES[2]),
+    )
+    assert [
+        (line["supplier"], line["from"][:4], line["to"][:4])
+        for line in told("my", "switches", "--as", "ledger-mover")
+    ] == [
+        ("north-supply", "2012", "2013"),
+        ("ledger-supply", "2013", "2015"),
+        ("north-supply", "2015", "2016"),
+    ]
+    list(spine.as_("bright-advice").readings(MPAN, **TERMS))
+    until(lambda: told("my", "consents", "--as", "ledger-reader")[0]["last_read"] != "")
+    (line,) = told("my", "consents", "--as", "ledger-reader")
+    assert (line["mpxn"], line["state"], line["data_user"]) == (MPAN, "ACTIVE", "bright-advice")
+    _, *words = shlex.split(line["revoke"])
+    assert CliRunner().invoke(app, words).exit_code == 0
+    (line,) = told("my", "consents", "--as", "ledger-reader")
+    assert (line["state"], line["revoke"]) == ("REVOKED", "")
+    with pytest.raises(grpc.RpcError):
+        list(spine.as_("bright-advice").readings(MPAN, **TERMS))
+    with pytest.raises(grpc.RpcError) as refused:
+        spine.as_("bright-advice").ledger("ListOwnMeters")
+    assert error_from(refused.value).reason == "ROLE_NOT_ALLOWED"
+
+
+def told(*words: str) -> Any:
+    """What a command prints for programs."""
+    done = CliRunner().invoke(app, [*words, "--json"])
+    assert done.exit_code == 0, done.exception
+    return json.loads(done.stdout)
