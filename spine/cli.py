@@ -17,6 +17,7 @@ from spine.console import (
     drifting,
     erasing,
     health,
+    histories,
     holds,
     ingesting,
     ledger,
@@ -65,6 +66,7 @@ for module in (
     mine,
     provenance,
     snapshots,
+    histories,
     loadtest,
 ):
     module.add_to(app)

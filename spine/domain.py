@@ -44,6 +44,25 @@ class Actor:
 
 
 @dataclass(frozen=True, slots=True)
+class HistoryLayout:
+    """How old rows of a store lie in columns, so that they can be kept in files instead.
+
+    `types` names each column's type: text, bytes, integer, day, or integers (`per_row` of them).
+    `columns` and `rows` turn rows in key order into columns and back, byte for byte. By
+    `is_before(key, day)` a row is of a day before that one, days since 1970. `where(start, end)` is
+    SQL, with its values, that finds the rows in that range of keys; it may find more.
+    """
+
+    prefixes: tuple[bytes, ...]
+    types: Mapping[str, str]
+    per_row: int
+    columns: Callable[[Sequence[tuple[bytes, bytes]]], Mapping[str, Any]]
+    rows: Callable[[Mapping[str, Any]], Sequence[tuple[bytes, bytes]]]
+    is_before: Callable[[bytes, int], bool]
+    where: Callable[[bytes, bytes], tuple[str, tuple[Any, ...]]]
+
+
+@dataclass(frozen=True, slots=True)
 class Domain:
     """One coordinated data domain.
 
@@ -52,6 +71,7 @@ class Domain:
     `fold_batch(batch, offset, rows)` folds a columnar record and says whether it was new (False: a
     duplicate); `batch_problem(batch, partition_count)` gives the reason to refuse it, or '', and
     `note_refused(batch, offset, rows)` keeps what a reader may know of one that was refused.
+    `history` says how old rows of its stores lie in columnar files, if they may.
     """
 
     name: str
@@ -68,6 +88,7 @@ class Domain:
     fold_batch: Callable[[Any, int, Rows], bool] | None = None
     batch_problem: Callable[[Any, int], str] | None = None
     note_refused: Callable[[Any, int, Rows], None] = lambda batch, offset, rows: None
+    history: HistoryLayout | None = None
 
     @property
     def row_type(self) -> Any:

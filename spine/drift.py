@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -20,10 +20,12 @@ from typing import Final
 import structlog
 
 from spine import telemetry, trust
+from spine.domain import HistoryLayout
 from spine.files import claimed, write_whole
 from spine.log import LogUnfit
 from spine.replay import BUILD_ROW, RangeReader, StoredFold
-from spine.store import POSITION_ROW, DamagedStore, StorePosition, StoreReader
+from spine.rocks import DamagedStore
+from spine.store import POSITION_ROW, StorePosition, StoreReader
 
 EVIDENCE: Final = "evidence"
 ROWS_KEPT: Final = 20
@@ -74,10 +76,16 @@ class DriftWatcher:
     """
 
     def __init__(
-        self, stores: Path, own: Path, log_id: bytes, reader: RangeReader, open_fold: OpenFold
+        self,
+        stores: Path,
+        own: Path,
+        log_id: bytes,
+        reader: RangeReader,
+        open_fold: OpenFold,
+        layouts: Mapping[str, HistoryLayout],
     ) -> None:
         self._stores, self._own, self._log_id = stores, own, log_id
-        self._reader, self._open_fold = reader, open_fold
+        self._reader, self._open_fold, self._layouts = reader, open_fold, layouts
         self._claim = claimed(own, "a drift watcher")
         for scratch in ("replayed", "seen"):
             shutil.rmtree(own / scratch, ignore_errors=True)
@@ -129,7 +137,8 @@ class DriftWatcher:
         reader = self._seen.get((process, place))
         if reader is None:
             seen = self._own / "seen" / process / name
-            reader = StoreReader(self._stores / process / name, seen, bystander=True)
+            path, layout = self._stores / process / name, self._layouts.get(place[0])
+            reader = StoreReader(path, seen, layout, bystander=True)
             self._seen[process, place] = reader
         try:
             return reader, reader.position() if reader.refresh() else None

@@ -20,8 +20,9 @@ from spine.domain import Domain
 from spine.event import LogRecord
 from spine.log import LogUnfit
 from spine.partition import PartitionFold
+from spine.rocks import DamagedStore
 from spine.rows import HELD_PREFIX, Applied, Malformed, Tools
-from spine.store import DamagedStore, Store, StorePosition
+from spine.store import Store, StorePosition
 
 BUILD_ROW: Final = b"\x00build"
 RECORDS_PER_COMMIT: Final = 256
@@ -67,11 +68,11 @@ class StoredFold:
         versions = (domain.version if domain else 0, governance.version)
         self._build = b"%d.%d." % versions + schema_set
         try:
-            self.store = Store(path)
+            self.store = Store(path, domain.history if domain else None)
         except DamagedStore as damage:
             _log.warning("store.damaged", store=path.name, reason=str(damage))
             Store.discard_all(path)
-            self.store = Store(path)
+            self.store = Store(path, domain.history if domain else None)
         try:
             self._begin()
         except DamagedStore as damage:

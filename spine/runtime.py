@@ -23,7 +23,7 @@ from spine import trust
 from spine.admission import Admission
 from spine.codec import Codec, tools
 from spine.config import Settings
-from spine.domain import Domain
+from spine.domain import Domain, HistoryLayout
 from spine.errors import NotFound, Reason
 from spine.event import SignerRole
 from spine.files import claimed, write_whole
@@ -56,6 +56,12 @@ class Domains:
 
     governance: Domain
     by_topic: Mapping[str, Domain]
+
+    @property
+    def layouts(self) -> Mapping[str, HistoryLayout]:
+        """How old rows lie in files, of the topics whose stores may hand some over."""
+        found = ((topic, domain.history) for topic, domain in self.by_topic.items())
+        return {topic: layout for topic, layout in found if layout is not None}
 
     def __iter__(self) -> Any:
         return iter((self.governance, *self.by_topic.values()))

@@ -8,42 +8,32 @@ secondary.
 from __future__ import annotations
 
 import hashlib
-import heapq
-import os
 import shutil
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice, zip_longest
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import structlog
-from rocksdict import (
-    AccessType,
-    BlockBasedOptions,
-    Checkpoint,
-    DBCompressionType,
-    Options,
-    Rdict,
-    ReadOptions,
-    WriteBatch,
-)
+from rocksdict import AccessType, Checkpoint, Rdict, WriteBatch
 
+from spine import rocks
 from spine.codec import pack, unpack
-from spine.domain import ReadableRows
+from spine.domain import HistoryLayout, ReadableRows
+from spine.history import FOLDER, HISTORY_ROW, History, HistoryFile
+from spine.history import write as write_history
+from spine.rocks import DAMAGE_MARK, DamagedStore
 from spine.rows import Malformed
 
 _log = structlog.get_logger()
 POSITION_ROW: Final = b"\xff\xffposition"
 FIRST_LIFE: Final = "1"
-WRITE_BUFFER_BYTES: Final = 32 << 20
-DAMAGE_MARK: Final = "damaged"
+KEYS_AT_ONCE: Final = 10_000
 # What RocksDB says of its LOCK file. "lock" alone also stands in "block checksum mismatch".
 _LOCKED: Final = ("While lock file", "lock hold by current process")
-
-
-class DamagedStore(Exception):
-    """The store cannot be opened or read; discard it and rebuild from the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +82,10 @@ class Store:
     old one notices.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, layout: HistoryLayout | None = None) -> None:
+        self.path, self._layout = path, layout
         path.mkdir(parents=True, exist_ok=True)
-        self._open(_latest_life(path) or 1)
+        self._open(rocks.latest_life(path) or 1)
 
     def _open(self, life: int) -> None:
         self._pending: dict[bytes, bytes] = {}
@@ -103,16 +93,17 @@ class Store:
         if self.is_damaged:
             raise DamagedStore(f"{self.path.name}: marked as damaged")
         try:
-            self._db = Rdict(str(self.path / str(life)), options=_options())
+            self._db = Rdict(str(self.path / str(life)), options=rocks.options())
         except Exception as error:
             if any(words in str(error) for words in _LOCKED):
                 raise StoreInUse(f"{self.path.name} has another writer") from error
             raise DamagedStore(f"{self.path.name}: {error}") from error
+        self._history = rocks.history(self._db, self.path, self._life, self._layout)
 
     @staticmethod
     def discard_all(path: Path) -> None:
         """Drop the files of a store that cannot even be opened; the next life has a new number."""
-        life = _latest_life(path) or 0
+        life = rocks.latest_life(path) or 0
         (path / str(life + 1)).mkdir(parents=True)
         (path / DAMAGE_MARK).unlink(missing_ok=True)
         shutil.rmtree(path / str(life), ignore_errors=True)
@@ -127,11 +118,11 @@ class Store:
         """The value of a row, pending writes included."""
         if key in self._pending:
             return self._pending[key]
-        return _get(self._db, self.path, key)
+        return rocks.get(self._db, self.path, key)
 
     def get_many(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
         """The values of many rows, in the order of their keys, pending writes included."""
-        found = _get_many(self._db, self.path, keys)
+        found = rocks.get_many(self._db, self.path, keys)
         if self._pending:
             pending = self._pending
             return [pending.get(key, value) for key, value in zip(keys, found, strict=True)]
@@ -143,16 +134,67 @@ class Store:
 
     def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Rows with start <= key < end, in key order, pending writes included."""
-        stored = _scan(self._db, self.path, start, end)
+        stored = self._stored(start, end)
         if not self._pending:
-            yield from stored
-            return
+            return stored
         pending = sorted((k, v) for k, v in self._pending.items() if start <= k < end)
-        last = None
-        for key, value in heapq.merge(pending, stored, key=lambda kv: kv[0]):
-            if key != last:
-                yield key, value
-            last = key
+        return rocks.merged(pending, stored)
+
+    def _stored(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Committed rows, wherever they lie."""
+        return rocks.scan_all(self._db, self._history, self.path, start, end)
+
+    def move_to_history(self, before_day: int) -> HistoryFile | None:
+        """Hand rows of days before that one over to a file; None if there are none.
+
+        Whoever reads meanwhile, or after a kill in the middle, finds each row at least once: the
+        file is written and compared first, then named in the store, and then the rows go.
+        """
+        if self._layout is None:
+            return None
+        position = self.position()
+        assert position is not None and not self._pending
+        said = {
+            "log_id": position.log_id.hex(),
+            "topic": position.topic,
+            "partition": str(position.partition),
+            "below_offset": str(position.offset + 1),
+            "record_digest": position.record_digest.hex(),
+        }
+        folder, old = self.path / str(self._life) / FOLDER, partial(self._old, before_day)
+        written = write_history(folder, self._layout, old(), before_day, said)
+        if written is None:
+            return None
+        check = History(folder, self._layout, [written])
+        same = all(one == other for one, other in zip_longest(check.scan(b"", b"\xff"), old()))
+        check.close()
+        if not same:
+            raise DamagedStore(f"{self.path.name}: its history does not give back its rows")
+        files = (*(self._history.files if self._history else ()), written)
+        self._db.put(HISTORY_ROW, pack(files))
+        self._history = rocks.history(self._db, self.path, self._life, self._layout)
+        keys = (key for key, _ in old())
+        while some := list(islice(keys, KEYS_AT_ONCE)):
+            batch = WriteBatch(raw_mode=True)
+            for key in some:
+                batch.delete(key)
+            self._db.write(batch)
+        self._db.flush()
+        self._db.compact_range(None, None)
+        return written
+
+    def _old(self, before_day: int) -> Iterator[tuple[bytes, bytes]]:
+        """Rows that still lie in the store itself, of days before that one."""
+        assert self._layout is not None
+        for prefix in self._layout.prefixes:
+            for key, value in rocks.scan(self._db, self.path, prefix, prefix + b"\xff"):
+                if self._layout.is_before(key, before_day):
+                    yield key, value
+
+    @property
+    def history(self) -> tuple[HistoryFile, ...]:
+        """The files that rows of old days were handed over to."""
+        return self._history.files if self._history else ()
 
     def commit(self, position: StorePosition) -> None:
         """Write all pending rows and the position, or nothing."""
@@ -175,6 +217,8 @@ class Store:
     def copy_to(self, folder: Path) -> None:
         """Copy all committed rows to a folder that is not there yet, as a store opens them."""
         Checkpoint(self._db).create_checkpoint(str(folder))
+        if (history := self.path / str(self._life) / FOLDER).exists():
+            shutil.copytree(history, folder / FOLDER)
 
     def forget_pending(self) -> None:
         """Drop what was not committed."""
@@ -186,7 +230,7 @@ class Store:
 
     def digest(self) -> bytes:
         """SHA-256 over all committed rows in key order; the position row is not part of it."""
-        return rows_digest(_scan(self._db, self.path, b"", POSITION_ROW))
+        return rows_digest(self._stored(b"", POSITION_ROW))
 
     def close(self) -> None:
         """Let go of the files."""
@@ -199,10 +243,18 @@ class StoreReader:
     What proves damaged is marked for that process; a `bystander` marks nothing of the store's.
     """
 
-    def __init__(self, path: Path, secondary: Path, *, bystander: bool = False) -> None:
-        self._path, self._secondary = path, secondary
+    def __init__(
+        self,
+        path: Path,
+        secondary: Path,
+        layout: HistoryLayout | None = None,
+        *,
+        bystander: bool = False,
+    ) -> None:
+        self._path, self._secondary, self._layout = path, secondary, layout
         self._marked = secondary if bystander else path
         self._db: Rdict | None = None
+        self._history: History | None = None
         self._life, self._begun_as = 0, b""
         self._seen: frozenset[tuple[str, int]] = frozenset()
 
@@ -212,17 +264,20 @@ class StoreReader:
         Its files are looked at first: to catch up with nothing takes RocksDB far longer.
         """
         try:
-            life = _latest_life(self._path)
+            life = rocks.latest_life(self._path)
             if self._db is None or life != self._life:
                 self.close()
                 self._open(life or 1)
             assert self._db is not None
-            written = _written(self._path / str(self._life))
+            written = rocks.written(self._path / str(self._life))
             if written != self._seen:
                 if self._identity() != self._begun_as:
                     self.close()
                     self._open(self._life)
                 self._db.try_catch_up_with_primary()
+                self._history = rocks.history(
+                    self._db, self._marked, self._life, self._layout, self._path, self._history
+                )
                 self._seen = written
         except Exception as error:
             _log.warning("store.unreadable", store=self._path.name, reason=str(error))
@@ -236,7 +291,7 @@ class StoreReader:
         access = AccessType.secondary(str(self._secondary))
         self._life, self._seen = life, frozenset()
         self._begun_as = self._identity()  # before it is opened: it may be begun anew meanwhile
-        self._db = Rdict(str(self._path / str(life)), options=_options(), access_type=access)
+        self._db = Rdict(str(self._path / str(life)), options=rocks.options(), access_type=access)
 
     def _identity(self) -> bytes:
         """What RocksDB calls this store: another if it was removed and begun anew in its place."""
@@ -244,15 +299,15 @@ class StoreReader:
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a row as of the last refresh."""
-        return _get(self._opened(), self._marked, key)
+        return rocks.get(self._opened(), self._marked, key)
 
     def get_many(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
         """The values of many rows, in the order of their keys, as of the last refresh."""
-        return _get_many(self._opened(), self._marked, keys)
+        return rocks.get_many(self._opened(), self._marked, keys)
 
     def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Rows with start <= key < end, in key order, as of the last refresh."""
-        return _scan(self._opened(), self._marked, start, end)
+        return rocks.scan_all(self._opened(), self._history, self._marked, start, end)
 
     def _opened(self) -> Rdict:
         if self._db is None:
@@ -288,77 +343,3 @@ def rows_digest(rows: Iterator[tuple[bytes, bytes]]) -> bytes:
     for key, value in rows:
         digest.update(struct.pack(">II", len(key), len(value)) + key + value)
     return digest.digest()
-
-
-def _latest_life(path: Path) -> int | None:
-    with os.scandir(path) as children:
-        return max((int(c.name) for c in children if c.name.isdecimal()), default=None)
-
-
-def _written(life: Path) -> frozenset[tuple[str, int]]:
-    """The files that only grow, and grow with every write: write-ahead logs and manifests."""
-    with os.scandir(life) as files:
-        return frozenset(
-            (file.name, file.stat().st_size)
-            for file in files
-            if file.name.endswith(".log") or file.name.startswith("MANIFEST-")
-        )
-
-
-def _get(db: Rdict, path: Path, key: bytes) -> bytes | None:
-    try:
-        found: bytes | None = db.get(key)
-    except Exception as error:
-        raise _damage(path, error) from error
-    return found
-
-
-def _get_many(db: Rdict, path: Path, keys: Sequence[bytes]) -> Sequence[bytes | None]:
-    try:
-        found: Any = db.get(list(keys))
-    except Exception as error:
-        raise _damage(path, error) from error
-    values: list[bytes | None] = found
-    return values
-
-
-def _scan(db: Rdict, path: Path, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Rows in key order. An iterator just ends at a damaged block, and only its status tells."""
-    options = ReadOptions()
-    options.set_iterate_upper_bound(end)
-    rows = db.iter(options)
-    rows.seek(start)
-    while rows.valid():
-        key, value = rows.key(), rows.value()
-        if key >= end:
-            return
-        yield key, value
-        rows.next()
-    try:
-        rows.status()
-    except Exception as error:
-        raise _damage(path, error) from error
-
-
-def _damage(path: Path, error: Exception) -> DamagedStore:
-    (path / DAMAGE_MARK).touch()
-    return DamagedStore(f"{path.name}: {error}")
-
-
-def _options() -> Options:
-    options = Options(raw_mode=True)
-    options.create_if_missing(True)
-    options.set_max_open_files(256)
-    # A fold writes in bursts, each row once: let memory and the first level take them up, and a
-    # thread of its own merge them, before anything waits. Keys share long beginnings.
-    options.set_compression_type(DBCompressionType.lz4())
-    # Most keys asked for are of what never happened: a duplicate, a closed meter.
-    tables = BlockBasedOptions()
-    tables.set_bloom_filter(10, False)
-    options.set_block_based_table_factory(tables)
-    options.set_max_background_jobs(2)
-    options.set_write_buffer_size(WRITE_BUFFER_BYTES)
-    options.set_max_write_buffer_number(4)
-    options.set_level_zero_slowdown_writes_trigger(40)
-    options.set_level_zero_stop_writes_trigger(64)
-    return options

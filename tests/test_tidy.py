@@ -222,7 +222,7 @@ def test_only_the_edge_imports_domains() -> None:
         ("kafka", OF_KAFKA),
         ("aiokafka", OF_KAFKA),
         ("grpc", OF_GRPC),
-        ("rocksdict", ("spine.store",)),
+        ("rocksdict", ("spine.store", "spine.rocks")),
         ("fastavro", ("spine.codec", "spine.schemas")),
     ],
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final, Never
 
-from domains.metering import decider, events, readings, rows, withdrawals
+from domains.metering import decider, events, history, readings, rows, withdrawals
 from spine.domain import Domain
 from spine.errors import Bug
 from spine.event import SignerRole
@@ -60,4 +60,5 @@ READINGS: Final = Domain(
     fold_batch=rows.fold_batch,
     batch_problem=withdrawals.record_problem,
     note_refused=rows.note_refused,
+    history=history.LAYOUT,
 )

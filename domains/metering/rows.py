@@ -33,7 +33,7 @@ ROW_PREFIX: Final = b"r/"
 BATCH_PREFIX: Final = b"b/"
 REFUSED_PREFIX: Final = b"x/"
 _WITHDRAWN, _QUARANTINED = (ABSENT.index(why) for why in (Absent.WITHDRAWN, Absent.QUARANTINED))
-_DAY_SIGN: Final = 0x8000_0000  # added, so that days before 1970 sort before those after
+DAY_SIGN: Final = 0x8000_0000  # added, so that days before 1970 sort before those after
 _CODE_END: Final = "\x1f"
 
 _KEY = np.dtype(
@@ -47,8 +47,8 @@ _KEY = np.dtype(
     ]
 )
 _KEY_PLACE = struct.Struct(">IqI")  # day, offset and row: the end of a key
-_VALUES_END = PRESENT_BYTES + PERIODS_PER_UTC_DAY * VALUE_BYTES
-_QUALITY_END = _VALUES_END + PERIODS_PER_UTC_DAY
+VALUES_END = PRESENT_BYTES + PERIODS_PER_UTC_DAY * VALUE_BYTES
+QUALITY_END = VALUES_END + PERIODS_PER_UTC_DAY
 
 
 def fold_batch(record: ReadingsBatch | ReadingsWithdrawn, offset: int, rows: Rows) -> bool:
@@ -87,7 +87,7 @@ def _row_keys(batch: ReadingsBatch, offset: int, prefix: bytes = ROW_PREFIX) -> 
     keys["prefix"] = prefix
     keys["mpxn"] = np.frombuffer(batch.mpxns, np.uint8).reshape(batch.rows, MPXN_BYTES)
     keys["quantity"] = batch.measurement_quantity.encode()
-    keys["day"] = np.frombuffer(batch.days, "<u4") ^ np.uint32(_DAY_SIGN)
+    keys["day"] = np.frombuffer(batch.days, "<u4") ^ np.uint32(DAY_SIGN)
     keys["offset"] = offset
     keys["row"] = np.arange(batch.rows)
     whole: list[bytes] = keys.view(f"V{_KEY.itemsize}").tolist()
@@ -97,14 +97,14 @@ def _row_keys(batch: ReadingsBatch, offset: int, prefix: bytes = ROW_PREFIX) -> 
 def _row_values(batch: ReadingsBatch) -> list[bytes]:
     """Mask (6), Wh (192), quality (48) as in the batch, then every code and its end mark."""
     codes = "".join(code + _CODE_END for code in batch.quality_codes).encode()
-    packed = np.empty((batch.rows, _QUALITY_END + len(codes)), np.uint8)
+    packed = np.empty((batch.rows, QUALITY_END + len(codes)), np.uint8)
     for start, end, vector in (
         (0, PRESENT_BYTES, batch.present),
-        (PRESENT_BYTES, _VALUES_END, energy_of(batch)),
-        (_VALUES_END, _QUALITY_END, batch.quality),
+        (PRESENT_BYTES, VALUES_END, energy_of(batch)),
+        (VALUES_END, QUALITY_END, batch.quality),
     ):
         packed[:, start:end] = np.frombuffer(vector, np.uint8).reshape(batch.rows, end - start)
-    packed[:, _QUALITY_END:] = np.frombuffer(codes, np.uint8)
+    packed[:, QUALITY_END:] = np.frombuffer(codes, np.uint8)
     whole: list[bytes] = packed.view(f"V{packed.shape[1]}").ravel().tolist()
     return whole
 
@@ -143,10 +143,10 @@ def columns_of(
             present[where], instead[where], offsets[where] = False, _WITHDRAWN, at
             continue
         present[where], instead[where] = True, 0
-        values[where] = np.ascontiguousarray(stored[:, PRESENT_BYTES:_VALUES_END]).view("<i4")[said]
+        values[where] = np.ascontiguousarray(stored[:, PRESENT_BYTES:VALUES_END]).view("<i4")[said]
         texts = codes.decode().split(_CODE_END)[:-1]
         numbers = np.array([names.setdefault(text, len(names)) for text in texts], np.int64)
-        quality[where] = numbers[stored[:, _VALUES_END:_QUALITY_END][said]]
+        quality[where] = numbers[stored[:, VALUES_END:QUALITY_END][said]]
         offsets[where] = np.broadcast_to(offset, said.shape)[said]
         places[where] = np.broadcast_to(row, said.shape)[said]
     for mark in refused:
@@ -170,7 +170,7 @@ def spoken_of(kept: Iterable[Version], first: int, count: int) -> NDArray[np.boo
 
 
 def _codes(version: Version) -> bytes:
-    return version.stored[_QUALITY_END:]
+    return version.stored[QUALITY_END:]
 
 
 def versions(
@@ -186,9 +186,9 @@ def versions(
     With `REFUSED_PREFIX`, what was refused of them: `stored` is the mask then.
     """
     point = prefix + mpxn.encode().ljust(MPXN_BYTES, b"\x00") + quantity.encode()
-    bounds = (struct.pack(">I", day + _DAY_SIGN) for day in (days.start, days.stop))
+    bounds = (struct.pack(">I", day + DAY_SIGN) for day in (days.start, days.stop))
     start, end = (point + day for day in bounds)
     for key, stored in rows.scan(start, end):
         sorting_day, offset, row = _KEY_PLACE.unpack_from(key, len(point))
         if offset < below_offset:
-            yield Version(sorting_day - _DAY_SIGN, offset, row, stored)
+            yield Version(sorting_day - DAY_SIGN, offset, row, stored)

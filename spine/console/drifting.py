@@ -40,7 +40,9 @@ def drift(
     with closing(this.reader()) as reader:
         log_id, own = this.identity.log_id, chosen.data_dir / FOLDER
         stores = chosen.data_dir / "stores"
-        with closing(DriftWatcher(stores, own, log_id, reader, this.stored_fold)) as watcher:
+        with closing(
+            DriftWatcher(stores, own, log_id, reader, this.stored_fold, this.domains.layouts)
+        ) as watcher:
             if every:
                 _watch(watcher, every)
                 return

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from spine import trust
+from spine.domain import HistoryLayout
 from spine.dsi.answering import Sources
 from spine.errors import Pushback, Reason
 from spine.event import DataPosition
@@ -18,6 +20,8 @@ POLL_S: Final = 0.02
 # How soon a read follows a partition that another readings process has taken over.
 COMPARE_EVERY_S: Final = 0.25
 Place = tuple[str, int]
+# How old rows of a topic's stores lie in files.
+Layouts = Mapping[str, HistoryLayout]
 
 
 def store_path(stores: Path, topic: str, partition: int) -> Path:
@@ -32,8 +36,10 @@ class DataViews:
     A partition is read where it is folded furthest: a process that has lost it stands still.
     """
 
-    def __init__(self, stores: Path, own: Path, log_id: bytes, partitions: int) -> None:
-        self._stores, self._own, self._log_id = stores, own, log_id
+    def __init__(
+        self, stores: Path, own: Path, log_id: bytes, partitions: int, layouts: Layouts
+    ) -> None:
+        self._stores, self._own, self._log_id, self._layouts = stores, own, log_id, layouts
         places = [(topic, p) for topic in trust.DATA_TOPICS for p in range(partitions)]
         self._readers: dict[Place, dict[str, StoreReader]] = {place: {} for place in places}
         self._furthest: dict[Place, StoreReader] = {}
@@ -65,7 +71,7 @@ class DataViews:
             path = store_path(home, *place)
             if home.name not in readers and path.exists():
                 secondary = store_path(self._own / home.name, *place)
-                readers[home.name] = StoreReader(path, secondary)
+                readers[home.name] = StoreReader(path, secondary, self._layouts.get(place[0]))
         ready = [reader for _, reader in sorted(readers.items()) if reader.refresh()]
         self._furthest.pop(place, None)
         if ready:

@@ -96,7 +96,11 @@ def _local_service(process: Process, folds: FaustFolds) -> DsiService:
         for p in range(runtime.partitions)
     }
     data = DataViews(
-        runtime.stores(READINGS_PROCESS), runtime.stores(name) / "data", log_id, runtime.partitions
+        runtime.stores(READINGS_PROCESS),
+        runtime.stores(name) / "data",
+        log_id,
+        runtime.partitions,
+        runtime.domains.layouts,
     )
     outcomes = OutcomeLog(writer, name)
     reader = ReaderThread(runtime.kafka)

@@ -37,6 +37,7 @@ WORDS = {
     "as_": "governance-board",
     "domain": "metering",
     "expires": "2025-01-01",
+    "before": "2024-01-01",
     "from_": "2024-01-01",
     "history_from": "2024-01-01",
     "level": "INSPECTION",
@@ -50,7 +51,7 @@ WORDS = {
     "to": "2024-01-02",
     "until": "2025-01-01",
 }
-TIMES = ("answer_by", "expires", "from_", "history_from", "to", "until", "as_of_known")
+TIMES = ("answer_by", "before", "expires", "from_", "history_from", "to", "until", "as_of_known")
 # What is no input file of any command, and what is said of it.
 WRONG_FILES = {
     "empty.csv": (b"", Reason.FILE_EMPTY),

@@ -15,11 +15,13 @@ from structlog.testing import capture_logs
 from domains.consumers.decider import CONSUMERS
 from domains.governance.decider import GOVERNANCE
 from spine import trust
+from spine.domain import HistoryLayout
 from spine.drift import EVIDENCE, Compared, DriftWatcher
 from spine.errors import Pushback
 from spine.replay import BUILD_ROW, StoredFold
+from spine.rocks import DAMAGE_MARK
 from spine.rows import HEAD_ROW, SUBJECT_PREFIX
-from spine.store import DAMAGE_MARK, POSITION_ROW
+from spine.store import POSITION_ROW
 from tests.helpers.records import LOG_ID, METER, NEIGHBOUR, PARTITION, TOOLS, MemoryLog
 from tests.helpers.stories import consumers_story
 
@@ -29,6 +31,7 @@ NAME = f"{trust.CONSUMER_LOG}-{PARTITION}"
 METER_ROW = SUBJECT_PREFIX + METER.encode()
 NEIGHBOUR_ROW = SUBJECT_PREFIX + NEIGHBOUR.encode()
 MUTATIONS = 25
+NO_HISTORY: dict[str, HistoryLayout] = {}
 Open = Callable[[str], StoredFold]
 
 
@@ -53,7 +56,7 @@ def served(tmp_path: Path) -> Iterator[Open]:
 
 @pytest.fixture
 def watcher(tmp_path: Path) -> Iterator[DriftWatcher]:
-    made = DriftWatcher(tmp_path / "stores", tmp_path / "drift", LOG_ID, LOG, open_fold)
+    made = DriftWatcher(tmp_path / "stores", tmp_path / "drift", LOG_ID, LOG, open_fold, NO_HISTORY)
     yield made
     made.close()
 
@@ -248,7 +251,7 @@ def test_one_watcher_at_a_time_begins_with_the_log_alone(
 ) -> None:
     dsi = served("dsi")
     dsi.catch_up(LOG)
-    arguments = tmp_path / "stores", tmp_path / "drift", LOG_ID, LOG, open_fold
+    arguments = tmp_path / "stores", tmp_path / "drift", LOG_ID, LOG, open_fold, NO_HISTORY
     with pytest.raises(Pushback):
         DriftWatcher(*arguments)
     watcher.look()

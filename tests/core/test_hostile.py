@@ -23,9 +23,10 @@ from spine.event import DataPosition, from_epoch_ms
 from spine.gb import on_the_grid
 from spine.log import LogReader
 from spine.replay import StoredFold, rebuild
+from spine.rocks import DAMAGE_MARK, DamagedStore
 from spine.rows import HEAD_ROW, SUBJECT_PREFIX, Malformed
 from spine.services.governance import _after
-from spine.store import DAMAGE_MARK, POSITION_ROW, DamagedStore, StorePosition
+from spine.store import POSITION_ROW, StorePosition
 from tests.helpers.records import (
     CODEC,
     LOG_ID,

@@ -16,11 +16,10 @@ from spine import trust
 from spine.event import LogRecord
 from spine.log import LogReader, LogUnfit
 from spine.replay import BUILD_ROW, RECORDS_PER_COMMIT, StoredFold, rebuild
+from spine.rocks import DAMAGE_MARK, DamagedStore
 from spine.rows import HELD_PREFIX
 from spine.store import (
-    DAMAGE_MARK,
     POSITION_ROW,
-    DamagedStore,
     MemoryRows,
     Store,
     StoreInUse,

@@ -32,10 +32,11 @@ from spine.console.context import CONSENT_SERVICE, OPERATOR
 from spine.consumers.v1 import consumers_pb2
 from spine.event import Facts, LogRecord, Sealed
 from spine.log import partition_counts
+from spine.rocks import DamagedStore
 from spine.sealing import VAULT_FILE, Vault
 from spine.services import wire
 from spine.snapshot import save
-from spine.store import POSITION_ROW, DamagedStore, StoreReader
+from spine.store import POSITION_ROW, StoreReader
 from tests.e2e.conftest import SINCE, Installation, audit, grant
 
 MPAN = "1900012345945"

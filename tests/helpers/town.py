@@ -77,6 +77,8 @@ def query(caller: Caller = ADVISER, interval: Interval = WEEK) -> Query:
 class Town:
     """What a test can do with the installation."""
 
+    readings: Process  # where a test has one of its own
+
     def __init__(self, runtime: Runtime, process: Process, folds: FaustFolds) -> None:
         self.runtime, self.process, self.folds = runtime, process, folds
         self.partition = murmur2_partition(MPAN.encode(), runtime.partitions)
@@ -177,6 +179,7 @@ class Dsi:
             runtime.stores(name) / "data",
             runtime.identity.log_id,
             runtime.partitions,
+            runtime.domains.layouts,
         )
         self.outcomes = OutcomeLog(writer, name)
         self.reader = ReaderThread(runtime.kafka)
@@ -202,6 +205,7 @@ async def settle(settings: Settings, kafka: Kafka) -> AsyncIterator[Town]:
     process = Process(runtime, "coordinators")
     folds = await process.fold([trust.GOVERNANCE_TOPIC, trust.CONSUMER_LOG])
     town = Town(runtime, process, folds)
+    town.readings = readings
     reader = runtime.reader()
     town.spreader.load(reader, runtime.codec)
     reader.close()
@@ -220,7 +224,7 @@ async def settle(settings: Settings, kafka: Kafka) -> AsyncIterator[Town]:
         yield town
     finally:
         await process.stop()
-        await readings.stop()
+        await town.readings.stop()
 
 
 @asynccontextmanager

@@ -387,7 +387,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "an iterator that ends at a damaged block is no end",
-        "spine/store.py",
+        "spine/rocks.py",
         "        rows.status()\n",
         "        pass\n",
         STORE,

@@ -1,0 +1,155 @@
+"""What a store and its readers ask of RocksDB, and of the history that a store names.
+
+Whatever proves damaged on reading marks the store, so that its next start begins anew.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from rocksdict import BlockBasedOptions, DBCompressionType, Options, Rdict, ReadOptions
+
+from spine.codec import unpack
+from spine.domain import HistoryLayout
+from spine.history import FOLDER, HISTORY_ROW, History, HistoryFile, HistoryUnreadable
+from spine.rows import Malformed
+
+WRITE_BUFFER_BYTES: Final = 32 << 20
+DAMAGE_MARK: Final = "damaged"
+
+
+class DamagedStore(Exception):
+    """The store cannot be opened or read; discard it and rebuild from the log."""
+
+
+def latest_life(path: Path) -> int | None:
+    """The number of the latest life of a store; None if it has none."""
+    with os.scandir(path) as children:
+        return max((int(c.name) for c in children if c.name.isdecimal()), default=None)
+
+
+def written(life: Path) -> frozenset[tuple[str, int]]:
+    """The files that only grow, and grow with every write: write-ahead logs and manifests."""
+    with os.scandir(life) as files:
+        return frozenset(
+            (file.name, file.stat().st_size)
+            for file in files
+            if file.name.endswith(".log") or file.name.startswith("MANIFEST-")
+        )
+
+
+def get(db: Rdict, path: Path, key: bytes) -> bytes | None:
+    """The value of a row."""
+    try:
+        found: bytes | None = db.get(key)
+    except Exception as error:
+        raise damage(path, error) from error
+    return found
+
+
+def get_many(db: Rdict, path: Path, keys: Sequence[bytes]) -> Sequence[bytes | None]:
+    """The values of many rows, in the order of their keys."""
+    try:
+        found: Any = db.get(list(keys))
+    except Exception as error:
+        raise damage(path, error) from error
+    values: list[bytes | None] = found
+    return values
+
+
+def history(
+    db: Rdict,
+    marked: Path,
+    life: int,
+    layout: HistoryLayout | None,
+    path: Path | None = None,
+    known: History | None = None,
+) -> History | None:
+    """The history that a store names, `known` if it is still that one; a store whose history is
+    not there is damaged.
+    """
+    stored = None if layout is None else get(db, marked, HISTORY_ROW)
+    if stored is None:
+        return None
+    assert layout is not None
+    try:
+        files = unpack(stored, tuple[HistoryFile, ...])
+        if known is not None and known.files == files:
+            return known
+        return History((path or marked) / str(life) / FOLDER, layout, files)
+    except (Malformed, HistoryUnreadable) as error:
+        raise damage(marked, error) from error
+
+
+def scan_all(
+    db: Rdict, history: History | None, path: Path, start: bytes, end: bytes
+) -> Iterator[tuple[bytes, bytes]]:
+    """Rows in key order, from the store itself and from its history."""
+    stored = scan(db, path, start, end)
+    if history is None or not history.meets(start, end):
+        return stored
+    return merged(stored, _sound(history.scan(start, end), path))
+
+
+def _sound(rows: Iterator[tuple[bytes, bytes]], path: Path) -> Iterator[tuple[bytes, bytes]]:
+    try:
+        yield from rows
+    except HistoryUnreadable as error:
+        raise damage(path, error) from error
+
+
+def merged(*sources: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+    """Rows of several sources in key order; where two have one, the first source's counts."""
+    last = None
+    for key, value in heapq.merge(*sources, key=lambda row: row[0]):
+        if key != last:
+            yield key, value
+        last = key
+
+
+def scan(db: Rdict, path: Path, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Rows in key order. An iterator just ends at a damaged block, and only its status tells."""
+    bounded = ReadOptions()
+    bounded.set_iterate_upper_bound(end)
+    rows = db.iter(bounded)
+    rows.seek(start)
+    while rows.valid():
+        key, value = rows.key(), rows.value()
+        if key >= end:
+            return
+        yield key, value
+        rows.next()
+    try:
+        rows.status()
+    except Exception as error:
+        raise damage(path, error) from error
+
+
+def damage(path: Path, error: Exception) -> DamagedStore:
+    """Mark the store, and say so."""
+    (path / DAMAGE_MARK).touch()
+    return DamagedStore(f"{path.name}: {error}")
+
+
+def options() -> Options:
+    """How a store is opened."""
+    made = Options(raw_mode=True)
+    made.create_if_missing(True)
+    made.set_max_open_files(256)
+    # A fold writes in bursts, each row once: let memory and the first level take them up, and a
+    # thread of its own merge them, before anything waits. Keys share long beginnings.
+    made.set_compression_type(DBCompressionType.lz4())
+    # Most keys asked for are of what never happened: a duplicate, a closed meter.
+    tables = BlockBasedOptions()
+    tables.set_bloom_filter(10, False)
+    made.set_block_based_table_factory(tables)
+    made.set_max_background_jobs(2)
+    made.set_write_buffer_size(WRITE_BUFFER_BYTES)
+    made.set_max_write_buffer_number(4)
+    made.set_level_zero_slowdown_writes_trigger(40)
+    made.set_level_zero_stop_writes_trigger(64)
+    return made
