@@ -27,16 +27,20 @@ from spine.event import (
     RecordType,
     from_epoch_ms,
 )
-from spine.policy import MeterAccess, Permit, Role
+from spine.policy import MeterAccess, Permit, Role, Tenancy
 from spine.replay import RangeReader, StoredFold
 from spine.rows import Applied, Decided
 
 READ_PREFIX: Final = b"a/"
+ASKED_PREFIX: Final = b"p/"
 OUTCOME_PREFIX: Final = b"o/"
 CONSUMER_PREFIX: Final = b"m/"
 FOLDED: Final = (trust.CONSUMER_LOG, trust.OUTCOMES_TOPIC)
 _PLACE: Final = struct.Struct(">qi")
 LATEST: Final = (1 << 62, 0)
+# Reads lie with the latest first, as they are asked for.
+_BACKWARDS: Final = struct.Struct(">QI")
+_FIRST_OF_ALL: Final = 1 << 63
 
 OpenFold = Callable[[Path, str, int], StoredFold]
 
@@ -99,6 +103,17 @@ class Viewer:
     party: str
     access: MeterAccess
 
+    @property
+    def is_concerned(self) -> bool:
+        """Whether lines of others may be its to see."""
+        return self.role == Role.AUDITOR or bool(self._stays)
+
+    @property
+    def _stays(self) -> list[Tenancy]:
+        """When it lived there; nobody but a consumer lives anywhere."""
+        own = (t for t in self.access.tenancies if t.consumer_ref == self.party)
+        return list(own) if self.role == Role.CONSUMER else []
+
     def asked(self, request: AccessRequest) -> bool:
         """Whether the request was its own, in the role that it has now."""
         return (request.role, request.party) == (self.role, self.party)
@@ -112,13 +127,10 @@ class Viewer:
         if self.role == Role.AUDITOR:
             return True
         begin, end = request.interval_from, request.interval_to
-        concerned = self.role == Role.CONSUMER and any(
-            tenancy.effective_from < end
-            and (tenancy.effective_to is None or begin < tenancy.effective_to)
-            for tenancy in self.access.tenancies
-            if tenancy.consumer_ref == self.party
+        return self.asked(request) or any(
+            stay.effective_from < end and (stay.effective_to is None or begin < stay.effective_to)
+            for stay in self._stays
         )
-        return concerned or self.asked(request)
 
 
 class ReadRegister:
@@ -169,14 +181,25 @@ class ReadRegister:
     def reads(self, partition: int, mpxn: str, before: tuple[int, int] = LATEST) -> Iterator[Read]:
         """The decisions on a meter below that offset and entry, the latest first."""
         store = self._folds[trust.CONSUMER_LOG, partition].store
-        begin = _read_row(mpxn, 0, 0)
-        found = [row for _, row in store.scan(begin, _read_row(mpxn, *before))]
-        for row in reversed(found):
+        for _, row in store.scan(*_below(_reads_of(mpxn), before)):
+            yield self._unpacked(partition, row)
+
+    def asked(
+        self, partition: int, mpxn: str, role: str, party: str, before: tuple[int, int] = LATEST
+    ) -> Iterator[Read]:
+        """Those of them that this party asked for in that role."""
+        store, own = self._folds[trust.CONSUMER_LOG, partition].store, _asked_by(mpxn, role, party)
+        for key, _ in store.scan(*_below(own, before)):
+            row = store.get(_reads_of(mpxn) + key[len(own) :])
+            assert row is not None
             yield self._unpacked(partition, row)
 
     def read(self, partition: int, mpxn: str, offset: int, entry: int) -> Read | None:
         """One of them."""
-        row = self._folds[trust.CONSUMER_LOG, partition].store.get(_read_row(mpxn, offset, entry))
+        if offset < 0 or entry < 0:
+            return None
+        key = _reads_of(mpxn) + _backwards(offset, entry)
+        row = self._folds[trust.CONSUMER_LOG, partition].store.get(key)
         return None if row is None else self._unpacked(partition, row)
 
     def outcome(self, partition: int, read: Read) -> Outcome | None:
@@ -219,8 +242,10 @@ class ReadRegister:
         value = tools.decode(record.value or b"") if decisions else None
         for decided in decisions:
             assert isinstance(value, AccessRequests)
-            key = _read_row(decided.member, record.offset, decided.entry)
-            fold.store.put(key, tools.pack(Read.of(record, value, decided)))
+            place, request = _backwards(record.offset, decided.entry), decided.request
+            row = tools.pack(Read.of(record, value, decided))
+            fold.store.put(_reads_of(decided.member) + place, row)
+            fold.store.put(_asked_by(decided.member, request.role, request.party) + place, b"")
 
     def _on_outcomes(self, fold: StoredFold, record: LogRecord, applied: Applied) -> None:
         if not applied.applied or record.header(TYPE_HEADER) != RecordType.OUTCOMES.encode():
@@ -235,8 +260,21 @@ class ReadRegister:
                 fold.store.put(key, fold.fold.tools.pack(said))
 
 
-def _read_row(mpxn: str, offset: int, entry: int) -> bytes:
-    return READ_PREFIX + mpxn.encode() + b"\x00" + _PLACE.pack(offset, entry)
+def _reads_of(mpxn: str) -> bytes:
+    return READ_PREFIX + mpxn.encode() + b"\x00"
+
+
+def _asked_by(mpxn: str, role: str, party: str) -> bytes:
+    return ASKED_PREFIX + f"{mpxn}\x00{role}/{party}\x00".encode()
+
+
+def _backwards(offset: int, entry: int) -> bytes:
+    return _BACKWARDS.pack(_FIRST_OF_ALL - offset, (1 << 31) - entry)
+
+
+def _below(prefix: bytes, place: tuple[int, int]) -> tuple[bytes, bytes]:
+    """The range of keys under a prefix of all that stands below that place in the log."""
+    return prefix + _backwards(*place) + b"\x00", prefix + b"\xff" * _BACKWARDS.size
 
 
 def _consumer_row(consumer_ref: str, mpxn: str) -> bytes:

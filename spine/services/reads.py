@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime
-from itertools import islice
 from typing import Any, Final
 
 from domains.metering.readings import ReadingsBatch
@@ -43,6 +42,8 @@ PAGE: Final = 100
 PAGE_MAX: Final = 500
 # A proof takes some 5 kB, and an answer no more than 4 MiB.
 PROVED_MAX: Final = 200
+# One page looks at no more lines than this, so that nobody waits for who reads a busy meter.
+LOOKED_THROUGH_MAX: Final = 5_000
 RECORDS_A_TURN: Final = 2_000
 RECORDS_IN_PASSING: Final = 100
 FOLLOW_EVERY_S: Final = 5.0
@@ -108,17 +109,20 @@ class ReadsService(ledger_pb2_grpc.LedgerServicer):
         viewer = await self._viewer(partition, mpxn, request, context)
 
         def page(log: LogReader) -> Any:
-            found = (
-                read
-                for read in self._register.reads(partition, mpxn, before)
-                if viewer.may_see(read.request) and (since is None or read.at >= since)
-            )
-            reads = list(islice(found, size + 1))
+            reads: list[Read] = []
+            cursor = ""
+            for looked, read in enumerate(self._lines(partition, mpxn, viewer, before), 1):
+                if len(reads) == size or looked > LOOKED_THROUGH_MAX:
+                    break
+                cursor = f"{read.offset}.{read.entry}"
+                if viewer.may_see(read.request) and (since is None or read.at >= since):
+                    reads.append(read)
+            else:
+                cursor = ""
             prover = self._prover(log) if request.with_proofs else None
-            last = reads[size - 1] if len(reads) > size else None
             return ledger_pb2.ListReadsResponse(
-                reads=[self._read(partition, read, viewer, prover) for read in reads[:size]],
-                next_cursor=f"{last.offset}.{last.entry}" if last else "",
+                reads=[self._read(partition, read, viewer, prover) for read in reads],
+                next_cursor=cursor,
                 as_of=wire.position_token(self._log_id, self._as_of(partition)),
             )
 
@@ -157,6 +161,14 @@ class ReadsService(ledger_pb2_grpc.LedgerServicer):
             return document(self._sign(text), proofs, self._library.keys())
 
         return ledger_pb2.GetProvenanceResponse(provenance=await self._log.run(record))
+
+    def _lines(
+        self, partition: int, mpxn: str, viewer: Viewer, before: tuple[int, int]
+    ) -> Iterator[Read]:
+        """The lines to look through; whom the meter does not concern, only its own."""
+        if viewer.is_concerned:
+            return self._register.reads(partition, mpxn, before)
+        return self._register.asked(partition, mpxn, viewer.role, viewer.party, before)
 
     def _place(self, said: str) -> tuple[str, int]:
         mpxn = str(parse_mpxn(said))

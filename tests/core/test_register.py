@@ -127,6 +127,25 @@ def test_it_says_what_an_audit_finds(history: History, tmp_path: Path) -> None:
     made.close()
 
 
+def test_who_asked_finds_its_own_requests_and_goes_on_from_any_of_them(
+    history: History, tmp_path: Path
+) -> None:
+    made = register(tmp_path, history.records())
+    whole = list(made.reads(PARTITION, METER))
+    own = list(made.asked(PARTITION, METER, Role.DATA_USER, "adviser"))
+    assert own == [read for read in whole if read.request.party == "adviser"]
+    assert len(own) == len(whole) - 1
+    for lines, ask in (
+        (whole, lambda before: made.reads(PARTITION, METER, before)),
+        (own, lambda before: made.asked(PARTITION, METER, Role.DATA_USER, "adviser", before)),
+    ):
+        for place, read in enumerate(lines):
+            assert list(ask((read.offset, read.entry))) == lines[place + 1 :]
+    assert list(made.asked(PARTITION, METER, Role.SUPPLIER, "adviser")) == []
+    assert made.read(PARTITION, METER, -(2**63), -(2**31)) is None
+    made.close()
+
+
 def test_what_no_server_signed_is_no_read(history: History, tmp_path: Path) -> None:
     forged = history.ask(history.asked(party="framed-party"), by=None).record
     made = register(tmp_path, history.records())
