@@ -32,16 +32,25 @@ LIBRARIES: Final = (
     "rocksdict",
 )
 WIDTH, HEIGHT, MARGIN = 640, 300, 56
+# File, scenario, what it shows, and the figures it shows it by.
 PLOTS: Final = (
     (
         "throughput",
+        "growth",
         "Meter-days a second",
         ("fold_meter_days_per_s", "ceiling_meter_days_per_s"),
     ),
     (
         "cost",
+        "growth",
         "Microseconds for one meter-day",
         ("fold_us_per_meter_day", "fold_cpu_us_per_meter_day"),
+    ),
+    (
+        "latency",
+        "reads",
+        "Milliseconds for one meter-week, alone and at half the rate it bears",
+        ("alone_p50_ms", "p50_ms", "p99_ms"),
     ),
 )
 
@@ -91,12 +100,11 @@ def write() -> None:
     """Make RESULTS.md, its plots and the chapter in DESIGN.md from what is kept."""
     kept = json.loads(KEPT.read_text())
     PAGE.write_text(page(kept, NOTES.read_text() if NOTES.exists() else ""))
-    runs = [run for run in kept["runs"] if run["scenario"] == "growth"]
-    if len(runs) > 1:
-        sizes = [run["size"] for run in runs]
-        for name, title, fields in PLOTS:
+    for name, scenario, title, fields in PLOTS:
+        runs = [run for run in kept["runs"] if run["scenario"] == scenario]
+        if len(runs) > 1:
             lines = {field: [run["figures"][field] for run in runs] for field in fields}
-            (HERE / f"{name}.svg").write_text(plot(title, sizes, lines))
+            (HERE / f"{name}.svg").write_text(plot(title, [run["size"] for run in runs], lines))
     if {"access", "gb-day", "reads", "registry", "rebuild"} <= set(kept["figures"]):
         sizing.main()
 
@@ -122,13 +130,9 @@ def page(kept: Any, notes: str) -> str:
         out += ["", *(_verdict(target) for target in run["targets"])]
         out += [f"- {note}" for note in run["notes"]]
         out.append("")
-    if (HERE / "throughput.svg").exists():
-        out += [
-            "![Throughput against size](throughput.svg)",
-            "",
-            "![Cost against size](cost.svg)",
-            "",
-        ]
+    for name, _, title, _ in PLOTS:
+        if (HERE / f"{name}.svg").exists():
+            out += [f"![{title}, against size]({name}.svg)", ""]
     return "\n".join(out) + notes
 
 
