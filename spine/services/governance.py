@@ -209,7 +209,7 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
                 break
             page.append((party, participant))
         return governance_pb2.ListParticipantsResponse(
-            participants=[_shown(party, participant) for party, participant in page],
+            participants=[participant_shown(party, participant) for party, participant in page],
             next_cursor=base64.urlsafe_b64encode(last.encode()).decode(),
             positions=self._here(),
         )
@@ -290,7 +290,8 @@ def _hold_shown(party: str, hold: holds.Hold) -> Any:
     )
 
 
-def _shown(party: str, participant: trust.Participant) -> Any:
+def participant_shown(party: str, participant: trust.Participant) -> Any:
+    """A participant as a message."""
     return governance_pb2.Participant(
         party=party,
         name=participant.name,

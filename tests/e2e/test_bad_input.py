@@ -161,9 +161,14 @@ STRANGE_ASSET: Final = (
     bad("ASSET_UNKNOWN", asset_id=f"{ASSET[:-1]}9"),
 )
 KEY = bytes(range(32))
-EQUAL = dict.fromkeys(("from_purpose", "to_purpose"), "RESEARCH") | {
-    "from_scheme": "CCS",
-    "to_scheme": "DSI",
+# By this the advisers, whom the DSI's scheme accredits, are given tokens.
+EQUAL = {
+    "from_scheme": "DSI",
+    "from_tier": "1",
+    "from_purpose": "ENERGY_ADVICE",
+    "to_scheme": "CCS",
+    "to_tier": "2",
+    "to_purpose": "ENERGY_ADVICE",
 }
 GRANT = {"party": "bad-one", "role": "supplier", "scheme": "DSI", "effective_from": FROM}
 FORGED = (
