@@ -30,6 +30,7 @@ from spine.console import (
     reading,
     reference,
     snapshots,
+    tokens,
 )
 from spine.console.output import fail, fail_rpc, fail_settings
 from spine.embedded import EmbeddedKafkaError
@@ -52,6 +53,7 @@ for module in (
     erasing,
     changing,
     conforming,
+    tokens,
     holds,
     ingesting,
     reading,

@@ -117,13 +117,14 @@ class SharedTrustService(shared_trust_pb2_grpc.SharedTrustServicer):
             raise Invalid(Reason.FIELD_MISSING, "token is required", field="token")
         if len(raw) > tokens.TOKEN_CHARS_MAX:
             raise Invalid(Reason.REQUEST_TOO_LARGE, "the token is too long", field="token")
-        token, refusal = self._genuine(raw, by)
+        token, refusal = self._genuine(raw, by, side.fold(ANY))
         if token is None:
             return shared_trust_pb2.CheckConsentTokenResponse(reason=refusal)
         folds = {mpxn: side.fold(mpxn) for mpxn in token.mpxns}
         of_partition = {fold.partition: mpxn for mpxn, fold in folds.items()}
         await asyncio.gather(*map(side.level, of_partition.values()))
-        token, refusal = self._genuine(raw, by)  # the key or the time may have run out meanwhile
+        # The time may have run out meanwhile, and the key been revoked.
+        token, refusal = self._genuine(raw, by, next(iter(folds.values())))
         if token is None:
             return shared_trust_pb2.CheckConsentTokenResponse(reason=refusal)
         refusals = [_leg(side.scheme, token, mpxn, fold) for mpxn, fold in folds.items()]
@@ -139,8 +140,9 @@ class SharedTrustService(shared_trust_pb2_grpc.SharedTrustServicer):
             positions=side.positions(*{f.partition: f for f in folds.values()}.values()),
         )
 
-    def _genuine(self, raw: str, by: Actor) -> tuple[tokens.ConsentToken | None, Reason | None]:
-        fold = self._side.fold(ANY)
+    def _genuine(
+        self, raw: str, by: Actor, fold: PartitionFold
+    ) -> tuple[tokens.ConsentToken | None, Reason | None]:
         checker = tokens.Checker(self._side.log_id, fold.key, verify)
         return checker.token(raw, by.role, by.party, _now(fold))
 
