@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from spine.cli import app
 from spine.console.client import stamp
 from spine.console.context import OPERATOR
+from spine.console.output import EXIT_DIFFERENT
 from spine.console.parties import issue
 from spine.errors import Reason
 from spine.policy import Role
@@ -86,6 +87,29 @@ def test_a_row_opens_and_its_absence_shuts_what_another_scheme_accredited(
     assert [refusal(trusted, p) for p in (BY_ROW, NO_ROW, MEMBER)] == [no_row, no_row, ""]
     adopt(tmp_path, trusted, ROW)
     assert [refusal(trusted, p) for p in (BY_ROW, NO_ROW, MEMBER)] == ["", no_row, ""]
+
+
+def test_a_token_is_good_at_both_sides_until_its_consent_is_revoked(
+    trusted: Installation, tmp_path: Path
+) -> None:
+    home = trusted.as_("conf-home")
+    consent = grant(home, MPAN, BY_ROW)
+    kept = tmp_path / "token.txt"
+    issued = CliRunner().invoke(app, ["token", "issue", consent, MPAN, "--as", BY_ROW])
+    kept.write_text(issued.stdout)
+    good = {"valid": True, "reason": ""}
+    assert run("token", "check", str(kept), "--as", BY_ROW) == (0, {"consumers": good, "dsi": good})
+    for alias in (MEMBER, "north-supply"):
+        code, said = run("token", "check", str(kept), "--as", alias)
+        assert code == EXIT_DIFFERENT
+        assert {one["reason"] for one in said.values()} == {Reason.NOT_PERMITTED}
+    home.consumers("RevokeConsent", consent_id=consent, mpxns=[MPAN])
+    code, said = run("token", "check", str(kept), "--as", BY_ROW)
+    assert code == EXIT_DIFFERENT
+    assert {one["reason"] for one in said.values()} == {Reason.CONSENT_REVOKED}
+    again = CliRunner().invoke(app, ["token", "issue", consent, MPAN, "--as", BY_ROW])
+    assert isinstance(again.exception, grpc.RpcError)
+    assert error_from(again.exception).reason == Reason.CONSENT_REVOKED
 
 
 def test_both_sides_pass_every_check(trusted: Installation, tmp_path: Path) -> None:
