@@ -59,7 +59,7 @@ def conformance(
 ) -> None:
     """Check layer by layer whether the consent side and the data side are one trust."""
     data_dir = settings().data_dir
-    for alias in filter(None, (as_, consumer, data_user, stranger)):
+    for alias in (as_, *filter(None, (consumer, data_user, stranger))):
         Client(data_dir, alias)  # refuses an identity that is not there
     given = {CONSENT_SIDE: consumers, DATA_SIDE: dsi, BOARD: governance}
     addresses = {end: at or target_of(data_dir, end) for end, at in given.items()}

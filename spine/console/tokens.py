@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from domains.consumers.tokens import read
 from spine.console.consents import ConsentId, Meters
 from spine.console.context import As, AsJson
 from spine.console.output import EXIT_DIFFERENT, out, say_json, table, when
@@ -43,6 +44,7 @@ def check(
         token = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise Invalid(Reason.FILE_UNRECOGNISED, f"{path.name} is no text") from None
+    read(token)  # what is no token is not sent
     calls = client(as_)
     said = {side: calls.shared_trust(side, "CheckConsentToken", token=token) for side in SIDES}
     if as_json:
