@@ -283,6 +283,8 @@ class Check:
             said = error_from(error)
             came = " ".join(filter(None, (said.code, said.reason)))
             return self._found(came, Verdict.FAIL, said.message or "no answer")
+        except (ValueError, OverflowError) as odd:
+            return self._found(type(odd).__name__, Verdict.FAIL, f"cannot be read: {odd}")
 
     def _found(self, came: str, verdict: Verdict, why: str = "") -> Finding:
         return Finding(self.id, self.layer, self.asked, came, verdict, why)

@@ -166,10 +166,14 @@ def _vocabulary_digest(said: Any) -> bytes:
 
 
 def _listed(subject: Subject) -> str:
-    listed = {}
+    listed, classes = {}, {}
     for name in LISTED:
         page = subject.ends.reference(reference_pb2.ListCodesRequest(list=name))
         listed[name] = {code.code for code in page.codes}
+        for code in page.codes:
+            said_of_it = {one.name: one.value for one in code.attributes}
+            if "sensitivity" in said_of_it:
+                classes[code.code] = said_of_it["sensitivity"]
     if not any(listed.values()):
         raise NotRun("nothing was loaded into the standing data of governance")
     for end, said in subject.described.items():
@@ -183,6 +187,10 @@ def _listed(subject: Subject) -> str:
             if codes != listed[name]:
                 other = ", ".join(sorted(codes ^ listed[name]))
                 raise Fails(f"{end}: {name} {other}", "in one and not in the other")
+        for one in said.vocabulary.categories:
+            if classes.get(one.code, one.sensitivity) != one.sensitivity:
+                came = f"{end}: {one.code} is {one.sensitivity}"
+                raise Fails(came, f"it is listed as {classes[one.code]}")
     return f"{sum(map(len, listed.values()))} codes, the same as listed"
 
 

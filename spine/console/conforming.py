@@ -24,7 +24,7 @@ from spine.console.conformance import (
 from spine.console.conformance_layers import ACCREDITATION, STANDARDS
 from spine.console.conformance_tokens import TECHNICAL
 from spine.console.context import OPERATOR, As, AsJson, settings, target_of
-from spine.console.output import EXIT_DIFFERENT, listed, say, say_json, table
+from spine.console.output import EXIT_DIFFERENT, listed, out, say, say_json
 from spine.console.parties import acknowledge, client
 from spine.errors import Invalid, Reason
 
@@ -89,12 +89,11 @@ def _counts(found: list[Finding]) -> dict[str, int]:
 
 def _tell(found: list[Finding]) -> None:
     for layer in dict.fromkeys(one.layer for one in found):
-        rows = [
-            (one.verdict, one.check, one.asked, one.came, one.why)
-            for one in found
-            if one.layer == layer
-        ]
-        table(layer.title(), ("verdict", "check", "asked", "what came", "why"), rows)
+        out.print(f"[bold]{layer.title()}[/]")
+        for one in found:
+            if one.layer == layer:
+                said = "; ".join(filter(None, (one.came, one.why)))
+                out.print(f"  {one.verdict:<8} {one.check}: {one.asked} {said}", markup=False)
     counts = _counts(found)
     say(", ".join(f"{number} {verdict}" for verdict, number in counts.items()))
     if counts[Verdict.NOT_RUN]:

@@ -73,6 +73,7 @@ HISTORIES: Mapping[str, Domain] = {
     "holds": PARTY_HOLDS,
     "standing": METERING_STANDING,
     "governance": GOVERNANCE,
+    "equivalence": GOVERNANCE,
 }
 STORIES = {name: getattr(stories, f"{name}_story") for name in HISTORIES}
 

@@ -169,7 +169,16 @@ class Reference(reference_pb2_grpc.ReferenceServicer):
             "lawful_bases": [basis.code for basis in known.bases],
             "sensitivity_labels": known.sensitivities,
         }
-        listed = [reference_pb2.Code(code=code) for code in codes[request.list]]
+        classes = dict(known.categories) if request.list == "categories" else {}
+        listed = [
+            reference_pb2.Code(
+                code=code,
+                attributes=[{"name": "sensitivity", "value": classes[code]}]
+                if code in classes
+                else [],
+            )
+            for code in codes[request.list]
+        ]
         return reference_pb2.ListCodesResponse(codes=listed)
 
 
@@ -349,6 +358,18 @@ class NoClassOfSensitivity(_Describes):
         said.vocabulary.digest = changed.digest
 
 
+class OpenToAnybody(_Describes):
+    """Says of what is shared that it is open."""
+
+    def change(self, said: Any) -> None:
+        known = vocabulary(1)
+        assert known is not None
+        said.vocabulary.categories[0].sensitivity = "OPEN"
+        first = (known.categories[0][0], "OPEN")
+        changed = replace(known, categories=(first, *known.categories[1:]))
+        said.vocabulary.digest = changed.digest
+
+
 class AnotherTable(_Describes):
     """Goes by a table of its own."""
 
@@ -521,7 +542,11 @@ BROKEN: dict[str, tuple[dict[str, Any], set[str]]] = {
     ),
     "no class of sensitivity": (
         {"data_side": NoClassOfSensitivity},
-        {"standards.vocabulary", "standards.sensitivity"},
+        {"standards.vocabulary", "standards.sensitivity", "standards.listed"},
+    ),
+    "open to anybody": (
+        {"data_side": OpenToAnybody, "consent_side": OpenToAnybody},
+        {"standards.listed"},
     ),
     "another table": ({"data_side": AnotherTable}, {"accreditation.same-table"}),
     "another policy": ({"consent_side": AnotherPolicy}, {"standards.policy"}),
