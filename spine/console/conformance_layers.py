@@ -5,19 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
+
+import grpc
 
 from spine.console.conformance import (
     SCHEME_OF,
     Check,
+    Ends,
     Fails,
     NotRun,
     Question,
     Subject,
 )
+from spine.errors import Reason
 from spine.governance.v1 import governance_pb2
 from spine.reference.v1 import reference_pb2
+from spine.server import error_from
 
 NOBODY: Final = "conformance-nobody"
 NO_CODE: Final = "CONFORMANCE_NO_SUCH_CODE"
@@ -96,19 +102,32 @@ def _suspension(subject: Subject) -> str:
     before = [end for end in SCHEME_OF if subject.ask(end, asked)[0].counts]
     if not before:
         raise NotRun(f"{asked[0]} counts on neither side as it is")
-    key = uuid.uuid4().hex
-    said = {"party": sandbox.data_user, "reason": "CONFORMANCE"}
-    suspend = governance_pb2.SuspendParticipantRequest(idempotency_key=f"s-{key}", **said)
-    reinstate = governance_pb2.ReinstateParticipantRequest(idempotency_key=f"r-{key}", **said)
-    try:
-        subject.ends.governance("SuspendParticipant", suspend)
+    with _suspended(subject.ends, sandbox.data_user):
         for end in SCHEME_OF:
             (judged,) = subject.ask(end, asked)
             if judged.counts:
                 raise Fails(f"{end}: yes", "it was suspended a moment ago")
-    finally:
-        subject.ends.governance("ReinstateParticipant", reinstate)
     return f"no on both sides; before, yes to {' and '.join(before)}"
+
+
+@contextmanager
+def _suspended(ends: Ends, party: str) -> Iterator[None]:
+    """A party suspended and, whatever happens, reinstated: also where nobody knows if it was."""
+    key, said = uuid.uuid4().hex, {"party": party, "reason": "CONFORMANCE"}
+    suspend = governance_pb2.SuspendParticipantRequest(idempotency_key=f"s-{key}", **said)
+    reinstate = governance_pb2.ReinstateParticipantRequest(idempotency_key=f"r-{key}", **said)
+    to_be_lifted = True
+    try:
+        ends.governance("SuspendParticipant", suspend)
+        yield
+    except grpc.RpcError as error:
+        if error_from(error).reason != Reason.ROLE_NOT_ALLOWED:
+            raise
+        to_be_lifted = False
+        raise NotRun(f"{ends.asker} may suspend nobody: name one who may with --as") from None
+    finally:
+        if to_be_lifted:
+            ends.governance("ReinstateParticipant", reinstate)
 
 
 # -- standards ------------------------------------------------------------------------------------

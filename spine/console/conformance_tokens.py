@@ -129,7 +129,9 @@ def _stranger(subject: Subject) -> str:
 
 
 def _revoke(subject: Subject) -> str:
-    _made(subject)
+    """Also where no token came of the consent: what was tried is not left behind."""
+    if not subject.consent_id:
+        raise NotRun("no consent was granted: see technical.token")
     revoke = consumers_pb2.RevokeConsentRequest(
         idempotency_key=f"r-{uuid.uuid4().hex}",
         consent_id=subject.consent_id,

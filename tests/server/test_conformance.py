@@ -41,7 +41,7 @@ from spine.event import Command, LogRecord
 from spine.governance.v1 import governance_pb2, governance_pb2_grpc
 from spine.identity import Authority
 from spine.partition import PartitionFold
-from spine.policy import MeterAccess, Role, consent_refusal
+from spine.policy import ConsentState, MeterAccess, Role, consent_refusal
 from spine.reference.v1 import reference_pb2, reference_pb2_grpc
 from spine.server import Service, SpineServer, build_server, current_caller
 from spine.services.equivalence import table_shown
@@ -146,6 +146,8 @@ class Governance(governance_pb2_grpc.GovernanceServicer):
         return governance_pb2.GetEquivalenceTableResponse(table=shown)
 
     async def SuspendParticipant(self, request: Any, context: Any) -> Any:
+        if current_caller().role is not Role.GOVERNANCE:
+            raise NotPermitted(Reason.ROLE_NOT_ALLOWED, "only governance may command this")
         self.world.govern(trust.party_subject(request.party), trust.ParticipantSuspended("TRY"))
         return governance_pb2.CommandResponse()
 
@@ -444,10 +446,12 @@ class Town:
             self.servers[end] = build_server(identity, [Service(*one) for one in services])
             await self.servers[end].start()
 
-    async def examine(self, sandbox: Sandbox = SANDBOX) -> dict[str, tuple[Verdict, str]]:
+    async def examine(
+        self, sandbox: Sandbox = SANDBOX, asker: str = "board"
+    ) -> dict[str, tuple[Verdict, str]]:
         """Each check and its verdict, with what came or why not."""
         addresses = {end: f"localhost:{server.port}" for end, server in self.servers.items()}
-        ends = Ends(addresses, identities(self.authority), "board")
+        ends = Ends(addresses, identities(self.authority), asker)
         found = await asyncio.to_thread(conforming.examine, Subject(ends, sandbox))
         ends.close()
         return {one.check: (one.verdict, one.why or one.came) for one in found}
@@ -509,6 +513,31 @@ async def test_who_is_suspended_for_a_moment_is_not_left_so(town: Town) -> None:
     await town.examine()
     adviser = town.world.fold.participant(ADVISER)
     assert adviser is not None and not adviser.suspended
+
+
+async def test_who_may_suspend_nobody_is_told_so_and_nothing_else_is_lost(town: Town) -> None:
+    await town.serve()
+    found = await town.examine(asker=STRANGER)
+    not_passed = {check: said for check, said in found.items() if said[0] is not Verdict.PASS}
+    why = f"{STRANGER} may suspend nobody: name one who may with --as"
+    assert not_passed == {"accreditation.suspension": (Verdict.NOT_RUN, why)}
+
+
+class IssuesNothing(shared_trust_pb2_grpc.ConsentTokensServicer):
+    """Knows of no tokens."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+
+async def test_a_consent_that_was_tried_is_not_left_behind(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.server.test_conformance.ConsentTokensService", IssuesNothing)
+    await town.serve()
+    assert await town.failing() == {"technical.token"}
+    (consent,) = town.world.fold.subject(METER).state.consents
+    assert consent.state == ConsentState.REVOKED
 
 
 REVOCATION = {"technical.revocation-at-dsi"}
