@@ -5,14 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from domains.governance.commands import ReinstateParticipant, SuspendParticipant
+from domains.governance.commands import (
+    GrantAccreditation,
+    ReinstateParticipant,
+    SuspendParticipant,
+    WithdrawAccreditation,
+)
 from domains.governance.equivalence import AdoptEquivalenceTable
 from spine import trust
+from spine.dsi.stream import ReadingsStream
 from spine.embedded import EmbeddedKafka
 from spine.errors import NotPermitted, Pushback, Reason
 from spine.event import SignerRole
@@ -26,7 +33,7 @@ from spine.services.shared_trust import (
 )
 from spine.shared_trust.v1 import shared_trust_pb2
 from tests.helpers.log import open_new_log
-from tests.helpers.town import ADVISER, BOARD, MPAN, STRANGER, Town, open_dsi, settle
+from tests.helpers.town import ADVISER, BOARD, DAY, MPAN, STRANGER, Town, open_dsi, query, settle
 
 ROUNDS = 10
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -156,3 +163,35 @@ async def test_a_suspension_and_a_missing_row_reach_both_sides(sides: Sides) -> 
     row = trust.EquivalenceRow("DSI", "1", "ENERGY_ADVICE", "CCS", "2", "ENERGY_ADVICE")
     await town.govern(AdoptEquivalenceTable(BOARD, 2, (row,)))
     assert await sides.both(token) == ["", ""]
+
+
+async def test_an_open_stream_ends_with_the_row_or_the_accreditation_it_rests_on(
+    sides: Sides,
+) -> None:
+    """The adviser changes schemes: what the other scheme says of it counts by the row alone."""
+    town, dsi, role = sides.town, sides.dsi, ADVISER.role
+    await town.record()
+    await town.grant("streamed")
+    row = trust.EquivalenceRow("CCS", "2", "ENERGY_ADVICE", "DSI", "1", "ENERGY_ADVICE")
+    version = sides.data.fold(MPAN).equivalence()
+    tables = count(1 if version is None else version.version + 1)
+    held = ("CCS", "2", ("ENERGY_ADVICE",), DAY)
+    await town.govern(AdoptEquivalenceTable(BOARD, next(tables), (row,)))
+    await town.govern(GrantAccreditation(BOARD, ADVISER.party, role, *held))
+    await town.govern(WithdrawAccreditation(BOARD, ADVISER.party, role, "DSI"))
+
+    async def cut_by(command: Any) -> Reason | None:
+        """For which reason an open stream ends when this is governed."""
+        chunks = ReadingsStream(dsi.reads, dsi.watches, query(), [MPAN], ()).chunks(follow=True)
+        await asyncio.wait_for(anext(chunks), 10)
+        waiting = asyncio.ensure_future(anext(chunks))
+        await town.govern(command)
+        cut = await asyncio.wait_for(waiting, 5)
+        await chunks.aclose()
+        return cut.refused
+
+    cut = await cut_by(AdoptEquivalenceTable(BOARD, next(tables), ()))
+    assert cut is Reason.ACCREDITATION_NOT_EQUIVALENT
+    await town.govern(AdoptEquivalenceTable(BOARD, next(tables), (row,)))
+    cut = await cut_by(WithdrawAccreditation(BOARD, ADVISER.party, role, "CCS"))
+    assert cut is Reason.ACCREDITATION_MISSING
