@@ -116,18 +116,17 @@ def _suspended(ends: Ends, party: str) -> Iterator[None]:
     key, said = uuid.uuid4().hex, {"party": party, "reason": "CONFORMANCE"}
     suspend = governance_pb2.SuspendParticipantRequest(idempotency_key=f"s-{key}", **said)
     reinstate = governance_pb2.ReinstateParticipantRequest(idempotency_key=f"r-{key}", **said)
-    to_be_lifted = True
     try:
         ends.governance("SuspendParticipant", suspend)
-        yield
     except grpc.RpcError as error:
-        if error_from(error).reason != Reason.ROLE_NOT_ALLOWED:
-            raise
-        to_be_lifted = False
-        raise NotRun(f"{ends.asker} may suspend nobody: name one who may with --as") from None
+        if error_from(error).reason == Reason.ROLE_NOT_ALLOWED:
+            raise NotRun(f"{ends.asker} may suspend nobody: name one who may with --as") from None
+        ends.governance("ReinstateParticipant", reinstate)
+        raise
+    try:
+        yield
     finally:
-        if to_be_lifted:
-            ends.governance("ReinstateParticipant", reinstate)
+        ends.governance("ReinstateParticipant", reinstate)
 
 
 # -- standards ------------------------------------------------------------------------------------

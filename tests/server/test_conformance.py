@@ -508,9 +508,21 @@ async def test_without_a_sandbox_nothing_is_tried_and_nothing_counts_as_passed(t
     assert not town.world.fold.subject(METER).state.consents
 
 
-async def test_who_is_suspended_for_a_moment_is_not_left_so(town: Town) -> None:
-    await town.serve(data_side=SuspendedCounts)
-    await town.examine()
+class AnswersNoMore(SharedTrustService):
+    """Answers nobody once somebody is suspended that was not."""
+
+    async def JudgeAccreditations(self, request: Any, context: Any) -> Any:
+        said = await super().JudgeAccreditations(request, context)
+        if len(said.judgements) == 1 and said.judgements[0].reason == Reason.PARTICIPANT_SUSPENDED:
+            raise NotPermitted(Reason.ROLE_NOT_ALLOWED, "not any more")
+        return said
+
+
+@pytest.mark.parametrize("side", [SuspendedCounts, AnswersNoMore])
+async def test_who_is_suspended_for_a_moment_is_not_left_so(town: Town, side: Any) -> None:
+    await town.serve(data_side=side)
+    found = await town.examine()
+    assert found["accreditation.suspension"][0] is Verdict.FAIL
     adviser = town.world.fold.participant(ADVISER)
     assert adviser is not None and not adviser.suspended
 
