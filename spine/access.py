@@ -145,11 +145,19 @@ class AccessLog:
             self._probing = asyncio.create_task(self._probe())
         await asyncio.shield(self._probing)
 
-    async def _probe(self) -> None:
+    async def level(self) -> None:
+        """Return once the fold has all that was acknowledged before this was asked.
+
+        By a record without requests, written as a read is: a quorum that takes it has all that any
+        quorum took before. Pushback(FOLD_BEHIND or INDETERMINATE) if that cannot be known.
+        """
+        await self._probe(FOLD_TIMEOUT_S)
+
+    async def _probe(self, timeout_s: float = STILL_AFTER_S) -> None:
         record = AccessRequests(
             trust.CONSUMER_LOG, self._live.stored.partition, self._server, bytes(32), (), ()
         )
-        await self._live.passed(await self._append(record), STILL_AFTER_S)
+        await self._live.passed(await self._append(record), timeout_s)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -13,6 +13,7 @@ from spine.console import (
     assets,
     audits,
     changing,
+    conforming,
     consents,
     drifting,
     erasing,
@@ -32,6 +33,7 @@ from spine.console import (
     reading,
     reference,
     snapshots,
+    tokens,
 )
 from spine.console.output import fail, fail_rpc, fail_settings
 from spine.embedded import EmbeddedKafkaError
@@ -53,6 +55,8 @@ for module in (
     consents,
     erasing,
     changing,
+    conforming,
+    tokens,
     holds,
     ingesting,
     reading,

@@ -16,6 +16,7 @@ from hashlib import sha256
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
+from spine.accreditation import accreditation_refusal
 from spine.claims import Claims
 from spine.domain import Actor, Domain
 from spine.errors import Bug, Conflict, NotPermitted, Pushback, Reason, SpineError
@@ -23,7 +24,7 @@ from spine.event import Command, Fact, Facts, RecordType, from_epoch_ms, murmur2
 from spine.fold import FaustFolds
 from spine.live import LiveFold
 from spine.partition import PartitionFold
-from spine.policy import Role, accreditation_refusal
+from spine.policy import Role
 from spine.rows import AppliedCommand, Subject
 from spine.trust import GOVERNANCE_TOPIC, METER_KEYED
 from spine.writer import LogWriter, wall_clock_ms

@@ -79,7 +79,7 @@ class Domain:
     signer: SignerRole
     version: int
     events: Mapping[str, type]
-    state_type: type
+    state_type: Any
     initial: Callable[[], Any]
     evolve: Callable[[Any, Any], Any]
     decide: Callable[[Any, Any, datetime], tuple[Any, ...]]

@@ -14,11 +14,12 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
+from spine.accreditation import accreditation_refusal
 from spine.errors import Reason
 from spine.event import AccessRequest, Sealed
 from spine.gb import Interval
 from spine.policy_data import POLICY_DATA_V1
-from spine.trust import Participant
+from spine.trust import Equivalence, Participant
 
 # Bounds what one request can make a server, or an auditor years later, put together.
 MAX_INTERVAL: Final = timedelta(days=3_653)
@@ -188,6 +189,7 @@ class Situation:
     now: datetime
     closed: Reason | None = None
     clock_sure: bool = True
+    equivalence: Equivalence | None = None
 
 
 def decide_v1(request: AccessRequest, situation: Situation) -> Decision:
@@ -278,23 +280,12 @@ def _accreditation(request: AccessRequest, situation: Situation) -> Reason | Non
     if request.role == Role.CONSUMER:
         return None
     return accreditation_refusal(
-        situation.participant, request.role, situation.now, request.purpose
+        situation.participant,
+        request.role,
+        situation.now,
+        request.purpose,
+        situation.equivalence,
     )
-
-
-def accreditation_refusal(
-    participant: Participant | None, role: str, now: datetime, purpose: str | None = None
-) -> Reason | None:
-    """Why an organisation may not act in this role (for this purpose) now; None if it may."""
-    if participant is None:
-        return Reason.PARTICIPANT_UNKNOWN
-    if participant.suspended:
-        return Reason.PARTICIPANT_SUSPENDED
-    for held in participant.accreditations:
-        fits = purpose is None or not held.purposes or purpose in held.purposes
-        if held.role == role and held.live_at(now) and fits:
-            return None
-    return Reason.ACCREDITATION_MISSING
 
 
 def _is_concerned(request: AccessRequest, access: MeterAccess | None) -> bool:

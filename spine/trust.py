@@ -11,12 +11,13 @@ import hashlib
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Final, assert_never
+from typing import Final, NamedTuple, assert_never
 
 from spine.errors import Reason, Refused
 from spine.event import RecordType, SignerRole
 
 POLICY_SUBJECT: Final = "policy"
+EQUIVALENCE_SUBJECT: Final = "equivalence"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,32 @@ class PolicyVersionAdopted:
     data_hash: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class EquivalenceRow:
+    """Holding that tier of one scheme for that purpose counts in the other scheme as this one does.
+
+    The role stays the same, and there are no wildcards: what is not written down does not count.
+    """
+
+    from_scheme: str
+    from_tier: str
+    from_purpose: str
+    to_scheme: str
+    to_tier: str
+    to_purpose: str
+
+
+@dataclass(frozen=True, slots=True)
+class EquivalenceTableAdopted:
+    """From here on an accreditation counts in another scheme than its own by these rows only.
+
+    Versions go up one by one from 1; a version replaces the whole of the one before.
+    """
+
+    version: int
+    rows: tuple[EquivalenceRow, ...]
+
+
 GovernanceEvent = (
     SigningKeyAuthorised
     | SigningKeyRevoked
@@ -96,6 +123,7 @@ GovernanceEvent = (
     | ParticipantSuspended
     | ParticipantReinstated
     | PolicyVersionAdopted
+    | EquivalenceTableAdopted
 )
 
 
@@ -124,6 +152,10 @@ class Accreditation:
         """Whether the role is held at that instant."""
         return self.effective_from <= now and (self.effective_to is None or now < self.effective_to)
 
+    def is_for(self, purpose: str) -> bool:
+        """Whether it is held for that purpose of its role; none named means every one."""
+        return not self.purposes or purpose in self.purposes
+
 
 @dataclass(frozen=True, slots=True)
 class Participant:
@@ -151,8 +183,24 @@ class Standing:
     policy: Policy | None = field(default=None)
 
 
+class Equivalence(NamedTuple):
+    """The equivalence table in force: the state of its own subject.
+
+    A tuple beside `Standing`, and no field of it: so the rows of every other subject keep the shape
+    that stores and recorded histories have, and no store is folded anew for a table.
+    """
+
+    version: int
+    rows: tuple[EquivalenceRow, ...]
+
+
+GovernanceState = Standing | Equivalence
+
+
 class SubjectKind(StrEnum):
-    """The kinds of governance subject; a subject is `<kind>:<id>`, the policy is just `policy`."""
+    """The kinds of governance subject; a subject is `<kind>:<id>`, or just `policy` or
+    `equivalence`.
+    """
 
     KEY = "key"
     PARTY = "party"
@@ -173,8 +221,12 @@ def party_subject(party: str) -> str:
     return f"{SubjectKind.PARTY}:{party}"
 
 
-def evolve(state: Standing, event: GovernanceEvent) -> Standing:
+def evolve(state: GovernanceState, event: GovernanceEvent) -> GovernanceState:
     """The standing of a subject after one more governance fact."""
+    if isinstance(event, EquivalenceTableAdopted):
+        return _table(state, event)
+    if isinstance(state, Equivalence):
+        raise Refused(Reason.EQUIVALENCE_STATE, "the table's subject is about nothing else")
     match event:
         case SigningKeyAuthorised():
             return replace(state, key=SigningKey(event.public_key, event.role, event.holder))
@@ -190,6 +242,15 @@ def evolve(state: Standing, event: GovernanceEvent) -> Standing:
             if state.participant is None:
                 raise Refused(Reason.PARTICIPANT_UNKNOWN, "no such participant was admitted")
             return replace(state, participant=_participant(state.participant, event))
+
+
+def _table(state: GovernanceState, event: EquivalenceTableAdopted) -> Equivalence:
+    before = state.version if isinstance(state, Equivalence) else 0
+    if state != Standing() and not before:
+        raise Refused(Reason.EQUIVALENCE_STATE, "the table has a subject of its own")
+    if event.version != before + 1:
+        raise Refused(Reason.EQUIVALENCE_STATE, f"the next version is {before + 1}")
+    return Equivalence(event.version, event.rows)
 
 
 def _participant(

@@ -93,7 +93,7 @@ class PartitionView:
         stored = self.rows.get(HEAD_ROW)
         self.head: Head | None = None if stored is None else self.tools.unpack(stored, Head)
         self._keys: dict[bytes, trust.SigningKey] = {}
-        self._standings: dict[str, trust.Standing] = {}
+        self._standings: dict[str, trust.GovernanceState] = {}
 
     def key(self, kid: bytes) -> trust.SigningKey | None:
         """The signing key of that id, as far as this partition has been told."""
@@ -106,10 +106,19 @@ class PartitionView:
 
     def standing(self, subject: str) -> trust.Standing:
         """What governance has said of a key, a party or the policy, here."""
+        known = self._governed(subject)
+        return known if isinstance(known, trust.Standing) else trust.Standing()
+
+    def equivalence(self) -> trust.Equivalence | None:
+        """The table of equal accreditations in force here; None before the first was adopted."""
+        known = self._governed(trust.EQUIVALENCE_SUBJECT)
+        return known if isinstance(known, trust.Equivalence) else None
+
+    def _governed(self, subject: str) -> trust.GovernanceState:
         known = self._standings.get(subject)
         if known is None:
-            known = self.subject_row(self.governance, subject).state
-            assert isinstance(known, trust.Standing)
+            found: trust.GovernanceState = self.subject_row(self.governance, subject).state
+            known = found
             if len(self._standings) < STANDINGS_CACHED_MAX:
                 self._standings[subject] = known
         return known
@@ -204,6 +213,7 @@ class PartitionView:
             from_epoch_ms(now_ms),
             closed,
             clock_sure,
+            self.equivalence(),
         )
         decision = POLICIES[policy.version](request, situation)
         return Decided(0, request, member, decision, now_ms, policy.version, row.state)

@@ -21,6 +21,7 @@ FUNCTION_LINES_MAX = 60
 
 PURE = frozenset(
     {
+        "spine.accreditation",
         "spine.answer",
         "spine.catalogue",
         "spine.codefile",
@@ -41,6 +42,7 @@ PURE = frozenset(
         "spine.trust",
         "spine.verdict",
         "spine.view",
+        "spine.vocabulary",
     }
 )
 # The edge: what faces callers and people, and plugs the domains into the rest.

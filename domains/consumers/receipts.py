@@ -56,8 +56,8 @@ def receipt(
         "consent": consent.consent_id,
         "version": str(consent.version),
         "state": shown_state(consent, access, now),
-        "stated at": _instant(now),
-        "changed at": _instant(consent.changed_at),
+        "stated at": said_at(now),
+        "changed at": said_at(consent.changed_at),
         "consumer": consent.consumer_ref,
         "tenancy": consent.tenancy_id,
         "metering point": mpxn,
@@ -65,9 +65,9 @@ def receipt(
         "lawful basis": Basis.CONSENT,
         "purpose": consent.purpose,
         "categories": " ".join(consent.categories),
-        "history from": _instant(consent.history_from),
-        "valid from": _instant(consent.valid_from),
-        "expires": _instant(consent.expires),
+        "history from": said_at(consent.history_from),
+        "valid from": said_at(consent.valid_from),
+        "expires": said_at(consent.expires),
         "notice sha256": consent.notice_hash.hex(),
         "notice language": consent.notice_language,
         "channel": consent.channel,
@@ -98,19 +98,29 @@ def read(raw: str, verify: Verify, known: VerifierKey | None = None) -> Read:
 
     Invalid(FILE_UNRECOGNISED) for what is no receipt of ours.
     """
+    note, says, named = said_in(raw, FIRST_LINE, "receipt of a consent")
+    key = named if known is None else known
+    return Read(says, key, note.signed_by(key, verify) is not None)
+
+
+def said_in(raw: str, first_line: str, what: str) -> tuple[Note, dict[str, str], VerifierKey]:
+    """A note of ours of lines `name: value`, what it says, and the key that it names itself.
+
+    Invalid(FILE_UNRECOGNISED) for what is no such note. Nothing of it is checked.
+    """
     try:
         note = Note.parse(raw)
         first, *lines = note.text.splitlines()
         says = dict(line.split(": ", 1) for line in lines)
         named = VerifierKey.parse(says.get(KEY_LINE, ""))
     except ValueError:
-        raise Invalid(Reason.FILE_UNRECOGNISED, "this is no receipt of a consent") from None
+        raise Invalid(Reason.FILE_UNRECOGNISED, f"this is no {what}") from None
     odd = not all(line.isprintable() for line in lines)
-    if odd or first != FIRST_LINE or len(says) < len(lines):
-        raise Invalid(Reason.FILE_UNRECOGNISED, "this is no receipt of a consent")
-    key = named if known is None else known
-    return Read(says, key, note.signed_by(key, verify) is not None)
+    if odd or first != first_line or len(says) < len(lines):
+        raise Invalid(Reason.FILE_UNRECOGNISED, f"this is no {what}")
+    return note, says, named
 
 
-def _instant(at: datetime) -> str:
+def said_at(at: datetime) -> str:
+    """An instant as notes say it."""
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -40,7 +40,12 @@ def policy_bases() -> frozenset[str]:
 LISTS: Final = specs_by_name(
     ListSpec("roles", "Roles that a certificate can name", only=frozenset(Role)),
     ListSpec("purposes", "Purposes of a read", only=policy_codes("purposes")),
-    ListSpec("categories", "Categories of data", only=policy_codes("categories")),
+    ListSpec(
+        "categories",
+        "Categories of data",
+        optional=("sensitivity",),  # a log may hold the list from before it said so
+        only=policy_codes("categories"),
+    ),
     ListSpec("lawful_bases", "Lawful bases of a read", only=policy_bases()),
     ListSpec("sensitivity_labels", "Sensitivity labels of data sets", only=frozenset(Label)),
 )

@@ -1,4 +1,6 @@
-"""What can be asked of governance, each about one subject: a key, a party or the policy."""
+"""What can be asked of governance, each about one subject: a key, a party, the policy or the table
+of equal accreditations (`equivalence.py`).
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from domains.governance.equivalence import AdoptEquivalenceTable
 from spine.domain import Actor
-from spine.trust import POLICY_SUBJECT, key_id, key_subject, party_subject
+from spine.trust import (
+    EQUIVALENCE_SUBJECT,
+    POLICY_SUBJECT,
+    key_id,
+    key_subject,
+    party_subject,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +105,7 @@ PartyCommand = (
     | SuspendParticipant
     | ReinstateParticipant
 )
-GovernanceCommand = KeyCommand | PartyCommand | AdoptPolicyVersion
+GovernanceCommand = KeyCommand | PartyCommand | AdoptPolicyVersion | AdoptEquivalenceTable
 
 _TIGHTENING: Final = (RevokeSigningKey, WithdrawAccreditation, SuspendParticipant)
 
@@ -115,5 +124,7 @@ def subject_of(command: GovernanceCommand) -> str:
             return key_subject(command.kid)
         case AdoptPolicyVersion():
             return POLICY_SUBJECT
+        case AdoptEquivalenceTable():
+            return EQUIVALENCE_SUBJECT
         case _:
             return party_subject(command.party)

@@ -23,6 +23,7 @@ from domains.governance.commands import (
     subject_of,
     tightens,
 )
+from domains.governance.equivalence import AdoptEquivalenceTable, adopt
 from domains.governance.events import (
     AccreditationGranted,
     AccreditationWithdrawn,
@@ -43,6 +44,7 @@ from spine.policy_data import POLICY_DATA, data_hash
 from spine.trust import (
     GOVERNANCE_TOPIC,
     Accreditation,
+    GovernanceState,
     Participant,
     Policy,
     SigningKey,
@@ -60,10 +62,14 @@ PARTY_ID: Final = re.compile(r"[A-Za-z0-9._-]{3,64}", re.ASCII)
 ACCREDITABLE: Final = frozenset(Role) - {Role.CONSUMER, Role.COORDINATOR, Role.DSI}
 
 
-def decide(state: Standing, command: GovernanceCommand, now: datetime) -> GovernanceEvents:
+def decide(state: GovernanceState, command: GovernanceCommand, now: datetime) -> GovernanceEvents:
     """The fact that a command makes of its subject's standing; raises `Refused` with the reason."""
     if command.by.role != Role.GOVERNANCE:
         raise NotPermitted(Reason.ROLE_NOT_ALLOWED, "only governance may command this")
+    if isinstance(command, AdoptEquivalenceTable):
+        return adopt(state, command)
+    if not isinstance(state, Standing):
+        raise Refused(Reason.EQUIVALENCE_STATE, "the table's subject is about nothing else")
     match command:
         case AuthoriseSigningKey():
             return _authorise_key(state.key, command)
@@ -211,7 +217,7 @@ GOVERNANCE: Final = Domain(
     signer=SignerRole.GOVERNANCE,
     version=1,
     events={f"governance.{event.__name__}": event for event in get_args(GovernanceEvent)},
-    state_type=Standing,
+    state_type=GovernanceState,
     initial=Standing,
     evolve=evolve,
     decide=decide,

@@ -3,6 +3,8 @@
 from spine.trust import (
     AccreditationGranted,
     AccreditationWithdrawn,
+    EquivalenceRow,
+    EquivalenceTableAdopted,
     GovernanceEvent,
     ParticipantAdmitted,
     ParticipantReinstated,
@@ -15,6 +17,8 @@ from spine.trust import (
 __all__ = [
     "AccreditationGranted",
     "AccreditationWithdrawn",
+    "EquivalenceRow",
+    "EquivalenceTableAdopted",
     "GovernanceEvent",
     "GovernanceEvents",
     "ParticipantAdmitted",

@@ -26,6 +26,7 @@ from spine.operations.v1 import operations_pb2, operations_pb2_grpc
 from spine.reference.v1 import reference_pb2, reference_pb2_grpc
 from spine.runtime import reachable_target
 from spine.server import connect_sync
+from spine.shared_trust.v1 import shared_trust_pb2, shared_trust_pb2_grpc
 
 CALL_S: Final = 20.0
 STREAM_S: Final = 3_000.0
@@ -128,6 +129,17 @@ class Client:
     def ledger(self, method: str, **fields: Any) -> Any:
         """A question to the ledger."""
         return self._command("ledger", ledger_pb2_grpc.LedgerStub, ledger_pb2, method, fields)
+
+    def shared_trust(self, process: str, method: str, **fields: Any) -> Any:
+        """What one of the two sides, consumers or dsi, says of the trust they share."""
+        return self._command(
+            process, shared_trust_pb2_grpc.SharedTrustStub, shared_trust_pb2, method, fields
+        )
+
+    def consent_token(self, **fields: Any) -> Any:
+        """A token for a consent, of the consumers coordinator."""
+        stub = shared_trust_pb2_grpc.ConsentTokensStub
+        return self._command("consumers", stub, shared_trust_pb2, "IssueConsentToken", fields)
 
     def dsi(self, method: str, **fields: Any) -> Any:
         """A query to the DSI."""

@@ -121,7 +121,7 @@ def reinstate(
 
 
 def list_participants(as_: As = OPERATOR, as_json: AsJson = False) -> None:
-    """Every organisation, its roles and whether it is suspended."""
+    """Every organisation, its roles, under which scheme and tier, and whether it is suspended."""
     calls = client(as_)
     page = calls.governance("ListParticipants")
     found = list(page.participants)
@@ -129,9 +129,17 @@ def list_participants(as_: As = OPERATOR, as_json: AsJson = False) -> None:
         page = calls.governance("ListParticipants", cursor=page.next_cursor)
         found += page.participants
     rows = [
-        (p.party, p.name, ", ".join(a.role for a in p.accreditations), p.suspended) for p in found
+        (
+            p.party,
+            p.name,
+            ", ".join(a.role for a in p.accreditations),
+            ", ".join(f"{a.scheme} {a.tier}".strip() for a in p.accreditations),
+            p.suspended,
+        )
+        for p in found
     ]
-    listed("Participants", ("party", "name", "roles", "suspended"), rows, as_json)
+    columns = ("party", "name", "roles", "schemes and tiers", "suspended")
+    listed("Participants", columns, rows, as_json)
 
 
 # -- meters ---------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from spine.policy import Role
 from spine.runtime import Process, Runtime
 from spine.server import Service
 from spine.services.holds import watch_holds
+from spine.services.shared_trust import data_side, shared_trust
 
 DSI_PROCESS = "dsi"
 READINGS_PROCESS = "readings"
@@ -70,6 +71,7 @@ async def start_dsi(runtime: Runtime, name: str = "") -> Process:
         [
             Service(DSI_SERVICE, dsi_pb2_grpc.add_DsiServicer_to_server, routed),
             Service(MEMBERS_SERVICE, members_pb2_grpc.add_MembersServicer_to_server, forwarding),
+            shared_trust(data_side(local.access, log_id)),
         ],
         settings.dsi_port,
         max(settings.max_request_bytes, QUESTIONS_BYTES) + FORWARD_BYTES,

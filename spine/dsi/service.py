@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ import msgspec
 
 from domains.btm_assets.checks import check_id
 from spine import trust
-from spine.access import Vector
+from spine.access import AccessLog, Vector
 from spine.common.v1 import common_pb2
 from spine.dsi import assets, records
 from spine.dsi.advice import QUANTITY_OF, Adviser
@@ -41,6 +41,11 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
     def __init__(self, reads: Reads, watches: Watches, adviser: Adviser, log_id: bytes) -> None:
         self._reads, self._watches, self._adviser = reads, watches, adviser
         self._log_id = log_id
+
+    @property
+    def access(self) -> Mapping[int, AccessLog]:
+        """Where reads of each partition are decided."""
+        return self._reads.access
 
     async def GetReadings(self, request: Any, context: Any) -> Any:
         """One page of the half hours of one metering point."""

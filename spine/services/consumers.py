@@ -40,6 +40,7 @@ from spine.services.holds import watch_holds
 from spine.services.lapses import Lapses
 from spine.services.legs import FanOuts, LegDone
 from spine.services.operations import operations
+from spine.services.shared_trust import consent_trust
 
 LAPSE_EVERY_S: Final = 1.0
 SEND_MISSING_EVERY_S: Final = 3.0
@@ -320,11 +321,8 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
 
     def _occupier(self, mpxns: Sequence[str]) -> str:
         """Who lives at the first of the meters where anybody does."""
-        for mpxn in mpxns:
-            tenancy = self._meters.state(mpxn).tenancy_at(wire.now())
-            if tenancy is not None:
-                return str(tenancy.consumer_ref)
-        return NOBODY
+        tenancies = (self._meters.state(mpxn).tenancy_at(wire.now()) for mpxn in mpxns)
+        return next((str(one.consumer_ref) for one in tenancies if one is not None), NOBODY)
 
     async def _terms(
         self, request: Any, consent_id: str, data_user: str, consumer_ref: str
@@ -391,6 +389,7 @@ async def start_consumers(runtime: Runtime, name: str = "consumers") -> Process:
             ),
             await erasures(process, erasing, vault),
             await announcing(process, meters, acknowledged),
+            *consent_trust(meters, runtime.identity.log_id, writer.signer),
             operations(process, writer),
         ],
         runtime.settings.consumers_port,

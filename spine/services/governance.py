@@ -29,6 +29,7 @@ from domains.governance.commands import (
     WithdrawAccreditation,
 )
 from domains.governance.decider import subject_of, tightens
+from domains.governance.equivalence import AdoptEquivalenceTable
 from spine import trust
 from spine.claims import Claims
 from spine.coordinator import Coordinator, Order
@@ -42,7 +43,7 @@ from spine.policy_data import POLICY_DATA, data_hash
 from spine.rows import GOVERNANCE_PREFIX, SUBJECT_PREFIX
 from spine.runtime import Process, Runtime
 from spine.server import Service
-from spine.services import wire
+from spine.services import equivalence, wire
 from spine.services.background import every, keep_quarantined
 from spine.services.holds import watch_holds
 from spine.services.operations import operations
@@ -142,6 +143,20 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
         command = AdoptPolicyVersion(wire.caller(), request.version)
         return await self._carry_out(request, "AdoptPolicyVersion", command, context)
 
+    async def AdoptEquivalenceTable(self, request: Any, context: Any) -> Any:
+        """Let accreditations of other schemes count by these rows only."""
+        rows = equivalence.rows_said(request.rows)
+        command = AdoptEquivalenceTable(wire.caller(), request.version, rows)
+        return await self._carry_out(request, "AdoptEquivalenceTable", command, context)
+
+    async def GetEquivalenceTable(self, request: Any, context: Any) -> Any:
+        """The table in force; any caller may ask."""
+        await self._reach(request)
+        return governance_pb2.GetEquivalenceTableResponse(
+            table=equivalence.table_shown(self._live.stored.fold.equivalence()),
+            positions=self._here(),
+        )
+
     async def HoldParty(self, request: Any, context: Any) -> Any:
         """Have every server answer nothing of a party, until two people release it."""
         kind = wire.optional_code(request.kind, "kind")
@@ -181,9 +196,7 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
 
     async def ListParticipants(self, request: Any, context: Any) -> Any:
         """A page of the participants, in order of party id; any caller may ask."""
-        for wanted in wire.at_least(request, self._log_id):
-            if wanted.topic == trust.GOVERNANCE_TOPIC:
-                await self._live.passed(wanted.offset - 1, REACH_TIMEOUT_S)
+        await self._reach(request)
         if not 0 <= request.page_size <= PAGE_MAX:
             message = f"at most {PAGE_MAX} a page"
             raise Invalid(Reason.FIELD_INVALID, message, field="page_size")
@@ -195,19 +208,27 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
                 last = page[-1][0]
                 break
             page.append((party, participant))
-        here = DataPosition(trust.GOVERNANCE_TOPIC, 0, self._live.next_offset)
         return governance_pb2.ListParticipantsResponse(
-            participants=[_shown(party, participant) for party, participant in page],
+            participants=[participant_shown(party, participant) for party, participant in page],
             next_cursor=base64.urlsafe_b64encode(last.encode()).decode(),
-            positions=wire.position_token(self._log_id, [here]),
+            positions=self._here(),
         )
+
+    async def _reach(self, request: Any) -> None:
+        for wanted in wire.at_least(request, self._log_id):
+            if wanted.topic == trust.GOVERNANCE_TOPIC:
+                await self._live.passed(wanted.offset - 1, REACH_TIMEOUT_S)
+
+    def _here(self) -> Any:
+        here = DataPosition(trust.GOVERNANCE_TOPIC, 0, self._live.next_offset)
+        return wire.position_token(self._log_id, [here])
 
     def _participants(self, after: str) -> Iterator[tuple[str, trust.Participant]]:
         fold = self._live.stored.fold
         start = _PARTIES + after.encode() + (b"\x00" if after else b"")
         for key, row in fold.rows.scan(start, _PARTIES + b"\xff"):
             standing = fold.tools.unpack(row, fold.governance.row_type)[2]
-            if standing.participant is not None:
+            if isinstance(standing, trust.Standing) and standing.participant is not None:
                 yield key.removeprefix(_PARTIES).decode(), standing.participant
 
     async def _carry_out(
@@ -269,7 +290,8 @@ def _hold_shown(party: str, hold: holds.Hold) -> Any:
     )
 
 
-def _shown(party: str, participant: trust.Participant) -> Any:
+def participant_shown(party: str, participant: trust.Participant) -> Any:
+    """A participant as a message."""
     return governance_pb2.Participant(
         party=party,
         name=participant.name,

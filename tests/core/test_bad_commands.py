@@ -50,6 +50,7 @@ WORDS = {
     "role": "supplier",
     "to": "2024-01-02",
     "until": "2025-01-01",
+    "version": "1",
 }
 TIMES = ("answer_by", "before", "expires", "from_", "history_from", "to", "until", "as_of_known")
 # What is no input file of any command, and what is said of it.

@@ -718,6 +718,40 @@ def test_an_unknown_governance_fact_closes_the_partition() -> None:
     assert decided.decision == Refuse(Reason.PARTITION_CLOSED, concerned=True)
 
 
+def test_a_table_of_equal_accreditations_is_judged_from_its_copy_on() -> None:
+    """The adviser is accredited under REC: what was decided before the first table stays so."""
+    scene = Scene()
+    scene.facts(command(METER, moved_in(), granted()))
+    assert permits(scene.read()) == [True]
+    previous, before = NO_PREDECESSOR, scene.home.records[-1].offset
+    row = trust.EquivalenceRow("REC", "other user", "ENERGY_ADVICE", "DSI", "1", "ENERGY_ADVICE")
+    verdicts = []
+    for version, rows in ((1, ()), (2, (row,)), (3, ())):
+        adopted = trust.EquivalenceTableAdopted(version, rows)
+        home = scene.home.say((trust.EQUIVALENCE_SUBJECT, adopted), previous=previous)
+        assert outcome(scene.send(scene.log.copy(home, before))) == ("applied", None)
+        assert scene.fold.equivalence() == trust.Equivalence(version, rows)
+        verdicts.append(scene.read()[0].decision)
+        previous = before = home.offset
+    refused = Refuse(Reason.ACCREDITATION_NOT_EQUIVALENT, concerned=True)
+    assert [verdicts[0], verdicts[2]] == [refused, refused]
+    assert isinstance(verdicts[1], Permit)
+    assert scene.fold.standing(trust.EQUIVALENCE_SUBJECT) == trust.Standing()
+
+
+@pytest.mark.parametrize("subject", ["party:adviser", "policy", "party:new"])
+def test_a_table_out_of_turn_or_on_another_subject_changes_nothing(subject: str) -> None:
+    scene = Scene()
+    scene.facts(command(METER, moved_in(), granted()))
+    before = scene.home.records[-1].offset
+    version = 2 if subject == "party:new" else 1
+    wrong = trust.EquivalenceTableAdopted(version, ())
+    home = scene.home.say((subject, wrong))
+    scene.send(scene.log.copy(home, before))
+    assert scene.fold.equivalence() is None
+    assert permits(scene.read()) == [True]
+
+
 # Governance copies
 
 

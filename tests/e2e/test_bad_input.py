@@ -45,6 +45,8 @@ PROCESS: Final = {
     "Dsi": "dsi",
     "Ledger": "ledger",
     "Members": "dsi",
+    "SharedTrust": "dsi",
+    "ConsentTokens": "consumers",
     "Reference": "metering",
     "Operations": "metering",
 }
@@ -163,6 +165,15 @@ STRANGE_ASSET: Final = (
 HOME_PARTITION = murmur2_partition(HOME.encode(), 4)
 COLUMNS: Final = {"start": FROM, "values_wh": [1], "runs": [{"half_hours": 1}]}
 KEY = bytes(range(32))
+# By this the advisers, whom the DSI's scheme accredits, are given tokens.
+EQUAL = {
+    "from_scheme": "DSI",
+    "from_tier": "1",
+    "from_purpose": "ENERGY_ADVICE",
+    "to_scheme": "CCS",
+    "to_tier": "2",
+    "to_purpose": "ENERGY_ADVICE",
+}
 GRANT = {"party": "bad-one", "role": "supplier", "scheme": "DSI", "effective_from": FROM}
 FORGED = (
     bad("ROLE_NOT_ALLOWED", by=ADVISER),
@@ -282,6 +293,18 @@ CASES: Final[dict[str, dict[str, Case]]] = {
                 bad("ROLE_NOT_ALLOWED", by=ADVISER),
             ),
         ),
+        "AdoptEquivalenceTable": Case(
+            BOARD,
+            {"version": 1, "rows": [EQUAL]},
+            (
+                bad("EQUIVALENCE_STATE", version=99),
+                bad("FIELD_INVALID", rows=[EQUAL, EQUAL]),
+                bad("FIELD_INVALID", rows=[EQUAL | {"from_scheme": "free text"}]),
+                bad("CODE_UNKNOWN", rows=[EQUAL | {"to_purpose": "WORLD_PEACE"}]),
+                bad("ROLE_NOT_ALLOWED", by=ADVISER),
+            ),
+        ),
+        "GetEquivalenceTable": Case(BOARD, {}, (bad("POSITION_INVALID", at_least=ELSEWHERE),)),
         "HoldParty": Case(
             BOARD,
             {"party": "bad-one"},
@@ -710,6 +733,37 @@ CASES: Final[dict[str, dict[str, Case]]] = {
             passes=False,
         ),
     },
+    "SharedTrust": {
+        "DescribeTrust": Case(ADVISER, {}),
+        "JudgeAccreditations": Case(
+            ADVISER,
+            {"asked": [{"party": ADVISER, "role": "data_user", "purpose": "RESEARCH"}]},
+            (
+                bad("REQUEST_TOO_LARGE", asked=[]),
+                bad("FIELD_MISSING", asked=[{}]),
+                bad("FIELD_INVALID", asked=[{"party": "no party"}]),
+            ),
+        ),
+        "CheckConsentToken": Case(
+            ADVISER,
+            {"token": "no token of anybody"},
+            (bad("FIELD_MISSING", token=""), bad("REQUEST_TOO_LARGE", token="x" * 16_385)),
+        ),
+    },
+    "ConsentTokens": {
+        "IssueConsentToken": Case(
+            ADVISER,
+            {"consent_id": "bad-home-advice", "mpxns": [HOME]},
+            (
+                bad("FIELD_MISSING", consent_id=""),
+                bad("FIELD_INVALID", consent_id="two words"),
+                bad("NOT_PERMITTED", consent_id="never-was"),
+                bad("NOT_PERMITTED", mpxns=[UNKNOWN]),
+                bad("NOT_PERMITTED", by=STRANGER),
+                bad("NOT_PERMITTED", by=BOARD),
+            ),
+        ),
+    },
     # What only servers ask; tests/broker/test_members.py has what passes.
     "Members": {
         "Standing": Case(SERVER, {}, (bad("ROLE_NOT_ALLOWED", by=ADVISER),)),
@@ -761,7 +815,8 @@ def town(spine: Installation) -> Installation:
     kind = {"asset_class": "OTHER"}
     spine.as_(SUPPLIER).assets("DeclareAsset", mpxn=BEHIND, asset_id=OTHER, kind=kind)
     spine.meter(HOME, SUPPLIER)
-    grant(spine.occupier(HOME, "bad-home"), HOME, ADVISER, terms=TERMS)
+    home = spine.occupier(HOME, "bad-home")
+    grant(home, HOME, ADVISER, terms=TERMS, consent_id="bad-home-advice")
     return spine
 
 

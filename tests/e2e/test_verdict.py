@@ -119,8 +119,13 @@ def questions(
             told[subject].append((type(event).__name__, plain(event)))
         for decided in stored.fold.decide_access(record) if applied.access else ():
             request, now = decided.request, from_epoch_ms(decided.now_ms)
-            party = told[trust.party_subject(request.party)]
-            asked.append((decided, now, rights(plain(request), told[decided.member], party, now)))
+            meter, party = told[decided.member], told[trust.party_subject(request.party)]
+            tables = [
+                [plain(row) for row in said["rows"]]
+                for name, said in told[trust.EQUIVALENCE_SUBJECT]
+                if name == "EquivalenceTableAdopted"
+            ]
+            asked.append((decided, now, rights(plain(request), meter, party, now, tables)))
 
     stored.catch_up(reader, on_record=listen)
     reader.close()

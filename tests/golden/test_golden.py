@@ -26,6 +26,7 @@ from domains.governance.holds import PARTY_HOLDS
 from domains.metering import METERING, READINGS
 from domains.metering.catalogue import METERING_STANDING
 from spine import merkle, trust
+from spine.accreditation import table_digest
 from spine.answer import half_hours_digest, records_digest
 from spine.codec import SPINE_RECORDS
 from spine.coordinator import Order
@@ -37,6 +38,7 @@ from spine.rows import Counts, Head, Subject
 from spine.schemas import SCHEMAS_DIR
 from spine.signing import sign
 from spine.store import StorePosition
+from spine.vocabulary import vocabulary
 from tests.helpers import stories
 from tests.helpers.half_hours import in_columns
 from tests.helpers.records import (
@@ -71,6 +73,7 @@ HISTORIES: Mapping[str, Domain] = {
     "holds": PARTY_HOLDS,
     "standing": METERING_STANDING,
     "governance": GOVERNANCE,
+    "equivalence": GOVERNANCE,
 }
 STORIES = {name: getattr(stories, f"{name}_story") for name in HISTORIES}
 
@@ -152,6 +155,9 @@ def marks() -> dict[str, Any]:
     entries = [CODEC.encode_entry(replace(REQUEST, vector=i)) for i in range(5)]
     seed = bytes(range(32))
     leaves = [merkle.salted_leaf(merkle.salt(seed, i), e) for i, e in enumerate(entries)]
+    adopted = VALUES["governance/EquivalenceTableAdopted/1"]
+    assert isinstance(adopted, trust.EquivalenceTableAdopted)
+    vocabularies = {v: known for v in POLICY_DATA if (known := vocabulary(v)) is not None}
     order = Order(METER, None, Actor("consent_service", "portal"), "Grant", "key-1", bytes(32))
     return {
         "log_id": OPENING.log_id().hex(),
@@ -170,6 +176,8 @@ def marks() -> dict[str, Any]:
         "no_half_hours_digest": half_hours_digest(in_columns(())).hex(),
         "records_digest": records_digest((TERMS, OPENING)).hex(),
         "policy_data": {str(v): data_hash(d).hex() for v, d in POLICY_DATA.items()},
+        "vocabulary": {str(v): vocabularies[v].digest.hex() for v in POLICY_DATA},
+        "equivalence_table": table_digest(trust.Equivalence(adopted.version, adopted.rows)).hex(),
         "partitions": {
             mpxn: [murmur2_partition(mpxn.encode(), n) for n in (1, 4, 128, 256)]
             for mpxn in ("1200000000003", "1900012345678", "2376543210123", "7612345", "12345678")

@@ -12,7 +12,8 @@ the history for each question, by the rules as the sector states them:
 - Licence duty and contract: the supplier for the days it supplied, the agent for those of its
   appointment.
 - Nobody but a consumer reads without a live accreditation for role and purpose, and no one
-  suspended does.
+  suspended does. Once there is a table of equal accreditations, one of another scheme than the
+  DSI's opens nothing by itself: a line of the last table has to say so, for its tier and purpose.
 """
 
 from __future__ import annotations
@@ -62,13 +63,18 @@ class Right:
 
 
 def rights(
-    request: Fields, meter: Sequence[Event], party: Sequence[Event], now: datetime
+    request: Fields,
+    meter: Sequence[Event],
+    party: Sequence[Event],
+    now: datetime,
+    tables: Sequence[Sequence[Fields]] = (),
 ) -> list[Right]:
     """Every right the caller has to what it asks, at `now`; empty if it has none.
 
-    `meter` are the events of the meter, `party` those of governance about the caller.
+    `meter` are the events of the meter, `party` those of governance about the caller, `tables` the
+    lines of every table of equal accreditations that was adopted.
     """
-    if not _is_a_question_at_all(request) or not _accredited(request, party, now):
+    if not _is_a_question_at_all(request) or not _accredited(request, party, now, tables):
         return []
     found = {
         "CONSENT": _by_consents,
@@ -91,7 +97,9 @@ def _is_a_question_at_all(request: Fields) -> bool:
     )
 
 
-def _accredited(request: Fields, party: Sequence[Event], now: datetime) -> bool:
+def _accredited(
+    request: Fields, party: Sequence[Event], now: datetime, tables: Sequence[Sequence[Fields]]
+) -> bool:
     if request["role"] == "consumer":
         return True
     suspended, held = True, dict[int, Fields]()
@@ -110,9 +118,25 @@ def _accredited(request: Fields, party: Sequence[Event], now: datetime) -> bool:
     return not suspended and any(
         one["role"] == request["role"]
         and one["effective_from"] <= now < (one["effective_to"] or FOREVER)
-        and (not one["purposes"] or request["purpose"] in one["purposes"])
+        and request["purpose"] in _purposes_at_the_dsi(one, tables)
         for one in held.values()
     )
+
+
+def _purposes_at_the_dsi(held: Fields, tables: Sequence[Sequence[Fields]]) -> set[str]:
+    """For which purposes an accreditation lets its holder in."""
+    of_role = [purposes for roles, purposes, _ in OPEN_TO.values() if held["role"] in roles]
+    own = set(held["purposes"]) or set().union(*of_role)
+    if not tables or held["scheme"] == "DSI":
+        return own
+    return {
+        line["to_purpose"]
+        for line in tables[-1]
+        if line["to_scheme"] == "DSI"
+        and line["from_scheme"] == held["scheme"]
+        and line["from_tier"] == held["tier"]
+        and line["from_purpose"] in own
+    }
 
 
 def _by_consents(request: Fields, meter: Sequence[Event], now: datetime) -> Iterator[Right]:

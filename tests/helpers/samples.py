@@ -244,6 +244,9 @@ VALUES: Final[dict[str, object]] = {
     "governance/PolicyVersionAdopted/1": trust.PolicyVersionAdopted(1, data_hash(POLICY_DATA_V1)),
     "governance/SigningKeyAuthorised/1": trust.SigningKeyAuthorised(b"\xaa" * 32, "dsi", "dsi-1"),
     "governance/SigningKeyRevoked/1": trust.SigningKeyRevoked("rotated"),
+    "governance/EquivalenceTableAdopted/1": trust.EquivalenceTableAdopted(
+        3, (trust.EquivalenceRow("CCS", "2", "ENERGY_ADVICE", "DSI", "", "ENERGY_ADVICE"),)
+    ),
     "governance/PartyHeld/1": holds.PartyHeld(
         1, "READS", 1_000_001, 1_000_000, "dsi/dsi-1", at(4, 5)
     ),

@@ -236,6 +236,21 @@ def standing_story() -> list[LogRecord]:
     return facts_story(METERING_STANDING, BY_METERING, "distributors", *events)
 
 
+def equivalence_story() -> list[LogRecord]:
+    """The home of governance: three tables, and one that is out of turn, which nobody adopted."""
+    home = Home()
+    home.policy_and_adviser()
+    third = VALUES["governance/EquivalenceTableAdopted/1"]
+    assert isinstance(third, trust.EquivalenceTableAdopted)
+    first, second = replace(third, version=1), trust.EquivalenceTableAdopted(2, ())
+    previous = NO_PREDECESSOR
+    for table in (first, second, third):
+        said = home.say((trust.EQUIVALENCE_SUBJECT, table), previous=previous)
+        previous = said.offset
+    home.say((trust.EQUIVALENCE_SUBJECT, first), previous=previous)
+    return home.records
+
+
 def governance_story() -> list[LogRecord]:
     """The home of governance: keys, a policy, and all that can be said of a participant."""
     home = Home()

@@ -26,6 +26,8 @@ STORE = ("tests/core/test_store.py",)
 POLICY = ("tests/core/test_policy.py",)
 AUDIT = ("tests/core/test_audit.py",)
 CONSENT = ("tests/domains/consumers",)
+EQUIVALENCE = ("tests/core/test_accreditation.py",)
+OF_TOKENS = ("tests/domains/consumers/test_tokens.py",)
 HOLDS = ("tests/domains/governance/test_holds.py",)
 IDENTITY = ("tests/server/test_identity.py",)
 SERVER = ("tests/server/test_server.py",)
@@ -37,6 +39,7 @@ LOG = "tests/broker/test_log.py::"
 CHANGES = "domains/consumers/changes.py"
 VIEW, FOLD, ACCESS = "spine/view.py", "spine/partition.py", "spine/access.py"
 RULES, REPLAY = "spine/policy.py", "spine/replay.py"
+ACCREDITED, TOKENS = "spine/accreditation.py", "domains/consumers/tokens.py"
 
 MUTANTS: tuple[Mutant, ...] = (
     # The fence
@@ -458,16 +461,16 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "a suspended participant reads nothing",
-        RULES,
+        ACCREDITED,
         "    if participant.suspended:\n",
         "    if False:\n",
         POLICY,
     ),
     Mutant(
         "an accreditation is for its role and its time",
-        RULES,
-        "if held.role == role and held.live_at(now) and fits:",
-        "if fits:",
+        ACCREDITED,
+        " if a.role == role and a.live_at(now)]",
+        "]",
         POLICY,
     ),
     Mutant(
@@ -749,5 +752,69 @@ MUTANTS: tuple[Mutant, ...] = (
         "        if claimed != digest:\n",
         "        if False:\n",
         ("tests/core/test_claims.py",),
+    ),
+    # One trust
+    Mutant(
+        "another scheme counts by a row of its tier",
+        ACCREDITED,
+        "(row.from_scheme, row.from_tier) == (held.scheme, held.tier)",
+        "row.from_scheme == held.scheme",
+        EQUIVALENCE,
+    ),
+    Mutant(
+        "a row counts for the purpose it names",
+        ACCREDITED,
+        "(row.to_scheme, row.to_purpose) == (scheme, purpose)",
+        "row.to_scheme == scheme",
+        EQUIVALENCE,
+    ),
+    Mutant(
+        "a missing row is a no",
+        ACCREDITED,
+        "    if any(a.scheme == scheme and a.is_for(asked) for a in held):\n",
+        "    if any(a.is_for(asked) for a in held):\n",
+        EQUIVALENCE,
+    ),
+    Mutant(
+        "a version of the table follows the one before",
+        "spine/trust.py",
+        "    if event.version != before + 1:\n",
+        "    if False:\n",
+        ("tests/domains/governance/test_equivalence.py",),
+    ),
+    Mutant(
+        "a token is signed by a key that counts",
+        TOKENS,
+        "            and not known.revoked\n",
+        "",
+        OF_TOKENS,
+    ),
+    Mutant(
+        "a token is signed",
+        TOKENS,
+        "            and note.signed_by(token.key, self.verify) is not None\n",
+        "",
+        OF_TOKENS,
+    ),
+    Mutant(
+        "a token ends",
+        TOKENS,
+        "if now < token.good_until else",
+        "if True else",
+        OF_TOKENS,
+    ),
+    Mutant(
+        "a token names the consent as it is now",
+        TOKENS,
+        "return None if _terms(consent) == said else Reason.TOKEN_OUTDATED",
+        "return None",
+        OF_TOKENS,
+    ),
+    Mutant(
+        "a check waits for what was acknowledged before",
+        "spine/services/shared_trust.py",
+        "        await asyncio.gather(*map(side.level, of_partition.values()))\n",
+        "",
+        ("tests/broker/test_shared_trust.py",),
     ),
 )

@@ -9,6 +9,7 @@ over or held opens nothing; and the state is what the events alone make of it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -67,6 +68,7 @@ class Lives(RuleBasedStateMachine):
         self.home = dict.fromkeys(CONSENTS, FanOut())
         self.applied: set[tuple[str, int, str]] = set()
         self.standing, self.said_of_adviser = trust.Standing(), list[Any]()
+        self.tables: list[trust.Equivalence] = []
         self.over: set[tuple[str, str]] = set()
         self.held: set[tuple[str, str]] = set()
         self.tenancies = 0
@@ -102,7 +104,9 @@ class Lives(RuleBasedStateMachine):
         return leg in self.applied
 
     def govern(self, event: Any) -> None:
-        self.standing = trust.evolve(self.standing, event)
+        after = trust.evolve(self.standing, event)
+        assert isinstance(after, trust.Standing)
+        self.standing = after
         self.said_of_adviser.append((type(event).__name__, plain(event)))
 
     def terms(self, who: str, categories: tuple[str, ...], history: int, term: int) -> Any:
@@ -155,6 +159,15 @@ class Lives(RuleBasedStateMachine):
         assert participant is not None
         said = trust.ParticipantReinstated if participant.suspended else trust.ParticipantSuspended
         self.govern(said("INQUIRY"))
+
+    @rule(tier=st.sampled_from(("1", "2")), purpose=st.sampled_from(("ENERGY_ADVICE", "RESEARCH")))
+    def a_table_is_adopted(self, tier: str, purpose: str) -> None:
+        """The adviser is accredited under CCS, tier 1: one of four such rows lets it in."""
+        before: trust.GovernanceState = self.tables[-1] if self.tables else trust.Standing()
+        row = trust.EquivalenceRow("CCS", tier, "ENERGY_ADVICE", "DSI", "", purpose)
+        after = trust.evolve(before, trust.EquivalenceTableAdopted(len(self.tables) + 1, (row,)))
+        assert isinstance(after, trust.Equivalence)
+        self.tables.append(after)
 
     # Consents of one meter
 
@@ -253,7 +266,9 @@ class Lives(RuleBasedStateMachine):
 
     def judged(self, mpxn: str, request: Any, now: datetime) -> Any:
         known = self.access[mpxn] if self.told[mpxn] else None
-        return POLICIES[1](request, Situation(known, self.standing.participant, now))
+        table = self.tables[-1] if self.tables else None
+        participant = self.standing.participant
+        return POLICIES[1](request, Situation(known, participant, now, equivalence=table))
 
     def opens(self, mpxn: str, k: str) -> list[bool]:
         return [
@@ -268,7 +283,8 @@ class Lives(RuleBasedStateMachine):
             for k in (*CONSENTS, ""):
                 for category in CATEGORIES:
                     request = self.question(k, category)
-                    found = rights(plain(request), meter, self.said_of_adviser, self.now)
+                    tables = [[asdict(row) for row in table.rows] for table in self.tables]
+                    found = rights(plain(request), meter, self.said_of_adviser, self.now, tables)
                     decision = self.judged(mpxn, request, self.now)
                     assert agree(permitted_by(decision), found), (decision, found)
 

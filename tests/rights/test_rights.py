@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import random
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,7 +17,8 @@ import pytest
 from domains.consumers import events as consumers
 from domains.consumers.evolve import evolve
 from spine import policy, trust
-from spine.errors import SpineError
+from spine.accreditation import accreditation_refusal
+from spine.errors import Reason, SpineError
 from spine.event import AccessRequest
 from spine.gb import Interval
 from spine.policy import (
@@ -52,6 +53,7 @@ class Life:
     meter: list[Event] = field(default_factory=list)
     governance: dict[str, list[Event]] = field(default_factory=dict)
     standing: dict[str, trust.Standing] = field(default_factory=dict)
+    tables: list[trust.Equivalence] = field(default_factory=list)
 
     def moment(self) -> datetime:
         return START + timedelta(hours=self.rng.randrange(-24, DAYS * 24))
@@ -73,6 +75,8 @@ class Life:
                 self.govern(self.rng.choice(PARTIES[:3]), self.word_of_governance())
             else:
                 self.happen(self.fact())
+        for _ in range(self.rng.choice((0, 0, 1, 2))):
+            self.adopt()
 
     def happen(self, event: Any) -> None:
         try:
@@ -86,8 +90,26 @@ class Life:
         admitted = isinstance(event, trust.ParticipantAdmitted)
         if admitted is (before.participant is not None):
             return
-        self.standing[party] = trust.evolve(before, event)
+        after = trust.evolve(before, event)
+        assert isinstance(after, trust.Standing)
+        self.standing[party] = after
         self.governance.setdefault(party, []).append((type(event).__name__, plain(event)))
+
+    def adopt(self) -> None:
+        """A further table: most of what the parties hold, some of what nobody does."""
+        before: trust.GovernanceState = self.tables[-1] if self.tables else trust.Standing()
+        rows = tuple(self.row() for _ in range(self.rng.choice((0, 4, 12, 24))))
+        after = trust.evolve(before, trust.EquivalenceTableAdopted(len(self.tables) + 1, rows))
+        assert isinstance(after, trust.Equivalence)
+        self.tables.append(after)
+
+    def row(self) -> trust.EquivalenceRow:
+        choose = self.rng.choice
+        scheme, tier = choose(("CODE", "CODE", "CODE", "REC", "DSI")), choose(("1", "1", "1", "2"))
+        purpose = choose(PURPOSES)
+        other = purpose if self.rng.random() < 0.8 else choose(PURPOSES)
+        to = choose(("DSI", "DSI", "DSI", "REC"))
+        return trust.EquivalenceRow(scheme, tier, purpose, to, "1", other)
 
     def word_of_governance(self) -> Any:
         choose = self.rng.choice
@@ -210,12 +232,14 @@ class Life:
         """What the policy says."""
         participant = self.standing.get(request.party, trust.Standing()).participant
         known = self.access if self.meter else None
-        return POLICIES[1](request, Situation(known, participant, now))
+        table = self.tables[-1] if self.tables else None
+        return POLICIES[1](request, Situation(known, participant, now, equivalence=table))
 
     def rights(self, request: AccessRequest, now: datetime) -> list[Right]:
         """What the calculator says."""
         party = self.governance.get(request.party, [])
-        return rights(plain(request), self.meter, party, now)
+        tables = [[asdict(row) for row in table.rows] for table in self.tables]
+        return rights(plain(request), self.meter, party, now, tables)
 
 
 def categories(rng: random.Random) -> tuple[str, ...]:
@@ -257,6 +281,17 @@ def test_policy_and_calculator_never_disagree() -> None:
 NAIVE: dict[str, tuple[str, Any]] = {
     "expiry, revocation and tenancy do not matter": ("consent_refusal", lambda *_: None),
     "accreditation does not matter": ("_accreditation", lambda *_: None),
+    "a missing row is a yes": (
+        "accreditation_refusal",
+        lambda who, role, now, purpose, table: accreditation_refusal(who, role, now, purpose),
+    ),
+    "a row for another purpose will do": (
+        "accreditation_refusal",
+        lambda who, role, now, purpose, table: next(
+            (None for p in PURPOSES if not accreditation_refusal(who, role, now, p, table)),
+            Reason.ACCREDITATION_MISSING,
+        ),
+    ),
     "any purpose and category will do": ("_claim", lambda *_: None),
     "a consent opens every category": ("_covers", lambda *_: True),
     "the oldest consent is as good as the widest": ("_opened", lambda *_: 0),

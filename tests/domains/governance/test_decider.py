@@ -16,6 +16,7 @@ from domains.governance.commands import (
     WithdrawAccreditation,
 )
 from domains.governance.decider import GOVERNANCE, subject_of, tightens
+from domains.governance.equivalence import AdoptEquivalenceTable
 from domains.governance.events import (
     AccreditationGranted,
     AccreditationWithdrawn,
@@ -160,6 +161,7 @@ def test_every_command_has_one_subject() -> None:
     assert subject_of(RevokeSigningKey(RECCO, kid, "")) == f"key:{kid.hex()}"
     assert subject_of(accredit()) == "party:adviser"
     assert subject_of(AdoptPolicyVersion(RECCO, 1)) == "policy"
+    assert subject_of(AdoptEquivalenceTable(RECCO, 1, ())) == "equivalence"
 
 
 def test_only_what_takes_rights_away_tightens() -> None:
