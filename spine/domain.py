@@ -49,8 +49,8 @@ class HistoryLayout:
 
     `types` names each column's type: text, bytes, integer, day, or integers (`per_row` of them).
     `columns` and `rows` turn rows in key order into columns and back, byte for byte. By
-    `is_before(key, day)` a row is of a day before that one, days since 1970. `where(start, end)` is
-    SQL, with its values, that finds the rows in that range of keys; it may find more.
+    `is_before(key, day)` a row is of a day before that one, days since 1970. `alike(start, end)`
+    names what columns all rows in that range of keys share, if they are of one subject.
     """
 
     prefixes: tuple[bytes, ...]
@@ -59,7 +59,7 @@ class HistoryLayout:
     columns: Callable[[Sequence[tuple[bytes, bytes]]], Mapping[str, Any]]
     rows: Callable[[Mapping[str, Any]], Sequence[tuple[bytes, bytes]]]
     is_before: Callable[[bytes, int], bool]
-    where: Callable[[bytes, bytes], tuple[str, tuple[Any, ...]]]
+    alike: Callable[[bytes, bytes], dict[str, str]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,9 +80,14 @@ def history(
         files = unpack(stored, tuple[HistoryFile, ...])
         if known is not None and known.files == files:
             return known
-        return History((path or marked) / str(life) / FOLDER, layout, files)
+        found = History((path or marked) / str(life) / FOLDER, layout, files)
     except (Malformed, HistoryUnreadable) as error:
+        if latest_life(path or marked) != life:  # it was begun anew meanwhile, and is sound
+            raise DamagedStore(f"{marked.name}: {error}") from error
         raise damage(marked, error) from error
+    if known is not None:
+        known.close()
+    return found
 
 
 def scan_all(
@@ -112,11 +117,16 @@ def merged(*sources: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, byt
 
 
 def scan(db: Rdict, path: Path, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Rows in key order. An iterator just ends at a damaged block, and only its status tells."""
+    """Rows in key order, as they are when this is called."""
     bounded = ReadOptions()
     bounded.set_iterate_upper_bound(end)
     rows = db.iter(bounded)
     rows.seek(start)
+    return _rows(rows, path, end)
+
+
+def _rows(rows: Any, path: Path, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """An iterator just ends at a damaged block, and only its status tells."""
     while rows.valid():
         key, value = rows.key(), rows.value()
         if key >= end:

@@ -23,7 +23,7 @@ from rocksdict import AccessType, Checkpoint, Rdict, WriteBatch
 from spine import rocks
 from spine.codec import pack, unpack
 from spine.domain import HistoryLayout, ReadableRows
-from spine.history import FOLDER, HISTORY_ROW, History, HistoryFile
+from spine.history import FOLDER, HISTORY_ROW, History, HistoryFile, forget_unnamed
 from spine.history import write as write_history
 from spine.rocks import DAMAGE_MARK, DamagedStore
 from spine.rows import Malformed
@@ -153,7 +153,8 @@ class Store:
         if self._layout is None:
             return None
         position = self.position()
-        assert position is not None and not self._pending
+        if position is None or self._pending:
+            return None
         said = {
             "log_id": position.log_id.hex(),
             "topic": position.topic,
@@ -162,6 +163,7 @@ class Store:
             "record_digest": position.record_digest.hex(),
         }
         folder, old = self.path / str(self._life) / FOLDER, partial(self._old, before_day)
+        forget_unnamed(folder, self.history)
         written = write_history(folder, self._layout, old(), before_day, said)
         if written is None:
             return None
@@ -170,7 +172,7 @@ class Store:
         check.close()
         if not same:
             raise DamagedStore(f"{self.path.name}: its history does not give back its rows")
-        files = (*(self._history.files if self._history else ()), written)
+        files = (*self.history, written)
         self._db.put(HISTORY_ROW, pack(files))
         self._history = rocks.history(self._db, self.path, self._life, self._layout)
         keys = (key for key, _ in old())
@@ -234,6 +236,8 @@ class Store:
 
     def close(self) -> None:
         """Let go of the files."""
+        if self._history:
+            self._history.close()
         self._db.close()
 
 
@@ -320,6 +324,9 @@ class StoreReader:
 
     def close(self) -> None:
         """Let go of the files."""
+        if self._history is not None:
+            self._history.close()
+            self._history = None
         if self._db is not None:
             self._db.close()
             self._db = None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
-from datetime import date, timedelta
 from typing import Any, Final
 
 import numpy as np
@@ -23,15 +22,12 @@ from spine.gb import PERIODS_PER_UTC_DAY
 _KEY: Final = struct.Struct(f">2s{MPXN_BYTES}s2sIqI")
 _POINT_BYTES: Final = 2 + MPXN_BYTES + 2
 _DAY: Final = struct.Struct(">I")
-_EPOCH: Final = date(1970, 1, 1)
 NO_VALUES: Final = bytes(4 * PERIODS_PER_UTC_DAY)
 _KINDS: Final = {ROW_PREFIX: "recorded", REFUSED_PREFIX: "refused"}
 _PREFIXES: Final = {kind: prefix for prefix, kind in _KINDS.items()}
 TYPES: Final = {
     "kind": "text",
     "mpxn": "text",
-    # The same as a number: files are looked through by its bounds.
-    "mpxn_number": "integer",
     "measurement_quantity": "text",
     "day": "day",
     "log_offset": "integer",
@@ -48,12 +44,10 @@ TYPES: Final = {
 def to_columns(rows: Sequence[tuple[bytes, bytes]]) -> dict[str, Any]:
     """The columns of rows in key order. `wh` is one flat array, 48 a row; 0 where there is none."""
     keys = [_KEY.unpack(key) for key, _ in rows]
-    points = [mpxn.rstrip(b"\x00").decode() for _, mpxn, *_ in keys]
     values = b"".join(stored[PRESENT_BYTES:VALUES_END] or NO_VALUES for _, stored in rows)
     return {
         "kind": [_KINDS[key[0]] for key in keys],
-        "mpxn": points,
-        "mpxn_number": [int(point) for point in points],
+        "mpxn": [key[1].rstrip(b"\x00").decode() for key in keys],
         "measurement_quantity": [key[2].decode() for key in keys],
         "day": [key[3] - DAY_SIGN for key in keys],
         "log_offset": [key[4] for key in keys],
@@ -96,15 +90,17 @@ def _day(key: bytes) -> int:
     return stored - DAY_SIGN
 
 
-def where(start: bytes, end: bytes) -> tuple[str, tuple[Any, ...]]:
-    """One meter's days, where the range of keys is within one meter; anything, where it is not."""
+def alike(start: bytes, end: bytes) -> dict[str, str]:
+    """Kind, meter and quantity, where a range of keys begins with a day of one and ends there."""
     point = start[:_POINT_BYTES]
     if len(start) < _POINT_BYTES + _DAY.size or end[:_POINT_BYTES] != point:
-        return "true", ()
-    mpxn = point[2 : 2 + MPXN_BYTES].rstrip(b"\x00").decode()
-    first, last = (_EPOCH + timedelta(_day(key)) for key in (start, end))
-    condition = "mpxn_number = ? and kind = ? and day between ? and ?"
-    return condition, (int(mpxn), _KINDS[point[:2]], first, last)
+        return {}
+    prefix, mpxn, quantity = point[:2], point[2 : 2 + MPXN_BYTES], point[2 + MPXN_BYTES :]
+    return {
+        "kind": _KINDS[prefix],
+        "mpxn": mpxn.rstrip(b"\x00").decode(),
+        "measurement_quantity": quantity.decode(),
+    }
 
 
 LAYOUT: Final = HistoryLayout(
@@ -114,5 +110,5 @@ LAYOUT: Final = HistoryLayout(
     columns=to_columns,
     rows=to_rows,
     is_before=is_before,
-    where=where,
+    alike=alike,
 )

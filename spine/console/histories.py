@@ -12,8 +12,9 @@ from rich.progress import Progress
 
 from spine.console.context import AsJson, instant, runtime
 from spine.console.output import err, listed
-from spine.errors import Pushback, Reason
+from spine.errors import Pushback, Reason, Refused
 from spine.history import FOLDER, HistoryFile
+from spine.rocks import DamagedStore
 from spine.runtime import Runtime
 from spine.store import Store, StoreInUse
 
@@ -71,6 +72,9 @@ def _stores(this: Runtime, process: str) -> Iterator[tuple[Path, Store]]:
             except StoreInUse:
                 message = f"{process} runs: stop it before its stores are changed"
                 raise Pushback(Reason.STARTING, message) from None
+            except DamagedStore as damage:
+                message = f"{damage}: start {process}, which folds it anew"
+                raise Refused(Reason.DATA_BEHIND, message) from None
 
 
 def _row(path: Path, file: HistoryFile) -> tuple[object, ...]:

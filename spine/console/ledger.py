@@ -205,7 +205,12 @@ def verify_(
 
 
 def keys_of(key: str, witnesses: list[str] | None, quorum: int) -> Keys | None:
-    """The keys as typed; None to go by those that a proof names itself."""
+    """The keys as typed; None to go by those that a proof names itself.
+
+    Invalid(FIELD_MISSING) for witnesses without the log's key.
+    """
+    if witnesses and not key:
+        raise Invalid(Reason.FIELD_MISSING, "witnesses count beside the log's key", field="key")
     return Keys(key, tuple(witnesses or ()), quorum) if key else None
 
 

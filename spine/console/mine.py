@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final
 
+import grpc
 import typer
 
 from spine.console.client import Client, stamp
@@ -13,6 +14,7 @@ from spine.console.context import As, AsJson, Mpxn, instant
 from spine.console.output import say, say_json, table, when
 from spine.console.parties import client
 from spine.policy import Basis
+from spine.server import error_from
 
 PAGE: Final = 200
 # What a consumer can still take back.
@@ -68,9 +70,15 @@ def _consents_at(caller: Client, mpxn: str, alias: str) -> Iterator[dict[str, st
     own = {"mpxn": mpxn, "purpose": "OWN_USE", "basis": Basis.SUBJECT}
     last: dict[str, str] = {}
     for read in _pages(caller, mpxn, "", with_proofs=False):
-        if read.release == "RELEASED" and read.consent_id:
+        if read.consent_id and read.release in ("RELEASED", ""):  # without outcome: presumed so
             last.setdefault(read.consent_id, when(read.at))
-    for consent in caller.dsi("ListConsents", **own).consents:
+    try:
+        found = caller.dsi("ListConsents", **own).consents
+    except grpc.RpcError as error:
+        if error_from(error).code != "PERMISSION_DENIED":
+            raise
+        return  # who is yet to move in has no consents there
+    for consent in found:
         taken_back = f"spine consent revoke {consent.consent_id} {mpxn} --as {alias}"
         yield {
             "mpxn": mpxn,

@@ -21,7 +21,7 @@ import structlog
 
 from spine import telemetry, trust
 from spine.codec import Codec
-from spine.errors import Bug, Pushback
+from spine.errors import Bug, Pushback, Reason
 from spine.event import LogRecord
 from spine.files import claimed, write_whole
 from spine.follower import LogFollower
@@ -153,9 +153,14 @@ class Keeper:
         return self._alarmed
 
     def sign(self, text: str) -> Note:
-        """A statement under the ledger's key; never a head, which only an epoch is a reason for."""
+        """A statement under the ledger's key; never a head, which only an epoch is a reason for.
+
+        LogUnfit(LOG_DIFFERS) once nothing is signed any more.
+        """
         if text.startswith(self.key.name):
             raise Bug("a head is signed when its epoch is sealed")
+        if self.refusal:
+            raise LogUnfit(Reason.LOG_DIFFERS, self.refusal)
         return Note(text, (sign(text, self.key, self._sign),))
 
     async def stop(self) -> None:

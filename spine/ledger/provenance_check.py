@@ -1,19 +1,23 @@
 """Checks a provenance record offline: who sent what is in an answer, and on what leave it went out.
 
 It shares no code with what makes them, as `verifier` beside it does not; both may be copied out and
-run: `python provenance_check.py RECORD.json [ANSWER.json]`. An answer is one page of readings as
-`spine read --json` prints it; what it holds must come to the digest that was recorded of it.
+run: `python provenance_check.py RECORD.json [ANSWER.json] [--key KEY --witness KEY ...]`. An answer
+is one page of readings as `spine read --json` prints it; what it holds must come to the digest that
+was recorded of it. That each record named is in the log is proved; what a step says beside is the
+word of the ledger, which signed it.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import struct
 import sys
+from argparse import ArgumentParser
 from base64 import b64decode
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -25,7 +29,14 @@ except ImportError:  # copied out, beside verifier.py
 
 PROVENANCE_FORMAT = "energyos-provenance/1"
 FIRST_LINE = "energyos.provenance.v1"
-STEPS = ("origin", "permission", "transfer")
+# Each kind of step is about records of one topic.
+STEPS = {
+    "origin": "metering.readings.v1",
+    "permission": "consumers.events.v1",
+    "transfer": "access.outcomes.v1",
+}
+VERSION = re.compile(r"(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)", re.ASCII)
+HALF_HOUR = timedelta(minutes=30)
 
 
 class Step:
@@ -53,14 +64,14 @@ def check_provenance(
         said = said or [shown[0]]
         entry = v.unbase64(proof["record"]["entry"])
         leaves["{}-{}@{}".format(*v.place_of(entry))] = v.leaf_of(entry)
-    if len(leaves) != len(steps) or {step.place for step in steps} != set(leaves):
+    if len(document["proofs"]) != len(steps) or {step.place for step in steps} != set(leaves):
         raise v.Wrong("the proofs are not of the records that the statement names")
     for step in steps:
         if leaves[step.place].hex() != step.said["leaf"]:
             raise v.Wrong(f"{step.place} is another record than the statement speaks of")
         said.append(_told(step))
     if answer is not None:
-        said.append(_check_answer(answer, header["metering point"], steps))
+        said.append(_check_answer(answer, header, steps))
     return said
 
 
@@ -77,10 +88,23 @@ def _statement(raw: str, keys: v.Keys) -> tuple[dict[str, str], list[Step]]:
     if first != FIRST_LINE:
         raise v.Wrong("what is signed is no provenance record")
     pairs = [line.split(": ", 1) for line in lines]
-    steps = [Step(kind_, words) for kind_, words in pairs if kind_ in STEPS]
-    if [step.kind for step in steps[-2:]] != ["permission", "transfer"]:
-        raise v.Wrong("a statement ends with a permission and a transfer")
-    return {each: words for each, words in pairs if each not in STEPS}, steps
+    steps = [Step(each, words) for each, words in pairs if each in STEPS]
+    header = [(each, words) for each, words in pairs if each not in STEPS]
+    _check_form(dict(header), len(header), steps, name)
+    return dict(header), steps
+
+
+def _check_form(header: dict[str, str], lines: int, steps: Sequence[Step], name: str) -> None:
+    """Wrong unless it is one statement about one partition of the log whose key signed it."""
+    kinds = [step.kind for step in steps]
+    if kinds != ["origin"] * (len(kinds) - 2) + ["permission", "transfer"]:
+        raise v.Wrong("a statement has origins, then one permission and one transfer")
+    if lines != len(header) or name != f"energyos.spine/log/{header['log']}":
+        raise v.Wrong("the statement says something twice, or is of another log")
+    partitions = {step.place.rpartition("@")[0].rpartition("-")[2] for step in steps}
+    topics = [step.place.rpartition("-")[0] for step in steps]
+    if len(partitions) != 1 or topics != [STEPS[kind] for kind in kinds]:
+        raise v.Wrong("a step names a record of another topic or partition")
 
 
 def _told(step: Step) -> str:
@@ -99,12 +123,19 @@ def _told(step: Step) -> str:
             return f"{step.place}: {said['rows']} half hours released to {said['to']}"
 
 
-def _check_answer(answer: dict[str, Any], mpxn: str, steps: Sequence[Step]) -> str:
-    """That these are the half hours that were released, from those batches."""
-    rows, transfer = answer["rows"], steps[-1]
+def _check_answer(answer: dict[str, Any], header: dict[str, str], steps: Sequence[Step]) -> str:
+    """That these are the half hours that were released, by that decision, from those batches."""
+    rows, mpxn, permission, transfer = answer["rows"], header["metering point"], *steps[-2:]
+    decided = "{partition}@{offset}.{entry}".format(**answer["decision"])
+    if decided != f"{permission.place.rpartition('-')[2]}.{permission.said['entry']}":
+        raise v.Wrong("the answer was decided elsewhere than the statement says")
+    begin, end = map(_instant, header["half hours"].split(" "))
+    starts = [_start(row) for row in rows]
+    if starts != [begin + place * HALF_HOUR for place in range((end - begin) // HALF_HOUR)]:
+        raise v.Wrong("the answer is of other half hours than the statement says")
     if v.sha256(canonical(mpxn, rows)).hex() != transfer.said["sha256"]:
         raise v.Wrong("the answer is not the one that was released")
-    given = Counter(int(row["version"].split(".")[0]) for row in rows if "value_wh" in row)
+    given = Counter(_version(row)[0] for row in rows if "value_wh" in row)
     named = {
         int(step.place.rpartition("@")[2]): int(step.said["half-hours"])
         for step in steps
@@ -119,16 +150,32 @@ def canonical(mpxn: str, rows: Sequence[dict[str, Any]]) -> bytes:
     """What the digest of half hours covers: of each its value and version, or why it has none."""
     out = [b"energyos-half-hours-v1\x00"]
     for row in rows:
-        start = datetime.strptime(row["start"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
-        start_ms = round(start.timestamp() * 1000)
+        start_ms = round(_start(row).timestamp() * 1000)
         out.append(_short(mpxn) + struct.pack(">q", start_ms))
+        if row.keys() not in ({"start", "value_wh", "quality", "version"}, {"start", "absent"}):
+            raise v.Wrong("a half hour has a value, its quality and version, or why it has none")
         if "value_wh" in row:
-            offset, place = map(int, row["version"].split("."))
+            offset, place = _version(row)
             out.append(struct.pack(">Bq", 1, row["value_wh"]) + _short(row["quality"]))
             out.append(struct.pack(">qi", offset, place))
         else:
             out.append(b"\x00" + _short(row["absent"]))
     return b"".join(out)
+
+
+def _start(row: dict[str, Any]) -> datetime:
+    return datetime.strptime(row["start"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+
+
+def _instant(text: str) -> datetime:
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+
+
+def _version(row: dict[str, Any]) -> tuple[int, int]:
+    found = VERSION.fullmatch(row["version"])
+    if found is None:
+        raise v.Wrong("a version is the offset of a batch and a row of it")
+    return int(found[1]), int(found[2])
 
 
 def _short(text: str) -> bytes:
@@ -140,8 +187,8 @@ def verify(path: Path, keys: v.Keys | None = None, answer: Path | None = None) -
     """Check a record, and the answer that came with it, by these keys (its own if None)."""
     report = v.Report()
     try:
-        document = json.loads(path.read_text("utf-8"))
-        page = None if answer is None else _page(json.loads(answer.read_text("utf-8")))
+        document = _loaded(path)
+        page = None if answer is None else _page(_loaded(answer))
         trusted = keys or v.Keys.of(document["keys"])
         report.checked += check_provenance(document, trusted, page)
     except v.Wrong as wrong:
@@ -149,6 +196,17 @@ def verify(path: Path, keys: v.Keys | None = None, answer: Path | None = None) -
     except (LookupError, ValueError, TypeError, AttributeError, struct.error, OSError) as error:
         report.wrong.append(f"malformed: {type(error).__name__}: {error}")
     return report
+
+
+def _loaded(path: Path) -> Any:
+    """The JSON in a file; Wrong if something stands there twice, of which readers see either."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) != len(pairs):
+            raise v.Wrong(f"{path.name} says something twice")
+        return dict(pairs)
+
+    return json.loads(path.read_text("utf-8"), object_pairs_hook=once)
 
 
 def _page(answer: Any) -> dict[str, Any]:
@@ -163,8 +221,18 @@ def _page(answer: Any) -> dict[str, Any]:
 
 def main() -> int:
     """Check the record named on the command line; 0 if all of it holds, else 6."""
-    report = verify(Path(sys.argv[1]), answer=Path(sys.argv[2]) if sys.argv[2:] else None)
+    words = ArgumentParser(description="Checks a provenance record offline.")
+    words.add_argument("record", type=Path)
+    words.add_argument("answer", type=Path, nargs="?")
+    words.add_argument("--key", help="the log's key as you know it")
+    words.add_argument("--witness", action="append", default=[], help="a witness's, likewise")
+    words.add_argument("--quorum", type=int, default=2)
+    said = words.parse_args()
+    keys = v.Keys(said.key, tuple(said.witness), said.quorum) if said.key else None
+    report = verify(said.record, keys, said.answer)
     sys.stdout.write("".join(f"{line}\n" for line in report.checked))
+    if keys is None:
+        sys.stdout.write("By the keys that it names itself: compare them with those you know.\n")
     sys.stderr.write("".join(f"WRONG  {line}\n" for line in report.wrong))
     return 0 if report.ok else 6
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from spine import trust
+from spine.answer import Release
 from spine.event import (
     TYPE_HEADER,
     AccessOutcomes,
@@ -27,7 +28,7 @@ from spine.event import (
     RecordType,
     from_epoch_ms,
 )
-from spine.policy import MeterAccess, Permit, Role, Tenancy
+from spine.policy import Category, MeterAccess, Permit, Role, Tenancy
 from spine.replay import RangeReader, StoredFold
 from spine.rows import Applied, Decided
 
@@ -35,6 +36,9 @@ READ_PREFIX: Final = b"a/"
 ASKED_PREFIX: Final = b"p/"
 OUTCOME_PREFIX: Final = b"o/"
 CONSUMER_PREFIX: Final = b"m/"
+# Rows of another shape are folded again: one more whenever theirs changes.
+FORMAT_ROW: Final = b"\x00register"
+FORMAT: Final = b"1"
 FOLDED: Final = (trust.CONSUMER_LOG, trust.OUTCOMES_TOPIC)
 _PLACE: Final = struct.Struct(">qi")
 LATEST: Final = (1 << 62, 0)
@@ -50,7 +54,7 @@ class Read:
     """One decision on one meter: who asked for what, and what was decided there.
 
     `request` names this meter alone; `meters` is how many it named. `at` is the append time,
-    `positions` how far the data was looked at.
+    `positions` how far the data was looked at, `disclosed` what the caller was told of `refused`.
     """
 
     offset: int
@@ -61,6 +65,7 @@ class Read:
     positions: tuple[DataPosition, ...]
     permitted: bool
     refused: str
+    disclosed: str
     consent_id: str
     consent_version: int
     policy_version: int
@@ -70,6 +75,7 @@ class Read:
         """The line of one decision made at that record, which holds that value."""
         request, decision = decided.request, decided.decision
         permit = decision if isinstance(decision, Permit) else None
+        refusal = None if isinstance(decision, Permit) else decision
         return cls(
             record.offset,
             decided.entry,
@@ -78,7 +84,8 @@ class Read:
             len(request.meters),
             value.vectors[request.vector] if 0 <= request.vector < len(value.vectors) else (),
             permit is not None,
-            "" if isinstance(decision, Permit) else str(decision.reason),
+            str(refusal.reason) if refusal else "",
+            str(refusal.disclosed) if refusal else "",
             permit.consent_id if permit else "",
             permit.consent_version if permit else 0,
             decided.policy_version,
@@ -87,7 +94,11 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What was recorded of a decision, and the offset at which; the first record counts."""
+    """What was recorded of a decision, and the offset at which.
+
+    The first record counts, but for one that says that something was released: if two contradict
+    each other, which no honest server does, disclosure is presumed.
+    """
 
     offset: int
     release: str
@@ -114,6 +125,13 @@ class Viewer:
         own = (t for t in self.access.tenancies if t.consumer_ref == self.party)
         return list(own) if self.role == Role.CONSUMER else []
 
+    def may_know(self, consent_id: str) -> bool:
+        """Whether the consent is its own, given or held, or nobody's."""
+        if not consent_id or self.role == Role.AUDITOR:
+            return True
+        named = (c for c in self.access.consents if c.consent_id == consent_id)
+        return any(self.party in (c.consumer_ref, c.data_user) for c in named)
+
     def asked(self, request: AccessRequest) -> bool:
         """Whether the request was its own, in the role that it has now."""
         return (request.role, request.party) == (self.role, self.party)
@@ -122,10 +140,13 @@ class Viewer:
         """An auditor sees every line, and whoever asked its own.
 
         A consumer sees what was asked of times at which it lived there. Who lived there before and
-        after it is somebody else, and what was asked of their time is for them to see.
+        after it is somebody else: what was asked of their time is for them to see, and so is what
+        they asked themselves, and who asked for consents, which are those of whoever gave them.
         """
         if self.role == Role.AUDITOR:
             return True
+        if request.role == Role.CONSUMER or request.category == Category.CONSENTS:
+            return self.asked(request)
         begin, end = request.interval_from, request.interval_to
         return self.asked(request) or any(
             stay.effective_from < end and (stay.effective_to is None or begin < stay.effective_to)
@@ -139,7 +160,7 @@ class ReadRegister:
     def __init__(self, folder: Path, open_fold: OpenFold, partitions: int) -> None:
         self._open = partial(open_fold, folder)
         self._folds = {
-            (topic, p): self._open(topic, p) for topic in FOLDED for p in range(partitions)
+            (topic, p): self._opened(topic, p) for topic in FOLDED for p in range(partitions)
         }
         self._checked: set[tuple[str, int]] = set()
 
@@ -150,10 +171,14 @@ class ReadRegister:
             (trust.CONSUMER_LOG, self._on_access),
             (trust.OUTCOMES_TOPIC, self._on_outcomes),
         ):
-            fold = self._sound(topic, partition, reader)
             end = reader.bounds(topic, partition)[1]
+            fold = self._sound(topic, partition, reader, end)
             target = min(end, fold.next_offset + at_most)
-            fold.catch_up(reader, target, on_record=partial(listen, fold))
+            try:
+                fold.catch_up(reader, target, on_record=partial(listen, fold))
+            except BaseException:  # what was folded and not committed is folded again
+                self._reopen(topic, partition)
+                raise
             level = level and target == end
         return level
 
@@ -210,17 +235,31 @@ class ReadRegister:
         found: Outcome | None = None if row is None else fold.fold.tools.unpack(row, Outcome)
         return found
 
-    def _sound(self, topic: str, partition: int, reader: RangeReader) -> StoredFold:
-        """The fold, checked against the log once, and begun anew if its store proved damaged."""
+    def _sound(self, topic: str, partition: int, reader: RangeReader, end: int) -> StoredFold:
+        """The fold, checked against the log, and begun anew if its store proved damaged."""
         place = (topic, partition)
-        if self._folds[place].store.is_damaged:
-            self._folds[place].close()
-            self._folds[place] = self._open(*place)
-            self._checked.discard(place)
+        if self._folds[place].store.is_damaged or end < self._folds[place].next_offset:
+            self._reopen(*place)
         if place not in self._checked:
             self._folds[place].check(reader)
+            if self._folds[place].next_offset == 0:
+                self._folds[place].store.put(FORMAT_ROW, FORMAT)
             self._checked.add(place)
         return self._folds[place]
+
+    def _reopen(self, topic: str, partition: int) -> None:
+        self._checked.discard((topic, partition))
+        self._folds[topic, partition].close()
+        self._folds[topic, partition] = self._opened(topic, partition)
+
+    def _opened(self, topic: str, partition: int) -> StoredFold:
+        """The fold over its store, emptied if its rows were written by another version of this."""
+        fold = self._open(topic, partition)
+        if fold.next_offset and fold.store.get(FORMAT_ROW) != FORMAT:
+            fold.store.mark_damaged()
+            fold.close()
+            fold = self._open(topic, partition)
+        return fold
 
     def close(self) -> None:
         """Let go of the stores."""
@@ -255,7 +294,10 @@ class ReadRegister:
         for outcome in value.entries:
             place = (outcome.decided_offset, outcome.decided_entry)
             key = _outcome_row(outcome.request_id, outcome.member, *place)
-            if outcome.decided_partition == value.partition and fold.store.get(key) is None:
+            known = fold.store.get(key)
+            if outcome.decided_partition != value.partition:
+                continue
+            if known is None or outcome.release == Release.RELEASED:
                 said = Outcome(record.offset, outcome.release, outcome.rows, outcome.digest)
                 fold.store.put(key, fold.fold.tools.pack(said))
 

@@ -7,8 +7,10 @@ after a busy time may have to read on first.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime
@@ -42,8 +44,10 @@ PAGE: Final = 100
 PAGE_MAX: Final = 500
 # A proof takes some 5 kB, and an answer no more than 4 MiB.
 PROVED_MAX: Final = 200
-# One page looks at no more lines than this, so that nobody waits for who reads a busy meter.
+# What one page may take of the thread that all callers share, and of the room in its answer.
 LOOKED_THROUGH_MAX: Final = 5_000
+PAGE_S: Final = 2.0
+PROOF_BYTES_MAX: Final = 2 << 20
 RECORDS_A_TURN: Final = 2_000
 RECORDS_IN_PASSING: Final = 100
 FOLLOW_EVERY_S: Final = 5.0
@@ -51,7 +55,7 @@ SPARE_S: Final = 2.0
 READERS: Final = frozenset(
     {Role.CONSUMER, Role.DATA_USER, Role.SUPPLIER, Role.DATA_SERVICE, Role.AUDITOR}
 )
-_CURSOR: Final = re.compile(r"(\d{1,18})\.(\d{1,9})", re.ASCII)
+_CURSOR: Final = re.compile(r"([0-9a-f]{16})\.(\d{1,18})\.(\d{1,9})", re.ASCII)
 
 
 class ReadsService(ledger_pb2_grpc.LedgerServicer):
@@ -105,23 +109,27 @@ class ReadsService(ledger_pb2_grpc.LedgerServicer):
         most = PROVED_MAX if request.with_proofs else PAGE_MAX
         if not 0 < size <= most:
             raise Invalid(Reason.FIELD_INVALID, f"at most {most} a page", field="page_size")
-        before, since = _before(request.cursor), wire.optional_instant(request, "since")
+        binding = _binding(mpxn)
+        before, since = _before(request.cursor, binding), wire.optional_instant(request, "since")
         viewer = await self._viewer(partition, mpxn, request, context)
 
         def page(log: LogReader) -> Any:
-            reads: list[Read] = []
-            cursor = ""
+            shown: list[Any] = []
+            cursor, proved = "", 0
+            prover = self._prover(log) if request.with_proofs else None
+            until = time.monotonic() + PAGE_S
             for looked, read in enumerate(self._lines(partition, mpxn, viewer, before), 1):
-                if len(reads) == size or looked > LOOKED_THROUGH_MAX:
+                enough = len(shown) == size or proved > PROOF_BYTES_MAX
+                if enough or looked > LOOKED_THROUGH_MAX or time.monotonic() > until:
                     break
-                cursor = f"{read.offset}.{read.entry}"
+                cursor = f"{binding}.{read.offset}.{read.entry}"
                 if viewer.may_see(read.request) and (since is None or read.at >= since):
-                    reads.append(read)
+                    shown.append(self._read(partition, read, viewer, prover))
+                    proved += len(shown[-1].proof)
             else:
                 cursor = ""
-            prover = self._prover(log) if request.with_proofs else None
             return ledger_pb2.ListReadsResponse(
-                reads=[self._read(partition, read, viewer, prover) for read in reads],
+                reads=shown,
                 next_cursor=cursor,
                 as_of=wire.position_token(self._log_id, self._as_of(partition)),
             )
@@ -149,6 +157,8 @@ class ReadsService(ledger_pb2_grpc.LedgerServicer):
                 message = "these are not the half hours that were recorded as released"
                 raise Refused(Reason.PROVENANCE_UNAVAILABLE, message)
             prover = self._prover(log)
+            if prover is None:
+                raise Pushback(Reason.HEAD_BEHIND, "no head was published yet")
             records = self._records(prover, partition, read, outcome, rows)
             text = statement(self._log_id, read, outcome, rows, records, wire.now())
             try:
@@ -180,23 +190,21 @@ class ReadsService(ledger_pb2_grpc.LedgerServicer):
         if caller.role not in READERS:
             raise NotPermitted(Reason.ROLE_NOT_ALLOWED, "this role is told of no reads")
         await self._level(partition, request, context)
-        return Viewer(caller.role, caller.party, self._register.access(partition, mpxn))
+        access = await self._log.run(lambda _: self._register.access(partition, mpxn))
+        return Viewer(caller.role, caller.party, access)
 
     async def _level(self, partition: int, request: Any, context: Any) -> None:
         """Read on until the register has all that the log says of the partition.
 
         Pushback(FOLD_BEHIND) if the call has not the time, or asks for more than there is.
         """
-        wanted = wire.at_least(request, self._log_id) if hasattr(request, "at_least") else ()
+        asked = wire.at_least(request, self._log_id) if hasattr(request, "at_least") else ()
+        wanted = [p for p in asked if p.partition == partition and p.topic in FOLDED]
         while not await self._log.run(self._reading_on(partition, RECORDS_A_TURN)):
             if (context.time_remaining() or 0.0) < SPARE_S:
                 raise Pushback(Reason.FOLD_BEHIND, "the log is still being looked through")
-        if any(
-            p.partition == partition
-            and p.topic in FOLDED
-            and p.offset > self._register.next_offset(p.topic, partition)
-            for p in wanted
-        ):
+        reached = await self._log.run(lambda _: self._as_of(partition))
+        if any(p.offset > r.offset for p in wanted for r in reached if p.topic == r.topic):
             raise Pushback(Reason.FOLD_BEHIND, "the log does not reach that far here yet")
 
     def _reading_on(self, partition: int, at_most: int) -> Callable[[LogReader], bool]:
@@ -208,8 +216,12 @@ class ReadsService(ledger_pb2_grpc.LedgerServicer):
             for topic in FOLDED
         ]
 
-    def _prover(self, log: LogReader) -> LogProver:
-        return LogProver(self._library.prover(), log, self._codec)
+    def _prover(self, log: LogReader) -> LogProver | None:
+        """Makes proofs under the published head; None if none was published yet."""
+        try:
+            return LogProver(self._library.prover(), log, self._codec)
+        except NotFound:
+            return None
 
     def _records(
         self, prover: LogProver, partition: int, read: Read, outcome: Outcome, rows: HalfHours
@@ -236,7 +248,7 @@ class ReadsService(ledger_pb2_grpc.LedgerServicer):
     def _read(self, partition: int, read: Read, viewer: Viewer, prover: LogProver | None) -> Any:
         """A line as it is sent, with its proof where one is wanted and can be had."""
         request, outcome = read.request, self._register.outcome(partition, read)
-        proof = ""
+        known, proof = viewer.may_know(read.consent_id), ""
         if prover is not None:
             record = prover.record((trust.CONSUMER_LOG, partition), read.offset)
             with suppress(NotFound):  # newer than the published head
@@ -260,9 +272,9 @@ class ReadsService(ledger_pb2_grpc.LedgerServicer):
                 start=wire.stamp(request.interval_from), end=wire.stamp(request.interval_to)
             ),
             permitted=read.permitted,
-            refused=read.refused,
-            consent_id=read.consent_id,
-            consent_version=read.consent_version,
+            refused=read.refused if viewer.is_concerned else read.disclosed,
+            consent_id=read.consent_id if known else "",
+            consent_version=read.consent_version if known else 0,
             release=outcome.release if outcome else "",
             rows=outcome.rows if outcome else 0,
             metering_points=read.meters,
@@ -308,20 +320,27 @@ def _span(begin: datetime, end: datetime | None) -> dict[str, Any]:
 
 
 def _shown_entry(read: Read, viewer: Viewer) -> int | None:
-    """Which request of the record is shown: one that names other meters, to few."""
-    alone = read.meters == 1
-    shown = alone or viewer.role == Role.AUDITOR or viewer.asked(read.request)
+    """Which request of the record is shown: one that names what is not the viewer's, to few."""
+    consents = (read.consent_id, read.request.consent_id)
+    own = read.meters == 1 and all(viewer.may_know(consent) for consent in consents)
+    shown = own or viewer.role == Role.AUDITOR or viewer.asked(read.request)
     return read.entry if shown else None
 
 
-def _before(cursor: str) -> tuple[int, int]:
+def _binding(mpxn: str) -> str:
+    """What binds a cursor to its request: the caller and the meter."""
+    caller = wire.caller()
+    return hashlib.sha256(f"{caller.role}/{caller.party} {mpxn}".encode()).hexdigest()[:16]
+
+
+def _before(cursor: str, binding: str) -> tuple[int, int]:
     """Below which offset and entry a page begins."""
     if not cursor:
         return LATEST
     found = _CURSOR.fullmatch(cursor)
-    if found is None:
-        raise Invalid(Reason.CURSOR_INVALID, "the cursor cannot be read", field="cursor")
-    return int(found[1]), int(found[2])
+    if found is None or found[1] != binding:
+        raise Invalid(Reason.CURSOR_INVALID, "the cursor is not of this request", field="cursor")
+    return int(found[2]), int(found[3])
 
 
 def reads_service(process: Process, library: Library, sign: Callable[[str], Note]) -> Service:

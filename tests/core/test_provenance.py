@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
@@ -32,7 +35,6 @@ from tests.helpers.ledger import KEY, PRIVATE, json_bytes
 from tests.helpers.records import (
     BEGUN,
     CODEC,
-    LOG_ID,
     METER,
     PARTITION,
     MemoryLog,
@@ -93,18 +95,19 @@ def stated(tmp_path_factory: pytest.TempPathFactory) -> Stated:
         prover.record((trust.OUTCOMES_TOPIC, PARTITION), outcome.offset),
         batches,
     )
-    text = statement(LOG_ID, read, outcome, rows, records, BEGUN)
+    text = statement(bytes(32), read, outcome, rows, records, BEGUN)
     proofs = [prover.proof(batch.record) for batch in batches.values()]
     proofs += [prover.proof(records.request, read.entry), prover.proof(records.outcome)]
     note = Note(text, (sign(text, KEY, PRIVATE.sign),))
     made = json.loads(document(note, proofs, library.keys()))
     kept.close()
-    return Stated(made, page(rows), rows)
+    return Stated(made, page(rows, read.offset, read.entry), rows)
 
 
-def page(rows: HalfHours) -> dict[str, Any]:
+def page(rows: HalfHours, offset: int, entry: int) -> dict[str, Any]:
     """An answer as `spine read --json` prints a page."""
-    answer = dsi_pb2.GetReadingsResponse()
+    decision = dsi_pb2.Decision(partition=PARTITION, offset=offset, entry=entry)
+    answer = dsi_pb2.GetReadingsResponse(decision=decision)
     put_half_hours(answer, rows, in_columns=False)
     made: dict[str, Any] = json.loads(
         json.dumps(page_as_dict(answer), default=lambda raw: raw.hex())
@@ -171,15 +174,35 @@ def test_any_change_of_the_answer_is_found(stated: Stated, tmp_path: Path) -> No
     assert not holds(tmp_path, stated.record, stated.answer | {"rows": stated.answer["rows"][:-1]})
 
 
-def test_a_signed_statement_about_records_that_are_not_in_the_log_is_found(
-    stated: Stated, tmp_path: Path
+ORIGIN = f"origin: {trust.READINGS_TOPIC}-{PARTITION}@"
+PERMISSION, TRANSFER = f"{trust.CONSUMER_LOG}-", f"{trust.OUTCOMES_TOPIC}-"
+
+
+def swapped(text: str, one: str, other: str) -> str:
+    """The text with each of them in the other's place."""
+    return text.replace(one, "?").replace(other, one).replace("?", other)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace(ORIGIN, f"{ORIGIN}9"),
+        lambda text: swapped(text, PERMISSION, TRANSFER),
+        lambda text: text.replace("permission: ", "transfer: "),
+        lambda text: text.replace("\ntransfer: ", "\norigin: "),
+        lambda text: text.replace("log: 00", "log: 01"),
+        lambda text: text.replace("\nmetering point", "\nmetering point: 1\nmetering point"),
+        lambda text: text.replace("half hours: 2025-06-01", "half hours: 2025-05-01"),
+        lambda text: text.replace("entry=0", "entry=1"),
+        lambda text: text.replace("half-hours=", "half-hours=1"),
+        lambda text: "".join(line for line in text.splitlines(True) if ORIGIN not in line),
+    ],
+)
+def test_a_statement_that_the_proofs_or_the_answer_belie_is_found_whoever_signed(
+    stated: Stated, tmp_path: Path, change: Any
 ) -> None:
-    """The ledger's own key does not make it true: the proofs have to lead to what is stated."""
     text = stated.record["statement"].rpartition("\n\n")[0] + "\n"
-    other = text.replace(
-        f"origin: {trust.READINGS_TOPIC}-{PARTITION}@",
-        f"origin: {trust.READINGS_TOPIC}-{PARTITION}@9",
-    )
+    other = change(text)
     assert other != text
     note = Note(other, (sign(other, KEY, PRIVATE.sign),))
     assert not holds(tmp_path, stated.record | {"statement": str(note)}, stated.answer)
@@ -187,17 +210,51 @@ def test_a_signed_statement_about_records_that_are_not_in_the_log_is_found(
     assert note.signed_by(KEY, lambda public, message, blob: PRIVATE.sign(message) == blob) == 0
 
 
+def test_an_answer_of_another_decision_or_with_more_in_it_is_found(
+    stated: Stated, tmp_path: Path
+) -> None:
+    answer = stated.answer
+    for name in ("partition", "offset", "entry"):
+        decision = answer["decision"] | {name: answer["decision"][name] + 1}
+        assert not holds(tmp_path, stated.record, answer | {"decision": decision})
+    first, *rest = answer["rows"]
+    for odd in (first | {"value_kwh": 1}, first | {"version": f" {first['version']}"}):
+        assert not holds(tmp_path, stated.record, answer | {"rows": [odd, *rest]})
+    assert not holds(tmp_path, stated.record, answer | {"rows": [*rest, first]})
+    assert not holds(tmp_path, stated.record, answer | {"rows": [first, first, *rest[1:]]})
+    twice = json.dumps(answer).replace('"value_wh": ', '"value_wh": 1, "value_wh": ', 1)
+    record, other = tmp_path / "record.json", tmp_path / "answer.json"
+    record.write_text(json.dumps(stated.record))
+    other.write_text(twice)
+    assert not checker.verify(record, KEYS, other).ok
+
+
+def test_copied_out_it_says_by_whose_keys_it_goes(stated: Stated, tmp_path: Path) -> None:
+    here = Path(checker.__file__).parent
+    for name in ("provenance_check.py", "verifier.py"):
+        shutil.copy(here / name, tmp_path)
+    (tmp_path / "record.json").write_text(json.dumps(stated.record))
+
+    def run(*words: str) -> tuple[int, str]:
+        command = [sys.executable, "provenance_check.py", "record.json", *words]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout
+
+    assert run()[0] == 0 and "By the keys that it names itself" in run()[1]
+    known = ("--key", str(KEY), "--quorum", "0")
+    assert run(*known)[0] == 0 and "By the keys" not in run(*known)[1]
+    assert run("--key", str(KEY))[0] == 6  # two witnesses are wanted, and none cosigned
+
+
 def test_proofs_of_other_records_or_one_too_few_are_found(stated: Stated, tmp_path: Path) -> None:
     proofs = stated.record["proofs"]
     for other in (proofs[:-1], proofs[1:], [proofs[0], *proofs], [*proofs[:-1], proofs[0]]):
-        if other == [proofs[0], *proofs]:
-            continue  # said twice is no less true
         assert not holds(tmp_path, stated.record | {"proofs": other}, stated.answer)
 
 
 def test_columns_go_there_and_back(stated: Stated) -> None:
     again = half_hours_in(METER, columns_of(stated.answer["rows"]))
-    assert page(again) == stated.answer
+    assert page(again, 0, 0)["rows"] == stated.answer["rows"]
     assert list(again) == list(stated.rows)
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from domains.governance.decider import GOVERNANCE
 from spine import trust
 from spine.event import AccessRequests, LogRecord, RecordType, murmur2_partition
-from spine.ledger.register import Read, ReadRegister, Viewer
-from spine.policy import MeterAccess, Role, Tenancy
+from spine.ledger.register import FORMAT_ROW, Read, ReadRegister, Viewer
+from spine.policy import Category, MeterAccess, Role, Tenancy
 from spine.replay import StoredFold
 from tests.helpers.history import BY_TOPIC, History, audit, day
 from tests.helpers.records import (
@@ -215,6 +216,93 @@ def test_each_sees_what_was_asked_of_its_own_time(history: History) -> None:
         return lived.tenancies[-1].consumer_ref == ref
 
     assert naive("ben", of_march)
+
+
+def test_who_lived_there_before_stays_unseen_by_who_lives_there_now(history: History) -> None:
+    """What is asked "of now" by and about a former occupier lies in the present one's time."""
+    lived = access(("anna", 1, 4), ("ben", 4, None))
+    ben = Viewer(Role.CONSUMER, "ben", lived)
+    now: dict[str, Any] = {"interval_from": day(5, 1), "interval_to": day(5, 2)}
+    own = history.asked(role=Role.CONSUMER, party="anna", category=Category.CONSENTS, **now)
+    asked = history.asked(category=Category.CONSENTS, **now)
+    assert not ben.may_see(own) and not ben.may_see(asked)
+    assert Viewer(Role.CONSUMER, "anna", lived).may_see(own)
+    # By the time alone, ben would be told who anna is and what she asked.
+    assert ben.may_see(history.asked(**now))
+
+
+def test_a_consent_is_named_to_whom_it_is_of(history: History) -> None:
+    lived = history.folds[trust.CONSUMER_LOG].subject(METER).state
+    (consent,) = lived.consents
+    for role, party, knows in (
+        (Role.CONSUMER, consent.consumer_ref, True),
+        (Role.DATA_USER, consent.data_user, True),
+        (Role.AUDITOR, "auditor", True),
+        (Role.CONSUMER, "ben", False),
+        (Role.DATA_USER, "somebody-else", False),
+    ):
+        viewer = Viewer(role, party, lived)
+        assert viewer.may_know(consent.consent_id) is knows
+        assert viewer.may_know("")
+
+
+def test_of_outcomes_that_contradict_each_other_disclosure_is_presumed(tmp_path: Path) -> None:
+    made = History()
+    made.facts(moved_in())
+    made.facts(granted())
+    made.readings()
+    for order in (("NOT_RELEASED", "RELEASED"), ("RELEASED", "NOT_RELEASED")):
+        read = made.ask()
+        for release in order:
+            made.tell(made.outcome(read.record, read.decided[0], release=release))
+    kept = register(tmp_path, made.records())
+    said = [kept.outcome(PARTITION, read) for read in kept.reads(PARTITION, METER)]
+    assert [outcome.release for outcome in said if outcome] == ["RELEASED", "RELEASED"]
+    kept.close()
+
+
+def test_rows_of_another_shape_are_folded_again(history: History, tmp_path: Path) -> None:
+    made = register(tmp_path, history.records())
+    before = lines(made)
+    fold = made._folds[trust.CONSUMER_LOG, PARTITION]
+    fold.store.put(FORMAT_ROW, b"0")
+    position = fold.store.position()
+    assert position is not None
+    fold.store.commit(position)
+    made.close()
+    again = ReadRegister(tmp_path, open_fold, PARTITIONS)
+    assert again.next_offset(trust.CONSUMER_LOG, PARTITION) == 0
+    again.close()
+    later = register(tmp_path, history.records())
+    assert lines(later) == before
+    later.close()
+
+
+def test_a_reader_that_fails_midway_leaves_no_trace(
+    history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = history.records()
+    whole = register(tmp_path / "whole", records)
+    made, log = ReadRegister(tmp_path / "parts", open_fold, PARTITIONS), MemoryLog(*records)
+    real = made._on_access
+    seen: list[object] = []
+
+    def failing(*args: Any) -> None:
+        real(*args)
+        seen.append(args)
+        if len(seen) == 9:
+            raise OSError("a disk that is full")
+
+    monkeypatch.setattr(made, "_on_access", failing)
+    with pytest.raises(OSError, match="full"):
+        made.catch_up(PARTITION, log, 1_000)
+    while not made.catch_up(PARTITION, log, 1_000):
+        pass
+    assert lines(made) == lines(whole)
+    stores = [one._folds[trust.CONSUMER_LOG, PARTITION].store for one in (made, whole)]
+    assert stores[0].digest() == stores[1].digest()
+    made.close()
+    whole.close()
 
 
 def test_a_reader_sees_its_own_requests_in_the_role_that_it_has(history: History) -> None:

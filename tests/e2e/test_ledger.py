@@ -193,7 +193,7 @@ def test_everybody_is_told_of_its_own_reads_and_of_no_others(
     assert {read.party for read in reads(spine, "bright-advice")} == {"bright-advice"}
     refused = reads(spine, "ledger-flex")
     assert [(r.permitted, r.refused, r.release) for r in refused] == [
-        (False, "NO_CONSENT", "REFUSED")
+        (False, "NOT_PERMITTED", "REFUSED")
     ]
     # A neighbour has nothing at the meter, nor anybody at one that does not exist.
     assert reads(spine, "ledger-neighbour") == reads(spine, "ledger-neighbour", NO_METER) == []
