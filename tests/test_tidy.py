@@ -41,6 +41,7 @@ PURE = frozenset(
         "spine.trust",
         "spine.verdict",
         "spine.view",
+        "spine.webhook",
     }
 )
 # The edge: what faces callers and people, and plugs the domains into the rest.

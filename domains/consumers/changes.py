@@ -3,7 +3,7 @@
 What there is to tell follows from the access of a meter and the time alone, so nothing is queued
 and nothing can be lost: a receiver that was away finds what it has not acknowledged, however long
 that was. It is told how each consent stands now, not every step in between. `ChangeAcknowledged`
-is at home in `consumers.acknowledgements.v1`, subject the id of the change.
+is at home in `consumers.acknowledgements.v1` (`acknowledgements.py`), subject the id of the change.
 
 Rules:
 1. The data user of a consent is told each state that others or time brought about.
@@ -19,14 +19,12 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, Protocol
 
 from domains.consumers.evolve import is_bar
 from domains.consumers.views import ShownState, shown_state
-from spine import trust
-from spine.domain import Actor, Domain
+from spine.domain import Actor
 from spine.errors import NotPermitted, Reason
-from spine.event import SignerRole
 from spine.policy import Consent, ConsentState, MeterAccess, Role
 
 OVERDUE_AFTER: Final = timedelta(hours=72)
@@ -118,6 +116,14 @@ def outstanding(
     return {receiver: tuple(theirs) for receiver, theirs in waiting.items()}
 
 
+class Told(Protocol):
+    """What somebody is told until it is acknowledged; its `id` is the same each time."""
+
+    @property
+    def id(self) -> str:
+        """What repeats are known by."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sent:
     """How often a change was sent, and when it is to be sent again."""
@@ -127,7 +133,7 @@ class Sent:
     again_at: datetime
 
 
-def send(before: Sent | None, change: Change, now: datetime, jitter: float) -> Sent | None:
+def send(before: Sent | None, change: Told, now: datetime, jitter: float) -> Sent | None:
     """The next sending of the first change that waits at a meter; None if it is not time for it.
 
     The wait doubles from `FIRST_RETRY` to `LAST_RETRY`; `jitter` from 0 to 1 takes up to half of it
@@ -186,9 +192,14 @@ class ChangeAcknowledged:
 
 @dataclass(frozen=True, slots=True)
 class Acknowledgement:
-    """When a change was acknowledged, if it was."""
+    """When a change was acknowledged, if it was. Of a webhook: its address and who set it as what.
+
+    The states of one topic are of one type; without a `url` there is no webhook.
+    """
 
     decided_at: datetime | None = None
+    url: str = ""
+    role: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,16 +237,3 @@ def decide(
 def evolve(state: Acknowledgement, event: ChangeAcknowledged) -> Acknowledgement:
     """The first acknowledgement counts."""
     return state if state.decided_at else replace(state, decided_at=event.decided_at)
-
-
-ACKNOWLEDGEMENTS: Final = Domain(
-    name="consumers",
-    topic=trust.ACKNOWLEDGEMENTS_TOPIC,
-    signer=SignerRole.CONSUMERS,
-    version=1,
-    events={"consumers.ChangeAcknowledged": ChangeAcknowledged},
-    state_type=Acknowledgement,
-    initial=Acknowledgement,
-    evolve=evolve,
-    decide=decide,
-)

@@ -26,9 +26,9 @@ from domains.consumers.changes import (
     outstanding,
     send,
 )
-from spine import telemetry, trust
+from spine import telemetry
 from spine.consumers.v1 import consumers_pb2, consumers_pb2_grpc
-from spine.coordinator import Coordinator, Order
+from spine.coordinator import Coordinator, Handled, Order
 from spine.domain import Actor
 from spine.errors import NotPermitted, Pushback, Reason, Refused
 from spine.event import LogRecord
@@ -36,18 +36,12 @@ from spine.gb import parse_mpxn
 from spine.live import LiveFold
 from spine.policy import Role
 from spine.rows import SUBJECT_PREFIX, Applied
-from spine.runtime import Process
-from spine.server import Service
 from spine.services import wire
-from spine.services.background import every
 
 IN_FLIGHT_MAX: Final = 1_000
 LISTED_MAX: Final = 1_000
 FOLLOW_POLL_S: Final = 0.2
-LOOK_EVERY_S: Final = 0.2
-COUNT_EVERY_S: Final = 10.0
 METERS_A_TURN: Final = 50
-TURNS_AT_THE_START: Final = 100
 OVERSEES: Final = frozenset({Role.GOVERNANCE, Role.CONSENT_SERVICE})
 
 
@@ -159,8 +153,14 @@ class Outstanding:
 class ChangesService(consumers_pb2_grpc.ChangesServicer):
     """Tells each receiver what is for it."""
 
-    def __init__(self, known: Outstanding, acknowledgements: Coordinator) -> None:
+    def __init__(
+        self,
+        known: Outstanding,
+        acknowledgements: Coordinator,
+        has_webhook: Callable[[str], bool] = lambda party: False,
+    ) -> None:
         self._known, self._acknowledgements = known, acknowledgements
+        self._has_webhook = has_webhook
         self._following: dict[Actor, object] = {}
 
     async def FollowChanges(self, request: Any, context: Any) -> AsyncIterator[Any]:
@@ -195,11 +195,7 @@ class ChangesService(consumers_pb2_grpc.ChangesServicer):
         self._known.take_in(mpxn)
         if change in self._mine(mpxn, by)[1:]:
             raise Refused(Reason.CHANGE_OUT_OF_ORDER, "an earlier change comes first")
-        command = AcknowledgeChange(by, change)
-        digest = sha256(change_id.encode()).digest()
-        order = Order(change_id, command, by, "AcknowledgeChange", change_id, digest)
-        handled = await self._acknowledgements.handle(order)
-        self._known.take_in(mpxn)
+        handled = await acknowledge(self._known, self._acknowledgements, by, change)
         return consumers_pb2.AcknowledgeChangeResponse(
             record=wire.record_ref(handled), replayed=handled.replayed
         )
@@ -231,6 +227,7 @@ class ChangesService(consumers_pb2_grpc.ChangesServicer):
                     outstanding=len(theirs),
                     overdue=sum(change.overdue(now) for change in theirs),
                     oldest=wire.stamp(min(change.since for change in theirs)),
+                    webhook=self._has_webhook(party),
                 )
                 for party, theirs in self._known.receivers()
             ]
@@ -256,6 +253,17 @@ class ChangesService(consumers_pb2_grpc.ChangesServicer):
             raise Pushback(Reason.STARTING, "what there is to tell is still being looked up")
 
 
+async def acknowledge(known: Outstanding, home: Coordinator, by: Actor, change: Change) -> Handled:
+    """Record that a receiver has taken a change in, however it was told."""
+    digest = sha256(change.id.encode()).digest()
+    command = AcknowledgeChange(by, change)
+    handled = await home.handle(
+        Order(change.id, command, by, "AcknowledgeChange", change.id, digest)
+    )
+    known.take_in(change.mpxn)
+    return handled
+
+
 def _told(change: Change, now: datetime, times: int = 0) -> Any:
     return consumers_pb2.ChangeTold(
         change_id=change.id,
@@ -266,23 +274,4 @@ def _told(change: Change, now: datetime, times: int = 0) -> Any:
         since=wire.stamp(change.since),
         overdue=change.overdue(now),
         times=times,
-    )
-
-
-async def announcing(
-    process: Process, meters: Coordinator, acknowledgements: Coordinator
-) -> Service:
-    """The service. Where there are many meters, it is `STARTING` until all were looked at."""
-    assert process.folds is not None
-    known = Outstanding(meters, acknowledgements)
-    partitions = range(process.runtime.partitions)
-    folds = [process.folds[trust.CONSUMER_LOG, partition] for partition in partitions]
-    known.watch(folds, acknowledgements.live(""))
-    await known.look(TURNS_AT_THE_START)
-    every(process, LOOK_EVERY_S, known.look)
-    every(process, COUNT_EVERY_S, known.count)
-    return Service(
-        consumers_pb2.DESCRIPTOR.services_by_name["Changes"].full_name,
-        consumers_pb2_grpc.add_ChangesServicer_to_server,
-        ChangesService(known, acknowledgements),
     )

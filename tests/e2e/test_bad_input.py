@@ -39,6 +39,7 @@ PROCESS: Final = {
     "Consumers": "consumers",
     "Erasures": "consumers",
     "Changes": "consumers",
+    "Webhooks": "consumers",
     "Metering": "metering",
     "BtmAssets": "assets",
     "Dsi": "dsi",
@@ -197,6 +198,21 @@ CASES: Final[dict[str, dict[str, Case]]] = {
         ),
         "ListChanges": Case(ADVISER, {}, (bad("ROLE_NOT_ALLOWED", by=PORTAL),)),
         "ListReceivers": Case(PORTAL, {}, (bad("ROLE_NOT_ALLOWED", by=ADVISER),)),
+    },
+    "Webhooks": {
+        "SetWebhook": Case(
+            ADVISER,
+            {"url": "https://bad-advice.example/changes"},
+            (
+                bad("FIELD_MISSING", url=""),
+                bad("FIELD_INVALID", url="http://bad-advice.example/changes"),
+                bad("FIELD_INVALID", url="https://us:secret@bad-advice.example/"),
+                bad("FIELD_INVALID", url="https://bad-advice.example/" + "x" * 2_048),
+                bad("ROLE_NOT_ALLOWED", by=PORTAL),
+            ),
+        ),
+        "GetWebhook": Case(ADVISER, {}, (bad("ROLE_NOT_ALLOWED", by=PORTAL),)),
+        "RemoveWebhook": Case(ADVISER, {}, (bad("ROLE_NOT_ALLOWED", by=PORTAL),)),
     },
     "Governance": {
         "AdmitParticipant": Case(

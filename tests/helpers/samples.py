@@ -12,6 +12,7 @@ from domains.consumers.changes import ChangeAcknowledged
 from domains.consumers.commands import ConsentTerms
 from domains.consumers.erasure import SubjectErased, SubjectRestricted
 from domains.consumers.fan_out import FanOutCompleted, FanOutOrdered
+from domains.consumers.webhooks import WebhookRemoved, WebhookSet
 from domains.governance import holds
 from domains.metering.events import (
     MeterCommunicationLost,
@@ -294,6 +295,10 @@ VALUES: Final[dict[str, object]] = {
     "consumers/SupplyStarted/1": consumers.SupplyStarted("supplier-1", at(1, 1)),
     "consumers/TenancyEnded/1": consumers.TenancyEnded("t-1", at(8, 1)),
     "consumers/TenancyStarted/1": consumers.TenancyStarted("t-1", "c-1", at(1, 1), SEALED),
+    "consumers/WebhookRemoved/1": WebhookRemoved("user-1", "data_user", "GONE", at(6, 1)),
+    "consumers/WebhookSet/1": WebhookSet(
+        "user-1", "data_user", "https://user-1.example/changes", at(5, 1)
+    ),
     "metering/MeteringPointDeregistered/1": MeteringPointDeregistered(at(9, 1), at(8, 1)),
     "metering/MeteringPointRegistered/1": MeteringPointRegistered(
         "ELECTRICITY", "_K", "IMPORT", "AI", at(1, 1), at(1, 2)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from domains.consumers.acknowledgements import ACKNOWLEDGEMENTS
 from domains.consumers.changes import (
-    ACKNOWLEDGEMENTS,
     FIRST_RETRY,
     LAST_RETRY,
     OVERDUE_AFTER,

@@ -1,0 +1,230 @@
+"""Posts to real receivers over TLS: what they answer, and where nothing may go."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from spine.identity import Authority
+from spine.policy import Role
+from spine.services.courier import Courier, trusted_authorities
+from spine.services.pushing import Outcome
+from spine.services.webhooks import LOOPBACK
+from spine.webhook import may_reach, networks
+
+BODY = b'{"type":"consent.changed"}'
+HEADERS = {"webhook-id": "f0" * 16}
+ENDLESS = 1 << 30
+PUBLIC = "8.8.8.8"
+
+
+class Receiver:
+    """A server of a receiver, over TLS, that answers each path in its own way."""
+
+    def __init__(self, authority: Authority, alias: str = "receiver") -> None:
+        identity = authority.issue_server(Role.DATA_USER, "adviser", alias=alias)
+        self.tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self.tls.load_cert_chain(identity.folder / "cert.pem", identity.folder / "key.pem")
+        self.got: list[tuple[str, bytes, dict[str, str]]] = []
+        self.stop = asyncio.Event()
+        self.port = 0
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        self.got.append((request.path, await request.read(), headers))
+        match request.path:
+            case "/hangs":
+                await self.stop.wait()
+                return web.Response()
+            case "/moved":
+                return web.Response(status=307, headers={"Location": self.url("/taken")})
+            case "/cookie":
+                return web.Response(headers={"Set-Cookie": "follow=you"})
+            case "/endless":
+                stream = web.StreamResponse(status=200)
+                stream.content_length = ENDLESS
+                await stream.prepare(request)
+                return stream
+            case path:
+                return web.Response(status=int(path.removeprefix("/")))
+
+    @asynccontextmanager
+    async def up(self, port: int = 0) -> AsyncIterator[Receiver]:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self.answer)
+        runner = web.AppRunner(app, shutdown_timeout=0)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", port, ssl_context=self.tls).start()
+        self.port = runner.addresses[0][1]
+        try:
+            yield self
+        finally:
+            self.stop.set()
+            await runner.cleanup()
+
+    def url(self, path: str, host: str = "localhost") -> str:
+        return f"https://{host}:{self.port}{path}"
+
+
+Post = Callable[..., Awaitable[Outcome]]
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority.open_or_create(tmp_path)
+
+
+@pytest.fixture
+async def receiver(authority: Authority) -> AsyncIterator[Receiver]:
+    async with Receiver(authority).up() as up:
+        yield up
+
+
+@pytest.fixture
+async def courier(authority: Authority) -> AsyncIterator[Courier]:
+    made = Courier(trusted_authorities(None, authority.ca), LOOPBACK)
+    yield made
+    await made.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "outcome"),
+    [
+        ("/200", Outcome.TAKEN),
+        ("/204", Outcome.TAKEN),
+        ("/endless", Outcome.TAKEN),
+        ("/moved", Outcome.REFUSED),
+        ("/304", Outcome.REFUSED),
+        ("/400", Outcome.REFUSED),
+        ("/404", Outcome.REFUSED),
+        ("/500", Outcome.REFUSED),
+        ("/410", Outcome.GONE),
+        ("/429", Outcome.SILENT),
+        ("/503", Outcome.SILENT),
+    ],
+)
+async def test_what_is_answered(
+    courier: Courier, receiver: Receiver, path: str, outcome: Outcome
+) -> None:
+    assert await courier.post(receiver.url(path), HEADERS, BODY) is outcome
+    ((asked, body, headers),) = receiver.got  # a redirect is not followed
+    assert (asked, body) == (path, BODY)
+    assert headers["webhook-id"] == HEADERS["webhook-id"]
+    assert headers["content-type"] == "application/json"
+
+
+async def test_who_hangs_is_waited_for_so_long_and_no_longer(
+    authority: Authority, receiver: Receiver
+) -> None:
+    impatient = Courier(trusted_authorities(None, authority.ca), LOOPBACK, answer_s=0.05)
+    assert await impatient.post(receiver.url("/hangs"), HEADERS, BODY) is Outcome.SILENT
+    await impatient.close()
+
+
+async def test_no_cookie_is_kept(courier: Courier, receiver: Receiver) -> None:
+    for _ in range(2):
+        await courier.post(receiver.url("/cookie"), HEADERS, BODY)
+    assert all("cookie" not in headers for _, _, headers in receiver.got)
+
+
+async def test_who_is_not_there_or_has_another_name_or_authority_gets_nothing(
+    courier: Courier, receiver: Receiver, tmp_path: Path
+) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        address = f"https://localhost:{nobody.getsockname()[1]}/200"
+        assert await courier.post(address, HEADERS, BODY) is Outcome.SILENT
+    other_name = receiver.url("/200", "127.0.0.2")
+    assert await courier.post(other_name, HEADERS, BODY) is Outcome.SILENT
+    stranger = Courier(trusted_authorities(None), LOOPBACK)
+    assert await stranger.post(receiver.url("/200"), HEADERS, BODY) is Outcome.SILENT
+    await stranger.close()
+    ours = tmp_path / "authority.pem"
+    ours.write_bytes(Authority.open_or_create(tmp_path / "other").ca)
+    pinned = Courier(trusted_authorities(ours, Authority.open_or_create(tmp_path).ca), LOOPBACK)
+    assert await pinned.post(receiver.url("/200"), HEADERS, BODY) is Outcome.SILENT
+    await pinned.close()
+    assert receiver.got == []
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "[::ffff:127.0.0.1]"])
+async def test_a_network_that_is_not_public_is_not_reached(
+    authority: Authority, receiver: Receiver, host: str
+) -> None:
+    closed = Courier(trusted_authorities(None, authority.ca))
+    assert await closed.post(receiver.url("/200", host), HEADERS, BODY) is Outcome.FORBIDDEN
+    await closed.close()
+    assert receiver.got == []
+
+
+@pytest.mark.parametrize("host", ["2130706433", "0x7f000001", "127.1", "0177.0.0.1"])
+async def test_an_odd_spelling_of_loopback_is_no_way_around(
+    authority: Authority, receiver: Receiver, host: str
+) -> None:
+    closed = Courier(trusted_authorities(None, authority.ca))
+    assert await closed.post(receiver.url("/200", host), HEADERS, BODY) is not Outcome.TAKEN
+    await closed.close()
+    assert receiver.got == []
+
+
+class Turning(AbstractResolver):
+    """Names that lead to a public address when asked first, and to loopback from then on."""
+
+    def __init__(self, *addresses: str) -> None:
+        self.left = list(addresses)
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        address = self.left.pop(0) if len(self.left) > 1 else self.left[0]
+        made = ResolveResult(
+            hostname=host, host=address, port=port, family=socket.AF_INET, proto=0, flags=0
+        )
+        return [made]
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+async def look_then_go(names: AbstractResolver, trusted: ssl.SSLContext, url: str) -> bool:
+    """The naive guard: the name is looked up and checked, and then looked up again to go there."""
+    found = await names.resolve("localhost")
+    if not all(may_reach(one["host"]) for one in found):
+        return False
+    connector = aiohttp.TCPConnector(ssl=trusted, resolver=names)
+    async with aiohttp.ClientSession(connector=connector) as session, session.post(url) as answer:
+        return answer.status == 200
+
+
+async def test_a_name_that_leads_elsewhere_after_the_check_is_not_followed(
+    authority: Authority, receiver: Receiver
+) -> None:
+    trusted = trusted_authorities(None, authority.ca)
+    leaked = await look_then_go(Turning(PUBLIC, "127.0.0.1"), trusted, receiver.url("/200"))
+    assert leaked and len(receiver.got) == 1, "the naive guard leaks"
+    names = Turning("127.0.0.1")
+    guarded = Courier(trusted, names=names)
+    assert await guarded.post(receiver.url("/200"), HEADERS, BODY) is Outcome.FORBIDDEN
+    await guarded.close()
+    assert len(receiver.got) == 1
+
+
+async def test_a_name_is_looked_up_for_every_message(
+    authority: Authority, receiver: Receiver
+) -> None:
+    """So a name that led to a receiver and leads into the machine later is found then."""
+    outside, inside = "127.0.0.1", "127.0.0.2"
+    names = Turning(outside, inside)
+    guarded = Courier(trusted_authorities(None, authority.ca), networks(f"{outside}/32"), names)
+    assert await guarded.post(receiver.url("/200"), HEADERS, BODY) is Outcome.TAKEN
+    assert await guarded.post(receiver.url("/200"), HEADERS, BODY) is Outcome.FORBIDDEN
+    await guarded.close()
