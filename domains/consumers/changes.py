@@ -19,7 +19,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from domains.consumers.evolve import is_bar
 from domains.consumers.views import ShownState, shown_state
@@ -42,6 +42,25 @@ SHUT: Final = frozenset(
 )
 # What the data user brought about itself.
 _OWN: Final = frozenset({ShownState.REQUESTED, ShownState.WITHDRAWN})
+
+
+class Told(Protocol):
+    """What somebody is told until it is acknowledged; its `id` is the same each time."""
+
+    @property
+    def id(self) -> str:
+        """What repeats are known by."""
+
+
+class Waits(Told, Protocol):
+    """What waits until its receiver has answered it."""
+
+    @property
+    def receiver(self) -> str:
+        """Party id of who has to."""
+
+
+Waiting = TypeVar("Waiting", bound=Waits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,22 +125,14 @@ def next_by_time(access: MeterAccess, now: datetime) -> datetime | None:
 
 
 def outstanding(
-    told: Iterable[Change], acknowledged: Callable[[str], bool]
-) -> dict[str, tuple[Change, ...]]:
+    told: Iterable[Waiting], acknowledged: Callable[[str], bool]
+) -> dict[str, tuple[Waiting, ...]]:
     """What each receiver has still to acknowledge of one meter, the oldest first."""
-    waiting: dict[str, list[Change]] = {}
+    waiting: dict[str, list[Waiting]] = {}
     for change in told:
         if not acknowledged(change.id):
             waiting.setdefault(change.receiver, []).append(change)
     return {receiver: tuple(theirs) for receiver, theirs in waiting.items()}
-
-
-class Told(Protocol):
-    """What somebody is told until it is acknowledged; its `id` is the same each time."""
-
-    @property
-    def id(self) -> str:
-        """What repeats are known by."""
 
 
 @dataclass(frozen=True, slots=True)

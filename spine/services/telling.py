@@ -11,8 +11,10 @@ from spine.consumers.v1 import consumers_pb2, consumers_pb2_grpc
 from spine.coordinator import Coordinator
 from spine.runtime import Process
 from spine.server import Service
-from spine.services.announcing import ChangesService, Outstanding
+from spine.services.announcing import ChangesService
 from spine.services.background import every
+from spine.services.deletions import DeletionsService
+from spine.services.outstanding import Outstanding
 from spine.services.webhooks import Webhooks, delivering
 from spine.writer import LogWriter
 
@@ -48,4 +50,9 @@ async def telling(
         consumers_pb2_grpc.add_ChangesServicer_to_server,
         ChangesService(known, said, webhooks.told),
     )
-    return [changes, delivering(process, known, webhooks, keyed)]
+    deletions = Service(
+        consumers_pb2.DESCRIPTOR.services_by_name["Deletions"].full_name,
+        consumers_pb2_grpc.add_DeletionsServicer_to_server,
+        DeletionsService(known, keyed, runtime.identity.log_id),
+    )
+    return [changes, deletions, delivering(process, known, webhooks, keyed)]

@@ -41,9 +41,10 @@ from spine.rows import SUBJECT_PREFIX, Applied
 from spine.runtime import Process
 from spine.server import Service
 from spine.services import wire
-from spine.services.announcing import Outstanding, acknowledge
+from spine.services.announcing import acknowledge
 from spine.services.background import every
 from spine.services.courier import Courier, trusted_authorities
+from spine.services.outstanding import Outstanding
 from spine.services.pushing import Outcome, Pusher
 from spine.signing import Signer, sign
 

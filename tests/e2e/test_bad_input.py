@@ -40,6 +40,7 @@ PROCESS: Final = {
     "Erasures": "consumers",
     "Changes": "consumers",
     "Webhooks": "consumers",
+    "Deletions": "consumers",
     "Metering": "metering",
     "BtmAssets": "assets",
     "Dsi": "dsi",
@@ -213,6 +214,22 @@ CASES: Final[dict[str, dict[str, Case]]] = {
         ),
         "GetWebhook": Case(ADVISER, {}, (bad("ROLE_NOT_ALLOWED", by=PORTAL),)),
         "RemoveWebhook": Case(ADVISER, {}, (bad("ROLE_NOT_ALLOWED", by=PORTAL),)),
+    },
+    "Deletions": {
+        "ConfirmDeletion": Case(
+            ADVISER,
+            {"mpxn": HOME, "consent_id": "no-such-consent"},
+            (
+                bad("FIELD_MISSING", consent_id=""),
+                bad("FIELD_INVALID", consent_id="no consent"),
+                bad("CONSENT_UNKNOWN"),
+                bad("CONSENT_UNKNOWN", mpxn=UNKNOWN),
+                bad("ROLE_NOT_ALLOWED", by=PORTAL),
+            ),
+            passes=False,
+        ),
+        "ListDeletions": Case(ADVISER, {"mpxn": HOME}, (bad("ROLE_NOT_ALLOWED", by=PORTAL),)),
+        "ListDeletionsOwed": Case(PORTAL, {}, (bad("ROLE_NOT_ALLOWED", by=ADVISER),)),
     },
     "Governance": {
         "AdmitParticipant": Case(

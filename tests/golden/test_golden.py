@@ -69,6 +69,7 @@ HISTORIES: Mapping[str, Domain] = {
     "erasures": ERASURES,
     "acknowledgements": ACKNOWLEDGEMENTS,
     "webhooks": ACKNOWLEDGEMENTS,
+    "confirmations": ACKNOWLEDGEMENTS,
     "holds": PARTY_HOLDS,
     "standing": METERING_STANDING,
     "governance": GOVERNANCE,

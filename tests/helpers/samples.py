@@ -10,6 +10,7 @@ from domains.btm_assets import events as assets
 from domains.consumers import events as consumers
 from domains.consumers.changes import ChangeAcknowledged
 from domains.consumers.commands import ConsentTerms
+from domains.consumers.deletions import DeletionConfirmed
 from domains.consumers.erasure import SubjectErased, SubjectRestricted
 from domains.consumers.fan_out import FanOutCompleted, FanOutOrdered
 from domains.consumers.webhooks import WebhookRemoved, WebhookSet
@@ -274,6 +275,7 @@ VALUES: Final[dict[str, object]] = {
         "consent-1", "consumer", "away for a while", at(5, 1)
     ),
     "consumers/ConsentWithdrawn/1": consumers.ConsentWithdrawn("consent-1", at(5, 1)),
+    "consumers/DeletionConfirmed/1": DeletionConfirmed("user-1", METER, "consent-1", at(6, 1)),
     "consumers/FanOutCompleted/1": FanOutCompleted(1, "GRANT", at(5, 1)),
     "consumers/FanOutOrdered/1": FanOutOrdered(
         1,

@@ -227,6 +227,12 @@ def webhooks_story() -> list[LogRecord]:
     return facts_story(ACKNOWLEDGEMENTS, BY_CONSUMERS, "webhook/data_user/user-1", *events)
 
 
+def confirmations_story() -> list[LogRecord]:
+    """What a data user has deleted, which it may say twice."""
+    said = VALUES["consumers/DeletionConfirmed/1"]
+    return facts_story(ACKNOWLEDGEMENTS, BY_CONSUMERS, "deletion/1", said, said)
+
+
 def holds_story() -> list[LogRecord]:
     """A party that is held, and released by two people."""
     held, released, approved = (

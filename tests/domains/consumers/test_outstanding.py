@@ -18,7 +18,7 @@ from spine.domain import Actor, fold
 from spine.policy import Role
 from spine.rows import Applied
 from spine.services import announcing
-from spine.services.announcing import Outstanding
+from spine.services.outstanding import Outstanding
 from tests.domains.consumers.test_changes import (
     EXPIRES,
     HOUR,

@@ -1,4 +1,7 @@
-"""A revocation reaches the receiver's own server, signed, in order, however long that was away."""
+"""A revocation reaches the receiver's own server, signed, in order, however long that was away.
+
+And what it got while it was let in, its data user says to have deleted.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import grpc
 import pytest
 import pytest_asyncio
 from aiohttp import web
@@ -24,6 +28,7 @@ from spine.installation import DOMAINS
 from spine.log import LogReader
 from spine.policy import Role
 from spine.runtime import Process, Runtime
+from spine.server import error_from
 from spine.services import pushing
 from spine.services.consumers import start_consumers
 from spine.signing import verify
@@ -311,3 +316,47 @@ async def test_an_address_that_is_gone_is_removed_and_the_change_goes_on_waiting
             return not await world.waiting()
 
         await until(nothing_waits)
+
+
+async def test_a_deletion_is_owed_once_a_consent_is_over_and_shown_until_it_is_confirmed(
+    world: World,
+) -> None:
+    mpxn, consent_id = await world.consent()
+    consumer = world.homes[mpxn]
+    world.runtime.authority().issue_client(Role.CONSUMER, consumer)
+    confirms = {"mpxn": mpxn, "consent_id": consent_id}
+
+    async def refusal(by: str, **fields: Any) -> str:
+        with pytest.raises(grpc.RpcError) as refused:
+            await world.ask(by, "deletions", "ConfirmDeletion", **fields)
+        return error_from(refused.value).reason
+
+    async def listed(by: str, **fields: Any) -> list[Any]:
+        return list((await world.ask(by, "deletions", "ListDeletions", **fields)).deletions)
+
+    async def owed() -> int:
+        found = (await world.ask(PORTAL, "deletions", "ListDeletionsOwed")).owed
+        return sum(each.outstanding for each in found if each.data_user == ADVISER)
+
+    assert await refusal(ADVISER, **confirms) == "CONSENT_STATE"
+    assert await refusal(COLLECTOR, **confirms) == "ROLE_NOT_ALLOWED"
+    assert await listed(consumer, mpxn=mpxn) == []
+    before = await owed()
+    await world.revoke(mpxn, consent_id)
+    assert await owed() == before + 1
+    (mine,) = [each for each in await listed(ADVISER) if each.mpxn == mpxn]
+    (theirs,) = await listed(consumer, mpxn=mpxn)
+    assert mine == theirs and not mine.overdue and not mine.HasField("confirmed_at")
+    assert mine.due.seconds - mine.since.seconds == 30 * 86_400
+    assert await listed(ADVISER, overdue=True) == []
+    done = await world.ask(ADVISER, "deletions", "ConfirmDeletion", **confirms)
+    assert done.record.topic == trust.ACKNOWLEDGEMENTS_TOPIC
+    assert await owed() == before
+    assert all(each.mpxn != mpxn for each in await listed(ADVISER))
+    (confirmed,) = await listed(consumer, mpxn=mpxn)
+    assert confirmed.HasField("confirmed_at") and not confirmed.overdue
+    assert await listed(ADVISER, mpxn=mpxn) == [confirmed]
+    assert await refusal(ADVISER, mpxn=mpxn, consent_id="another") == "CONSENT_UNKNOWN"
+    with pytest.raises(grpc.RpcError) as refused:
+        await listed(consumer)
+    assert error_from(refused.value).reason == "FIELD_MISSING"
