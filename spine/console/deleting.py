@@ -29,7 +29,9 @@ def list_deletions(
     as_json: AsJson = False,
 ) -> None:
     """What you have to delete, or what is owed to you as the consumer at a meter."""
-    answer = Client(settings().data_dir, as_).deletions("ListDeletions", mpxn=mpxn, overdue=overdue)
+    answer = Client(settings().data_dir, as_).deletions(
+        "ListDeletions", only_mpxn=mpxn, overdue=overdue
+    )
     columns = ("meter", "consent", "data user", "over since", "due", "overdue", "confirmed")
     rows = [
         (

@@ -33,6 +33,7 @@ class DeletionsService(consumers_pb2_grpc.DeletionsServicer):
         by = wire.caller()
         if by.role not in DELETES:
             raise NotPermitted(Reason.ROLE_NOT_ALLOWED, "this role has nothing to delete")
+        wire.idempotency_key(request)
         mpxn = str(parse_mpxn(request.mpxn))
         consent_id = wire.identifier(request.consent_id, "consent_id")
         owed = next(
@@ -92,10 +93,10 @@ class DeletionsService(consumers_pb2_grpc.DeletionsServicer):
         )
 
     async def _asked(self, request: Any, by: Actor) -> Iterable[Owed]:
-        if request.mpxn:
-            return self._known.owed(str(parse_mpxn(request.mpxn)), by)
+        if request.only_mpxn:
+            return self._known.owed(str(parse_mpxn(request.only_mpxn)), by)
         if by.role == Role.CONSUMER:
-            raise Invalid(Reason.FIELD_MISSING, "mpxn is required", field="mpxn")
+            raise Invalid(Reason.FIELD_MISSING, "only_mpxn is required", field="only_mpxn")
         await self._level()
         theirs = self._known.deletions.waiting(by.party)
         return ((each, None) for each in chain.from_iterable(theirs.values()))

@@ -340,12 +340,12 @@ async def test_a_deletion_is_owed_once_a_consent_is_over_and_shown_until_it_is_c
 
     assert await refusal(ADVISER, **confirms) == "CONSENT_STATE"
     assert await refusal(COLLECTOR, **confirms) == "ROLE_NOT_ALLOWED"
-    assert await listed(consumer, mpxn=mpxn) == []
+    assert await listed(consumer, only_mpxn=mpxn) == []
     before = await owed()
     await world.revoke(mpxn, consent_id)
     assert await owed() == before + 1
     (mine,) = [each for each in await listed(ADVISER) if each.mpxn == mpxn]
-    (theirs,) = await listed(consumer, mpxn=mpxn)
+    (theirs,) = await listed(consumer, only_mpxn=mpxn)
     assert mine == theirs and not mine.overdue and not mine.HasField("confirmed_at")
     assert mine.due.seconds - mine.since.seconds == 30 * 86_400
     assert await listed(ADVISER, overdue=True) == []
@@ -353,9 +353,9 @@ async def test_a_deletion_is_owed_once_a_consent_is_over_and_shown_until_it_is_c
     assert done.record.topic == trust.ACKNOWLEDGEMENTS_TOPIC
     assert await owed() == before
     assert all(each.mpxn != mpxn for each in await listed(ADVISER))
-    (confirmed,) = await listed(consumer, mpxn=mpxn)
+    (confirmed,) = await listed(consumer, only_mpxn=mpxn)
     assert confirmed.HasField("confirmed_at") and not confirmed.overdue
-    assert await listed(ADVISER, mpxn=mpxn) == [confirmed]
+    assert await listed(ADVISER, only_mpxn=mpxn) == [confirmed]
     assert await refusal(ADVISER, mpxn=mpxn, consent_id="another") == "CONSENT_UNKNOWN"
     with pytest.raises(grpc.RpcError) as refused:
         await listed(consumer)

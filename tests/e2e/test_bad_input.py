@@ -228,7 +228,11 @@ CASES: Final[dict[str, dict[str, Case]]] = {
             ),
             passes=False,
         ),
-        "ListDeletions": Case(ADVISER, {"mpxn": HOME}, (bad("ROLE_NOT_ALLOWED", by=PORTAL),)),
+        "ListDeletions": Case(
+            ADVISER,
+            {},
+            (bad("MPXN_FORMAT", only_mpxn="12"), bad("ROLE_NOT_ALLOWED", by=PORTAL)),
+        ),
         "ListDeletionsOwed": Case(PORTAL, {}, (bad("ROLE_NOT_ALLOWED", by=ADVISER),)),
     },
     "Governance": {
