@@ -18,13 +18,15 @@ from enum import StrEnum
 from typing import Final
 from urllib.parse import urlsplit
 
-from domains.consumers.changes import RECEIVES, Acknowledgement
+from domains.consumers.changes import RECEIVES, Acknowledgement, told_role
 from spine.domain import Actor
 from spine.errors import Invalid, NotPermitted, Reason
 from spine.policy import Role
 
 SUBJECTS: Final = "webhook/"
 URL_CHARS_MAX: Final = 2_048
+# Consumers are told by who shows them their consents.
+SENT_TO: Final = RECEIVES - {Role.CONSUMER}
 
 
 class Removal(StrEnum):
@@ -87,9 +89,8 @@ class Webhook:
 
 
 def subject_of(receiver: Actor) -> str:
-    """The subject of a receiver's webhook. A supplier is told what a data user is."""
-    told_as = Role.DATA_SERVICE if receiver.role == Role.DATA_SERVICE else Role.DATA_USER
-    return f"{SUBJECTS}{told_as}/{receiver.party}"
+    """The subject of a receiver's webhook."""
+    return f"{SUBJECTS}{told_role(receiver.role)}/{receiver.party}"
 
 
 def webhook(subject: str, state: Acknowledgement) -> Webhook | None:
@@ -159,5 +160,5 @@ def evolve(state: Acknowledgement, event: WebhookEvent) -> Acknowledgement:
 
 
 def _check_told(receiver: Actor) -> None:
-    if receiver.role not in RECEIVES:
-        raise NotPermitted(Reason.ROLE_NOT_ALLOWED, "this role is told of no changes")
+    if receiver.role not in SENT_TO:
+        raise NotPermitted(Reason.ROLE_NOT_ALLOWED, "this role has no webhook")

@@ -9,9 +9,10 @@ from datetime import datetime
 from itertools import chain, count, islice
 from typing import Final, Generic, TypeVar
 
-from domains.consumers.changes import Change, Waits, changes, next_by_time, outstanding
+from domains.consumers.changes import Change, Waits, outstanding
 from domains.consumers.deletions import Deletion, deletions
 from domains.consumers.evolve import find_consent, is_bar
+from domains.consumers.notices import next_by_time, told
 from spine import telemetry
 from spine.coordinator import Coordinator
 from spine.domain import Actor
@@ -72,7 +73,7 @@ class Outstanding:
     ) -> None:
         self._now = now
         self._meters, self._acknowledgements = meters, acknowledgements
-        self._changes: Shelf[Change] = Shelf(changes, self._is_acknowledged)
+        self._changes: Shelf[Change] = Shelf(told, self._is_acknowledged)
         self.deletions: Shelf[Deletion] = Shelf(deletions, self._is_acknowledged)
         self._by_time: list[tuple[datetime, str]] = []
         self._timed: dict[str, datetime] = {}
@@ -113,8 +114,10 @@ class Outstanding:
         return self._changes.waiting(receiver)
 
     def receivers(self) -> list[tuple[str, list[Change]]]:
-        """Everybody who has something to acknowledge, and what."""
-        return self._changes.receivers()
+        """Everybody who has a change to acknowledge, and what. Notices oblige nobody."""
+        found = self._changes.receivers()
+        changed = ((who, [each for each in theirs if not each.is_notice]) for who, theirs in found)
+        return [(who, theirs) for who, theirs in changed if theirs]
 
     def owed(self, mpxn: str, by: Actor) -> list[tuple[Deletion, datetime | None]]:
         """What that party is shown of deletions at a meter, and when each was confirmed."""
@@ -124,7 +127,7 @@ class Outstanding:
 
     def told(self, mpxn: str, change_id: str, by: Actor) -> Change | None:
         """A change that is told to that party in that role or was acknowledged by it."""
-        for change in changes(mpxn, self._meters.state(mpxn), self._now()):
+        for change in told(mpxn, self._meters.state(mpxn), self._now()):
             if change.id == change_id and change.is_for(by):
                 return change
         return None

@@ -18,8 +18,9 @@ from typing import Any, Final
 
 import structlog
 
-from domains.consumers.changes import RECEIVES, Change
+from domains.consumers.changes import Change
 from domains.consumers.webhooks import (
+    SENT_TO,
     SUBJECTS,
     Removal,
     RemoveWebhook,
@@ -49,6 +50,7 @@ from spine.services.pushing import Outcome, Pusher
 from spine.signing import Signer, sign
 
 MESSAGE_TYPE: Final = "consent.changed"
+NOTICE_TYPE: Final = "consent.notice"
 LOOPBACK: Final = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 _log = structlog.get_logger()
 
@@ -104,7 +106,8 @@ def message(change: Change, now: datetime) -> bytes:
         "since": _instant(change.since),
         "overdue": change.overdue(now),
     }
-    said = {"type": MESSAGE_TYPE, "timestamp": _instant(change.since), "data": data}
+    kind = NOTICE_TYPE if change.is_notice else MESSAGE_TYPE
+    said = {"type": kind, "timestamp": _instant(change.since), "data": data}
     return json.dumps(said, separators=(",", ":")).encode()
 
 
@@ -221,8 +224,8 @@ class WebhooksService(consumers_pb2_grpc.WebhooksServicer):
 
     def _receiver(self) -> Actor:
         by = wire.caller()
-        if by.role not in RECEIVES:
-            raise NotPermitted(Reason.ROLE_NOT_ALLOWED, "this role is told of no changes")
+        if by.role not in SENT_TO:
+            raise NotPermitted(Reason.ROLE_NOT_ALLOWED, "this role has no webhook")
         return by
 
 

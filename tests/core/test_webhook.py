@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from base64 import b64decode
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography.exceptions import InvalidSignature
@@ -137,22 +134,3 @@ def test_a_network_that_is_set_may_be_reached_and_none_beside_it() -> None:
     for text in ("10.0.0.1/8", "everywhere", "10.0.0.0/8;::/0"):
         with pytest.raises(ValueError, match=r".+"):
             networks(text)
-
-
-def documented() -> Callable[..., bool]:
-    """The check that docs/clients.md hands to receivers."""
-    page = (Path(__file__).parents[2] / "docs/clients.md").read_text()
-    (source,) = re.findall(r"^```py\n(.*?)^```", page, re.M | re.S)
-    space: dict[str, Any] = {"__name__": "example"}
-    exec(compile(source, "docs/clients.md", "exec"), space)
-    check: Callable[..., bool] = space["is_genuine"]
-    return check
-
-
-def test_the_check_for_receivers_finds_what_ours_finds() -> None:
-    check, key = documented(), key_text(KEY)
-    assert check(HEADERS, BODY, key, SENT)
-    assert not check(HEADERS, BODY + b" ", key, SENT)
-    assert not check(HEADERS, BODY, key_text(STRANGER.public_key), SENT)
-    assert not check(HEADERS, BODY, key, SENT + TOLERANCE_S + 1)
-    assert not check(HEADERS | {ID: "f1" * 16}, BODY, key, SENT)

@@ -74,7 +74,7 @@ def told(*events: Any, now: datetime = NOW) -> tuple[Change, ...]:
     return changes(METER, fold(CONSUMERS, (MOVED_IN, *events)), now)
 
 
-def states(found: Iterable[Change]) -> list[tuple[str, ShownState]]:
+def states(found: Iterable[Change]) -> list[tuple[str, str]]:
     return [(change.receiver, change.state) for change in found]
 
 

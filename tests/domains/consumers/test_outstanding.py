@@ -65,7 +65,7 @@ class World:
         self.taken.states[change_id] = Acknowledgement(self.now)
         self.known.take_in(METER)
 
-    def waiting(self, receiver: str = "adviser") -> list[tuple[str, ShownState]]:
+    def waiting(self, receiver: str = "adviser") -> list[tuple[str, str]]:
         found = self.known.waiting(receiver).get(METER, ())
         return [(change.consent_id, change.state) for change in found]
 
