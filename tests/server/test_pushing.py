@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from domains.consumers.changes import FIRST_RETRY, LAST_RETRY
 from spine.services import pushing
-from spine.services.pushing import EACH_MAX, Outcome, Pusher
+from spine.services.pushing import EACH_MAX, UNANSWERED, Outcome, Pusher
 
 BEGUN: Final = datetime(2026, 1, 1, tzinfo=UTC)
 NO: Final = (Outcome.REFUSED, Outcome.SILENT, Outcome.FORBIDDEN)
@@ -37,6 +37,8 @@ class World:
     under_way: dict[tuple[str, str], asyncio.Future[Outcome]] = field(default_factory=dict)
     sent: list[tuple[str, str, Item, datetime]] = field(default_factory=list)
     taken: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    silent: set[str] = field(default_factory=set)
+    broken: list[str] = field(default_factory=list)  # an engine survives what a sending raises
 
     def __post_init__(self) -> None:
         self.pusher: Pusher[str, Item] = Pusher(
@@ -49,15 +51,20 @@ class World:
         )
 
     async def deliver(self, route: str, mpxn: str, item: Item) -> Outcome:
-        assert (route, mpxn) not in self.under_way, "one at a time at a meter"
-        assert self.waiting[route][mpxn][0] == item, "the first that waits"
+        if (route, mpxn) in self.under_way:
+            self.broken.append("two at a time at a meter")
+        elif self.waiting[route][mpxn][:1] != [item]:
+            self.broken.append("not the first that waits")
+        elif route in self.silent and self.to(route):
+            self.broken.append("two at a time to who is silent")
         self.sent.append((route, mpxn, item, self.now))
         answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self.under_way[route, mpxn] = answer
         try:
             outcome = await answer
         finally:
-            del self.under_way[route, mpxn]
+            self.under_way.pop((route, mpxn), None)
+        (self.silent.add if outcome in UNANSWERED else self.silent.discard)(route)
         if outcome is Outcome.TAKEN:
             self.waiting[route][mpxn].pop(0)
             self.taken.setdefault((route, mpxn), []).append(item.id)
@@ -66,6 +73,7 @@ class World:
     async def turn(self) -> None:
         self.pusher.turn()
         await rest()
+        assert self.broken == []
 
     async def answer(self, outcome: Outcome, *places: tuple[str, str]) -> None:
         for place in places or tuple(self.under_way):
