@@ -151,12 +151,12 @@ class Settings(BaseSettings):
     webhook_networks: str | None = Field(
         None,
         description="Networks with commas, such as 10.0.0.0/8, that webhooks may reach although "
-        "they are not public; with the embedded broker, loopback is one anyway.",
+        "they are not public; unset: none, and loopback of what `spine up` runs on one machine.",
     )
     webhook_ca: FilePath | None = Field(
         None,
-        description="Authorities that sign the certificates of webhooks (PEM); unset: the "
-        "system's, and with the embedded broker the development authority.",
+        description="Authorities that sign the certificates of webhooks, besides the system's "
+        "(PEM); unset: none, and the development authority where `spine up` runs the broker too.",
     )
 
     # Faust

@@ -25,6 +25,7 @@ KEY_BYTES: Final = 32
 TOLERANCE_S: Final = 300
 
 Network = IPv4Network | IPv6Network
+LOOPBACK: Final = "127.0.0.0/8,::1/128"
 
 
 def signed_headers(

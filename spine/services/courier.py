@@ -122,12 +122,9 @@ class Courier:
         return socket.socket(family, kind, protocol)
 
 
-def trusted_authorities(cafile: Path | None, also: bytes | None = None) -> ssl.SSLContext:
-    """Who may vouch for a receiver: the authorities of the file, or else of the system and `also`.
-
-    Both are PEM. TLS 1.2 at least, names checked.
-    """
-    trusted = ssl.create_default_context(cafile=None if cafile is None else str(cafile))
-    if cafile is None and also is not None:
-        trusted.load_verify_locations(cadata=also.decode())
+def trusted_authorities(besides: Path | None) -> ssl.SSLContext:
+    """Who may vouch for a receiver: the authorities of the system, and those of the PEM file."""
+    trusted = ssl.create_default_context()
+    if besides is not None:
+        trusted.load_verify_locations(besides)
     return trusted

@@ -55,4 +55,4 @@ async def telling(
         consumers_pb2_grpc.add_DeletionsServicer_to_server,
         DeletionsService(known, keyed, runtime.identity.log_id),
     )
-    return [changes, deletions, delivering(process, known, webhooks, keyed)]
+    return [changes, deletions, delivering(process, known, webhooks, said, keyed)]

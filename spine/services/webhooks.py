@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from hashlib import sha256
-from ipaddress import ip_network
 from typing import Any, Final
 
 import structlog
@@ -51,7 +50,6 @@ from spine.signing import Signer, sign
 
 MESSAGE_TYPE: Final = "consent.changed"
 NOTICE_TYPE: Final = "consent.notice"
-LOOPBACK: Final = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 _log = structlog.get_logger()
 
 
@@ -230,30 +228,27 @@ class WebhooksService(consumers_pb2_grpc.WebhooksServicer):
 
 
 def delivering(
-    process: Process, known: Outstanding, webhooks: Webhooks, home: Coordinator
+    process: Process,
+    known: Outstanding,
+    webhooks: Webhooks,
+    said: Coordinator,
+    keyed: Coordinator,
 ) -> Service:
-    """The service, and the sending in the background.
-
-    With the embedded broker everything is one machine's: loopback may be reached, and receivers may
-    have certificates of the development authority.
+    """The service, and the sending in the background: what is taken is recorded through `said`,
+    what a caller commands through `keyed`.
     """
     settings = process.runtime.settings
-    embedded = settings.kafka_bootstrap is None
-    also = wire_form.networks(settings.webhook_networks or "")
-    authority = process.runtime.authority().ca if embedded else None
-    courier = Courier(
-        trusted_authorities(settings.webhook_ca, authority),
-        (*also, *(LOOPBACK if embedded else ())),
-    )
+    trusted = trusted_authorities(settings.webhook_ca)
+    courier = Courier(trusted, wire_form.networks(settings.webhook_networks or ""))
     signer = process.runtime.signer(SignerRole.CONSUMERS)
-    deliveries = Deliveries(known, webhooks, home, courier, signer, process.name)
+    deliveries = Deliveries(known, webhooks, said, courier, signer, process.name)
     process.on_end(courier.close)
     process.on_end(deliveries.pusher.close)
     every(process, 0.0, deliveries.pusher.run)
     return Service(
         consumers_pb2.DESCRIPTOR.services_by_name["Webhooks"].full_name,
         consumers_pb2_grpc.add_WebhooksServicer_to_server,
-        WebhooksService(webhooks, home, deliveries, process.runtime.identity.log_id),
+        WebhooksService(webhooks, keyed, deliveries, process.runtime.identity.log_id),
     )
 
 

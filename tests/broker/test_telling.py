@@ -24,6 +24,7 @@ from spine import trust, webhook
 from spine.console.client import Client, stamp
 from spine.embedded import EmbeddedKafka
 from spine.event import SignerRole
+from spine.identity import Authority
 from spine.installation import DOMAINS
 from spine.log import LogReader
 from spine.policy import Role
@@ -36,7 +37,7 @@ from tests.helpers.accredited import accredit
 from tests.helpers.log import open_new_log
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-ADVISER, COLLECTOR, PORTAL = "adviser", "collector", "ccs"
+ADVISER, COLLECTOR, PORTAL, STRANGER = "adviser", "collector", "ccs", "stranger"
 SINCE = datetime(2025, 1, 1, tzinfo=UTC)
 PATIENCE_S = 60.0
 
@@ -167,7 +168,10 @@ async def world(
     broker: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[World]:
     settings, kafka = await open_new_log(broker, tmp_path_factory.mktemp("installation"))
-    runtime = Runtime.of(settings, kafka, DOMAINS)
+    authority = Authority.open_or_create(settings.data_dir / "identities")
+    (settings.data_dir / "authority.pem").write_bytes(authority.ca)
+    here = {"webhook_networks": webhook.LOOPBACK, "webhook_ca": settings.data_dir / "authority.pem"}
+    runtime = Runtime.of(settings.model_copy(update=here), kafka, DOMAINS)
     made = World(runtime, await start_consumers(runtime))
     await accredit(runtime, (Role.DATA_USER, ADVISER), (Role.DATA_SERVICE, COLLECTOR))
     for role, party in (
@@ -316,6 +320,26 @@ async def test_an_address_that_is_gone_is_removed_and_the_change_goes_on_waiting
             return not await world.waiting()
 
         await until(nothing_waits)
+
+
+async def test_who_is_not_accredited_sets_no_webhook_and_removes_its_own(world: World) -> None:
+    world.runtime.authority().issue_client(Role.DATA_USER, STRANGER)
+    with pytest.raises(grpc.RpcError) as refused:
+        await world.ask(STRANGER, "webhooks", "SetWebhook", url="https://stranger.example/")
+    assert error_from(refused.value).reason == "PARTICIPANT_UNKNOWN"
+    await world.ask(STRANGER, "webhooks", "RemoveWebhook")
+    assert (await world.webhook(STRANGER)).url == ""
+
+
+async def test_a_key_stands_for_one_address(world: World) -> None:
+    first, other = "https://one.example/", "https://other.example/"
+    await world.ask(COLLECTOR, "webhooks", "SetWebhook", idempotency_key="k-1", url=first)
+    again = await world.ask(COLLECTOR, "webhooks", "SetWebhook", idempotency_key="k-1", url=first)
+    assert again.replayed
+    with pytest.raises(grpc.RpcError) as refused:
+        await world.ask(COLLECTOR, "webhooks", "SetWebhook", idempotency_key="k-1", url=other)
+    assert error_from(refused.value).reason == "IDEMPOTENCY_CONFLICT"
+    await world.ask(COLLECTOR, "webhooks", "RemoveWebhook")
 
 
 async def test_a_deletion_is_owed_once_a_consent_is_over_and_shown_until_it_is_confirmed(
