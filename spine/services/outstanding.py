@@ -23,6 +23,7 @@ from spine.rows import SUBJECT_PREFIX, Applied
 from spine.services import wire
 
 METERS_A_TURN: Final = 50
+RECEIVERS_A_TURN: Final = 1_000
 Item = TypeVar("Item", bound=Waits)
 
 
@@ -52,10 +53,11 @@ class Shelf(Generic[Item]):
         """By meter, what a receiver has to answer, the oldest first."""
         return self._of.get(receiver, {})
 
-    def receivers(self) -> list[tuple[str, list[Item]]]:
-        """Everybody who has something to answer, and what."""
-        found = sorted(self._of.items())
-        return [(who, list(chain.from_iterable(of.values()))) for who, of in found if of]
+    def receivers(self) -> Iterator[tuple[str, list[Item]]]:
+        """Everybody who has something to answer, and what, as it is when its turn comes."""
+        for who, of in sorted(self._of.items()):
+            if of:
+                yield who, list(chain.from_iterable(of.values()))
 
 
 class Outstanding:
@@ -140,10 +142,13 @@ class Outstanding:
     async def count(self) -> None:
         """Measure how much waits, and for how long."""
         number, oldest = 0, None
-        for _, waiting in self.receivers():
-            number += len(waiting)
-            first = min(change.since for change in waiting)
-            oldest = min(oldest or first, first)
+        for place, (_, theirs) in enumerate(self._changes.receivers()):
+            if place % RECEIVERS_A_TURN == 0:
+                await asyncio.sleep(0)  # consumers with notices may be many
+            for change in theirs:
+                if not change.is_notice:
+                    number += 1
+                    oldest = min(oldest or change.since, change.since)
         telemetry.changes_outstanding.set(number)
         age_s = 0.0 if oldest is None else (self._now() - oldest).total_seconds()
         telemetry.changes_oldest_s.set(age_s)

@@ -7,6 +7,8 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import aiohttp
@@ -17,7 +19,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from spine.identity import Authority
 from spine.policy import Role
 from spine.services.courier import Courier, trusted_authorities
-from spine.services.pushing import Outcome
+from spine.services.pushing import Outcome, Pusher
 from spine.webhook import LOOPBACK, may_reach, networks
 
 BODY = b'{"type":"consent.changed"}'
@@ -175,6 +177,62 @@ async def test_an_odd_spelling_of_loopback_is_no_way_around(
     assert await closed.post(receiver.url("/200", host), HEADERS, BODY) is not Outcome.TAKEN
     await closed.close()
     assert receiver.got == []
+
+
+async def one_queue(courier: Courier, urls: list[str]) -> None:
+    """The naive way: everybody in turn."""
+    for url in urls:
+        await courier.post(url, HEADERS, BODY)
+
+
+@dataclass(frozen=True)
+class Item:
+    """What is told."""
+
+    id: str
+
+
+async def test_who_hangs_delays_nobody_and_in_one_queue_everybody(
+    ours: Path, authority: Authority, receiver: Receiver
+) -> None:
+    """Real receivers: one never answers, the other does."""
+    patient = Courier(trusted_authorities(ours), HERE, answer_s=3_600)
+    hangs = receiver.url("/hangs")
+    async with Receiver(authority, "prompt").up() as prompt:
+        queue = asyncio.ensure_future(one_queue(patient, [hangs, prompt.url("/200")]))
+        while not receiver.got:
+            await asyncio.sleep(0.01)
+        assert prompt.got == [], "it waits for the one that hangs, and would for an hour"
+        queue.cancel()
+        told = {
+            url: {f"m-{n}": [Item(f"{n}")] for n in range(30)}
+            for url in (hangs, prompt.url("/200"))
+        }
+
+        async def deliver(url: str, mpxn: str, item: Item) -> Outcome:
+            outcome = await patient.post(url, HEADERS | {"webhook-id": item.id}, BODY)
+            if outcome is Outcome.TAKEN:
+                del told[url][mpxn]
+            return outcome
+
+        pusher: Pusher[str, Item] = Pusher(
+            lambda: told,
+            lambda url: told[url],
+            lambda url, items: items[0],
+            deliver,
+            lambda: datetime.now(UTC),
+            lambda: 0.0,
+        )
+        running = asyncio.ensure_future(pusher.run())
+        while told[prompt.url("/200")]:
+            await asyncio.sleep(0.01)
+        assert {headers["webhook-id"] for _, _, headers in prompt.got} == {
+            str(n) for n in range(30)
+        }
+        assert len(told[hangs]) == 30
+        running.cancel()
+        await pusher.close()
+    await patient.close()
 
 
 class Turning(AbstractResolver):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -30,6 +31,7 @@ from spine.domain import Actor, fold
 from spine.errors import NotPermitted
 from spine.policy import MeterAccess, Role, consent_refusal
 from spine.services import announcing
+from spine.services.webhooks import message
 from tests.domains.consumers.test_changes import BEGUN, EXPIRES, HOUR, METER, MOVED_IN, granted
 from tests.domains.consumers.test_outstanding import World
 
@@ -224,6 +226,16 @@ def test_whoever_wakes_when_time_next_tells_something_misses_nothing(
     for part in range(8):
         between = now + (until - now) * part / 8
         assert told(METER, state, between) == told(METER, state, now)
+
+
+def test_a_message_says_whether_it_is_a_change_or_a_notice() -> None:
+    found = told(METER, access(lasting(LONG)), ENDS)
+    kinds = {
+        change.state: json.loads(message(change, LONG))["type"]
+        for change in found
+        if change.is_for(ADVISER)
+    }
+    assert kinds == {"ACTIVE": "consent.changed", "RENEWAL": "consent.notice"}
 
 
 async def test_a_consumer_follows_its_notices_and_nothing_else(
