@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from hashlib import sha256
@@ -120,9 +120,10 @@ class Deliveries:
         courier: Courier,
         signer: Signer,
         name: str,
+        held: Callable[[str], bool] = lambda party: False,
     ) -> None:
         self._known, self._webhooks, self._home = known, webhooks, home
-        self._courier, self._signer = courier, signer
+        self._courier, self._signer, self._held = courier, signer, held
         self._by = Actor(Role.COORDINATOR, name)
         self.pusher: Pusher[Webhook, Change] = Pusher(
             lambda: self._webhooks.routes,
@@ -139,7 +140,9 @@ class Deliveries:
         return wire_form.key_text(self._signer.public_key)
 
     def _waiting(self, to: Webhook) -> Mapping[str, Sequence[Change]]:
-        return self._known.waiting(to.receiver.party)
+        """What waits; nothing for who is held, to whom no server says anything."""
+        waiting = self._known.waiting(to.receiver.party)
+        return {} if waiting and self._held(to.receiver.party) else waiting
 
     async def _deliver(self, to: Webhook, mpxn: str, change: Change) -> Outcome:
         now = wire.now()
@@ -241,7 +244,9 @@ def delivering(
     trusted = trusted_authorities(settings.webhook_ca)
     courier = Courier(trusted, wire_form.networks(settings.webhook_networks or ""))
     signer = process.runtime.signer(SignerRole.CONSUMERS)
-    deliveries = Deliveries(known, webhooks, said, courier, signer, process.name)
+    assert process.admission is not None
+    held = process.admission.holds
+    deliveries = Deliveries(known, webhooks, said, courier, signer, process.name, held)
     process.on_end(courier.close)
     process.on_end(deliveries.pusher.close)
     every(process, 0.0, deliveries.pusher.run)

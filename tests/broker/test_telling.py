@@ -23,6 +23,7 @@ from aiohttp import web
 from spine import trust, webhook
 from spine.console.client import Client, stamp
 from spine.embedded import EmbeddedKafka
+from spine.errors import Pushback, Reason
 from spine.event import SignerRole
 from spine.identity import Authority
 from spine.installation import DOMAINS
@@ -30,7 +31,7 @@ from spine.log import LogReader
 from spine.policy import Role
 from spine.runtime import Process, Runtime
 from spine.server import error_from
-from spine.services import pushing
+from spine.services import announcing, pushing
 from spine.services.consumers import start_consumers
 from spine.signing import verify
 from tests.helpers.accredited import accredit
@@ -260,6 +261,31 @@ async def test_a_coordinator_that_starts_again_goes_on_where_it_was(world: World
     world.consumers = await start_consumers(world.runtime)
     async with receiver.up():
         await until(lambda: receiver.told == [(consent_id, "ACTIVE")])
+
+
+async def test_what_was_taken_and_could_not_be_recorded_is_sent_again_under_its_id(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The receiver has it, and the log does not: only the receiver can tell that it is a repeat."""
+    receiver, refused = Receiver(world), []
+
+    async def unreachable(*given: Any) -> Any:
+        refused.append(given)
+        if len(refused) <= 2:
+            raise Pushback(Reason.LOG_UNREACHABLE, "the log does not answer")
+        return await announcing.acknowledge(*given)
+
+    monkeypatch.setattr("spine.services.webhooks.acknowledge", unreachable)
+    async with receiver.up() as url:
+        await world.ask(ADVISER, "webhooks", "SetWebhook", url=url)
+        _, consent_id = await world.consent()
+
+        async def nothing_waits() -> bool:
+            return len(receiver.got) > 2 and not await world.waiting()
+
+        await until(nothing_waits)
+    assert receiver.told == [(consent_id, "ACTIVE")] * 3
+    assert len({headers["webhook-id"] for headers, _ in receiver.got}) == 1
 
 
 async def test_what_was_acknowledged_by_webhook_is_the_same_fact(world: World) -> None:

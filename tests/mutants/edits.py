@@ -817,6 +817,13 @@ MUTANTS: tuple[Mutant, ...] = (
         CONSENT,
     ),
     Mutant(
+        "who is held is sent nothing",
+        "spine/services/webhooks.py",
+        "        return {} if waiting and self._held(to.receiver.party) else waiting\n",
+        "        return waiting\n",
+        CONSENT,
+    ),
+    Mutant(
         "only the data user confirms a deletion",
         "domains/consumers/deletions.py",
         "    if by.party != owed.data_user:\n",
