@@ -619,7 +619,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a party that is held gets nothing",
         "spine/admission.py",
-        "        if caller.party in self._held_here or self._held(caller.party):\n",
+        "        if self.holds(caller.party):\n",
         "        if False:\n",
         ADMISSION,
     ),
