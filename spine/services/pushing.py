@@ -33,6 +33,7 @@ from domains.consumers.changes import Sent, Told, send
 EACH_MAX: Final = 8
 ANSWERING_MAX: Final = 256
 SILENT_MAX: Final = 64
+# Meters a turn for one receiver, besides those at which it was sent something already.
 LOOKED_AT_MAX: Final = 1_000
 TURN_EVERY_S: Final = 0.2
 PAUSE_S: Final = 0.01
@@ -147,7 +148,7 @@ class Pusher(Generic[Route, Item]):
             self._try_silent(route, line, waiting, now)
             return
         places = min(EACH_MAX - len(line.under_way), ANSWERING_MAX - self._busy[True])
-        for mpxn, items in islice(waiting.items(), LOOKED_AT_MAX):
+        for mpxn, items in islice(waiting.items(), LOOKED_AT_MAX + len(line.sent)):
             if places <= 0:
                 return
             item = None if mpxn in line.under_way else self._first(route, items)
@@ -166,7 +167,7 @@ class Pusher(Generic[Route, Item]):
             return
         found = {
             mpxn: item
-            for mpxn, items in islice(waiting.items(), LOOKED_AT_MAX)
+            for mpxn, items in islice(waiting.items(), LOOKED_AT_MAX + len(line.sent))
             if (item := self._first(route, items)) is not None
         }
         if found:

@@ -257,6 +257,19 @@ async def test_a_no_holds_up_its_meter_only() -> None:
     assert world.taken == {("a", "m-1"): ["m-1/0", "m-1/1", "m-1/2"]}
 
 
+async def test_however_many_are_refused_those_behind_them_are_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pushing, "LOOKED_AT_MAX", 2)
+    world = World({"a": items(*[1] * 9)})
+    for _ in range(5):
+        await world.turn()
+        for mpxn in world.to("a"):
+            outcome = Outcome.TAKEN if mpxn == "m-8" else Outcome.REFUSED
+            await world.answer(outcome, ("a", mpxn))
+    assert world.taken == {("a", "m-8"): ["m-8/0"]}
+
+
 async def test_a_receiver_that_is_gone_or_was_told_elsewhere_is_sent_nothing_more() -> None:
     world = World({"a": items(1), "b": items(1)})
     await world.turn()
