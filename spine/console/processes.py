@@ -81,7 +81,7 @@ def running(
         asyncio.run(ensure_log(chosen, kafka()))
         issue_identities(chosen.data_dir)
         if embedded is not None:
-            environment |= _receivers_here(chosen)
+            environment |= receivers_here(chosen)
         log_id = LogIdentity.load(chosen.data_dir / LOG_FILE).log_id
         environment["SPINE_WITNESS_LOG_KEY"] = str(ledger_key(chosen.data_dir, log_id))
         supervisor.start(note)
@@ -90,7 +90,7 @@ def running(
         supervisor.stop()
 
 
-def _receivers_here(chosen: Settings) -> dict[str, str]:
+def receivers_here(chosen: Settings) -> dict[str, str]:
     """Settings that let webhooks reach who listens on this machine, where everything runs on it."""
     made = {}
     if chosen.webhook_networks is None:

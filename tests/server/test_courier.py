@@ -16,6 +16,8 @@ import pytest
 from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from spine.config import Settings
+from spine.console import processes
 from spine.identity import Authority
 from spine.policy import Role
 from spine.services.courier import Courier, trusted_authorities
@@ -285,3 +287,21 @@ async def test_a_name_is_looked_up_for_every_message(ours: Path, receiver: Recei
     assert await guarded.post(receiver.url("/200"), HEADERS, BODY) is Outcome.TAKEN
     assert await guarded.post(receiver.url("/200"), HEADERS, BODY) is Outcome.FORBIDDEN
     await guarded.close()
+
+
+def test_only_what_runs_on_one_machine_is_let_in_there_and_not_against_a_setting(
+    ours: Path, tmp_path: Path
+) -> None:
+    alone = Settings(data_dir=tmp_path)
+    assert alone.webhook_networks is None and alone.webhook_ca is None, "closed by default"
+    made = processes.receivers_here(alone)
+    assert networks(made["SPINE_WEBHOOK_NETWORKS"]) == HERE
+    assert set(made) == {"SPINE_WEBHOOK_NETWORKS", "SPINE_WEBHOOK_CA"}
+    chosen = Settings(data_dir=tmp_path, webhook_networks="10.0.0.0/8", webhook_ca=ours)
+    assert processes.receivers_here(chosen) == {}
+
+
+@pytest.mark.parametrize("text", ["everywhere", "10.0.0.1/8", "10.0.0.0/8;::/0"])
+def test_what_is_no_network_is_told_at_the_start(text: str) -> None:
+    with pytest.raises(ValueError, match="webhook_networks names networks"):
+        Settings(webhook_networks=text)
