@@ -263,6 +263,38 @@ async def test_a_coordinator_that_starts_again_goes_on_where_it_was(world: World
         await until(lambda: receiver.told == [(consent_id, "ACTIVE")])
 
 
+async def test_of_two_coordinators_each_may_send_and_it_is_acknowledged_once(world: World) -> None:
+    other = await start_consumers(world.runtime, "consumers-2")
+    receiver = Receiver(world)
+    try:
+        async with receiver.up() as url:
+            await world.ask(ADVISER, "webhooks", "SetWebhook", url=url)
+            mpxn, consent_id = await world.consent()
+
+            def acknowledged_at_both() -> bool:
+                return all(
+                    any(acknowledged(process, json.loads(body)) for _, body in receiver.got)
+                    for process in (world.consumers, other)
+                )
+
+            await until(acknowledged_at_both)
+        assert set(receiver.told) == {(consent_id, "ACTIVE")}
+        assert len({headers["webhook-id"] for headers, _ in receiver.got}) == 1
+        (told, *_) = receiver.got
+        change = json.loads(told[1])["data"]["change_id"]
+        named = {"mpxn": mpxn, "change_id": change}
+        assert (await world.ask(ADVISER, "changes", "AcknowledgeChange", **named)).replayed
+    finally:
+        await other.stop()
+
+
+def acknowledged(process: Process, message: Any) -> bool:
+    """Whether the fold of a process has the change of a message acknowledged."""
+    assert process.folds is not None
+    fold = process.folds[trust.ACKNOWLEDGEMENTS_TOPIC, 0].stored.fold
+    return fold.subject(message["data"]["change_id"]).state.decided_at is not None
+
+
 async def test_what_was_taken_and_could_not_be_recorded_is_sent_again_under_its_id(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
