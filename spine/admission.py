@@ -82,8 +82,12 @@ class Admission:
         """NotPermitted(PARTY_HELD) if the caller is held: before a call, and before each answer."""
         if caller.role in UNLIMITED or not _may_be_held(method, request):
             return
-        if caller.party in self._held_here or self._held(caller.party):
+        if self.holds(caller.party):
             raise refuse_held()
+
+    def holds(self, party: str) -> bool:
+        """Whether a party is held, here or by the log."""
+        return party in self._held_here or self._held(party)
 
     async def paced(
         self, caller: Caller, method: str, requests: AsyncIterator[Any]

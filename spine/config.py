@@ -12,6 +12,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, FilePath, SecretStr, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from spine.webhook import networks
+
 Port = Annotated[int, Field(ge=0, le=65535)]
 MemberName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")]
 LogId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -145,6 +147,18 @@ class Settings(BaseSettings):
         "shows what happens without: reads then leak after a revocation.",
     )
 
+    # Webhooks
+    webhook_networks: str | None = Field(
+        None,
+        description="Networks with commas, such as 10.0.0.0/8, that webhooks may reach although "
+        "they are not public; unset: none, and loopback of what `spine up` runs on one machine.",
+    )
+    webhook_ca: FilePath | None = Field(
+        None,
+        description="Authorities that sign the certificates of webhooks, besides the system's "
+        "(PEM); unset: none, and the development authority where `spine up` runs the broker too.",
+    )
+
     # Faust
     faust_session_timeout_s: float = Field(
         6.0, gt=0, description="Silence after which a group gives a worker's partitions away."
@@ -200,6 +214,10 @@ class Settings(BaseSettings):
             raise ValueError("min_insync_replicas is larger than replication_factor")
         if self.replication_factor >= 3 and self.min_insync_replicas < 2:
             raise ValueError("with 3 replicas, min_insync_replicas must be at least 2")
+        try:
+            networks(self.webhook_networks or "")
+        except ValueError:
+            raise ValueError("webhook_networks names networks, such as 10.0.0.0/8") from None
         if self.faust_heartbeat_s * 3 > self.faust_session_timeout_s:
             raise ValueError("three heartbeats must fit into faust_session_timeout_s")
         return self

@@ -7,7 +7,7 @@ from typing import Final
 from domains.btm_assets import BTM_ASSETS
 from domains.btm_assets import catalogue as btm_assets
 from domains.consumers import catalogue as consumers
-from domains.consumers.changes import ACKNOWLEDGEMENTS
+from domains.consumers.acknowledgements import ACKNOWLEDGEMENTS
 from domains.consumers.decider import CONSUMERS
 from domains.consumers.erasure import ERASURES
 from domains.consumers.fan_out import CONSENT_FAN_OUT

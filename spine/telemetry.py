@@ -149,6 +149,20 @@ changes_oldest_s = _meter.create_gauge(
         "How long the oldest of them has waited; 0 if there is none.",
     )
 )
+deletions_overdue = _meter.create_gauge(
+    *_declared(
+        "spine.deletions.overdue",
+        "{deletion}",
+        "Deletions that data users have not confirmed 30 days after the consent was over.",
+    )
+)
+webhook_deliveries = _meter.create_counter(
+    *_declared(
+        "spine.webhook.deliveries",
+        "{delivery}",
+        "Changes sent to webhooks, by `outcome`: taken, refused, gone, silent or forbidden.",
+    )
+)
 drift_alarms = _meter.create_counter(
     *_declared(
         "spine.drift.alarms",

@@ -43,6 +43,7 @@ PURE = frozenset(
         "spine.verdict",
         "spine.view",
         "spine.vocabulary",
+        "spine.webhook",
     }
 )
 # The edge: what faces callers and people, and plugs the domains into the rest.

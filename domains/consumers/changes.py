@@ -3,7 +3,7 @@
 What there is to tell follows from the access of a meter and the time alone, so nothing is queued
 and nothing can be lost: a receiver that was away finds what it has not acknowledged, however long
 that was. It is told how each consent stands now, not every step in between. `ChangeAcknowledged`
-is at home in `consumers.acknowledgements.v1`, subject the id of the change.
+is at home in `consumers.acknowledgements.v1` (`acknowledgements.py`), subject the id of the change.
 
 Rules:
 1. The data user of a consent is told each state that others or time brought about.
@@ -19,20 +19,19 @@ import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Final
+from enum import StrEnum
+from typing import Final, Protocol, TypeVar
 
 from domains.consumers.evolve import is_bar
 from domains.consumers.views import ShownState, shown_state
-from spine import trust
-from spine.domain import Actor, Domain
+from spine.domain import Actor
 from spine.errors import NotPermitted, Reason
-from spine.event import SignerRole
 from spine.policy import Consent, ConsentState, MeterAccess, Role
 
 OVERDUE_AFTER: Final = timedelta(hours=72)
 FIRST_RETRY: Final = timedelta(seconds=5)
 LAST_RETRY: Final = timedelta(minutes=10)
-RECEIVES: Final = frozenset({Role.DATA_USER, Role.SUPPLIER, Role.DATA_SERVICE})
+RECEIVES: Final = frozenset({Role.DATA_USER, Role.SUPPLIER, Role.DATA_SERVICE, Role.CONSUMER})
 SHUT: Final = frozenset(
     {
         ShownState.SUSPENDED,
@@ -46,12 +45,43 @@ SHUT: Final = frozenset(
 _OWN: Final = frozenset({ShownState.REQUESTED, ShownState.WITHDRAWN})
 
 
+class Told(Protocol):
+    """What somebody is told until it is acknowledged; its `id` is the same each time."""
+
+    @property
+    def id(self) -> str:
+        """What repeats are known by."""
+
+
+class Waits(Told, Protocol):
+    """What waits until its receiver has answered it."""
+
+    @property
+    def receiver(self) -> str:
+        """Party id of who has to."""
+
+
+Waiting = TypeVar("Waiting", bound=Waits)
+
+
+class Notice(StrEnum):
+    """What is told of a consent that goes on standing; see `notices.py`."""
+
+    REMINDER = "REMINDER"
+    RENEWAL = "RENEWAL"
+
+
+def told_role(role: str) -> Role:
+    """The role that a receiver is told in: a supplier is told what a data user is."""
+    return Role(role) if role in (Role.DATA_SERVICE, Role.CONSUMER) else Role.DATA_USER
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """How a consent stands at a meter, for one receiver. `since` is when it came to stand so.
 
-    `id` is the same whenever the change is told, by whatever server. `to_service` tells what is for
-    a data service of the meter from what is for the consent's data user.
+    `id` is the same whenever the change is told, by whatever server. `told_as` tells what is for
+    the consent's data user from what is for a data service of the meter or for the consumer.
     """
 
     id: str
@@ -59,18 +89,23 @@ class Change:
     mpxn: str
     consent_id: str
     version: int
-    state: ShownState
+    state: ShownState | Notice
     since: datetime
-    to_service: bool = False
+    told_as: Role = Role.DATA_USER
 
     def is_for(self, by: Actor) -> bool:
         """Whether it is told to that party in that role: one as a service is not the data user."""
-        as_service = by.role == Role.DATA_SERVICE
-        return by.role in RECEIVES and by.party == self.receiver and as_service == self.to_service
+        as_role = told_role(by.role)
+        return by.role in RECEIVES and by.party == self.receiver and as_role == self.told_as
+
+    @property
+    def is_notice(self) -> bool:
+        """Whether the consent goes on standing as it did."""
+        return isinstance(self.state, Notice)
 
     def overdue(self, now: datetime) -> bool:
-        """Whether it has waited for too long, if it is not acknowledged."""
-        return now - self.since > OVERDUE_AFTER
+        """Whether it has waited for too long, if it is not acknowledged. A notice never has."""
+        return not self.is_notice and now - self.since > OVERDUE_AFTER
 
 
 def changes(mpxn: str, access: MeterAccess, now: datetime) -> tuple[Change, ...]:
@@ -83,17 +118,27 @@ def changes(mpxn: str, access: MeterAccess, now: datetime) -> tuple[Change, ...]
         if state is ShownState.LAPSED and consent.state is not ConsentState.LAPSED:
             continue  # the event of it is on its way
         since = _since(consent, access, state)
-        receivers = set() if state in _OWN else {(consent.data_user, False)}
+        receivers = set() if state in _OWN else {(consent.data_user, Role.DATA_USER)}
         if state in SHUT and consent.answer_by is None:
             receivers |= {
-                (served.agent, True)
+                (served.agent, Role.DATA_SERVICE)
                 for served in access.appointments
                 if served.agent_role == Role.DATA_SERVICE
                 and served.effective_from <= since
                 and (served.effective_to is None or since < served.effective_to)
             }
-        found += [_change(mpxn, consent, state, since, *receiver) for receiver in receivers]
-    return tuple(sorted(found, key=lambda c: (c.receiver, c.since, c.consent_id, c.to_service)))
+        at = consent.changed_at
+        found += [made(mpxn, consent, state, since, at, *receiver) for receiver in receivers]
+    return in_order(found)
+
+
+def in_order(found: Iterable[Change]) -> tuple[Change, ...]:
+    """By receiver, the oldest first."""
+    return tuple(
+        sorted(
+            found, key=lambda c: (c.receiver, c.since, c.consent_id, c.told_as is Role.DATA_SERVICE)
+        )
+    )
 
 
 def next_by_time(access: MeterAccess, now: datetime) -> datetime | None:
@@ -108,10 +153,10 @@ def next_by_time(access: MeterAccess, now: datetime) -> datetime | None:
 
 
 def outstanding(
-    told: Iterable[Change], acknowledged: Callable[[str], bool]
-) -> dict[str, tuple[Change, ...]]:
+    told: Iterable[Waiting], acknowledged: Callable[[str], bool]
+) -> dict[str, tuple[Waiting, ...]]:
     """What each receiver has still to acknowledge of one meter, the oldest first."""
-    waiting: dict[str, list[Change]] = {}
+    waiting: dict[str, list[Waiting]] = {}
     for change in told:
         if not acknowledged(change.id):
             waiting.setdefault(change.receiver, []).append(change)
@@ -127,7 +172,7 @@ class Sent:
     again_at: datetime
 
 
-def send(before: Sent | None, change: Change, now: datetime, jitter: float) -> Sent | None:
+def send(before: Sent | None, change: Told, now: datetime, jitter: float) -> Sent | None:
     """The next sending of the first change that waits at a meter; None if it is not time for it.
 
     The wait doubles from `FIRST_RETRY` to `LAST_RETRY`; `jitter` from 0 to 1 takes up to half of it
@@ -152,21 +197,23 @@ def _since(consent: Consent, access: MeterAccess, state: ShownState) -> datetime
     return consent.changed_at
 
 
-def _change(
+def made(
     mpxn: str,
     consent: Consent,
-    state: ShownState,
+    state: ShownState | Notice,
     since: datetime,
+    at: datetime,
     receiver: str,
-    to_service: bool,
+    role: Role,
 ) -> Change:
-    """Its id is 16 bytes of a hash, in hex: whoever is not told cannot know it by the meter."""
-    named, version = consent.consent_id, consent.version
-    told_as = Role.DATA_SERVICE if to_service else Role.DATA_USER
-    changed_at = consent.changed_at.isoformat()
-    parts = (receiver, told_as, mpxn, named, str(version), state, changed_at)
+    """A change with its id: another for each `at`, a consent may come to stand the same way again.
+
+    The id is 16 bytes of a hash, in hex: whoever is not told cannot know it by the meter.
+    """
+    named, version, changed_at = consent.consent_id, consent.version, at.isoformat()
+    parts = (receiver, role, mpxn, named, str(version), state, changed_at)
     change_id = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
-    return Change(change_id, receiver, mpxn, named, version, state, since, to_service)
+    return Change(change_id, receiver, mpxn, named, version, state, since, role)
 
 
 # -- acknowledging --------------------------------------------------------------------------------
@@ -186,9 +233,14 @@ class ChangeAcknowledged:
 
 @dataclass(frozen=True, slots=True)
 class Acknowledgement:
-    """When a change was acknowledged, if it was."""
+    """When a change was acknowledged, if it was. Of a webhook: its address and who set it as what.
+
+    The states of one topic are of one type; without a `url` there is no webhook.
+    """
 
     decided_at: datetime | None = None
+    url: str = ""
+    role: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,16 +278,3 @@ def decide(
 def evolve(state: Acknowledgement, event: ChangeAcknowledged) -> Acknowledgement:
     """The first acknowledgement counts."""
     return state if state.decided_at else replace(state, decided_at=event.decided_at)
-
-
-ACKNOWLEDGEMENTS: Final = Domain(
-    name="consumers",
-    topic=trust.ACKNOWLEDGEMENTS_TOPIC,
-    signer=SignerRole.CONSUMERS,
-    version=1,
-    events={"consumers.ChangeAcknowledged": ChangeAcknowledged},
-    state_type=Acknowledgement,
-    initial=Acknowledgement,
-    evolve=evolve,
-    decide=decide,
-)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from spine.console import webhooks
 from spine.console.client import Client
 from spine.console.context import OPERATOR, As, AsJson, settings
 from spine.console.output import listed, say, say_json, when
@@ -19,6 +20,7 @@ def add_to(app: typer.Typer) -> None:
     changes.command("list")(list_changes)
     changes.command("receivers")(receivers)
     changes.command("acknowledge")(acknowledge)
+    webhooks.add_to(changes)
     app.add_typer(changes, name="changes")
 
 
@@ -42,8 +44,8 @@ def list_changes(
 def receivers(as_: As = OPERATOR, as_json: AsJson = False) -> None:
     """Who has something to acknowledge, how much, and since when."""
     found = Client(settings().data_dir, as_).changes("ListReceivers").receivers
-    columns = ("party", "outstanding", "overdue", "oldest")
-    rows = [(r.party, r.outstanding, r.overdue, when(r.oldest)) for r in found]
+    columns = ("party", "outstanding", "overdue", "oldest", "webhook")
+    rows = [(r.party, r.outstanding, r.overdue, when(r.oldest), r.webhook) for r in found]
     listed("Changes of consents that wait", columns, rows, as_json)
 
 

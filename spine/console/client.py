@@ -92,6 +92,18 @@ class Client:
             "consumers", consumers_pb2_grpc.ChangesStub, consumers_pb2, method, fields
         )
 
+    def webhooks(self, method: str, **fields: Any) -> Any:
+        """Where this identity wants to be told of changes, of the consumers coordinator."""
+        return self._command(
+            "consumers", consumers_pb2_grpc.WebhooksStub, consumers_pb2, method, fields
+        )
+
+    def deletions(self, method: str, **fields: Any) -> Any:
+        """What data users have to delete, of the consumers coordinator."""
+        return self._command(
+            "consumers", consumers_pb2_grpc.DeletionsStub, consumers_pb2, method, fields
+        )
+
     @contextmanager
     def following(self) -> Iterator[Any]:
         """An open FollowChanges call."""

@@ -15,12 +15,14 @@ from spine.console.logs import ensure_log, issue_identities
 from spine.console.output import err, out
 from spine.embedded import EmbeddedKafka
 from spine.errors import Invalid, Pushback, Reason
+from spine.identity import CA_ALIAS, CERT_FILE
 from spine.ledger.process import ledger_key
 from spine.opening import LogIdentity
 from spine.runtime import LOG_FILE, Process, Runtime
 from spine.stopping import stop_told
 from spine.supervise import WITNESSES, Supervisor
 from spine.telemetry import set_up_logging, set_up_telemetry
+from spine.webhook import LOOPBACK
 
 COORDINATORS: Final = ("governance", "consumers", "metering", "btm_assets")
 # The process of a coordinator, where its domain is no name that a host can bear.
@@ -78,12 +80,24 @@ def running(
     try:
         asyncio.run(ensure_log(chosen, kafka()))
         issue_identities(chosen.data_dir)
+        if embedded is not None:
+            environment |= receivers_here(chosen)
         log_id = LogIdentity.load(chosen.data_dir / LOG_FILE).log_id
         environment["SPINE_WITNESS_LOG_KEY"] = str(ledger_key(chosen.data_dir, log_id))
         supervisor.start(note)
         yield supervisor
     finally:
         supervisor.stop()
+
+
+def receivers_here(chosen: Settings) -> dict[str, str]:
+    """Settings that let webhooks reach who listens on this machine, where everything runs on it."""
+    made = {}
+    if chosen.webhook_networks is None:
+        made["SPINE_WEBHOOK_NETWORKS"] = LOOPBACK
+    if chosen.webhook_ca is None:
+        made["SPINE_WEBHOOK_CA"] = str(chosen.data_dir / "identities" / CA_ALIAS / CERT_FILE)
+    return made
 
 
 def coordinator(

@@ -14,7 +14,7 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Any, Final
 
-from domains.consumers import changes, commands, decider, erasure, fan_out
+from domains.consumers import commands, decider, erasure, fan_out
 from domains.consumers.commands import ConsentTerms, ConsumersCommand, check_role
 from domains.consumers.evolve import find_consent, is_bar
 from domains.consumers.fan_out import Action, OrderFanOut
@@ -32,7 +32,6 @@ from spine.runtime import Process, Runtime
 from spine.sealing import VAULT_FILE, Vault
 from spine.server import Service
 from spine.services import bulk, terms, wire
-from spine.services.announcing import announcing
 from spine.services.background import every, keep_quarantined
 from spine.services.consent_answers import ConsentAnswers, LegOf
 from spine.services.erasures import erasures
@@ -41,6 +40,7 @@ from spine.services.lapses import Lapses
 from spine.services.legs import FanOuts, LegDone
 from spine.services.operations import operations
 from spine.services.shared_trust import consent_trust
+from spine.services.telling import telling
 
 LAPSE_EVERY_S: Final = 1.0
 SEND_MISSING_EVERY_S: Final = 3.0
@@ -376,7 +376,6 @@ async def start_consumers(runtime: Runtime, name: str = "consumers") -> Process:
     vault = await asyncio.to_thread(Vault.open, runtime.settings.data_dir / VAULT_FILE)
     process.on_end(vault.close)
     erasing = Coordinator(of[trust.ERASURES_TOPIC], *shared, erasure.tightens, claims)
-    acknowledged = Coordinator(of[trust.ACKNOWLEDGEMENTS_TOPIC], *shared, changes.tightens)
     every(process, SEND_MISSING_EVERY_S, fan_outs.send_missing)
     every(process, LAPSE_EVERY_S, lapses.lapse)
     await process.serve(
@@ -388,8 +387,8 @@ async def start_consumers(runtime: Runtime, name: str = "consumers") -> Process:
                 ConsumersService(answers, fan_outs, home, vault),
             ),
             await erasures(process, erasing, vault),
-            await announcing(process, meters, acknowledged),
             *consent_trust(meters, runtime.identity.log_id, writer.signer),
+            *await telling(process, meters, writer, claims),
             operations(process, writer),
         ],
         runtime.settings.consumers_port,

@@ -40,6 +40,8 @@ PROCESS: Final = {
     "Consumers": "consumers",
     "Erasures": "consumers",
     "Changes": "consumers",
+    "Webhooks": "consumers",
+    "Deletions": "consumers",
     "Metering": "metering",
     "BtmAssets": "assets",
     "Dsi": "dsi",
@@ -212,6 +214,41 @@ CASES: Final[dict[str, dict[str, Case]]] = {
         ),
         "ListChanges": Case(ADVISER, {}, (bad("ROLE_NOT_ALLOWED", by=PORTAL),)),
         "ListReceivers": Case(PORTAL, {}, (bad("ROLE_NOT_ALLOWED", by=ADVISER),)),
+    },
+    "Webhooks": {
+        "SetWebhook": Case(
+            ADVISER,
+            {"url": "https://bad-advice.example/changes"},
+            (
+                bad("FIELD_MISSING", url=""),
+                bad("FIELD_INVALID", url="http://bad-advice.example/changes"),
+                bad("FIELD_INVALID", url="https://us:secret@bad-advice.example/"),
+                bad("FIELD_INVALID", url="https://bad-advice.example/" + "x" * 2_048),
+                bad("ROLE_NOT_ALLOWED", by=PORTAL),
+            ),
+        ),
+        "GetWebhook": Case(ADVISER, {}, (bad("ROLE_NOT_ALLOWED", by=PORTAL),)),
+        "RemoveWebhook": Case(ADVISER, {}, (bad("ROLE_NOT_ALLOWED", by=PORTAL),)),
+    },
+    "Deletions": {
+        "ConfirmDeletion": Case(
+            ADVISER,
+            {"mpxn": HOME, "consent_id": "no-such-consent"},
+            (
+                bad("FIELD_MISSING", consent_id=""),
+                bad("FIELD_INVALID", consent_id="no consent"),
+                bad("CONSENT_UNKNOWN"),
+                bad("CONSENT_UNKNOWN", mpxn=UNKNOWN),
+                bad("ROLE_NOT_ALLOWED", by=PORTAL),
+            ),
+            passes=False,
+        ),
+        "ListDeletions": Case(
+            ADVISER,
+            {},
+            (bad("MPXN_FORMAT", only_mpxn="12"), bad("ROLE_NOT_ALLOWED", by=PORTAL)),
+        ),
+        "ListDeletionsOwed": Case(PORTAL, {}, (bad("ROLE_NOT_ALLOWED", by=ADVISER),)),
     },
     "Governance": {
         "AdmitParticipant": Case(

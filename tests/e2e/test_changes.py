@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import ssl
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,6 +22,8 @@ from typer.testing import CliRunner
 from spine.cli import app
 from spine.console.client import Client, stamp
 from spine.console.context import CONSENT_SERVICE, OPERATOR
+from spine.console.output import EXIT_DIFFERENT
+from spine.identity import Authority
 from spine.policy import Role
 from spine.server import error_from
 from tests.e2e.conftest import Installation, grant
@@ -137,3 +145,83 @@ def test_what_waits_is_shown_to_its_receiver_and_counted_for_governance(
     done = run(app, ["changes", "acknowledge", SECOND, change.change_id, "--as", ADVISER])
     assert done.exit_code == 0, done.output
     assert waiting(adviser) == []
+
+
+class Hook(BaseHTTPRequestHandler):
+    """A receiver's own server: it takes every message and keeps it."""
+
+    def do_POST(self) -> None:
+        """Take a message."""
+        body = self.rfile.read(int(self.headers["content-length"]))
+        got: list[Any] = self.server.got  # type: ignore[attr-defined]
+        got.append(({name.lower(): value for name, value in self.headers.items()}, body))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def hook(spine: Installation) -> Iterator[tuple[str, list[Any]]]:
+    """Its address, while it is up, and what it got."""
+    authority = Authority.open_or_create(spine.data_dir / "identities")
+    identity = authority.issue_server(Role.DATA_USER, ADVISER, alias="told-hook")
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(identity.folder / "cert.pem", identity.folder / "key.pem")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hook) as server:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+        got: list[Any] = []
+        server.got = got  # type: ignore[attr-defined]
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            yield f"https://localhost:{server.server_port}/changes", got
+        finally:
+            server.shutdown()
+            serving.join()
+
+
+def said(*words: str, code: int = 0) -> str:
+    """What a command says that ends with this code."""
+    done = CliRunner().invoke(app, list(words))
+    assert done.exit_code == code, done.output
+    return done.stdout
+
+
+def test_a_revocation_is_sent_to_a_webhook_checked_and_what_was_got_is_deleted(
+    spine: Installation, adviser: Client, tmp_path: Path
+) -> None:
+    occupier = spine.as_(f"told-{FIRST}")
+    with hook(spine) as (url, got):
+        said("changes", "webhook", "set", url, "--as", ADVISER)
+        consent_id = grant(occupier, FIRST, ADVISER)
+        occupier.consumers("RevokeConsent", consent_id=consent_id, mpxns=[FIRST])
+        deadline = time.monotonic() + 120
+        while not any(json.loads(body)["data"]["state"] == "REVOKED" for _, body in got):
+            assert time.monotonic() < deadline, "it was never told"
+            time.sleep(0.1)
+        while waiting(adviser):
+            assert time.monotonic() < deadline, "what was told is still outstanding"
+            time.sleep(0.1)
+        shown = json.loads(said("changes", "webhook", "show", "--as", ADVISER, "--json"))
+        assert (shown["url"], shown["last outcome"]) == (url, "taken")
+    (headers, body) = got[-1]
+    message = tmp_path / "message.json"
+    message.write_bytes(body)
+    check = ["changes", "webhook", "verify", str(message), "--id", headers["webhook-id"]]
+    check += ["--timestamp", headers["webhook-timestamp"], "--key", shown["key"]]
+    check += ["--signature", headers["webhook-signature"]]
+    assert "genuine" in said(*check)
+    message.write_bytes(body.replace(b"REVOKED", b"ACTIVE "))
+    said(*check, code=EXIT_DIFFERENT)
+    said("changes", "webhook", "remove", "--as", ADVISER)
+    assert "no webhook" in said("changes", "webhook", "show", "--as", ADVISER)
+
+    assert consent_id in said("deletion", "list", "--as", ADVISER)
+    assert ADVISER in said("deletion", "owed")
+    said("deletion", "confirm", FIRST, consent_id, "--as", ADVISER)
+    assert consent_id not in said("deletion", "list", "--as", ADVISER)
+    at_home = said("deletion", "list", "--mpxn", FIRST, "--as", f"told-{FIRST}", "--json")
+    (mine,) = [each for each in json.loads(at_home) if each["consent"] == consent_id]
+    assert mine["confirmed"] and not mine["overdue"]

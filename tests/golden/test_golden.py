@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from domains.btm_assets import BTM_ASSETS
-from domains.consumers.changes import ACKNOWLEDGEMENTS
+from domains.consumers.acknowledgements import ACKNOWLEDGEMENTS
 from domains.consumers.decider import CONSUMERS
 from domains.consumers.erasure import ERASURES
 from domains.consumers.fan_out import CONSENT_FAN_OUT
@@ -70,6 +70,8 @@ HISTORIES: Mapping[str, Domain] = {
     "orders": CONSENT_FAN_OUT,
     "erasures": ERASURES,
     "acknowledgements": ACKNOWLEDGEMENTS,
+    "webhooks": ACKNOWLEDGEMENTS,
+    "confirmations": ACKNOWLEDGEMENTS,
     "holds": PARTY_HOLDS,
     "standing": METERING_STANDING,
     "governance": GOVERNANCE,

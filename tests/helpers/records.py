@@ -15,7 +15,7 @@ from hashlib import sha256
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from domains.btm_assets import BTM_ASSETS
-from domains.consumers.changes import ACKNOWLEDGEMENTS
+from domains.consumers.acknowledgements import ACKNOWLEDGEMENTS
 from domains.consumers.decider import CONSUMERS
 from domains.consumers.erasure import ERASURES
 from domains.consumers.events import (

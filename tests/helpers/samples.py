@@ -10,8 +10,10 @@ from domains.btm_assets import events as assets
 from domains.consumers import events as consumers
 from domains.consumers.changes import ChangeAcknowledged
 from domains.consumers.commands import ConsentTerms
+from domains.consumers.deletions import DeletionConfirmed
 from domains.consumers.erasure import SubjectErased, SubjectRestricted
 from domains.consumers.fan_out import FanOutCompleted, FanOutOrdered
+from domains.consumers.webhooks import WebhookRemoved, WebhookSet
 from domains.governance import holds
 from domains.metering.events import (
     MeterCommunicationLost,
@@ -276,6 +278,7 @@ VALUES: Final[dict[str, object]] = {
         "consent-1", "consumer", "away for a while", at(5, 1)
     ),
     "consumers/ConsentWithdrawn/1": consumers.ConsentWithdrawn("consent-1", at(5, 1)),
+    "consumers/DeletionConfirmed/1": DeletionConfirmed("user-1", METER, "consent-1", at(6, 1)),
     "consumers/FanOutCompleted/1": FanOutCompleted(1, "GRANT", at(5, 1)),
     "consumers/FanOutOrdered/1": FanOutOrdered(
         1,
@@ -297,6 +300,10 @@ VALUES: Final[dict[str, object]] = {
     "consumers/SupplyStarted/1": consumers.SupplyStarted("supplier-1", at(1, 1)),
     "consumers/TenancyEnded/1": consumers.TenancyEnded("t-1", at(8, 1)),
     "consumers/TenancyStarted/1": consumers.TenancyStarted("t-1", "c-1", at(1, 1), SEALED),
+    "consumers/WebhookRemoved/1": WebhookRemoved("user-1", "data_user", "GONE", at(6, 1)),
+    "consumers/WebhookSet/1": WebhookSet(
+        "user-1", "data_user", "https://user-1.example/changes", at(5, 1)
+    ),
     "metering/MeteringPointDeregistered/1": MeteringPointDeregistered(at(9, 1), at(8, 1)),
     "metering/MeteringPointRegistered/1": MeteringPointRegistered(
         "ELECTRICITY", "_K", "IMPORT", "AI", at(1, 1), at(1, 2)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from domains.btm_assets import BTM_ASSETS
-from domains.consumers.changes import ACKNOWLEDGEMENTS
+from domains.consumers.acknowledgements import ACKNOWLEDGEMENTS
 from domains.consumers.erasure import ERASURES
 from domains.consumers.fan_out import CONSENT_FAN_OUT
 from domains.governance.decider import GOVERNANCE
@@ -219,6 +219,18 @@ def acknowledgements_story() -> list[LogRecord]:
     """What a receiver has taken in, which it may say twice."""
     said = VALUES["consumers/ChangeAcknowledged/1"]
     return facts_story(ACKNOWLEDGEMENTS, BY_CONSUMERS, "change-1", said, said)
+
+
+def webhooks_story() -> list[LogRecord]:
+    """A receiver that says where to tell it, and whose address is gone later."""
+    events = (VALUES[f"consumers/Webhook{kind}/1"] for kind in ("Set", "Removed"))
+    return facts_story(ACKNOWLEDGEMENTS, BY_CONSUMERS, "webhook/data_user/user-1", *events)
+
+
+def confirmations_story() -> list[LogRecord]:
+    """What a data user has deleted, which it may say twice."""
+    said = VALUES["consumers/DeletionConfirmed/1"]
+    return facts_story(ACKNOWLEDGEMENTS, BY_CONSUMERS, "deletion/1", said, said)
 
 
 def holds_story() -> list[LogRecord]:

@@ -37,6 +37,8 @@ FENCE = "tests/broker/test_fence.py::"
 LOG = "tests/broker/test_log.py::"
 
 CHANGES = "domains/consumers/changes.py"
+PUSHING, TOLD = "spine/services/pushing.py", ("tests/server/test_pushing.py",)
+MESSAGE = ("tests/core/test_webhook.py",)
 VIEW, FOLD, ACCESS = "spine/view.py", "spine/partition.py", "spine/access.py"
 RULES, REPLAY = "spine/policy.py", "spine/replay.py"
 ACCREDITED, TOKENS = "spine/accreditation.py", "domains/consumers/tokens.py"
@@ -620,7 +622,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a party that is held gets nothing",
         "spine/admission.py",
-        "        if caller.party in self._held_here or self._held(caller.party):\n",
+        "        if self.holds(caller.party):\n",
         "        if False:\n",
         ADMISSION,
     ),
@@ -714,7 +716,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a party is told in each role what is for that role",
         CHANGES,
-        "by.party == self.receiver and as_service == self.to_service",
+        "by.party == self.receiver and as_role == self.told_as",
         "by.party == self.receiver",
         CONSENT,
     ),
@@ -744,6 +746,105 @@ MUTANTS: tuple[Mutant, ...] = (
         CHANGES,
         "str(version), state, changed_at)",
         "str(version))",
+        CONSENT,
+    ),
+    # Webhooks, deletions and notices
+    Mutant(
+        "one item at a time at a meter",
+        PUSHING,
+        "            item = None if mpxn in line.under_way else self._first(route, items)\n",
+        "            item = self._first(route, items)\n",
+        TOLD,
+    ),
+    Mutant(
+        "a silent receiver has but one sending under way",
+        PUSHING,
+        "        if line.under_way or now < line.silent.again_at or",
+        "        if now < line.silent.again_at or",
+        TOLD,
+    ),
+    Mutant(
+        "a receiver takes so many places and no more",
+        PUSHING,
+        "        places = min(EACH_MAX - len(line.under_way), ANSWERING_MAX",
+        "        places = min(ANSWERING_MAX, ANSWERING_MAX",
+        TOLD,
+    ),
+    Mutant(
+        "what is connected to is checked itself",
+        "spine/services/courier.py",
+        "        if not may_reach(str(address[0]), self._also):\n",
+        "        if False:\n",
+        ("tests/server/test_courier.py",),
+    ),
+    Mutant(
+        "no redirect is followed",
+        "spine/services/courier.py",
+        "allow_redirects=False",
+        "allow_redirects=True",
+        ("tests/server/test_courier.py",),
+    ),
+    Mutant(
+        "an address that leads to another of IPv4 is no way around",
+        "spine/webhook.py",
+        "        found = found.ipv4_mapped\n",
+        "        return True\n",
+        MESSAGE,
+    ),
+    Mutant(
+        "the time of a message is signed with it",
+        "spine/webhook.py",
+        'f"{message_id}.{sent_at}.".encode() + body',
+        'f"{message_id}.".encode() + body',
+        MESSAGE,
+    ),
+    Mutant(
+        "what is played back later is found",
+        "spine/webhook.py",
+        "    if now_s is not None and abs(now_s - int(sent_at)) > TOLERANCE_S:\n",
+        "    if False:\n",
+        MESSAGE,
+    ),
+    Mutant(
+        "nobody removes another's webhook",
+        "domains/consumers/webhooks.py",
+        "            if by != of and by.role != Role.COORDINATOR:\n",
+        "            if False:\n",
+        CONSENT,
+    ),
+    Mutant(
+        "an address that is gone takes no newer one with it",
+        "domains/consumers/webhooks.py",
+        "or (url and url != state.url):\n",
+        "or False:\n",
+        CONSENT,
+    ),
+    Mutant(
+        "who is held is sent nothing",
+        "spine/services/webhooks.py",
+        "        return {} if waiting and self._held(to.receiver.party) else waiting\n",
+        "        return waiting\n",
+        CONSENT,
+    ),
+    Mutant(
+        "only the data user confirms a deletion",
+        "domains/consumers/deletions.py",
+        "    if by.party != owed.data_user:\n",
+        "    if False:\n",
+        CONSENT,
+    ),
+    Mutant(
+        "an end by time alone obliges to delete",
+        "domains/consumers/deletions.py",
+        "    yield consent.expires\n",
+        "    yield consent.expires + DUE_AFTER * 9_999\n",
+        CONSENT,
+    ),
+    Mutant(
+        "a notice of the consumer is the consumer's",
+        "domains/consumers/notices.py",
+        "        consumer = (consent.consumer_ref, Role.CONSUMER)\n",
+        "        consumer = (consent.consumer_ref, Role.DATA_USER)\n",
         CONSENT,
     ),
     Mutant(

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from domains.consumers.acknowledgements import ACKNOWLEDGEMENTS
 from domains.consumers.changes import (
-    ACKNOWLEDGEMENTS,
     FIRST_RETRY,
     LAST_RETRY,
     OVERDUE_AFTER,
@@ -74,7 +74,7 @@ def told(*events: Any, now: datetime = NOW) -> tuple[Change, ...]:
     return changes(METER, fold(CONSUMERS, (MOVED_IN, *events)), now)
 
 
-def states(found: Iterable[Change]) -> list[tuple[str, ShownState]]:
+def states(found: Iterable[Change]) -> list[tuple[str, str]]:
     return [(change.receiver, change.state) for change in found]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
@@ -14,11 +15,14 @@ from domains.consumers.changes import OVERDUE_AFTER, Acknowledgement
 from domains.consumers.decider import CONSUMERS
 from domains.consumers.events import ConsentRevoked
 from domains.consumers.views import ShownState
+from domains.consumers.webhooks import Webhook
 from spine.domain import Actor, fold
 from spine.policy import Role
 from spine.rows import Applied
 from spine.services import announcing
-from spine.services.announcing import Outstanding
+from spine.services.outstanding import Outstanding
+from spine.services.pushing import Outcome
+from spine.services.webhooks import Deliveries
 from tests.domains.consumers.test_changes import (
     EXPIRES,
     HOUR,
@@ -29,6 +33,7 @@ from tests.domains.consumers.test_changes import (
     SERVED,
     granted,
 )
+from tests.helpers.records import BY_CONSUMERS
 
 
 class Folded:
@@ -65,7 +70,7 @@ class World:
         self.taken.states[change_id] = Acknowledgement(self.now)
         self.known.take_in(METER)
 
-    def waiting(self, receiver: str = "adviser") -> list[tuple[str, ShownState]]:
+    def waiting(self, receiver: str = "adviser") -> list[tuple[str, str]]:
         found = self.known.waiting(receiver).get(METER, ())
         return [(change.consent_id, change.state) for change in found]
 
@@ -105,6 +110,28 @@ async def test_who_follows_from_elsewhere_ends_the_call_that_was_open(
     await asyncio.sleep(0)
     assert not waits.done(), "another party's call goes on"
     waits.cancel()
+
+
+async def test_who_is_held_is_sent_nothing_and_all_of_it_afterwards() -> None:
+    world = World(granted("k-1", HOUR))
+    held, posted = {"adviser"}, []
+    adviser = Webhook(Actor(Role.DATA_USER, "adviser"), "https://adviser.example/")
+
+    class Fake:
+        """One webhook, and a way there on which everything is refused."""
+
+        routes = frozenset({adviser})
+
+        async def post(self, url: str, headers: Any, body: bytes) -> Outcome:
+            posted.append((url, json.loads(body)["data"]["state"]))
+            return Outcome.REFUSED
+
+    fake: Any = Fake()
+    for skipped, expected in ((held, []), (set(), [(adviser.url, "ACTIVE")])):
+        sends = Deliveries(world.known, fake, fake, fake, BY_CONSUMERS, "c", skipped.__contains__)
+        sends.pusher.turn()
+        await sends.pusher.settled()
+        assert posted == expected
 
 
 async def test_a_meter_is_looked_at_apart_from_its_fold_and_only_once_it_said_more() -> None:

@@ -1,0 +1,77 @@
+"""Notices of a consent that goes on standing: a reminder each year, and that it is about to end.
+
+They are told and acknowledged like changes, and follow from a meter's access and the time as those
+do. The Information Commissioner's guidance on consent is to refresh it at appropriate intervals;
+the intervals here are this reference model's own.
+
+Rules:
+1. Each 12 months since a live consent was given, or was narrowed or resumed, its consumer is
+   reminded that it stands. A reminder that was not acknowledged gives way to the next.
+2. From 30 days before a live consent expires, its consumer and its data user are told that it
+   ends unless fresh consent is given. One that lasts no longer than that is not.
+3. Nothing is extended, ended or opened by a notice or by its acknowledgement, and none is overdue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Final
+
+from domains.consumers import changes
+from domains.consumers.changes import Change, Notice, in_order, made
+from domains.consumers.evolve import is_bar
+from domains.consumers.views import ShownState, shown_state
+from spine.policy import Consent, ConsentState, MeterAccess, Role
+
+RENEWAL_BEFORE: Final = timedelta(days=30)
+
+
+def told(mpxn: str, access: MeterAccess, now: datetime) -> tuple[Change, ...]:
+    """All that there is to tell of a meter at `now`, changes and notices, in their order."""
+    return in_order((*changes.changes(mpxn, access, now), *notices(mpxn, access, now)))
+
+
+def notices(mpxn: str, access: MeterAccess, now: datetime) -> Iterator[Change]:
+    """The notices of a meter at `now`."""
+    for consent in access.consents:
+        if is_bar(consent) or shown_state(consent, access, now) is not ShownState.ACTIVE:
+            continue
+        consumer = (consent.consumer_ref, Role.CONSUMER)
+        years = _years(_stands_since(consent), now)
+        if years > 0:
+            at = _anniversary(_stands_since(consent), years)
+            yield made(mpxn, consent, Notice.REMINDER, at, at, *consumer)
+        at = consent.expires - RENEWAL_BEFORE
+        if _stands_since(consent) < at <= now:
+            yield made(mpxn, consent, Notice.RENEWAL, at, at, *consumer)
+            yield made(mpxn, consent, Notice.RENEWAL, at, at, consent.data_user, Role.DATA_USER)
+
+
+def next_by_time(access: MeterAccess, now: datetime) -> datetime | None:
+    """When time alone next changes what there is to tell of the meter; None if it does not."""
+    moments = {changes.next_by_time(access, now)}
+    for consent in access.consents:
+        if not is_bar(consent) and consent.state is ConsentState.ACTIVE and now < consent.expires:
+            since = _stands_since(consent)
+            moments.add(consent.expires - RENEWAL_BEFORE)
+            moments.add(_anniversary(since, _years(since, now) + 1))
+    return min((at for at in moments if at is not None and at > now), default=None)
+
+
+def _stands_since(consent: Consent) -> datetime:
+    return max(consent.changed_at, consent.valid_from)
+
+
+def _years(since: datetime, now: datetime) -> int:
+    """Whole years from one to the other; 0 if there is none, or `since` is still to come."""
+    years = max(now.year - since.year, 0)
+    return years if years == 0 or _anniversary(since, years) <= now else years - 1
+
+
+def _anniversary(since: datetime, years: int) -> datetime:
+    """The same day and time so many years later; of 29 February, where there is none, the 28th."""
+    try:
+        return since.replace(year=since.year + years)
+    except ValueError:
+        return since.replace(year=since.year + years, day=28)

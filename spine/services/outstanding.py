@@ -1,0 +1,177 @@
+"""What waits for whom, made from the folds of this process, and again at each start."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
+from itertools import chain, count, islice
+from typing import Final, Generic, TypeVar
+
+from domains.consumers.changes import Change, Waits, outstanding
+from domains.consumers.deletions import Deletion, deletions
+from domains.consumers.evolve import find_consent, is_bar
+from domains.consumers.notices import next_by_time, told
+from spine import telemetry
+from spine.coordinator import Coordinator
+from spine.domain import Actor
+from spine.event import LogRecord
+from spine.live import LiveFold
+from spine.policy import MeterAccess
+from spine.rows import SUBJECT_PREFIX, Applied
+from spine.services import wire
+
+METERS_A_TURN: Final = 50
+RECEIVERS_A_TURN: Final = 1_000
+Item = TypeVar("Item", bound=Waits)
+
+
+class Shelf(Generic[Item]):
+    """Of one kind of thing, what each receiver has still to answer, by meter."""
+
+    def __init__(
+        self,
+        tells: Callable[[str, MeterAccess, datetime], tuple[Item, ...]],
+        answered: Callable[[str], bool],
+    ) -> None:
+        self._tells, self._answered = tells, answered
+        self._of: dict[str, dict[str, tuple[Item, ...]]] = {}
+        self._receivers: dict[str, frozenset[str]] = {}
+
+    def put(self, mpxn: str, access: MeterAccess, now: datetime) -> None:
+        """Take in how a meter stands."""
+        found = outstanding(self._tells(mpxn, access, now), self._answered)
+        for receiver in self._receivers.pop(mpxn, frozenset()) - found.keys():
+            self._of[receiver].pop(mpxn, None)
+        for receiver, theirs in found.items():
+            self._of.setdefault(receiver, {})[mpxn] = theirs
+        if found:
+            self._receivers[mpxn] = frozenset(found)
+
+    def waiting(self, receiver: str) -> Mapping[str, tuple[Item, ...]]:
+        """By meter, what a receiver has to answer, the oldest first."""
+        return self._of.get(receiver, {})
+
+    def receivers(self) -> Iterator[tuple[str, list[Item]]]:
+        """Everybody who has something to answer, and what, as it is when its turn comes."""
+        for who, of in sorted(self._of.items()):
+            if of:
+                yield who, list(chain.from_iterable(of.values()))
+
+
+class Outstanding:
+    """What every party has still to acknowledge or confirm, as the folds of this process have it.
+
+    A fold only says which meter to look at again; `look` does it, a few meters at a time, so that
+    however much changes at once, nobody waits for it but who asks for changes.
+    """
+
+    def __init__(
+        self,
+        meters: Coordinator,
+        acknowledgements: Coordinator,
+        now: Callable[[], datetime] = wire.now,
+    ) -> None:
+        self._now = now
+        self._meters, self._acknowledgements = meters, acknowledgements
+        self._changes: Shelf[Change] = Shelf(told, self._is_acknowledged)
+        self.deletions: Shelf[Deletion] = Shelf(deletions, self._is_acknowledged)
+        self._by_time: list[tuple[datetime, str]] = []
+        self._timed: dict[str, datetime] = {}
+        self._unread: list[Iterator[str]] = []
+        self._changed: set[str] = set()
+
+    def watch(self, folds: Iterable[LiveFold], acknowledged: LiveFold) -> None:
+        """Look at every meter that there is, and from now on at each of which a fold says more."""
+        for live in folds:
+            live.listeners.append(self._on_facts)
+            rows = live.stored.fold.rows.scan(SUBJECT_PREFIX, SUBJECT_PREFIX + b"\xff")
+            self._unread.append(key.removeprefix(SUBJECT_PREFIX).decode() for key, _ in rows)
+        acknowledged.listeners.append(self._on_acknowledged)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every meter there was at the start has been looked at."""
+        return not self._unread
+
+    async def look(self, turns: int | None = None) -> None:
+        """Take in what has changed by what was folded or by time alone; so many turns, or all."""
+        for _ in count() if turns is None else range(turns):
+            while self._by_time and self._by_time[0][0] <= self._now():
+                self._changed.add(heapq.heappop(self._by_time)[1])
+            meters = [self._changed.pop() for _ in range(min(len(self._changed), METERS_A_TURN))]
+            if not meters and self._unread:
+                meters = list(islice(self._unread[-1], METERS_A_TURN))
+                if not meters:
+                    self._unread.pop()
+            elif not meters:
+                return
+            for mpxn in meters:
+                self.take_in(mpxn)
+            await asyncio.sleep(0)
+
+    def waiting(self, receiver: str) -> Mapping[str, tuple[Change, ...]]:
+        """By meter, what a receiver has to acknowledge, the oldest first."""
+        return self._changes.waiting(receiver)
+
+    def receivers(self) -> list[tuple[str, list[Change]]]:
+        """Everybody who has a change to acknowledge, and what. Notices oblige nobody."""
+        found = self._changes.receivers()
+        changed = ((who, [each for each in theirs if not each.is_notice]) for who, theirs in found)
+        return [(who, theirs) for who, theirs in changed if theirs]
+
+    def owed(self, mpxn: str, by: Actor) -> list[tuple[Deletion, datetime | None]]:
+        """What that party is shown of deletions at a meter, and when each was confirmed."""
+        found = deletions(mpxn, self._meters.state(mpxn), self._now())
+        confirmed = self._acknowledgements.state
+        return [(each, confirmed(each.id).decided_at) for each in found if each.is_shown_to(by)]
+
+    def told(self, mpxn: str, change_id: str, by: Actor) -> Change | None:
+        """A change that is told to that party in that role or was acknowledged by it."""
+        for change in told(mpxn, self._meters.state(mpxn), self._now()):
+            if change.id == change_id and change.is_for(by):
+                return change
+        return None
+
+    def had(self, mpxn: str, consent_id: str, by: Actor) -> bool:
+        """Whether that party is the data user of such a consent at the meter, live or over."""
+        consent = find_consent(self._meters.state(mpxn), consent_id)
+        return consent is not None and not is_bar(consent) and consent.data_user == by.party
+
+    async def count(self) -> None:
+        """Measure how much waits, and for how long."""
+        number, oldest = 0, None
+        for place, (_, theirs) in enumerate(self._changes.receivers()):
+            if place % RECEIVERS_A_TURN == 0:
+                await asyncio.sleep(0)  # consumers with notices may be many
+            for change in theirs:
+                if not change.is_notice:
+                    number += 1
+                    oldest = min(oldest or change.since, change.since)
+        telemetry.changes_outstanding.set(number)
+        age_s = 0.0 if oldest is None else (self._now() - oldest).total_seconds()
+        telemetry.changes_oldest_s.set(age_s)
+        owed = chain.from_iterable(theirs for _, theirs in self.deletions.receivers())
+        telemetry.deletions_overdue.set(sum(each.overdue(self._now()) for each in owed))
+
+    def _on_facts(self, record: LogRecord, applied: Applied) -> None:
+        self._changed.update(subject for subject, _ in applied.events)
+
+    def _on_acknowledged(self, record: LogRecord, applied: Applied) -> None:
+        self._changed.update(getattr(event, "mpxn", "") for _, event in applied.events)
+
+    def take_in(self, mpxn: str) -> None:
+        """Look at a meter again, whose access or acknowledgements may have changed."""
+        access, now = self._meters.state(mpxn), self._now()
+        if not access.consents:
+            return
+        self._changes.put(mpxn, access, now)
+        self.deletions.put(mpxn, access, now)
+        moment = next_by_time(access, now)
+        if moment is not None and self._timed.get(mpxn) != moment:
+            self._timed[mpxn] = moment
+            heapq.heappush(self._by_time, (moment, mpxn))
+
+    def _is_acknowledged(self, change_id: str) -> bool:
+        return self._acknowledgements.state(change_id).decided_at is not None

@@ -1,0 +1,211 @@
+"""Pushes what waits for receivers to where each wants it: one engine for every way of telling.
+
+What waits follows from the folds, so nothing is queued here that could be lost: the engine only
+remembers what it sent when, and a process that starts again begins with the shortest wait. Another
+way of telling is another `deliver`; the engine knows neither the wire nor what is told.
+
+Rules:
+1. At a meter, a receiver is sent the first item that waits, and the next once that is taken.
+2. What is not taken is sent again with growing waits, for as long as it waits.
+3. A receiver that does not answer is sent one item at a time, with growing waits of its own, from
+   places kept for such: it holds up nobody that answers, and is not flooded when it is back.
+4. An item that is answered with a no holds up nothing but its meter.
+
+Items here carry no meter data. A `deliver` that gives out data would first append a request for it
+and wait until the fold permits that, each time anew: the fence holds at every release.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from itertools import islice
+from typing import Final, Generic, TypeVar
+
+import structlog
+
+from domains.consumers.changes import Sent, Told, send
+
+EACH_MAX: Final = 8
+ANSWERING_MAX: Final = 256
+SILENT_MAX: Final = 64
+# Meters a turn for one receiver, besides those at which it was sent something already.
+LOOKED_AT_MAX: Final = 1_000
+TURN_EVERY_S: Final = 0.2
+PAUSE_S: Final = 0.01
+_log = structlog.get_logger()
+
+
+class Outcome(StrEnum):
+    """What became of one sending."""
+
+    TAKEN = "taken"
+    REFUSED = "refused"
+    GONE = "gone"
+    # No answer, or one of a server that can take nothing now.
+    SILENT = "silent"
+    FORBIDDEN = "forbidden"
+
+
+UNANSWERED: Final = frozenset({Outcome.SILENT, Outcome.FORBIDDEN})
+
+Route = TypeVar("Route", bound=Hashable)
+Item = TypeVar("Item", bound=Told)
+
+
+@dataclass(slots=True)
+class _Line:
+    """What is remembered of one receiver: by meter what is under way and what was sent when."""
+
+    under_way: set[str] = field(default_factory=set)
+    sent: dict[str, Sent] = field(default_factory=dict)
+    silent: Sent | None = None
+    last: tuple[Outcome, datetime] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """A receiver as something that is sent to, for waits of its own."""
+
+    id: str = "receiver"
+
+
+class Pusher(Generic[Route, Item]):
+    """Sends to every route what waits for it.
+
+    `routes` gives where there is anybody to tell; `waiting` by meter what waits there, the oldest
+    first; `first` which of it is that receiver's next, if any; `deliver` sends it once, and has
+    recorded that it was taken when it returns `TAKEN`. `jitter` gives numbers from 0 to 1.
+    """
+
+    def __init__(
+        self,
+        routes: Callable[[], Collection[Route]],
+        waiting: Callable[[Route], Mapping[str, Sequence[Item]]],
+        first: Callable[[Route, Sequence[Item]], Item | None],
+        deliver: Callable[[Route, str, Item], Awaitable[Outcome]],
+        now: Callable[[], datetime],
+        jitter: Callable[[], float],
+    ) -> None:
+        self._routes, self._waiting, self._first = routes, waiting, first
+        self._deliver, self._now, self._jitter = deliver, now, jitter
+        self._lines: dict[Route, _Line] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._busy = {True: 0, False: 0}
+        self._more = asyncio.Event()
+
+    def last(self, route: Route) -> tuple[Outcome, datetime] | None:
+        """What became of the last sending there, and when, as far as this process knows."""
+        line = self._lines.get(route)
+        return None if line is None else line.last
+
+    async def run(self) -> None:
+        """Take turns until cancelled: every so often, and when a place has become free."""
+        while True:
+            self._more.clear()
+            try:
+                self.turn()
+            except Exception as error:
+                _log.warning("push.failed", reason=type(error).__name__)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._more.wait(), TURN_EVERY_S)
+            await asyncio.sleep(PAUSE_S)
+
+    async def settled(self) -> None:
+        """Return once nothing is under way."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def close(self) -> None:
+        """Let go of what is under way; whether it was taken shows when it is sent again."""
+        for task in self._tasks:
+            task.cancel()
+        await self.settled()
+
+    def turn(self) -> None:
+        """Start every sending that is due and has a place."""
+        routes = self._routes()
+        for route in [r for r, line in self._lines.items() if r not in routes]:
+            if not self._lines[route].under_way:
+                del self._lines[route]
+        for route in sorted(routes, key=self._under_way):  # who has least under way comes first
+            self._serve(route, self._lines.setdefault(route, _Line()))
+
+    def _under_way(self, route: Route) -> int:
+        line = self._lines.get(route)
+        return 0 if line is None else len(line.under_way)
+
+    def _serve(self, route: Route, line: _Line) -> None:
+        now = self._now()
+        waiting = self._waiting(route)
+        for mpxn in [mpxn for mpxn in line.sent if mpxn not in waiting]:
+            del line.sent[mpxn]
+        if line.silent is not None:
+            self._try_silent(route, line, waiting, now)
+            return
+        places = min(EACH_MAX - len(line.under_way), ANSWERING_MAX - self._busy[True])
+        for mpxn, items in islice(waiting.items(), LOOKED_AT_MAX + len(line.sent)):
+            if places <= 0:
+                return
+            item = None if mpxn in line.under_way else self._first(route, items)
+            due = None if item is None else send(line.sent.get(mpxn), item, now, self._jitter())
+            if item is not None and due is not None:
+                line.sent[mpxn] = due
+                self._start(route, line, mpxn, item, answering=True)
+                places -= 1
+
+    def _try_silent(
+        self, route: Route, line: _Line, waiting: Mapping[str, Sequence[Item]], now: datetime
+    ) -> None:
+        """One item, when it is time, at the meter that was tried least: none can be the cause."""
+        assert line.silent is not None
+        if line.under_way or now < line.silent.again_at or self._busy[False] >= SILENT_MAX:
+            return
+        found = {
+            mpxn: item
+            for mpxn, items in islice(waiting.items(), LOOKED_AT_MAX + len(line.sent))
+            if (item := self._first(route, items)) is not None
+        }
+        if found:
+            mpxn = min(found, key=lambda each: _tries(line.sent.get(each), found[each]))
+            item = found[mpxn]
+            tried = _tries(line.sent.get(mpxn), item)
+            due = send(Sent(item.id, tried, now), item, now, self._jitter())
+            assert due is not None
+            line.sent[mpxn] = due
+            self._start(route, line, mpxn, item, answering=False)
+
+    def _start(self, route: Route, line: _Line, mpxn: str, item: Item, *, answering: bool) -> None:
+        line.under_way.add(mpxn)
+        self._busy[answering] += 1
+        task = asyncio.create_task(self._send(route, line, mpxn, item))
+        self._tasks.add(task)
+
+        def ended(done: asyncio.Task[None]) -> None:
+            self._tasks.discard(done)
+            line.under_way.discard(mpxn)
+            self._busy[answering] -= 1
+            self._more.set()
+
+        task.add_done_callback(ended)
+
+    async def _send(self, route: Route, line: _Line, mpxn: str, item: Item) -> None:
+        try:
+            outcome = await self._deliver(route, mpxn, item)
+        except Exception as error:  # it waits like one that nobody answered
+            _log.warning("push.failed", reason=type(error).__name__)
+            outcome = Outcome.SILENT
+        now = self._now()
+        line.last = (outcome, now)
+        if outcome in UNANSWERED:
+            line.silent = send(line.silent, _Whole(), now, self._jitter()) or line.silent
+        else:
+            line.silent = None
+
+
+def _tries(sent: Sent | None, item: Told) -> int:
+    return sent.times if sent is not None and sent.id == item.id else 0
