@@ -9,6 +9,7 @@ import typer
 from pydantic import ValidationError
 
 from spine.console import (
+    aggregates,
     archiving,
     assets,
     audits,
@@ -65,6 +66,7 @@ for module in (
     meters,
     reference,
     assets,
+    aggregates,
     audits,
     drifting,
     quarantine,

@@ -159,6 +159,11 @@ class Settings(BaseSettings):
         "(PEM); unset: none, and the development authority where `spine up` runs the broker too.",
     )
 
+    # Aggregates
+    aggregate_meters_min: int = Field(
+        5, ge=5, description="How few meters a published aggregate may be the sum of."
+    )
+
     # Faust
     faust_session_timeout_s: float = Field(
         6.0, gt=0, description="Silence after which a group gives a worker's partitions away."

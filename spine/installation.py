@@ -14,7 +14,7 @@ from domains.consumers.fan_out import CONSENT_FAN_OUT
 from domains.governance import catalogue as governance
 from domains.governance.decider import GOVERNANCE
 from domains.governance.holds import PARTY_HOLDS
-from domains.metering import METERING, READINGS
+from domains.metering import AGGREGATES, METERING, READINGS
 from domains.metering import catalogue as metering
 from spine import trust
 from spine.catalogue import DataDomain
@@ -32,6 +32,7 @@ DOMAINS: Final = Domains(
         trust.BTM_ASSETS_TOPIC: BTM_ASSETS,
         trust.QUARANTINE_TOPIC: PARTY_HOLDS,
         trust.METERING_REFERENCE: metering.METERING_STANDING,
+        trust.AGGREGATES_TOPIC: AGGREGATES,
         trust.GOVERNANCE_REFERENCE: governance.GOVERNANCE_STANDING,
         trust.BTM_ASSETS_REFERENCE: btm_assets.BTM_ASSETS_STANDING,
     },

@@ -46,6 +46,7 @@ OWNERS: Final[Mapping[str, SignerRole]] = {
     trust.METERING_TOPIC: SignerRole.METERING,
     trust.READINGS_TOPIC: SignerRole.METERING,
     trust.METERING_REFERENCE: SignerRole.METERING,
+    trust.AGGREGATES_TOPIC: SignerRole.METERING,
     trust.BTM_ASSETS_TOPIC: SignerRole.BTM_ASSETS,
     trust.BTM_ASSETS_REFERENCE: SignerRole.BTM_ASSETS,
 }

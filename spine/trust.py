@@ -293,6 +293,7 @@ METERING_TOPIC: Final = "metering.events.v1"
 READINGS_TOPIC: Final = "metering.readings.v1"
 CONSUMERS_REFERENCE: Final = "consumers.reference.v1"
 METERING_REFERENCE: Final = "metering.reference.v1"
+AGGREGATES_TOPIC: Final = "metering.aggregates.v1"
 BTM_ASSETS_TOPIC: Final = "btm_assets.events.v1"
 GOVERNANCE_REFERENCE: Final = "governance.reference.v1"
 BTM_ASSETS_REFERENCE: Final = "btm_assets.reference.v1"
@@ -313,6 +314,7 @@ SINGLE_PARTITION: Final = (
     ERASURES_TOPIC,
     ACKNOWLEDGEMENTS_TOPIC,
     METERING_REFERENCE,
+    AGGREGATES_TOPIC,
     GOVERNANCE_REFERENCE,
     BTM_ASSETS_REFERENCE,
     QUARANTINE_TOPIC,
@@ -341,6 +343,7 @@ MAY_WRITE: Final[dict[tuple[str, RecordType], frozenset[SignerRole]]] = {
     (GOVERNANCE_REFERENCE, RecordType.FACTS): frozenset({SignerRole.GOVERNANCE}),
     (BTM_ASSETS_REFERENCE, RecordType.FACTS): frozenset({SignerRole.BTM_ASSETS}),
     (READINGS_TOPIC, RecordType.READINGS): frozenset({SignerRole.METERING}),
+    (AGGREGATES_TOPIC, RecordType.READINGS): frozenset({SignerRole.METERING}),
     (CONSUMER_LOG, RecordType.ACCESS): frozenset({SignerRole.DSI}),
     (OUTCOMES_TOPIC, RecordType.OUTCOMES): frozenset({SignerRole.DSI}),
     (QUARANTINE_TOPIC, RecordType.QUARANTINE): _COORDINATORS,

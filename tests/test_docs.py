@@ -21,6 +21,7 @@ import pytest
 import typer
 from grpc import StatusCode
 
+from domains.metering.aggregates import Suppressed
 from spine import event, telemetry, trust, writer
 from spine.answer import Absent, Release
 from spine.cli import app
@@ -264,7 +265,7 @@ def test_every_code_that_a_page_names(page: Path) -> None:
     """Reasons, roles and states in capitals: no page tells of one that does not exist."""
     bases: Any = POLICY_DATA_V1["bases"]
     known = {str(word) for kind in (Reason, Basis, Category, ConsentState) for word in kind}
-    known |= {str(word) for kind in (Release, Absent, Verdict) for word in kind}
+    known |= {str(word) for kind in (Release, Absent, Verdict, Suppressed) for word in kind}
     known |= {purpose for terms in bases.values() for purpose in terms["purposes"]}
     known |= {code.name for code in StatusCode} | {"PLAINTEXT", "SASL_PLAINTEXT", "SASL_SSL"}
     said = {code for code in codes(page.read_text()) if re.fullmatch(r"[A-Z]+(_[A-Z]+)+", code)}

@@ -18,6 +18,7 @@ from spine.gb import GspGroup
 
 DISTRIBUTORS: Final = "distributors"
 GSP_GROUPS: Final = "gsp_groups"
+LV_FEEDERS: Final = "lv_feeders"
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 
 LISTS: Final = specs_by_name(
@@ -34,6 +35,16 @@ LISTS: Final = specs_by_name(
         re.compile(r"_[A-Z]", re.ASCII),
         optional=("distributor",),
         only=frozenset(GspGroup),
+    ),
+    ListSpec(
+        LV_FEEDERS,
+        "Low voltage feeders, by the dataset id of their aggregates; those shipped are synthetic",
+        attributes=(
+            "gsp_group",
+            "lv_feeder_id",
+            "secondary_substation_id",
+            "secondary_substation_name",
+        ),
     ),
     ListSpec(
         "measurement_quantities",
@@ -101,6 +112,19 @@ DATA_DOMAIN: Final = DataDomain(
             (trust.READINGS_TOPIC,),
             ("HH_CONSUMPTION", "EXPORT"),
             ("spine.dsi.v1.Dsi/GetReadings", "spine.dsi.v1.Dsi/StreamReadings"),
+        ),
+        DataSet(
+            "aggregated_consumption",
+            "Consumption by low voltage feeder and GSP group (synthetic feeders)",
+            "What the meters of a group used together in each half hour of a UTC day, in Wh: five "
+            "or more, in fixed bundles. Which meter is on which feeder is made up.",
+            "the metering coordinator",
+            Label.OPEN,
+            Personal.NONE,
+            "Anybody with a certificate may ask.",
+            (trust.AGGREGATES_TOPIC,),
+            methods=("spine.metering.v1.Aggregates/ListAggregates",),
+            licence="chosen by whoever runs the spine",
         ),
         DataSet(
             "metering_standing_data",

@@ -21,7 +21,12 @@ from spine.errors import Invalid, NotFound, Pushback, Reason
 from spine.governance.v1 import governance_pb2, governance_pb2_grpc
 from spine.identity import CA_ALIAS
 from spine.ledger.v1 import ledger_pb2, ledger_pb2_grpc
-from spine.metering.v1 import metering_pb2, metering_pb2_grpc
+from spine.metering.v1 import (
+    aggregates_pb2,
+    aggregates_pb2_grpc,
+    metering_pb2,
+    metering_pb2_grpc,
+)
 from spine.operations.v1 import operations_pb2, operations_pb2_grpc
 from spine.reference.v1 import reference_pb2, reference_pb2_grpc
 from spine.runtime import reachable_target
@@ -118,6 +123,12 @@ class Client:
         """A command to the metering coordinator."""
         return self._command(
             "metering", metering_pb2_grpc.MeteringStub, metering_pb2, method, fields
+        )
+
+    def aggregates(self, method: str, **fields: Any) -> Any:
+        """A publication, or a query for what was published, to the metering coordinator."""
+        return self._command(
+            "metering", aggregates_pb2_grpc.AggregatesStub, aggregates_pb2, method, fields
         )
 
     def assets(self, method: str, **fields: Any) -> Any:

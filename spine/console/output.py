@@ -1,8 +1,7 @@
 """How commands speak: tables for people, JSON for programs, one sentence and a code on failure.
 
 Exit codes: 0 done, 2 wrong usage, 3 refused or not permitted, 4 conflict, 5 not now (try again),
-6 an audit, the drift watcher or a check of conformance found a difference, 7 invalid input or
-settings, 1 anything else.
+6 an audit or a check found a difference, 7 invalid input or settings, 1 anything else.
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ from spine.policy import Role
 from spine.runtime import Process, Runtime
 from spine.server import Service, current_caller
 from spine.services import bulk, wire
+from spine.services.aggregates import aggregates
 from spine.services.background import keep_quarantined, keep_quarantined_readings
 from spine.services.deliveries import Deliveries
 from spine.services.holds import watch_holds
@@ -53,11 +54,12 @@ CACHE_FILE: Final = "deliveries.sqlite"
 async def start_metering(runtime: Runtime, name: str = "metering") -> Process:
     """Start the metering coordinator; returns once it answers."""
     process = Process(runtime, name)
-    topics = [trust.METERING_TOPIC, trust.CONSUMER_LOG, trust.METERING_REFERENCE]
+    own = [trust.METERING_TOPIC, trust.METERING_REFERENCE, trust.AGGREGATES_TOPIC]
+    topics = [*own, trust.CONSUMER_LOG]
     folds = await process.fold(topics, holds=True)
     watch_holds(process)
     writer = runtime.writer(process.appender, SignerRole.METERING, name)
-    await keep_quarantined(process, writer, [trust.METERING_TOPIC, trust.METERING_REFERENCE])
+    await keep_quarantined(process, writer, own)
     keep_quarantined_readings(process, writer)
     deliveries = Deliveries(runtime.stores(name) / CACHE_FILE, runtime.identity.log_id)
     process.on_end(deliveries.close)
@@ -83,6 +85,7 @@ async def start_metering(runtime: Runtime, name: str = "metering") -> Process:
                 service,
             ),
             standing.service,
+            aggregates(process, writer, standing),
             operations(process, writer),
         ],
         runtime.settings.metering_port,

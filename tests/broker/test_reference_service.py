@@ -33,7 +33,7 @@ from tests.helpers.log import open_new_log
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 BOARD = "governance-board"
-NEW_TOPICS = {trust.GOVERNANCE_REFERENCE, trust.BTM_ASSETS_REFERENCE}
+NEW_TOPICS = {trust.GOVERNANCE_REFERENCE, trust.BTM_ASSETS_REFERENCE, trust.AGGREGATES_TOPIC}
 RUNS = """# standing-data: 1
 # domain: metering
 # list: settlement_runs

@@ -35,6 +35,7 @@ USAGE = 2
 WORDS = {
     "answer_by": "2025-01-01",
     "as_": "governance-board",
+    "day": "2024-01-01",
     "domain": "metering",
     "expires": "2025-01-01",
     "before": "2024-01-01",
@@ -52,7 +53,10 @@ WORDS = {
     "until": "2025-01-01",
     "version": "1",
 }
-TIMES = ("answer_by", "before", "expires", "from_", "history_from", "to", "until", "as_of_known")
+TIMES = (
+    *("answer_by", "before", "day", "expires", "from_", "history_from", "to", "until"),
+    "as_of_known",
+)
 # What is no input file of any command, and what is said of it.
 WRONG_FILES = {
     "empty.csv": (b"", Reason.FILE_EMPTY),

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from domains.metering import READINGS
+from domains.metering import AGGREGATES, READINGS
 from spine import event
 from spine.codec import MAX_VALUE_BYTES, SPINE_RECORDS, Codec
 from spine.event import DataPosition, Facts, Opening, Quarantined
@@ -22,7 +22,7 @@ from spine.rows import Malformed, UnknownSchema
 from tests.helpers.records import BEGUN, CODEC
 from tests.helpers.samples import VALUES
 
-RECORD_TYPES = {*SPINE_RECORDS.values(), *READINGS.records.values()}
+RECORD_TYPES = {*SPINE_RECORDS.values(), *READINGS.records.values(), *AGGREGATES.records.values()}
 FRAMED = {name: CODEC.encode(value) for name, value in VALUES.items()}
 RECORDS = [name for name, value in VALUES.items() if type(value) in RECORD_TYPES]
 

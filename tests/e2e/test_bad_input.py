@@ -43,6 +43,7 @@ PROCESS: Final = {
     "Webhooks": "consumers",
     "Deletions": "consumers",
     "Metering": "metering",
+    "Aggregates": "metering",
     "BtmAssets": "assets",
     "Dsi": "dsi",
     "Ledger": "ledger",
@@ -656,6 +657,27 @@ CASES: Final[dict[str, dict[str, Case]]] = {
             SUPPLIER,
             AT_METER,
             (bad("ASSET_UNKNOWN", mpxn=UNKNOWN), bad("ASSET_NOT_YOURS", by=ADVISER)),
+        ),
+    },
+    "Aggregates": {
+        "PublishAggregates": Case(
+            BOARD,
+            {"day": "2013-01-05"},
+            (
+                bad("TIME_INVALID", day=""),
+                bad("TIME_INVALID", day="yesterday"),
+                bad("AGGREGATE_NOT_DUE", day=f"{NOW:%Y-%m-%d}"),
+                bad("ROLE_NOT_ALLOWED", by=SUPPLIER),
+            ),
+        ),
+        "ListAggregates": Case(
+            ADVISER,
+            {"day": "2013-01-05"},
+            (
+                bad("TIME_INVALID", day=""),
+                bad("TIME_INVALID", day="2013-01-32"),
+                bad("POSITION_INVALID", at_least=ELSEWHERE),
+            ),
         ),
     },
     # Nothing is quarantined here; tests/broker redrives and releases.

@@ -23,7 +23,7 @@ from domains.consumers.erasure import ERASURES
 from domains.consumers.fan_out import CONSENT_FAN_OUT
 from domains.governance.decider import GOVERNANCE
 from domains.governance.holds import PARTY_HOLDS
-from domains.metering import METERING, READINGS
+from domains.metering import AGGREGATES, METERING, READINGS
 from domains.metering.catalogue import METERING_STANDING
 from spine import merkle, trust
 from spine.accreditation import table_digest
@@ -59,12 +59,13 @@ from tests.helpers.samples import HALF_HOURS, REQUEST, TERMS, VALUES
 
 HERE = Path(__file__).parent
 REWRITE = os.environ.get("SPINE_REWRITE_GOLDEN") == "1"
-RECORDS = {*SPINE_RECORDS.values(), *READINGS.records.values()}
+RECORDS = {*SPINE_RECORDS.values(), *READINGS.records.values(), *AGGREGATES.records.values()}
 HISTORIES: Mapping[str, Domain] = {
     "consumers": CONSUMERS,
     "readings": READINGS,
     "corrections": READINGS,
     "gas": READINGS,
+    "aggregates": AGGREGATES,
     "registry": METERING,
     "assets": BTM_ASSETS,
     "orders": CONSENT_FAN_OUT,

@@ -28,7 +28,7 @@ from domains.consumers.events import (
 from domains.consumers.fan_out import CONSENT_FAN_OUT
 from domains.governance.decider import GOVERNANCE
 from domains.governance.holds import PARTY_HOLDS
-from domains.metering import METERING, READINGS
+from domains.metering import AGGREGATES, METERING, READINGS
 from domains.metering.catalogue import METERING_STANDING
 from spine import merkle, trust
 from spine.codec import Codec, tools
@@ -76,6 +76,7 @@ DOMAINS = (
     ACKNOWLEDGEMENTS,
     METERING,
     READINGS,
+    AGGREGATES,
     BTM_ASSETS,
     METERING_STANDING,
 )

@@ -30,6 +30,7 @@ from spine.codelist import Attribute, CodeListed, CodeWithdrawn
 from spine.gb import HALF_HOUR, Interval
 from spine.ledger.note import PublishedHead
 from spine.policy_data import POLICY_DATA_V1, data_hash
+from tests.helpers.aggregates import published
 
 METER: Final = "1200000000003"
 OLD_DAY: Final = 20_240  # 2025-06-01
@@ -313,6 +314,7 @@ VALUES: Final[dict[str, object]] = {
     "metering/MeterCommunicationLost/1": MeterCommunicationLost(at(5, 1), at(5, 2)),
     "metering/MeterCommunicationRestored/1": MeterCommunicationRestored(at(5, 3), at(5, 4)),
     "metering/ReadingsWithdrawn/1": withdrawn(METER, 3, 2, 47),
+    "metering/AggregatesPublished/1": published(),
     "btm_assets/AssetActivated/1": assets.AssetActivated(ASSET, at(3, 1)),
     "btm_assets/AssetDeclared/1": assets.AssetDeclared(ASSET, DETAILS, "adviser", at(3, 1)),
     "btm_assets/AssetDecommissioned/1": assets.AssetDecommissioned(ASSET, "replaced", at(3, 1)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, Final
 
 from domains.btm_assets import BTM_ASSETS
@@ -11,13 +12,14 @@ from domains.consumers.erasure import ERASURES
 from domains.consumers.fan_out import CONSENT_FAN_OUT
 from domains.governance.decider import GOVERNANCE
 from domains.governance.holds import PARTY_HOLDS
-from domains.metering import METERING, READINGS
+from domains.metering import AGGREGATES, METERING, READINGS
 from domains.metering.catalogue import METERING_STANDING
 from spine import trust
 from spine.domain import Domain
 from spine.event import NO_PREDECESSOR, Command, Fact, Facts, LogRecord, RecordType
 from spine.rows import Applied
 from spine.signing import Signer
+from tests.helpers import aggregates
 from tests.helpers.records import (
     BEGUN,
     BY_CONSUMERS,
@@ -141,6 +143,22 @@ def gas_story() -> list[LogRecord]:
     later = replace(gas_batch(GAS_METER, GAS_PARTITION, 300), batch_id=b"later" + bytes(11))
     for batch in (first, later, first, replace(later, batch_id=bytes(16), partition=PARTITION)):
         scene.send(scene.log.build(RecordType.READINGS, batch, BY_METERING))
+    return scene.log.records
+
+
+def aggregates_story() -> list[LogRecord]:
+    """Two days of a GSP group: one meter leaves, others come; one made too late, two unsafe."""
+    scene = Scene(topic=trust.AGGREGATES_TOPIC, partition=0, domain=AGGREGATES)
+
+    def send(record: object) -> None:
+        scene.send(scene.log.build(RecordType.READINGS, record, BY_METERING))
+
+    first = aggregates.published()
+    late = aggregates.published(day=aggregates.DAY + timedelta(days=1))
+    for record in (first, first, late, replace(late, meters_min=3)):
+        send(record)
+    later = aggregates.meters(range(2, 14))
+    send(aggregates.published(scene.rows, later, aggregates.DAY + timedelta(days=1)))
     return scene.log.records
 
 

@@ -36,6 +36,10 @@ ADMISSION = ("tests/server/test_admission.py", "tests/core/test_limits.py")
 FENCE = "tests/broker/test_fence.py::"
 LOG = "tests/broker/test_log.py::"
 
+AGGREGATES = ("tests/domains/metering/test_aggregates.py",)
+PUBLISHED = ("tests/domains/metering/test_publications.py",)
+SUMS, PUBLICATIONS = "domains/metering/aggregates.py", "domains/metering/publications.py"
+
 CHANGES = "domains/consumers/changes.py"
 PUSHING, TOLD = "spine/services/pushing.py", ("tests/server/test_pushing.py",)
 MESSAGE = ("tests/core/test_webhook.py",)
@@ -917,5 +921,69 @@ MUTANTS: tuple[Mutant, ...] = (
         "        await asyncio.gather(*map(side.level, of_partition.values()))\n",
         "",
         ("tests/broker/test_shared_trust.py",),
+    ),
+    # Aggregates
+    Mutant(
+        "a new bundle has enough meters that were in none before",
+        SUMS,
+        "        fresh = [mpxn for mpxn in mpxns if mpxn not in before.bundled]\n",
+        "        fresh = list(mpxns)\n",
+        AGGREGATES,
+    ),
+    Mutant(
+        "a bundle that lacks a meter's day is left out of it",
+        SUMS,
+        "    return all(there[mpxn].values_wh is not None",
+        "    return any(there[mpxn].values_wh is not None",
+        AGGREGATES,
+    ),
+    Mutant(
+        "newcomers wait until they are enough",
+        SUMS,
+        "        count = min(len(fresh), room) // meters_min\n",
+        "        count = -(-min(len(fresh), room) // meters_min)\n",
+        AGGREGATES,
+    ),
+    Mutant(
+        "a feeder's figure has whole bundles of its meters only",
+        SUMS,
+        "    return feeders.pop() if len(feeders) == 1 else NO_FEEDER\n",
+        "    return feeders.pop()\n",
+        AGGREGATES,
+    ),
+    Mutant(
+        "every fold holds a publication against the one before it",
+        PUBLICATIONS,
+        "    if (record.previous, record.first_bundle) != _tip(rows):\n",
+        "    if record.first_bundle != _tip(rows)[1]:\n",
+        PUBLISHED,
+    ),
+    Mutant(
+        "a day is published once",
+        PUBLICATIONS,
+        "    if rows.get(_published_row(record.gsp_group, record.day)) is not None:\n",
+        "    if False:\n",
+        PUBLISHED,
+    ),
+    Mutant(
+        "every fold counts the new meters of a bundle",
+        PUBLICATIONS,
+        "        if sum(not _bundled(rows, mpxn) for mpxn in mpxns) < record.meters_min:\n",
+        "        if len(mpxns) < record.meters_min:\n",
+        PUBLISHED,
+    ),
+    Mutant(
+        "the least may be raised and never lowered",
+        PUBLICATIONS,
+        "    if least < METERS_MIN or min(sizes, default=least) < least:\n",
+        "    if min(sizes, default=least) < least:\n",
+        PUBLISHED,
+    ),
+    Mutant(
+        "an estimate is no meter's reading",
+        "domains/metering/feeders.py",
+        "    if ESTIMATED in ",
+        "    if None in ",
+        ("tests/domains/metering/test_feeders.py",),
     ),
 )
