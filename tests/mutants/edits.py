@@ -41,6 +41,9 @@ PUBLISHED = ("tests/domains/metering/test_publications.py",)
 SUMS, PUBLICATIONS = "domains/metering/aggregates.py", "domains/metering/publications.py"
 
 CHANGES = "domains/consumers/changes.py"
+REGISTER, READS = "spine/ledger/register.py", ("tests/core/test_register.py",)
+ORIGINS, CAME_FROM = "spine/ledger/provenance_check.py", ("tests/core/test_provenance.py",)
+HISTORY = ("tests/core/test_history.py",)
 PUSHING, TOLD = "spine/services/pushing.py", ("tests/server/test_pushing.py",)
 MESSAGE = ("tests/core/test_webhook.py",)
 VIEW, FOLD, ACCESS = "spine/view.py", "spine/partition.py", "spine/access.py"
@@ -985,5 +988,85 @@ MUTANTS: tuple[Mutant, ...] = (
         "    if ESTIMATED in ",
         "    if None in ",
         ("tests/domains/metering/test_feeders.py",),
+    ),
+    # Who read what, and where it came from
+    Mutant(
+        "a former occupier stays unseen by the next",
+        REGISTER,
+        "        if request.role == Role.CONSUMER or request.category == Category.CONSENTS:\n",
+        "        if False:\n",
+        READS,
+    ),
+    Mutant(
+        "a line belongs to whoever lived there at the time asked about",
+        REGISTER,
+        "            stay.effective_from < end"
+        " and (stay.effective_to is None or begin < stay.effective_to)\n",
+        "            True\n",
+        READS,
+    ),
+    Mutant(
+        "what is recorded as released counts as disclosed",
+        REGISTER,
+        "            if known is None or outcome.release == Release.RELEASED:\n",
+        "            if known is None:\n",
+        READS,
+    ),
+    Mutant(
+        "a consent is named to whom it is of",
+        REGISTER,
+        "        return any(self.party in (c.consumer_ref, c.data_user) for c in named)\n",
+        "        return True\n",
+        READS,
+    ),
+    Mutant(
+        "a step is the record that the proof leads to",
+        ORIGINS,
+        '        if leaves[step.place].hex() != step.said["leaf"]:\n',
+        "        if False:\n",
+        CAME_FROM,
+    ),
+    Mutant(
+        "a step names a record of its own topic",
+        ORIGINS,
+        "    if len(partitions) != 1 or topics != [STEPS[kind] for kind in kinds]:\n",
+        "    if False:\n",
+        CAME_FROM,
+    ),
+    Mutant(
+        "an answer has the digest that was released",
+        ORIGINS,
+        '    if v.sha256(canonical(mpxn, rows)).hex() != transfer.said["sha256"]:\n',
+        "    if False:\n",
+        CAME_FROM,
+    ),
+    # History
+    Mutant(
+        "a file that is not as it was written is no history",
+        "spine/history.py",
+        "path.stat().st_size != file.size or sha256(_footer(path)).digest() != file.footer_sha256",
+        "False",
+        HISTORY,
+    ),
+    Mutant(
+        "every page of a file is checked",
+        "spine/history.py",
+        "page_checksum_verification=True",
+        "page_checksum_verification=False",
+        HISTORY,
+    ),
+    Mutant(
+        "a store reads what it handed over",
+        "spine/rocks.py",
+        "    return merged(stored, _sound(history.scan(start, end), path))\n",
+        "    return stored\n",
+        HISTORY,
+    ),
+    Mutant(
+        "rows go only once their file is named",
+        "spine/store.py",
+        "        self._db.put(HISTORY_ROW, pack(files))\n",
+        "",
+        HISTORY,
     ),
 )
