@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from typing import Any, Final
 
@@ -33,6 +34,7 @@ from spine.event import (
 )
 from spine.live import LiveFold
 from spine.rows import Applied, Decided
+from spine.together import Together
 from spine.writer import LogWriter
 
 MAX_REQUESTS_PER_RECORD: Final = 200
@@ -108,6 +110,7 @@ class AccessLog:
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
         self._probing: asyncio.Task[None] | None = None
+        self._leveled = Together(partial(self._probe, FOLD_TIMEOUT_S))
         self.on_unclaimed: Callable[[Ruling, Reason], None] = _nobody
         live.listeners.append(self._on_record)
 
@@ -151,7 +154,7 @@ class AccessLog:
         By a record without requests, written as a read is: a quorum that takes it has all that any
         quorum took before. Pushback(FOLD_BEHIND or INDETERMINATE) if that cannot be known.
         """
-        await self._probe(FOLD_TIMEOUT_S)
+        await self._leveled()
 
     async def _probe(self, timeout_s: float = STILL_AFTER_S) -> None:
         record = AccessRequests(

@@ -92,7 +92,8 @@ class PolicyVersionAdopted:
 class EquivalenceRow:
     """Holding that tier of one scheme for that purpose counts in the other scheme as this one does.
 
-    The role stays the same, and there are no wildcards: what is not written down does not count.
+    `to_tier` says as which tier it counts; no rule of ours asks for a tier. The role stays the
+    same, and there are no wildcards: what is not written down does not count.
     """
 
     from_scheme: str

@@ -159,6 +159,8 @@ class Subject:
     ends: Ends
     sandbox: Sandbox
     consent_id: str = ""
+    # Under which id a consent may have come to be, whatever was answered.
+    tried: str = ""
     token: str = ""
     revoked: bool = False
     _judged: dict[str, list[tuple[Question, Any]]] = field(default_factory=dict)

@@ -112,21 +112,32 @@ def _suspension(subject: Subject) -> str:
 
 @contextmanager
 def _suspended(ends: Ends, party: str) -> Iterator[None]:
-    """A party suspended and, whatever happens, reinstated: also where nobody knows if it was."""
+    """A party suspended and, whatever happens, reinstated; never from another's suspension.
+
+    Asked again under the same key, governance says whether the suspension in force began with it.
+    """
     key, said = uuid.uuid4().hex, {"party": party, "reason": "CONFORMANCE"}
     suspend = governance_pb2.SuspendParticipantRequest(idempotency_key=f"s-{key}", **said)
     reinstate = governance_pb2.ReinstateParticipantRequest(idempotency_key=f"r-{key}", **said)
+    failed: grpc.RpcError | None = None
     try:
         ends.governance("SuspendParticipant", suspend)
     except grpc.RpcError as error:
         if error_from(error).reason == Reason.ROLE_NOT_ALLOWED:
             raise NotRun(f"{ends.asker} may suspend nobody: name one who may with --as") from None
-        ends.governance("ReinstateParticipant", reinstate)
-        raise
+        failed = error
+    if not ends.governance("SuspendParticipant", suspend).replayed:
+        raise NotRun(f"{party} was suspended by somebody else meanwhile, and stays so")
     try:
+        if failed is not None:
+            raise failed
         yield
     finally:
-        ends.governance("ReinstateParticipant", reinstate)
+        try:
+            ends.governance("ReinstateParticipant", reinstate)
+        except grpc.RpcError as error:
+            came = error_from(error).reason or str(error_from(error).code)
+            raise Fails(came, f"{party} is still suspended: reinstate it") from error
 
 
 # -- standards ------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -60,6 +61,7 @@ def _token(subject: Subject) -> str:
         data_user=box.data_user,
         terms=terms,
     )
+    subject.tried = consent_id
     subject.ends.consumers("GrantConsent", grant, box.consumer)
     subject.consent_id = consent_id
     wanted = shared_trust_pb2.IssueConsentTokenRequest(consent_id=consent_id, mpxns=[box.mpxn])
@@ -128,16 +130,28 @@ def _stranger(subject: Subject) -> str:
     return "NOT_PERMITTED on both sides, for a genuine token and a forged one"
 
 
-def _revoke(subject: Subject) -> str:
-    """Also where no token came of the consent: what was tried is not left behind."""
-    if not subject.consent_id:
-        raise NotRun("no consent was granted: see technical.token")
+def _revoked(subject: Subject, consent_id: str) -> Any:
+    """The answer to the consumer's revocation."""
     revoke = consumers_pb2.RevokeConsentRequest(
         idempotency_key=f"r-{uuid.uuid4().hex}",
-        consent_id=subject.consent_id,
+        consent_id=consent_id,
         mpxns=[subject.sandbox.mpxn],
     )
-    answer = subject.ends.consumers("RevokeConsent", revoke, subject.sandbox.consumer)
+    return subject.ends.consumers("RevokeConsent", revoke, subject.sandbox.consumer)
+
+
+def leave_nothing(subject: Subject) -> None:
+    """Take back what may have been granted, whatever was answered and whatever failed since."""
+    if subject.tried and not subject.revoked:
+        with suppress(grpc.RpcError):
+            _revoked(subject, subject.tried)
+
+
+def _revoke(subject: Subject) -> str:
+    """Also where no token came of the consent."""
+    if not subject.consent_id:
+        raise NotRun("no consent was granted: see technical.token")
+    answer = _revoked(subject, subject.consent_id)
     state = answer.legs[0].state if answer.legs else ""
     if state != "REVOKED":
         raise Fails(state or "no state", "the consumer revoked it")

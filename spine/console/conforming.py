@@ -22,7 +22,7 @@ from spine.console.conformance import (
     Verdict,
 )
 from spine.console.conformance_layers import ACCREDITATION, STANDARDS
-from spine.console.conformance_tokens import TECHNICAL
+from spine.console.conformance_tokens import TECHNICAL, leave_nothing
 from spine.console.context import OPERATOR, As, AsJson, settings, target_of
 from spine.console.output import EXIT_DIFFERENT, listed, out, say, say_json
 from spine.console.parties import acknowledge, client
@@ -78,8 +78,11 @@ def conformance(
 
 
 def examine(subject: Subject) -> list[Finding]:
-    """Every check, in order."""
-    return [check.run(subject) for check in CHECKS]
+    """Every check, in order; what they made is taken back, also where they are broken off."""
+    try:
+        return [check.run(subject) for check in CHECKS]
+    finally:
+        leave_nothing(subject)
 
 
 def _counts(found: list[Finding]) -> dict[str, int]:

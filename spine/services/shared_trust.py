@@ -163,10 +163,15 @@ class ConsentTokensService(shared_trust_pb2_grpc.ConsentTokensServicer):
         self._side, self._signer = side, signer
 
     async def IssueConsentToken(self, request: Any, context: Any) -> Any:
-        """A token for a live consent, to its data user or the consent service."""
+        """A token for a consent that is live after all that was acknowledged before."""
         by, mpxns = wire.caller(), terms.mpxns(request)
         consent_id = wire.identifier(request.consent_id, "consent_id")
         folds = [self._side.fold(mpxn) for mpxn in mpxns]
+        of_partition = {fold.partition: mpxn for mpxn, fold in zip(mpxns, folds, strict=True)}
+        await asyncio.gather(*map(self._side.level, of_partition.values()))
+        for mpxn, fold in zip(mpxns, folds, strict=True):
+            if (closed := fold.closed(mpxn)) is not None:
+                raise Pushback(closed, "what stands of the meter cannot be read here yet")
         legs = [self._leg(mpxn, fold) for mpxn, fold in zip(mpxns, folds, strict=True)]
         signed_by = receipts.SignedBy(self._signer.public_key, self._signer.private.sign)
         token, text = tokens.issue(consent_id, legs, by.role, by.party, wire.now(), signed_by)

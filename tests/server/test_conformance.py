@@ -36,7 +36,7 @@ from spine.console.conformance import (
 from spine.console.output import EXIT_DIFFERENT
 from spine.consumers.v1 import consumers_pb2, consumers_pb2_grpc
 from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
-from spine.errors import Invalid, NotPermitted, Reason
+from spine.errors import Invalid, NotPermitted, Pushback, Reason
 from spine.event import Command, LogRecord
 from spine.governance.v1 import governance_pb2, governance_pb2_grpc
 from spine.identity import Authority
@@ -81,6 +81,8 @@ class World:
             for side in (CONSENT_SIDE, DATA_SIDE)
         }
         self.deaf_to: type | None = None
+        # Under which keys a suspension was commanded that was not in force.
+        self.suspensions: set[str] = set()
         for record in self.log.records:
             for fold in self.folds.values():
                 fold.apply(record)
@@ -148,8 +150,12 @@ class Governance(governance_pb2_grpc.GovernanceServicer):
     async def SuspendParticipant(self, request: Any, context: Any) -> Any:
         if current_caller().role is not Role.GOVERNANCE:
             raise NotPermitted(Reason.ROLE_NOT_ALLOWED, "only governance may command this")
-        self.world.govern(trust.party_subject(request.party), trust.ParticipantSuspended("TRY"))
-        return governance_pb2.CommandResponse()
+        replayed = request.idempotency_key in self.world.suspensions
+        known = self.world.fold.participant(request.party)
+        if not replayed and known is not None and not known.suspended:
+            self.world.govern(trust.party_subject(request.party), trust.ParticipantSuspended("TRY"))
+            self.world.suspensions.add(request.idempotency_key)
+        return governance_pb2.CommandResponse(replayed=replayed)
 
     async def ReinstateParticipant(self, request: Any, context: Any) -> Any:
         self.world.govern(trust.party_subject(request.party), trust.ParticipantReinstated("TRY"))
@@ -413,6 +419,8 @@ class Town:
         data_side: Callable[[Side], Any] = SharedTrustService,
         consent_side: Callable[[Side], Any] = SharedTrustService,
         dsi: Callable[[World], Any] = Dsi,
+        governance: Callable[[World], Any] = Governance,
+        consumers: Callable[[World], Any] = Consumers,
     ) -> None:
         world = self.world
         sides = {end: world.side(end) for end in (CONSENT_SIDE, DATA_SIDE)}
@@ -423,12 +431,12 @@ class Town:
                 (
                     "Governance",
                     governance_pb2_grpc.add_GovernanceServicer_to_server,
-                    Governance(world),
+                    governance(world),
                 ),
                 ("Reference", reference_pb2_grpc.add_ReferenceServicer_to_server, Reference()),
             ],
             CONSENT_SIDE: [
-                ("Consumers", consumers_pb2_grpc.add_ConsumersServicer_to_server, Consumers(world)),
+                ("Consumers", consumers_pb2_grpc.add_ConsumersServicer_to_server, consumers(world)),
                 ("SharedTrust", add_side, consent_side(sides[CONSENT_SIDE])),
                 (
                     "ConsentTokens",
@@ -525,6 +533,42 @@ async def test_who_is_suspended_for_a_moment_is_not_left_so(town: Town, side: An
     assert found["accreditation.suspension"][0] is Verdict.FAIL
     adviser = town.world.fold.participant(ADVISER)
     assert adviser is not None and not adviser.suspended
+
+
+class SuspendsItFirst(Governance):
+    """Somebody else suspends the party for a breach, a moment before."""
+
+    async def SuspendParticipant(self, request: Any, context: Any) -> Any:
+        known = self.world.fold.participant(request.party)
+        if known is not None and not known.suspended:
+            breach = trust.ParticipantSuspended("BREACH")
+            self.world.govern(trust.party_subject(request.party), breach)
+        return await super().SuspendParticipant(request, context)
+
+
+async def test_somebody_elses_suspension_is_never_lifted(town: Town) -> None:
+    """Whoever reinstates after each command that was answered lifts it."""
+    await town.serve(governance=SuspendsItFirst)
+    found = await town.examine()
+    assert found["accreditation.suspension"][0] is Verdict.NOT_RUN
+    adviser = town.world.fold.participant(ADVISER)
+    assert adviser is not None and adviser.suspended
+
+
+class GrantsAndSaysNo(Consumers):
+    """Grants what is asked, and its answer is lost."""
+
+    async def GrantConsent(self, request: Any, context: Any) -> Any:
+        await super().GrantConsent(request, context)
+        raise Pushback(Reason.INDETERMINATE, "nobody knows")
+
+
+async def test_a_consent_whose_grant_was_not_answered_is_taken_back(town: Town) -> None:
+    await town.serve(consumers=GrantsAndSaysNo)
+    found = await town.examine()
+    assert found["technical.token"][0] is Verdict.FAIL
+    states = [consent.state for consent in town.world.fold.subject(METER).state.consents]
+    assert states == [ConsentState.REVOKED]
 
 
 async def test_who_may_suspend_nobody_is_told_so_and_nothing_else_is_lost(town: Town) -> None:
