@@ -18,7 +18,7 @@ from domains.consumers.commands import StartSupply
 from domains.consumers.decider import CONSUMERS
 from domains.consumers.decider import tightens as consumers_tighten
 from domains.metering.feeders import feeder_of, interval_of
-from domains.metering.publications import AggregatesPublished
+from domains.metering.publications import FIGURES_MAX, AggregatesPublished
 from spine import trust
 from spine.console.client import stamp
 from spine.coordinator import Coordinator, Order
@@ -35,6 +35,7 @@ from spine.policy import Role
 from spine.runtime import Process, Runtime
 from spine.server import connect, error_from
 from spine.services.checking import check_publications
+from spine.services.evidence import Evidence, Group
 from spine.services.metering import start_metering
 from tests.helpers.accredited import accredit
 from tests.helpers.log import open_new_log
@@ -253,6 +254,22 @@ async def test_nothing_is_appended_under_a_key_that_does_not_count(
         await world.publish(-1)
     assert error_from(refused.value).reason == Reason.KEY_NOT_SEEN
     assert len(world.records()) == before
+
+
+async def test_a_group_that_fails_keeps_no_other_from_being_published(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """_B, which comes first, has more feeders than a record may hold, now and for ever."""
+    many = Group(tuple(f"f{n}" for n in range(FIGURES_MAX + 1)), ())
+    real = Evidence.groups
+    monkeypatch.setattr(Evidence, "groups", lambda *given: {"_B": many} | real(*given))
+    with pytest.raises(grpc.RpcError) as refused:
+        await world.publish(-2)
+    error = error_from(refused.value)
+    assert error.reason == Reason.REQUEST_TOO_LARGE
+    assert "1 of 2 GSP groups not published: _B REQUEST_TOO_LARGE;" in error.message
+    monkeypatch.undo()
+    assert await world.publish(-2) == [True]
 
 
 async def test_a_day_that_is_not_over_is_not_due(world: World) -> None:
