@@ -18,7 +18,6 @@ from domains.metering.catalogue import DISTRIBUTORS, GSP_GROUPS, LV_FEEDERS
 from domains.metering.feeders import interval_of
 from domains.metering.publications import (
     FIGURES_MAX,
-    AggregatesPublished,
     PublishedFigure,
     before_next,
     publication,
@@ -133,16 +132,18 @@ class AggregatesService(aggregates_pb2_grpc.AggregatesServicer):
         if len(group.feeders) > FIGURES_MAX:
             message = f"{gsp_group} has more than {FIGURES_MAX} feeders listed"
             raise Refused(Reason.REQUEST_TOO_LARGE, message)
-        record: AggregatesPublished = await asyncio.to_thread(
-            publication,
-            before_next(rows, gsp_group, group.meters),
-            gsp_group,
-            day,
-            group.feeders,
-            group.meters,
-            meters_min=self._runtime.settings.aggregate_meters_min,
-            made_at=wire.now(),
-            positions=positions,
+        made_at = wire.now()
+        record = await asyncio.to_thread(
+            lambda: publication(
+                before_next(rows, gsp_group, group.meters),
+                gsp_group,
+                day,
+                group.feeders,
+                group.meters,
+                meters_min=self._runtime.settings.aggregate_meters_min,
+                made_at=made_at,
+                positions=positions,
+            )
         )
         appended = await self._writer.write(RecordType.READINGS, trust.AGGREGATES_TOPIC, 0, record)
         await self._live.passed(appended.offset, FOLD_TIMEOUT_S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import closing
 from dataclasses import replace
@@ -17,8 +18,8 @@ import pytest_asyncio
 from domains.consumers.commands import StartSupply
 from domains.consumers.decider import CONSUMERS
 from domains.consumers.decider import tightens as consumers_tighten
-from domains.metering.feeders import feeder_of, interval_of
-from domains.metering.publications import FIGURES_MAX, AggregatesPublished
+from domains.metering.feeders import FeederRing, interval_of
+from domains.metering.publications import FIGURES_MAX, AggregatesPublished, before_next
 from spine import trust
 from spine.console.client import stamp
 from spine.coordinator import Coordinator, Order
@@ -34,6 +35,7 @@ from spine.metering.v1 import aggregates_pb2, aggregates_pb2_grpc, metering_pb2,
 from spine.policy import Role
 from spine.runtime import Process, Runtime
 from spine.server import connect, error_from
+from spine.services import aggregates as services
 from spine.services.checking import check_publications
 from spine.services.evidence import Evidence, Group
 from spine.services.metering import start_metering
@@ -47,7 +49,7 @@ FEEDERS = ("SYNTHETIC-C-001-01", "SYNTHETIC-C-001-02")
 METERS = [
     mpan
     for mpan in (f"12000000{n:05d}" for n in range(50))
-    if feeder_of(mpan, FEEDERS) == FEEDERS[0]
+    if FeederRing(FEEDERS).feeder_of(mpan) == FEEDERS[0]
 ][:7]
 DAYS = 9
 _files = iter(range(100))
@@ -191,6 +193,20 @@ async def test_values_withdrawn_take_the_whole_bundle_out_of_the_day(world: Worl
     await world.publish(3)
     assert await world.shown(3) == (0, set(), "DIFFERENCING")
     assert await world.shown(3, FEEDERS[1]) == (0, set(), "GROUP_TOO_SMALL")
+
+
+async def test_what_comes_before_is_gathered_beside_the_loop(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+
+    def gathered(*given: Any) -> Any:
+        threads.append(threading.current_thread())
+        return before_next(*given)
+
+    monkeypatch.setattr(services, "before_next", gathered)
+    await world.publish(-3)
+    assert len(threads) == 1 and threads[0] is not threading.current_thread()
 
 
 async def test_a_newcomer_is_in_no_figure(world: World) -> None:

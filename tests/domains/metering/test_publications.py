@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -97,6 +98,37 @@ def test_a_bundle_that_is_retired_is_live_no_more(rows: MemoryRows) -> None:
     assert fold_publication(later, 8, rows)
     assert list(live_bundles(rows, "_A")) == []
     assert said(rows, NEXT_DAY)["_A"] == (0, Suppressed.DIFFERENCING)
+
+
+class CountedRows(MemoryRows):
+    """Counts the rows that are asked for."""
+
+    asked = 0
+
+    def get(self, key: bytes) -> bytes | None:
+        self.asked += 1
+        return super().get(key)
+
+    def get_many(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
+        self.asked += len(keys)
+        return super().get_many(keys)
+
+    def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        for row in super().scan(start, end):
+            self.asked += 1
+            yield row
+
+
+def test_a_fold_asks_for_no_more_rows_where_more_bundles_are_live() -> None:
+    asked = set()
+    for count in (5, 500):
+        rows = CountedRows()
+        assert fold_publication(published(rows, meters(range(count))), 7, rows)
+        later = published(rows, meters(range(count)), NEXT_DAY)
+        rows.asked = 0
+        assert fold_publication(later, 8, rows)
+        asked.add(rows.asked)
+    assert len(asked) == 1
 
 
 FEW = tuple(1_000_000_000_020 + n for n in range(4))
