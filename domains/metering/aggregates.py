@@ -42,9 +42,12 @@ Ints = NDArray[np.int64]
 
 
 class Suppressed(StrEnum):
-    """Why nothing is said of a group on a day. No count stands beside it."""
+    """Why nothing is said of a group on a day. No count stands beside it.
 
-    GROUP_TOO_SMALL = "GROUP_TOO_SMALL"
+    There is one reason, be there few meters or many: two would tell whoever knows four of them
+    whether a fifth sent a whole day.
+    """
+
     DIFFERENCING = "DIFFERENCING"
 
 
@@ -140,15 +143,12 @@ def figures_of(
     whole = [b for b in (*kept, *formed) if _complete(b, there)]
     at_home = [b for b in whole if homes.get(b.number, b.feeder) == b.feeder]
     bundles = {gsp_group: whole, **_grouped(at_home, lambda bundle: bundle.feeder)}
-    members = {gsp_group: complete, **_grouped(complete, lambda meter: meter.feeder)}
     figures, suppressed = [], []
     for group in (gsp_group, *feeders):
         if summed := bundles.get(group):
             figures.append(_sum(group, summed, there))
         else:
-            few = len(members.get(group, ())) < meters_min
-            why = Suppressed.GROUP_TOO_SMALL if few else Suppressed.DIFFERENCING
-            suppressed.append((group, why))
+            suppressed.append((group, Suppressed.DIFFERENCING))
     stands, summed_up = ({b.number for b in some} for some in (kept, whole))
     return Figures(
         tuple(b.number for b in before.live if b.number not in stands),

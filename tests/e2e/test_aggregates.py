@@ -91,13 +91,13 @@ def test_a_day_is_published_for_everybody_and_tells_of_nobody(
     # a feeder of four says nothing, nor does its GSP group of them
     assert shown(days[0]) == {
         FEEDERS[0]: (6, ""),
-        FEEDERS[1]: (0, "GROUP_TOO_SMALL"),
+        FEEDERS[1]: (0, "DIFFERENCING"),
         GROUP: (6, ""),
     }
     # nor do five of six on a day when one is silent
     assert shown(days[2]) == {
         FEEDERS[0]: (0, "DIFFERENCING"),
-        FEEDERS[1]: (0, "GROUP_TOO_SMALL"),
+        FEEDERS[1]: (0, "DIFFERENCING"),
         GROUP: (0, "DIFFERENCING"),
     }
 

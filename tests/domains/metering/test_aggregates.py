@@ -258,8 +258,8 @@ def test_half_hours_are_summed_one_by_one() -> None:
 def test_a_group_that_is_too_small_says_so_and_no_count() -> None:
     found = made(day("f1", "f1", "f1", "f2", "f2"))
     assert found.suppressed == (
-        ("f2", Suppressed.GROUP_TOO_SMALL),
-        ("f3", Suppressed.GROUP_TOO_SMALL),
+        ("f2", Suppressed.DIFFERENCING),
+        ("f3", Suppressed.DIFFERENCING),
     )
     assert [(f.group, f.devices) for f in found.figures] == [(GROUP, 3), ("f1", 3)]
 
@@ -269,6 +269,13 @@ def test_enough_meters_of_which_no_bundle_is_whole_are_told_as_differencing() ->
     second = made(day("f1", "f1", "f1", "f1", without=[3]), after(Before(), first))
     assert second.figures == ()
     assert dict(second.suppressed)["f1"] is Suppressed.DIFFERENCING
+
+
+def test_nothing_that_is_said_tells_whether_one_more_sent_a_whole_day() -> None:
+    """Of those that no bundle holds: two sent a whole day, and whether the third did is unsaid."""
+    before = Before((), frozenset(names(0, 1, 2)))
+    two, three = (made(day(*["f1"] * 3, without=one), before) for one in ([2], []))
+    assert two == three and two.figures == ()
 
 
 def test_newcomers_wait_until_they_are_enough() -> None:

@@ -52,7 +52,7 @@ def test_what_was_published_is_read_back(rows: MemoryRows) -> None:
     assert said(rows) == {
         "_A": (6, ""),
         FEEDERS[0]: (6, ""),
-        FEEDERS[1]: (0, Suppressed.GROUP_TOO_SMALL),
+        FEEDERS[1]: (0, Suppressed.DIFFERENCING),
     }
     whole = {f.group: f for f in published_figures(rows, DAY)}["_A"]
     assert whole.values_wh == tuple(2_100 + 6 * h for h in range(48))
