@@ -203,7 +203,7 @@ def test_what_is_wrong_with_a_publication_by_itself(change: Any, reason: str) ->
         lambda r: replace(r, bundles=(FeederBundles(FEEDERS[1], (), (0,)),)),
         lambda r: replace(r, bundles=(FeederBundles(FEEDERS[0], (), (1,)),)),
         lambda r: forming(r, SAME),
-        lambda r: forming(r, (*SAME, *OTHERS)),
+        lambda r: replace(forming(r, (*SAME, *OTHERS)), left_out=b"\x02"),
         lambda r: replace(r, figures=figures(r, devices=5)),
         lambda r: replace(r, meters_min=7),
     ],
