@@ -58,7 +58,7 @@ class Evidence:
         listed = self._state(reference, LV_FEEDERS, below.get(reference, 0))
         lv_feeders = listed if isinstance(listed, CodeList) else CodeList()
         feeders = {str(group): feeders_of(group, lv_feeders, day) for group in GspGroup}
-        rings = {group: FeederRing(listed) for group, listed in feeders.items()}
+        rings = {group: FeederRing(names) for group, names in feeders.items()}
         found: dict[str, list[Meter]] = {}
         for partition in range(self._partitions):
             registered = below.get((trust.METERING_TOPIC, partition), 0)
