@@ -60,9 +60,7 @@ def a_day(live: int, feeders: int, new: int, moved: int = 0) -> AggregatesPublis
         ),
         apart=bits,
         left_out=bits,
-        figures=tuple(
-            AggregateFigure(group, METERS, b"\xff" * 384) for group in ("_A", *names)
-        ),
+        figures=tuple(AggregateFigure(group, METERS, b"\xff" * 384) for group in ("_A", *names)),
         suppressed=(),
     )
 
