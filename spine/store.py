@@ -116,9 +116,8 @@ class Store:
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a row, pending writes included."""
-        if key in self._pending:
-            return self._pending[key]
-        return rocks.get(self._db, self.path, key)
+        pending = self._pending.get(key)  # once: another thread may read during a commit
+        return rocks.get(self._db, self.path, key) if pending is None else pending
 
     def get_many(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
         """The values of many rows, in the order of their keys, pending writes included."""

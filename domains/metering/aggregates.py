@@ -18,26 +18,36 @@ owns meters of a bundle knows that much more of the others.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spine.gb import PERIODS_PER_UTC_DAY
+
 # What the distributors publish by: fewer devices are suppressed.
 METERS_MIN: Final = 5
-# So that a publication fits into a record. Who finds no place in a bundle waits for the next day.
-NEW_METERS_MAX: Final = 15_000
 NO_FEEDER: Final = ""
+# What a publication may take of a record, whose value is 1,032,192 bytes at most: the rest is for
+# its head and the positions of up to 500 partitions. What has no room waits for the next day.
+ROOM_BYTES: Final = 1_000_000
+# What the parts of a publication take, at most.
+_CELL_BYTES: Final = 420  # 48 numbers of 8 bytes, lengths, counts; its name comes twice on top
+MOVE_BYTES: Final = 5
+METER_BYTES: Final = 8  # 7, and a share of what the bundle takes
 
 Ints = NDArray[np.int64]
 
 
 class Suppressed(StrEnum):
-    """Why nothing is said of a group on a day. No count stands beside it."""
+    """Why nothing is said of a group on a day. No count stands beside it.
 
-    GROUP_TOO_SMALL = "GROUP_TOO_SMALL"
+    There is one reason, be there few meters or many: two would tell whoever knows four of them
+    whether a fifth sent a whole day.
+    """
+
     DIFFERENCING = "DIFFERENCING"
 
 
@@ -57,11 +67,12 @@ class Meter:
 class Bundle:
     """Meters of a GSP group that are summed together or not at all.
 
-    They were on one feeder when it was formed. If some move, it still counts in the GSP group.
+    It counts on `feeder` as long as all of them are on it, and always in the GSP group.
     """
 
     number: int
     mpxns: tuple[str, ...]
+    feeder: str = NO_FEEDER
 
 
 T = TypeVar("T")
@@ -95,11 +106,16 @@ class Figure:
 class Figures:
     """One day of a GSP group: its own figure and those of its feeders, or why there is none.
 
-    `retired` bundles, by number, take part in nothing any more; `formed` ones are new.
+    Bundles by number: `retired` ones take part in nothing any more; `formed` ones are new; `moved`
+    ones count on another feeder from here on; those `apart` count on no feeder today, as their
+    meters are on several, or have moved and find no room; those `left_out` lack a whole day.
     """
 
     retired: tuple[int, ...]
     formed: tuple[Bundle, ...]
+    moved: Mapping[int, str]
+    apart: tuple[int, ...]
+    left_out: tuple[int, ...]
     figures: tuple[Figure, ...]
     suppressed: tuple[tuple[str, Suppressed], ...]
 
@@ -114,27 +130,44 @@ def figures_of(
     """The figures of a day. `meters` are all of the GSP group on it, with readings or without."""
     there = {meter.mpxn: meter for meter in meters}
     kept = [b for b in before.live if _stands(b, there, meters_min)]
+    room = room_of(gsp_group, feeders, len(before.live))
+    homes = {bundle.number: _home(bundle, there) for bundle in kept}
+    strangers = [b for b in kept if homes[b.number] not in (b.feeder, NO_FEEDER)]
+    moved = {b.number: homes[b.number] for b in strangers[: room // MOVE_BYTES]}
+    kept = [replace(b, feeder=moved[b.number]) if b.number in moved else b for b in kept]
     taken = {mpxn for bundle in kept for mpxn in bundle.mpxns}
     complete = [m for m in there.values() if m.values_wh is not None]
-    formed = _formed([m for m in complete if m.mpxn not in taken], before, meters_min)
+    free = [m for m in complete if m.mpxn not in taken]
+    room -= len(moved) * MOVE_BYTES
+    formed = _formed(free, before, meters_min, room // METER_BYTES)
     whole = [b for b in (*kept, *formed) if _complete(b, there)]
-    bundles = {gsp_group: whole, **_grouped(whole, lambda bundle: _home(bundle, there))}
-    members = {gsp_group: complete, **_grouped(complete, lambda meter: meter.feeder)}
+    at_home = [b for b in whole if homes.get(b.number, b.feeder) == b.feeder]
+    bundles = {gsp_group: whole, **_grouped(at_home, lambda bundle: bundle.feeder)}
     figures, suppressed = [], []
     for group in (gsp_group, *feeders):
         if summed := bundles.get(group):
             figures.append(_sum(group, summed, there))
         else:
-            few = len(members.get(group, ())) < meters_min
-            why = Suppressed.GROUP_TOO_SMALL if few else Suppressed.DIFFERENCING
-            suppressed.append((group, why))
-    stands = {bundle.number for bundle in kept}
+            suppressed.append((group, Suppressed.DIFFERENCING))
+    stands, summed_up = ({b.number for b in some} for some in (kept, whole))
     return Figures(
         tuple(b.number for b in before.live if b.number not in stands),
         formed,
+        moved,
+        tuple(b.number for b in kept if homes[b.number] != b.feeder),
+        tuple(b.number for b in kept if b.number not in summed_up),
         tuple(figures),
         tuple(suppressed),
     )
+
+
+def room_of(gsp_group: str, feeders: Sequence[str], live: int) -> int:
+    """How many bytes are left of a publication for meters that are new to a bundle or have moved.
+
+    Each live bundle takes three bits: is it retired, apart, left out.
+    """
+    cells = sum(_CELL_BYTES + 2 * len(group) for group in (gsp_group, *feeders))
+    return max(0, ROOM_BYTES - cells - 3 * (live // 8 + 1))
 
 
 def _grouped(things: Iterable[T], group_of: Callable[[T], str]) -> dict[str, list[T]]:
@@ -159,31 +192,39 @@ def _complete(bundle: Bundle, there: Mapping[str, Meter]) -> bool:
     return all(there[mpxn].values_wh is not None for mpxn in bundle.mpxns)
 
 
-def _formed(free: Sequence[Meter], before: Before, meters_min: int) -> tuple[Bundle, ...]:
-    """Bundles of meters that are in none, feeder by feeder, as many as there is room for.
+def _formed(
+    free: Sequence[Meter], before: Before, meters_min: int, room: int
+) -> tuple[Bundle, ...]:
+    """Bundles of meters that are in none, feeder by feeder, with room for so many meters.
 
-    Each gets `meters_min` or more that never were in one; who once was only comes along.
+    Each gets `meters_min` or more that never were in one; who once was only comes along. Those of a
+    feeder who have to wait are enough for a bundle, so that none waits for ever.
     """
     made: list[Bundle] = []
-    room = NEW_METERS_MAX
-    for _, meters in sorted(_grouped(free, lambda meter: meter.feeder).items()):
+    for feeder, meters in sorted(_grouped(free, lambda meter: meter.feeder).items()):
         mpxns = sorted(meter.mpxn for meter in meters)
         fresh = [mpxn for mpxn in mpxns if mpxn not in before.bundled]
         count = min(len(fresh), room) // meters_min
-        if not count:
+        some_wait = len(fresh) > room
+        if some_wait and len(fresh) - count * meters_min < meters_min:
+            count -= 1
+        if count < 1:
             continue
         again = [mpxn for mpxn in mpxns if mpxn in before.bundled][:meters_min]
+        rest = [] if some_wait else fresh[count * meters_min :]
         parts = [fresh[n * meters_min : (n + 1) * meters_min] for n in range(count)]
-        parts[-1] += [*fresh[count * meters_min :][: meters_min - 1], *again]
+        parts[-1] += [*rest, *again][: room - count * meters_min]
         for part in parts:
-            made.append(Bundle(before.next_number + len(made), tuple(sorted(part))))
+            made.append(Bundle(before.next_number + len(made), tuple(sorted(part)), feeder))
             room -= len(part)
     return tuple(made)
 
 
 def _sum(group: str, bundles: Sequence[Bundle], there: Mapping[str, Meter]) -> Figure:
     mpxns = [mpxn for bundle in bundles for mpxn in bundle.mpxns]
-    values = [day for mpxn in mpxns if (day := there[mpxn].values_wh) is not None]
-    total: Ints = np.sum(values, axis=0, dtype=np.int64)
+    total: Ints = np.zeros(PERIODS_PER_UTC_DAY, np.int64)
+    for mpxn in mpxns:
+        if (values := there[mpxn].values_wh) is not None:
+            total += values
     numbers = tuple(bundle.number for bundle in bundles)
     return Figure(group, numbers, len(mpxns), tuple(total.tolist()))

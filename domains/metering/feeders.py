@@ -2,16 +2,18 @@
 
 The GSP group is the one that the register has, or else that of the host distributor whose id begins
 the MPAN. The link to a feeder is SYNTHETIC: which home hangs on which feeder is known to its
-distributor only. Here the feeders are a list of standing data (`lv_feeders`, made up), and a meter
-is on that feeder of its GSP group whose hash with the MPAN is the largest. So no list of who lives
-where is kept; a feeder that is added takes meters from others, and none moves otherwise. Whoever
-has true links puts them here: the rules of `aggregates` take any.
+distributor only. Here the feeders are a list of standing data (`lv_feeders`, made up), each at many
+points of a ring of hashes, and a meter is on that feeder of its GSP group whose point comes next
+after its own. So no list of who lives where is kept; a feeder that is added takes meters from
+others, and none moves otherwise. Whoever has true links puts them here: the rules of `aggregates`
+take any.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from bisect import bisect
+from collections.abc import Iterable
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Final
 
@@ -27,6 +29,7 @@ from spine.gb import MPAN_DIGITS, Interval, Mpan
 # The quality code of a value that no meter sent.
 ESTIMATED: Final = "E"
 _LINK: Final = b"energyos-synthetic-link-v1\x00"
+_POINTS: Final = 64  # of each feeder on the ring, so that feeders come out about as large
 
 
 def interval_of(day: date) -> Interval:
@@ -41,13 +44,27 @@ def feeders_of(gsp_group: str, lv_feeders: CodeList, day: date) -> tuple[str, ..
     return tuple(entry.code for entry in listed if entry.attribute("gsp_group") == gsp_group)
 
 
-def feeder_of(mpxn: str, feeders: Sequence[str]) -> str:
-    """The feeder that the synthetic rule gives a meter, of these; none if there are none."""
-    return max(feeders, key=lambda feeder: _weight(mpxn, feeder), default=NO_FEEDER)
+class FeederRing:
+    """The synthetic rule for these feeders: a hash and a search for each meter, however many."""
+
+    def __init__(self, feeders: Iterable[str]) -> None:
+        points = sorted(
+            (_point(f"{feeder}\x00{number}"), feeder)
+            for feeder in feeders
+            for number in range(_POINTS)
+        )
+        self._points = [point for point, _ in points]
+        self._feeders = [feeder for _, feeder in points]
+
+    def feeder_of(self, mpxn: str) -> str:
+        """The feeder that the rule gives a meter; none if there are none."""
+        if not self._feeders:
+            return NO_FEEDER
+        return self._feeders[bisect(self._points, _point(mpxn)) % len(self._feeders)]
 
 
-def _weight(mpxn: str, feeder: str) -> bytes:
-    return hashlib.sha256(_LINK + f"{mpxn}\x00{feeder}".encode()).digest()
+def _point(text: str) -> bytes:
+    return hashlib.sha256(_LINK + text.encode()).digest()
 
 
 def gsp_group_of(mpxn: str, point: MeteringPoint, day: date) -> str:
@@ -65,9 +82,9 @@ def gsp_group_of(mpxn: str, point: MeteringPoint, day: date) -> str:
     return point.gsp_group or Mpan(mpxn).host_gsp_group or ""
 
 
-def meter_of(rows: ReadableRows, below: int, mpxn: str, feeders: Sequence[str], day: date) -> Meter:
+def meter_of(rows: ReadableRows, below: int, mpxn: str, ring: FeederRing, day: date) -> Meter:
     """The meter with its readings of that day, as the log below an offset has them."""
-    return Meter(mpxn, feeder_of(mpxn, feeders), whole_day(rows, below, mpxn, day))
+    return Meter(mpxn, ring.feeder_of(mpxn), whole_day(rows, below, mpxn, day))
 
 
 def whole_day(rows: ReadableRows, below: int, mpxn: str, day: date) -> Ints | None:

@@ -9,14 +9,34 @@ be judged without the readings; `spine aggregates check` does that, from the log
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from itertools import islice
 from typing import Final
 
 import numpy as np
 
-from domains.metering.aggregates import METERS_MIN, Before, Bundle, Meter, Suppressed, figures_of
+from domains.metering.aggregates import (
+    METERS_MIN,
+    Before,
+    Bundle,
+    Figures,
+    Meter,
+    Suppressed,
+    figures_of,
+)
+from domains.metering.bundle_table import (
+    BundleTable,
+    from_bits,
+    is_live,
+    live_bundles,
+    put_members,
+    put_retired,
+    put_table,
+    table_of,
+    to_bits,
+)
 from spine.domain import ReadableRows, Rows
 from spine.errors import Reason
 from spine.event import NO_PREDECESSOR, DataPosition, epoch_ms, from_epoch_ms
@@ -24,25 +44,24 @@ from spine.gb import MPAN_DIGITS, PERIODS_PER_UTC_DAY, GspGroup
 from spine.trust import AGGREGATES_TOPIC
 
 FIGURES_MAX: Final = 1_000
+_AT_ONCE: Final = 10_000  # rows of meters read
 _VALUES: Final = np.dtype("<i8")
 TIP_ROW: Final = b"t/"
-BUNDLE_PREFIX: Final = b"u/"
 METER_PREFIX: Final = b"m/"
 PUBLISHED_PREFIX: Final = b"p/"
 FIGURE_PREFIX: Final = b"d/"
+_MEMBER = struct.Struct(">i")  # number of the bundle that a meter was in last; then its GSP group
 _TIP = struct.Struct(">qi")  # offset of the last publication, number of the next bundle
 _FIGURE = struct.Struct(">qqi")  # offset, published at (epoch ms), devices; then values or why not
 
 
 @dataclass(frozen=True, slots=True)
 class AggregateFigure:
-    """A group's figure: the sum of these bundles, by number, and how many devices they have.
-
-    `values` are 48 signed 64-bit little-endian integers, Wh.
+    """A group's figure: the sum of its bundles that are not left out, and how many devices they
+    have. `values` are 48 signed 64-bit little-endian integers, Wh.
     """
 
     group: str
-    bundles: tuple[int, ...]
     devices: int
     values: bytes
 
@@ -56,12 +75,24 @@ class AggregateSuppressed:
 
 
 @dataclass(frozen=True, slots=True)
+class FeederBundles:
+    """The bundles that count on a feeder from here on: new ones, as the MPANs of each, and by
+    number those that have moved to it.
+    """
+
+    feeder: str
+    formed: tuple[tuple[int, ...], ...]
+    moved: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class AggregatesPublished:
     """The value of a record of type r in `metering.aggregates.v1`. Frozen.
 
     `day` is a UTC day. `previous` is the offset of the publication before it, of any group;
     `positions` how far the log was read for it. A new bundle's number is `first_bundle` and its
-    place in `formed`.
+    place among all new ones. `retired` has a bit for each live bundle, `apart` and `left_out` one
+    for each that is live then, in order of number (`bundle_table.to_bits`).
     """
 
     topic: str
@@ -73,8 +104,10 @@ class AggregatesPublished:
     published_at: datetime
     positions: tuple[DataPosition, ...]
     first_bundle: int
-    formed: tuple[tuple[str, ...], ...]
-    retired: tuple[int, ...]
+    retired: bytes
+    bundles: tuple[FeederBundles, ...]
+    apart: bytes
+    left_out: bytes
     figures: tuple[AggregateFigure, ...]
     suppressed: tuple[AggregateSuppressed, ...]
 
@@ -94,14 +127,23 @@ class PublishedFigure:
 
 
 def before_next(rows: ReadableRows, gsp_group: str, meters: Iterable[Meter]) -> tuple[int, Before]:
-    """The offset of the last publication in these rows, and what it leaves to the next one."""
+    """The offset of the last publication in these rows, and what it leaves to the next one.
+
+    May run beside the fold of these rows: the offset is read first, so that what is made of rows of
+    two publications names the earlier one, and counts nowhere.
+    """
     previous, next_number = _tip(rows)
-    bundled = frozenset(meter.mpxn for meter in meters if _bundled(rows, meter.mpxn))
-    return previous, Before(tuple(live_bundles(rows, gsp_group)), bundled, next_number)
+    mpxns = iter([meter.mpxn for meter in meters])
+    bundled: set[str] = set()
+    while some := list(islice(mpxns, _AT_ONCE)):
+        found = zip(some, _last_bundles(rows, some), strict=True)
+        bundled.update(mpxn for mpxn, last in found if last is not None)
+    return previous, Before(tuple(live_bundles(rows, gsp_group)), frozenset(bundled), next_number)
 
 
-def _bundled(rows: ReadableRows, mpxn: str) -> bool:
-    return rows.get(METER_PREFIX + mpxn.encode()) is not None
+def _last_bundles(rows: ReadableRows, mpxns: Sequence[str]) -> Sequence[bytes | None]:
+    """The bundle that each meter was in last, as it is stored; None if it never was in one."""
+    return rows.get_many([METER_PREFIX + mpxn.encode() for mpxn in mpxns])
 
 
 def publication(
@@ -118,6 +160,9 @@ def publication(
     """The record of that day, following on what `before_next` gave."""
     previous, before = following
     made = figures_of(gsp_group, feeders, meters, before, meters_min)
+    live = [bundle.number for bundle in before.live]
+    gone = set(made.retired)
+    then_live = [n for n in live if n not in gone] + [bundle.number for bundle in made.formed]
     return AggregatesPublished(
         AGGREGATES_TOPIC,
         0,
@@ -128,13 +173,26 @@ def publication(
         made_at,
         positions,
         before.next_number,
-        tuple(bundle.mpxns for bundle in made.formed),
-        made.retired,
-        tuple(
-            AggregateFigure(f.group, f.bundles, f.devices, _vector(f.values_wh))
-            for f in made.figures
-        ),
+        to_bits(made.retired, live),
+        _by_feeder(made),
+        to_bits(made.apart, then_live),
+        to_bits(made.left_out, then_live),
+        tuple(AggregateFigure(f.group, f.devices, _vector(f.values_wh)) for f in made.figures),
         tuple(AggregateSuppressed(group, why) for group, why in made.suppressed),
+    )
+
+
+def _by_feeder(made: Figures) -> tuple[FeederBundles, ...]:
+    """In the order of the feeders, which is that of the new numbers too."""
+    formed: dict[str, list[tuple[int, ...]]] = {}
+    for bundle in made.formed:
+        formed.setdefault(bundle.feeder, []).append(tuple(map(int, bundle.mpxns)))
+    moved: dict[str, list[int]] = {}
+    for number, feeder in made.moved.items():
+        moved.setdefault(feeder, []).append(number)
+    return tuple(
+        FeederBundles(feeder, tuple(formed.get(feeder, ())), tuple(moved.get(feeder, ())))
+        for feeder in sorted({*formed, *moved})
     )
 
 
@@ -154,9 +212,9 @@ def publication_problem(record: AggregatesPublished, partition_count: int) -> st
     if not _well_formed(record):
         return Reason.AGGREGATE_MALFORMED
     least = record.meters_min
-    sizes = [figure.devices for figure in record.figures]
-    sizes += [len(mpxns) for mpxns in record.formed]
-    members = [mpxn for mpxns in record.formed for mpxn in mpxns]
+    formed = [mpxns for each in record.bundles for mpxns in each.formed]
+    sizes = [figure.devices for figure in record.figures] + [len(mpxns) for mpxns in formed]
+    members = [mpxn for mpxns in formed for mpxn in mpxns]
     if least < METERS_MIN or min(sizes, default=least) < least:
         return Reason.AGGREGATE_UNSAFE
     return Reason.AGGREGATE_UNSAFE if len(set(members)) != len(members) else ""
@@ -164,6 +222,8 @@ def publication_problem(record: AggregatesPublished, partition_count: int) -> st
 
 def _well_formed(record: AggregatesPublished) -> bool:
     groups = [f.group for f in record.figures] + [s.group for s in record.suppressed]
+    feeders = [each.feeder for each in record.bundles]
+    moved = [number for each in record.bundles for number in each.moved]
     vectors = [figure.values for figure in record.figures]
     whole = all(len(v) == PERIODS_PER_UTC_DAY * _VALUES.itemsize for v in vectors)
     return (
@@ -172,48 +232,77 @@ def _well_formed(record: AggregatesPublished) -> bool:
         and all(int(np.frombuffer(values, _VALUES).min()) >= 0 for values in vectors)
         and record.gsp_group in groups
         and len(set(groups)) == len(groups) <= FIGURES_MAX + 1
-        and all(g.isascii() and g.isprintable() for g in groups)
+        and all(g.isascii() and g.isprintable() for g in (*groups, *feeders))
+        and feeders == sorted(set(feeders))
+        and len(set(moved)) == len(moved)
         and {s.reason for s in record.suppressed} <= set(Suppressed)
-        and all(_is_mpan(mpxn) for mpxns in record.formed for mpxn in mpxns)
-        and all(len(set(f.bundles)) == len(f.bundles) for f in record.figures)
+        and all(
+            0 <= mpxn < 10**MPAN_DIGITS
+            for each in record.bundles
+            for mpxns in each.formed
+            for mpxn in mpxns
+        )
         and record.first_bundle >= 0
     )
 
 
-def _is_mpan(text: str) -> bool:
-    return len(text) == MPAN_DIGITS and text.isascii() and text.isdigit()
-
-
-def _follows(record: AggregatesPublished, rows: ReadableRows) -> bool:
-    """Whether it is the next publication, the first of its day, and made of whole bundles."""
+def _next_table(record: AggregatesPublished, rows: ReadableRows) -> BundleTable | None:
+    """The bundles that are live then, if it is the next publication, the first of its day, and made
+    of whole bundles; else None.
+    """
     if (record.previous, record.first_bundle) != _tip(rows):
-        return False
+        return None
     if rows.get(_published_row(record.gsp_group, record.day)) is not None:
+        return None
+    table = table_of(rows, record.gsp_group)
+    retired = from_bits(record.retired, len(table.rows))
+    if retired is None:
+        return None
+    gone = frozenset(table.rows["number"][retired].tolist())
+    formed = formed_by(record)
+    if not all(_is_new(bundle, record.meters_min, gone, rows) for bundle in formed):
+        return None
+    moved = {each.feeder: each.moved for each in record.bundles}
+    kept = table.without(retired).with_homes(moved)
+    found = None if kept is None else kept.with_new(formed)
+    return found if found is not None and _sums_whole_bundles(record, found) else None
+
+
+def _is_new(bundle: Bundle, least: int, gone: frozenset[int], rows: ReadableRows) -> bool:
+    """Whether it has enough meters that never were in a bundle, and none that is in a live one."""
+    last = _last_bundles(rows, bundle.mpxns)
+    if sum(stored is None for stored in last) < least:
         return False
-    for mpxns in record.formed:
-        if sum(not _bundled(rows, mpxn) for mpxn in mpxns) < record.meters_min:
-            return False
-    live = {bundle.number: bundle for bundle in live_bundles(rows, record.gsp_group)}
-    retired = set(record.retired)
-    if not retired <= set(live):
+    return not any(_is_in(stored, gone, rows) for stored in last if stored is not None)
+
+
+def _is_in(stored: bytes, gone: frozenset[int], rows: ReadableRows) -> bool:
+    """Whether the bundle that a meter was in last is live, of whatever group."""
+    (number,) = _MEMBER.unpack_from(stored)
+    gsp_group = stored[_MEMBER.size :].decode()
+    return number not in gone and is_live(rows, gsp_group, number)
+
+
+def _sums_whole_bundles(record: AggregatesPublished, table: BundleTable) -> bool:
+    """Whether each figure has just the meters of its bundles, none of which is too small."""
+    left_out = from_bits(record.left_out, len(table.rows))
+    apart = from_bits(record.apart, len(table.rows))
+    if left_out is None or apart is None:
         return False
-    summed = {number: bundle for number, bundle in live.items() if number not in retired}
-    summed |= {bundle.number: bundle for bundle in _formed(record)}
-    members = [mpxn for bundle in summed.values() for mpxn in bundle.mpxns]
-    if len(set(members)) != len(members):
+    if int(table.rows["devices"].min(initial=record.meters_min)) < record.meters_min:
         return False
-    sizes = {number: len(bundle.mpxns) for number, bundle in summed.items()}
-    return all(_sums_whole_bundles(figure, sizes, record.meters_min) for figure in record.figures)
+    whole, devices = table.devices(~left_out, apart)
+    devices |= {record.gsp_group: whole}
+    return all(devices.get(figure.group) == figure.devices for figure in record.figures)
 
 
-def _sums_whole_bundles(figure: AggregateFigure, sizes: Mapping[int, int], least: int) -> bool:
-    found = [sizes.get(number, 0) for number in figure.bundles]
-    return min(found, default=0) >= least and sum(found) == figure.devices
-
-
-def _formed(record: AggregatesPublished) -> Iterator[Bundle]:
-    for number, mpxns in enumerate(record.formed, record.first_bundle):
-        yield Bundle(number, mpxns)
+def formed_by(record: AggregatesPublished) -> list[Bundle]:
+    """The bundles that it forms."""
+    formed = ((each.feeder, mpxns) for each in record.bundles for mpxns in each.formed)
+    return [
+        Bundle(number, tuple(f"{mpxn:0{MPAN_DIGITS}}" for mpxn in mpxns), feeder)
+        for number, (feeder, mpxns) in enumerate(formed, record.first_bundle)
+    ]
 
 
 # Folding
@@ -221,15 +310,19 @@ def _formed(record: AggregatesPublished) -> Iterator[Bundle]:
 
 def fold_publication(record: AggregatesPublished, offset: int, rows: Rows) -> bool:
     """Put the figures of a publication; False, and nothing is put, if it does not follow."""
-    if not _follows(record, rows):
+    table = _next_table(record, rows)
+    if table is None:
         return False
-    for number in record.retired:
-        rows.put(_bundle_row(record.gsp_group, number), b"")
-    for bundle in _formed(record):
-        members = "".join(bundle.mpxns).encode()
-        rows.put(_bundle_row(record.gsp_group, bundle.number), members)
+    formed = formed_by(record)
+    before = table_of(rows, record.gsp_group)
+    gone = np.setdiff1d(before.rows["number"], table.rows["number"])
+    put_retired(rows, record.gsp_group, gone.tolist())
+    put_members(rows, record.gsp_group, formed)
+    put_table(rows, record.gsp_group, table)
+    for bundle in formed:
+        member = _MEMBER.pack(bundle.number) + record.gsp_group.encode()
         for mpxn in bundle.mpxns:
-            rows.put(METER_PREFIX + mpxn.encode(), struct.pack(">i", bundle.number))
+            rows.put(METER_PREFIX + mpxn.encode(), member)
     at = epoch_ms(record.published_at)
     for figure in record.figures:
         head = _FIGURE.pack(offset, at, figure.devices)
@@ -238,7 +331,7 @@ def fold_publication(record: AggregatesPublished, offset: int, rows: Rows) -> bo
         head = _FIGURE.pack(offset, at, 0)
         rows.put(_figure_row(record, left_out.group), head + left_out.reason.encode())
     rows.put(_published_row(record.gsp_group, record.day), struct.pack(">q", offset))
-    next_number = record.first_bundle + len(record.formed)
+    next_number = record.first_bundle + len(formed)
     rows.put(TIP_ROW, _TIP.pack(offset, next_number))
     return True
 
@@ -255,10 +348,6 @@ def _day(day: date) -> bytes:
     return struct.pack(">I", day.toordinal())
 
 
-def _bundle_row(gsp_group: str, number: int) -> bytes:
-    return BUNDLE_PREFIX + gsp_group.encode() + struct.pack(">i", number)
-
-
 def _published_row(gsp_group: str, day: date) -> bytes:
     return PUBLISHED_PREFIX + gsp_group.encode() + _day(day)
 
@@ -268,17 +357,6 @@ def _figure_row(record: AggregatesPublished, group: str) -> bytes:
 
 
 # Reading
-
-
-def live_bundles(rows: ReadableRows, gsp_group: str) -> Iterator[Bundle]:
-    """The bundles of a GSP group that are not retired, in order of number."""
-    prefix = BUNDLE_PREFIX + gsp_group.encode()
-    for key, stored in rows.scan(prefix, prefix + b"\xff\xff\xff\xff\xff"):
-        if stored:
-            (number,) = struct.unpack(">i", key[len(prefix) :])
-            text = stored.decode()
-            starts = range(0, len(text), MPAN_DIGITS)
-            yield Bundle(number, tuple(text[start : start + MPAN_DIGITS] for start in starts))
 
 
 def published_at(rows: ReadableRows, gsp_group: str, day: date) -> int | None:

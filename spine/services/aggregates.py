@@ -18,7 +18,6 @@ from domains.metering.catalogue import DISTRIBUTORS, GSP_GROUPS, LV_FEEDERS
 from domains.metering.feeders import interval_of
 from domains.metering.publications import (
     FIGURES_MAX,
-    AggregatesPublished,
     PublishedFigure,
     before_next,
     publication,
@@ -27,7 +26,7 @@ from domains.metering.publications import (
 )
 from spine import trust
 from spine.common.v1 import common_pb2
-from spine.errors import Conflict, Invalid, NotPermitted, Pushback, Reason, Refused
+from spine.errors import Conflict, Invalid, NotPermitted, Pushback, Reason, Refused, SpineError
 from spine.event import DataPosition, RecordType
 from spine.gb import SettlementDate
 from spine.live import LiveFold
@@ -65,6 +64,9 @@ class AggregatesService(aggregates_pb2_grpc.AggregatesServicer):
         Refused       AGGREGATE_NOT_DUE: the day is not over
         Conflict      RACE_LOST: another coordinator publishes; call again
         Pushback      an append in doubt, or not possible now: call again
+
+        A group that fails keeps no other from being published. The error is that of the first that
+        failed, and its message names each.
         """
         if wire.caller().role != Role.GOVERNANCE:
             raise NotPermitted(Reason.ROLE_NOT_ALLOWED, "only governance publishes aggregates")
@@ -96,7 +98,18 @@ class AggregatesService(aggregates_pb2_grpc.AggregatesServicer):
         async with self._publishing:
             await self._folds.level(FOLD_TIMEOUT_S)
             positions, groups = await asyncio.to_thread(self._made_from, day)
-            return [await self._publish(day, g, groups[g], positions) for g in groups]
+            done: list[Any] = []
+            failed: dict[str, SpineError] = {}
+            for name, group in groups.items():
+                try:
+                    done.append(await self._publish(day, name, group, positions))
+                except SpineError as error:
+                    failed[name] = error
+                    place = {"day": str(day), "gsp_group": name}
+                    _log.warning("aggregates.group_failed", **place, reason=str(error))
+            if failed:
+                raise _of_groups(failed, len(groups))
+            return done
 
     def _made_from(self, day: date) -> tuple[tuple[DataPosition, ...], Mapping[str, Group]]:
         """The log as it is now, and the groups of that day in it. Blocking."""
@@ -119,16 +132,18 @@ class AggregatesService(aggregates_pb2_grpc.AggregatesServicer):
         if len(group.feeders) > FIGURES_MAX:
             message = f"{gsp_group} has more than {FIGURES_MAX} feeders listed"
             raise Refused(Reason.REQUEST_TOO_LARGE, message)
-        record: AggregatesPublished = await asyncio.to_thread(
-            publication,
-            before_next(rows, gsp_group, group.meters),
-            gsp_group,
-            day,
-            group.feeders,
-            group.meters,
-            meters_min=self._runtime.settings.aggregate_meters_min,
-            made_at=wire.now(),
-            positions=positions,
+        made_at = wire.now()
+        record = await asyncio.to_thread(
+            lambda: publication(
+                before_next(rows, gsp_group, group.meters),
+                gsp_group,
+                day,
+                group.feeders,
+                group.meters,
+                meters_min=self._runtime.settings.aggregate_meters_min,
+                made_at=made_at,
+                positions=positions,
+            )
         )
         appended = await self._writer.write(RecordType.READINGS, trust.AGGREGATES_TOPIC, 0, record)
         await self._live.passed(appended.offset, FOLD_TIMEOUT_S)
@@ -191,6 +206,15 @@ class AggregatesService(aggregates_pb2_grpc.AggregatesServicer):
             lv_feeder_name="" if feeder is None else feeder.label,
             **names,
         )
+
+
+def _of_groups(failed: Mapping[str, SpineError], groups: int) -> SpineError:
+    """One error of all the groups of a day that failed."""
+    first = next(iter(failed.values()))
+    each = ", ".join(f"{name} {error.reason}" for name, error in failed.items())
+    said = f"{len(failed)} of {groups} GSP groups not published: {each}"
+    first.message = f"{said}; the first because {first.message}"
+    return first
 
 
 def aggregates(process: Process, writer: LogWriter, standing: StandingData) -> Service:

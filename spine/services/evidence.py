@@ -17,7 +17,7 @@ from typing import Final
 from domains.metering.aggregates import Meter
 from domains.metering.catalogue import LV_FEEDERS
 from domains.metering.events import MeteringPoint
-from domains.metering.feeders import feeders_of, gsp_group_of, meter_of
+from domains.metering.feeders import FeederRing, feeders_of, gsp_group_of, meter_of
 from spine import trust
 from spine.codelist import CodeList
 from spine.event import DataPosition
@@ -58,6 +58,7 @@ class Evidence:
         listed = self._state(reference, LV_FEEDERS, below.get(reference, 0))
         lv_feeders = listed if isinstance(listed, CodeList) else CodeList()
         feeders = {str(group): feeders_of(group, lv_feeders, day) for group in GspGroup}
+        rings = {group: FeederRing(names) for group, names in feeders.items()}
         found: dict[str, list[Meter]] = {}
         for partition in range(self._partitions):
             registered = below.get((trust.METERING_TOPIC, partition), 0)
@@ -66,7 +67,7 @@ class Evidence:
             for mpxn, point in self._points(partition, registered):
                 group = gsp_group_of(mpxn, point, day)
                 if group in feeders:
-                    meter = meter_of(rows, recorded, mpxn, feeders[group], day)
+                    meter = meter_of(rows, recorded, mpxn, rings[group], day)
                     found.setdefault(group, []).append(meter)
         return {group: Group(feeders[group], meters) for group, meters in sorted(found.items())}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import closing
 from dataclasses import replace
@@ -17,8 +18,8 @@ import pytest_asyncio
 from domains.consumers.commands import StartSupply
 from domains.consumers.decider import CONSUMERS
 from domains.consumers.decider import tightens as consumers_tighten
-from domains.metering.feeders import feeder_of, interval_of
-from domains.metering.publications import AggregatesPublished
+from domains.metering.feeders import FeederRing, interval_of
+from domains.metering.publications import FIGURES_MAX, AggregatesPublished, before_next
 from spine import trust
 from spine.console.client import stamp
 from spine.coordinator import Coordinator, Order
@@ -34,7 +35,9 @@ from spine.metering.v1 import aggregates_pb2, aggregates_pb2_grpc, metering_pb2,
 from spine.policy import Role
 from spine.runtime import Process, Runtime
 from spine.server import connect, error_from
+from spine.services import aggregates as services
 from spine.services.checking import check_publications
+from spine.services.evidence import Evidence, Group
 from spine.services.metering import start_metering
 from tests.helpers.accredited import accredit
 from tests.helpers.log import open_new_log
@@ -46,7 +49,7 @@ FEEDERS = ("SYNTHETIC-C-001-01", "SYNTHETIC-C-001-02")
 METERS = [
     mpan
     for mpan in (f"12000000{n:05d}" for n in range(50))
-    if feeder_of(mpan, FEEDERS) == FEEDERS[0]
+    if FeederRing(FEEDERS).feeder_of(mpan) == FEEDERS[0]
 ][:7]
 DAYS = 9
 _files = iter(range(100))
@@ -189,7 +192,21 @@ async def test_values_withdrawn_take_the_whole_bundle_out_of_the_day(world: Worl
     await world.metering("WithdrawReadings", request)
     await world.publish(3)
     assert await world.shown(3) == (0, set(), "DIFFERENCING")
-    assert await world.shown(3, FEEDERS[1]) == (0, set(), "GROUP_TOO_SMALL")
+    assert await world.shown(3, FEEDERS[1]) == (0, set(), "DIFFERENCING")
+
+
+async def test_what_comes_before_is_gathered_beside_the_loop(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+
+    def gathered(*given: Any) -> Any:
+        threads.append(threading.current_thread())
+        return before_next(*given)
+
+    monkeypatch.setattr(services, "before_next", gathered)
+    await world.publish(-3)
+    assert len(threads) == 1 and threads[0] is not threading.current_thread()
 
 
 async def test_a_newcomer_is_in_no_figure(world: World) -> None:
@@ -253,6 +270,22 @@ async def test_nothing_is_appended_under_a_key_that_does_not_count(
         await world.publish(-1)
     assert error_from(refused.value).reason == Reason.KEY_NOT_SEEN
     assert len(world.records()) == before
+
+
+async def test_a_group_that_fails_keeps_no_other_from_being_published(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """_B, which comes first, has more feeders than a record may hold, now and for ever."""
+    many = Group(tuple(f"f{n}" for n in range(FIGURES_MAX + 1)), ())
+    real = Evidence.groups
+    monkeypatch.setattr(Evidence, "groups", lambda *given: {"_B": many} | real(*given))
+    with pytest.raises(grpc.RpcError) as refused:
+        await world.publish(-2)
+    error = error_from(refused.value)
+    assert error.reason == Reason.REQUEST_TOO_LARGE
+    assert "1 of 2 GSP groups not published: _B REQUEST_TOO_LARGE;" in error.message
+    monkeypatch.undo()
+    assert await world.publish(-2) == [True]
 
 
 async def test_a_day_that_is_not_over_is_not_due(world: World) -> None:

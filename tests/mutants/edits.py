@@ -971,8 +971,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "every fold counts the new meters of a bundle",
         PUBLICATIONS,
-        "        if sum(not _bundled(rows, mpxn) for mpxn in mpxns) < record.meters_min:\n",
-        "        if len(mpxns) < record.meters_min:\n",
+        "    if sum(stored is None for stored in last) < least:\n",
+        "    if len(last) < least:\n",
         PUBLISHED,
     ),
     Mutant(

@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 
 from domains.metering import aggregates
 from domains.metering.aggregates import (
+    METER_BYTES,
+    MOVE_BYTES,
     NO_FEEDER,
     Before,
     Bundle,
@@ -59,7 +61,11 @@ def published(days: Iterable[Day], publish: Publish = figures_of) -> list[Figure
 
 def after(before: Before, made: Figures) -> Before:
     """What a publication leaves to the next."""
-    live = tuple(b for b in before.live if b.number not in made.retired)
+    live = tuple(
+        replace(b, feeder=made.moved.get(b.number, b.feeder))
+        for b in before.live
+        if b.number not in made.retired
+    )
     members = {mpxn for bundle in made.formed for mpxn in bundle.mpxns}
     number = before.next_number + len(made.formed)
     return Before((*live, *made.formed), before.bundled | members, number)
@@ -103,7 +109,7 @@ def by_size_alone(
             total = sum(m.values_wh for m in summed if m.values_wh is not None)
             assert isinstance(total, np.ndarray)
             figures.append(Figure(name, (), len(summed), tuple(total.tolist())))
-    return Figures((), (), tuple(figures), ())
+    return Figures((), (), {}, (), (), tuple(figures), ())
 
 
 def without_time(
@@ -252,8 +258,8 @@ def test_half_hours_are_summed_one_by_one() -> None:
 def test_a_group_that_is_too_small_says_so_and_no_count() -> None:
     found = made(day("f1", "f1", "f1", "f2", "f2"))
     assert found.suppressed == (
-        ("f2", Suppressed.GROUP_TOO_SMALL),
-        ("f3", Suppressed.GROUP_TOO_SMALL),
+        ("f2", Suppressed.DIFFERENCING),
+        ("f3", Suppressed.DIFFERENCING),
     )
     assert [(f.group, f.devices) for f in found.figures] == [(GROUP, 3), ("f1", 3)]
 
@@ -265,12 +271,19 @@ def test_enough_meters_of_which_no_bundle_is_whole_are_told_as_differencing() ->
     assert dict(second.suppressed)["f1"] is Suppressed.DIFFERENCING
 
 
+def test_nothing_that_is_said_tells_whether_one_more_sent_a_whole_day() -> None:
+    """Of those that no bundle holds: two sent a whole day, and whether the third did is unsaid."""
+    before = Before((), frozenset(names(0, 1, 2)))
+    two, three = (made(day(*["f1"] * 3, without=one), before) for one in ([2], []))
+    assert two == three and two.figures == ()
+
+
 def test_newcomers_wait_until_they_are_enough() -> None:
     before = after(Before(), made(day(*["f1"] * 3)))
     two_more = made(day(*["f1"] * 5), before)
     assert two_more.formed == ()
     three_more = made(day(*["f1"] * 6), after(before, two_more))
-    assert three_more.formed == (Bundle(1, names(3, 4, 5)),)
+    assert three_more.formed == (Bundle(1, names(3, 4, 5), "f1"),)
     assert [f.devices for f in three_more.figures] == [6, 6]
 
 
@@ -278,7 +291,7 @@ def test_a_bundle_comes_back_when_its_meters_do() -> None:
     meters = day(*["f1"] * 3)
     before = after(Before(), made(meters))
     silent = made(day(*["f1"] * 3, without=[0]), before)
-    assert (silent.retired, silent.figures) == ((), ())
+    assert (silent.retired, silent.left_out, silent.figures) == ((), (0,), ())
     assert [f.bundles for f in made(meters, after(before, silent)).figures] == [(0,), (0,)]
 
 
@@ -292,8 +305,10 @@ def test_a_bundle_whose_meters_part_counts_in_the_gsp_group_only() -> None:
     before = after(Before(), made(day(*["f1"] * 3)))
     parted = made(day("f2", "f1", "f1"), before)
     assert [(f.group, f.bundles) for f in parted.figures] == [(GROUP, (0,))]
+    assert (parted.apart, parted.moved) == ((0,), {})
     moved = made(day("f2", "f2", "f2"), before)
     assert [(f.group, f.bundles) for f in moved.figures] == [(GROUP, (0,)), ("f2", (0,))]
+    assert (moved.apart, moved.moved) == ((), {0: "f2"})
 
 
 def test_those_left_of_a_bundle_come_along_with_enough_new_ones() -> None:
@@ -301,7 +316,7 @@ def test_those_left_of_a_bundle_come_along_with_enough_new_ones() -> None:
     given_up = made(day(*["f1"] * 5, gone=[0]), before)
     assert given_up.formed == ()
     found = made(day(*["f1"] * 6, gone=[0]), after(before, given_up))
-    assert found.formed == (Bundle(1, names(1, 2, 3, 4, 5)),)
+    assert found.formed == (Bundle(1, names(1, 2, 3, 4, 5), "f1"),)
 
 
 def test_bundles_are_as_small_as_they_may_be() -> None:
@@ -312,12 +327,45 @@ def test_bundles_are_as_small_as_they_may_be() -> None:
 def test_who_finds_no_room_in_a_record_waits_for_the_next_day(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(aggregates, "NEW_METERS_MAX", 7)
+    make_room(monkeypatch, 7 * METER_BYTES)
     meters = day(*["f1"] * 14)
     first = made(meters)
-    assert [len(bundle.mpxns) for bundle in first.formed] == [3, 5]
+    assert [len(bundle.mpxns) for bundle in first.formed] == [3, 3]
     assert told_apart(published([meters] * 4)) is None
-    assert published([meters] * 4)[-1].devices == 14
+    assert [f.devices for f in published([meters] * 4)[::2]] == [6, 9, 14, 14]
+
+
+def test_a_full_record_ends_no_publication(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of an ended bundle come along as far as there is room, and the next feeder waits."""
+    ended = frozenset(names(0, 1))
+    make_room(monkeypatch, 7 * METER_BYTES)
+    found = made(day(*["f1"] * 8, *["f2"] * 3), Before((), ended))
+    assert [len(bundle.mpxns) for bundle in found.formed] == [3, 4]
+
+
+def test_bundles_that_move_and_find_no_room_are_apart_until_they_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = after(Before(), made(day(*["f1"] * 9)))
+    make_room(monkeypatch, 2 * MOVE_BYTES)
+    first = made(day(*["f2"] * 9), before)
+    assert (first.moved, first.apart) == ({0: "f2", 1: "f2"}, (2,))
+    assert [(f.group, f.bundles) for f in first.figures] == [(GROUP, (0, 1, 2)), ("f2", (0, 1))]
+    second = made(day(*["f2"] * 9), after(before, first))
+    assert (second.moved, second.apart) == ({2: "f2"}, ())
+    assert [f.devices for f in second.figures] == [9, 9]
+
+
+@given(lives(), st.integers(0, 12))
+def test_little_room_tells_nothing_more(days: list[Day], meters: int) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        make_room(patched, meters * METER_BYTES)
+        assert told_apart(published(days)) is None
+
+
+def make_room(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Leave so many bytes of each publication for new bundles and those that have moved."""
+    monkeypatch.setattr(aggregates, "room_of", lambda *of: count)
 
 
 def test_a_larger_least_gives_smaller_bundles_up() -> None:

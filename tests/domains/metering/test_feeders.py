@@ -10,11 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from domains.metering import adapters
+from domains.metering import adapters, feeders
 from domains.metering.aggregates import NO_FEEDER
 from domains.metering.events import Fuel, MeasurementQuantity, MeteringPoint
 from domains.metering.feeder_file import COLUMNS, FeederDay, lines
-from domains.metering.feeders import feeder_of, feeders_of, gsp_group_of, interval_of, whole_day
+from domains.metering.feeders import (
+    FeederRing,
+    feeders_of,
+    gsp_group_of,
+    interval_of,
+    whole_day,
+)
 from domains.metering.rows import fold_batch
 from spine.domain import Rows
 from spine.errors import Invalid, Reason
@@ -28,6 +34,7 @@ POINT = MeteringPoint(registered_from=datetime(2020, 1, 1, tzinfo=UTC))
 DAY = date(2025, 6, 1)
 FEEDERS = ("SYNTHETIC-A-001-01", "SYNTHETIC-A-001-02", "SYNTHETIC-A-001-03")
 MPANS = [f"10{n:011d}" for n in range(400)]
+EXPECTED = [FEEDERS[2], FEEDERS[1], FEEDERS[1], FEEDERS[1]]  # for ever
 
 
 # Groups
@@ -55,17 +62,36 @@ def test_the_gsp_group_is_that_of_the_register_or_of_the_host(
 
 
 def test_a_synthetic_link_is_the_same_for_ever_and_spreads_meters() -> None:
-    found = [feeder_of(mpan, FEEDERS) for mpan in MPANS]
-    assert found == [feeder_of(mpan, FEEDERS[::-1]) for mpan in MPANS]
+    found = linked(FEEDERS)
+    assert found == linked(FEEDERS[::-1])
     assert all(found.count(feeder) > 80 for feeder in FEEDERS)
-    assert feeder_of(MPANS[0], ()) == NO_FEEDER
-    assert feeder_of("1000000000000", FEEDERS) == "SYNTHETIC-A-001-01"
+    assert set(linked(())) == {NO_FEEDER}
+    assert found[:4] == EXPECTED
 
 
 def test_a_new_feeder_takes_meters_and_moves_no_other() -> None:
-    for mpan in MPANS:
-        before, after = feeder_of(mpan, FEEDERS[:2]), feeder_of(mpan, FEEDERS)
+    for before, after in zip(linked(FEEDERS[:2]), linked(FEEDERS), strict=True):
         assert after in (before, FEEDERS[2])
+
+
+def linked(names: tuple[str, ...]) -> list[str]:
+    """The feeder of each MPAN."""
+    return [ring.feeder_of(mpan) for ring in [FeederRing(names)] for mpan in MPANS]
+
+
+def test_a_link_costs_one_hash_however_many_feeders_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ring = FeederRing(f"f{n}" for n in range(50))
+    hashed: list[str] = []
+
+    def counted(text: str) -> bytes:
+        hashed.append(text)
+        return text.encode()
+
+    monkeypatch.setattr(feeders, "_point", counted)
+    assert ring.feeder_of(MPANS[0]).startswith("f")
+    assert hashed == MPANS[:1]
 
 
 def test_the_shipped_feeders_say_that_they_are_synthetic() -> None:
