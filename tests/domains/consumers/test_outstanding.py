@@ -7,6 +7,7 @@ import json
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -23,7 +24,9 @@ from spine.rows import Applied
 from spine.services import announcing, outstanding, pushing
 from spine.services.outstanding import Outstanding
 from spine.services.pushing import Outcome
-from spine.services.webhooks import Deliveries
+from spine.services.webhooks import Deliveries, message
+from spine.signing import sign, verify
+from spine.webhook import is_genuine, signed_headers
 from tests.domains.consumers.test_changes import (
     BEGUN,
     EXPIRES,
@@ -144,13 +147,15 @@ async def test_who_is_held_is_sent_nothing_and_all_of_it_afterwards() -> None:
     assert sent["state"] == "ACTIVE"
 
 
-async def test_what_is_sent_names_its_receiver_so_that_another_takes_it_for_its_own_in_vain() -> (
-    None
-):
-    """The key is the same for all of them, so to check the signature alone is not enough."""
-    world = World(granted("k-1", HOUR))
-    (sent,) = await posted(world, set[Actor]().__contains__)
-    assert (sent["receiver"], sent["told_as"]) == ("adviser", "data_user")
+def test_a_message_to_another_is_found_by_whom_it_names_and_not_by_its_signature() -> None:
+    (change,) = World(granted("k-1", HOUR)).known.waiting(ADVISER)[METER]
+    body, sent_at = message(change, NOW), int(NOW.timestamp())
+    headers = signed_headers(change.id, sent_at, body, partial(sign, BY_CONSUMERS.private))
+    assert is_genuine(headers, body, BY_CONSUMERS.public_key, sent_at, verify), "to whomever"
+    data = json.loads(body)["data"]
+    assert (data["receiver"], data["told_as"]) == ("adviser", "data_user")
+    renamed = body.replace(b'"receiver":"adviser"', b'"receiver":"rival"')
+    assert not is_genuine(headers, renamed, BY_CONSUMERS.public_key, sent_at, verify)
 
 
 def in_both_roles(world: World, meters: int) -> None:
