@@ -182,14 +182,15 @@ async def interim_answers_read(trusted: Path, url: str, brief: bool) -> tuple[in
 
         return Counting
 
-    impatient = Courier(trusted_authorities(trusted), HERE, answer_s=2.0)
-    connector: Any = impatient._session.connector
+    # The naive way ends by its time alone.
+    made_for_it = Courier(trusted_authorities(trusted), HERE, answer_s=3_600 if brief else 2.0)
+    connector: Any = made_for_it._session.connector
     made = connector._factory
     assert made.func is Brief, "aiohttp makes its connections by this"
     handler = counting(Brief if brief else ResponseHandler)
     connector._factory = partial(handler, **made.keywords)
-    outcome = await impatient.post(url, HEADERS, BODY)
-    await impatient.close()
+    outcome = await made_for_it.post(url, HEADERS, BODY)
+    await made_for_it.close()
     return len(read), outcome
 
 
