@@ -80,7 +80,7 @@ class Shelf(Generic[Item]):
         """
         found: dict[str, Backlog] = {}
         # Of a receiver only once its turn has come: consumers with notices may be many.
-        meters = chain.from_iterable(tuple(self._of[each].values()) for each in tuple(self._of))
+        meters = chain.from_iterable(tuple(self.waiting(each).values()) for each in tuple(self._of))
         for place, item in enumerate(chain.from_iterable(meters), start=1):
             if place % COUNTED_A_TURN == 0:
                 await asyncio.sleep(0)

@@ -293,3 +293,14 @@ def test_it_is_overdue_after_72_hours_and_no_longer_once_acknowledged() -> None:
     world.now = at + timedelta(seconds=1)
     world.acknowledge(change.id)
     assert asyncio.run(world.known.backlogs()) == []
+
+
+async def test_who_answers_the_last_while_all_is_counted_is_not_missed_for_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(outstanding, "COUNTED_A_TURN", 1)
+    world = World(granted("k-1", HOUR), REVOKED)
+    counting = asyncio.ensure_future(world.known.backlogs())
+    await asyncio.sleep(0)
+    world.acknowledge(world.known.waiting(COLLECTOR)[METER][0].id)
+    assert [theirs.party for theirs in await counting] == ["adviser"]
