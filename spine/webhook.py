@@ -26,6 +26,24 @@ TOLERANCE_S: Final = 300
 
 Network = IPv4Network | IPv6Network
 LOOPBACK: Final = "127.0.0.0/8,::1/128"
+# A time in seconds has ten digits until the year 2286.
+SENT_AT_DIGITS_MAX: Final = 12
+# What `ipaddress` holds for public, in this Python or in an older one, and no receiver can be at.
+NOBODYS: Final = tuple(
+    ip_network(name)
+    for name in (
+        "168.63.129.16/32",  # a cloud's own services, from within its machines
+        "192.0.0.0/24",  # IETF protocol assignments, RFC 6890
+        "192.88.99.0/24",  # relays of 6to4, RFC 7526
+        "2001::/23",  # IETF protocol assignments, RFC 2928: Teredo, benchmarks, ORCHID
+        "3fff::/20",  # documentation, RFC 9637
+        "5f00::/16",  # segment routing, RFC 9602
+    )
+)
+# The middle of an ISATAP address (RFC 5214), before the address of IPv4 that it leads to; the bit
+# that says whether that is a global one is left out.
+_ISATAP: Final = 0x0000_5EFE
+_ISATAP_MASK: Final = 0xFDFF_FFFF
 
 
 def signed_headers(
@@ -45,7 +63,7 @@ def is_genuine(
 ) -> bool:
     """Whether that key signed just this, within the tolerance of `now_s`; at any time if None."""
     sent_at = headers.get(SENT_AT, "")
-    if not sent_at.isascii() or not sent_at.isdecimal():
+    if not sent_at.isascii() or not sent_at.isdecimal() or len(sent_at) > SENT_AT_DIGITS_MAX:
         return False
     if now_s is not None and abs(now_s - int(sent_at)) > TOLERANCE_S:
         return False
@@ -91,6 +109,10 @@ def may_reach(address: str, also: Sequence[Network] = ()) -> bool:
     if any(found in network for network in also):
         return True
     if isinstance(found, IPv6Address) and (found.sixtofour or found.teredo or found.is_site_local):
+        return False
+    if isinstance(found, IPv6Address) and int(found) >> 32 & _ISATAP_MASK == _ISATAP:
+        return False
+    if any(found in network for network in NOBODYS):
         return False
     return found.is_global and not found.is_multicast and not found.is_reserved
 

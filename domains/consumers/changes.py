@@ -9,7 +9,7 @@ Rules:
 1. The data user of a consent is told each state that others or time brought about.
 2. A data service of the meter is told that a consent which was once granted is suspended or over:
    its id and state, and nothing of who read what for which purpose.
-3. At a meter, a receiver is told one change at a time, the oldest first.
+3. At a meter, a receiver is told one change at a time, the oldest first, and notices after that.
 4. Only the receiver acknowledges, and once is enough.
 """
 
@@ -59,6 +59,17 @@ class Waits(Told, Protocol):
     @property
     def receiver(self) -> str:
         """Party id of who has to."""
+
+    @property
+    def told_as(self) -> Role:
+        """The role in which it has to: a party may be told in two, by two servers of its own."""
+
+    @property
+    def since(self) -> datetime:
+        """Since when it waits."""
+
+    def overdue(self, now: datetime) -> bool:
+        """Whether it has waited for too long."""
 
 
 Waiting = TypeVar("Waiting", bound=Waits)
@@ -133,12 +144,15 @@ def changes(mpxn: str, access: MeterAccess, now: datetime) -> tuple[Change, ...]
 
 
 def in_order(found: Iterable[Change]) -> tuple[Change, ...]:
-    """By receiver, the oldest first."""
-    return tuple(
-        sorted(
-            found, key=lambda c: (c.receiver, c.since, c.consent_id, c.told_as is Role.DATA_SERVICE)
-        )
-    )
+    """By receiver, the oldest first, and notices after every change: they oblige nobody, so one
+    that is not taken must not keep its receiver from what does.
+    """
+
+    def place(each: Change) -> tuple[object, ...]:
+        as_service = each.told_as is Role.DATA_SERVICE
+        return each.receiver, each.is_notice, each.since, each.consent_id, as_service
+
+    return tuple(sorted(found, key=place))
 
 
 def next_by_time(access: MeterAccess, now: datetime) -> datetime | None:
@@ -154,12 +168,12 @@ def next_by_time(access: MeterAccess, now: datetime) -> datetime | None:
 
 def outstanding(
     told: Iterable[Waiting], acknowledged: Callable[[str], bool]
-) -> dict[str, tuple[Waiting, ...]]:
-    """What each receiver has still to acknowledge of one meter, the oldest first."""
-    waiting: dict[str, list[Waiting]] = {}
+) -> dict[Actor, tuple[Waiting, ...]]:
+    """What each party has in each role still to acknowledge of one meter, the first first."""
+    waiting: dict[Actor, list[Waiting]] = {}
     for change in told:
         if not acknowledged(change.id):
-            waiting.setdefault(change.receiver, []).append(change)
+            waiting.setdefault(Actor(change.told_as, change.receiver), []).append(change)
     return {receiver: tuple(theirs) for receiver, theirs in waiting.items()}
 
 

@@ -8,7 +8,9 @@ in `consumers.acknowledgements.v1`, subject the id of the deletion.
 Rules:
 1. A consent that had opened its meter and is over, by whomever or by time, obliges its data user to
    delete what it got under it and to say so within 30 days, whatever the purpose.
-2. What was asked for and never granted, or was over before its first day, obliges to nothing.
+2. What was asked for and never granted, or was over or suspended before its first day, obliges to
+   nothing, and nothing does before its first day. A tenancy that ended earlier still obliges from
+   then on: when that was recorded is not known here, and it may have been read until then.
 3. Only the data user confirms, and not before the consent is over. Once is enough; late counts too.
 4. It is shown to the data user and to the consumer who had consented; to governance and the consent
    service, who owes how much.
@@ -52,6 +54,11 @@ class Deletion:
         return self.data_user
 
     @property
+    def told_as(self) -> Role:
+        """A supplier owes it as a data user does."""
+        return Role.DATA_USER
+
+    @property
     def due(self) -> datetime:
         """Until when it has to be confirmed."""
         return self.since + DUE_AFTER
@@ -78,12 +85,11 @@ def deletions(mpxn: str, access: MeterAccess, now: datetime) -> tuple[Deletion, 
 
 def over_since(consent: Consent, access: MeterAccess, now: datetime) -> datetime | None:
     """When a consent that had opened its meter was over; None if it is not, or never opened it."""
-    if consent.state not in _GRANTED or consent.answer_by is not None:
+    if consent.state not in _GRANTED or consent.answer_by is not None or now < consent.valid_from:
         return None
-    if consent.state in _ENDED and consent.changed_at <= consent.valid_from:
+    if consent.state is not ConsentState.ACTIVE and consent.changed_at <= consent.valid_from:
         return None
     over = min(_ends(consent, access))
-    # An end of the tenancy may be recorded late; what was read until then was read.
     return max(over, consent.valid_from) if over <= now else None
 
 

@@ -9,7 +9,8 @@ Rules:
    reminded that it stands. A reminder that was not acknowledged gives way to the next.
 2. From 30 days before a live consent expires, its consumer and its data user are told that it
    ends unless fresh consent is given. One that lasts no longer than that is not.
-3. Nothing is extended, ended or opened by a notice or by its acknowledgement, and none is overdue.
+3. A notice comes after every change that waits at its meter, and may be acknowledged before it.
+4. Nothing is extended, ended or opened by a notice or by its acknowledgement, and none is overdue.
 """
 
 from __future__ import annotations

@@ -7,7 +7,9 @@ Rules:
    user or supplier, one for what it is told as a data service.
 2. It is an https address without a user name and a fragment. Which network it leads to is looked at
    whenever something is sent there, because names change.
-3. A receiver that answers "gone" loses the webhook that said so, and none that it has set since.
+3. Nothing is sent to a party that has no live accreditation in the role that set the webhook; what
+   waits goes on waiting. While it is suspended it is told: it loses access, not its duties.
+4. A receiver that answers "gone" loses the webhook that said so, and none that it has set since.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from domains.consumers.changes import RECEIVES, Acknowledgement, told_role
 from spine.domain import Actor
 from spine.errors import Invalid, NotPermitted, Reason
 from spine.policy import Role
+from spine.trust import Participant
 
 SUBJECTS: Final = "webhook/"
 URL_CHARS_MAX: Final = 2_048
@@ -98,6 +101,12 @@ def webhook(subject: str, state: Acknowledgement) -> Webhook | None:
     if not subject.startswith(SUBJECTS) or not state.url:
         return None
     return Webhook(Actor(state.role, subject.rpartition("/")[2]), state.url)
+
+
+def may_be_told(participant: Participant | None, receiver: Actor, now: datetime) -> bool:
+    """Whether an accreditation of the receiver's role is live, suspended or not."""
+    held = () if participant is None else participant.accreditations
+    return any(each.role == receiver.role and each.live_at(now) for each in held)
 
 
 def checked_url(url: str) -> str:

@@ -57,7 +57,7 @@ class ChangesService(consumers_pb2_grpc.ChangesServicer):
         self._following[by] = this  # and the call that was open until now ends
         try:
             while self._following.get(by) is this:
-                waiting = self._known.waiting(by.party)
+                waiting = self._known.waiting(by)
                 sent = {mpxn: sent[mpxn] for mpxn in sent if mpxn in waiting}
                 for mpxn in list(islice(waiting, IN_FLIGHT_MAX)):
                     change, now = self._first(mpxn, by), wire.now()
@@ -80,7 +80,7 @@ class ChangesService(consumers_pb2_grpc.ChangesServicer):
         if change is None:
             raise Refused(Reason.CHANGE_UNKNOWN, "the meter has no such change for the caller")
         self._known.take_in(mpxn)
-        if change in self._mine(mpxn, by)[1:]:
+        if not change.is_notice and change in self._mine(mpxn, by)[1:]:
             raise Refused(Reason.CHANGE_OUT_OF_ORDER, "an earlier change comes first")
         handled = await acknowledge(self._known, self._acknowledgements, by, change)
         return consumers_pb2.AcknowledgeChangeResponse(
@@ -92,8 +92,8 @@ class ChangesService(consumers_pb2_grpc.ChangesServicer):
         by = self._receiver()
         await self._known.look()
         now = wire.now()
-        waiting = chain.from_iterable(self._known.waiting(by.party).values())
-        asked = (c for c in waiting if c.is_for(by) and (c.overdue(now) or not request.overdue))
+        waiting = chain.from_iterable(self._known.waiting(by).values())
+        asked = (change for change in waiting if change.overdue(now) or not request.overdue)
         found = list(islice(asked, LISTED_MAX + 1))
         return consumers_pb2.ListChangesResponse(
             changes=[_told(change, now) for change in found[:LISTED_MAX]],
@@ -106,24 +106,22 @@ class ChangesService(consumers_pb2_grpc.ChangesServicer):
             raise NotPermitted(Reason.ROLE_NOT_ALLOWED, "this role does not oversee receivers")
         self._check_complete()
         await self._known.look()
-        now = wire.now()
         return consumers_pb2.ListReceiversResponse(
             receivers=[
                 consumers_pb2.Receiver(
-                    party=party,
-                    outstanding=len(theirs),
-                    overdue=sum(change.overdue(now) for change in theirs),
-                    oldest=wire.stamp(min(change.since for change in theirs)),
-                    webhook=self._has_webhook(party),
+                    party=theirs.party,
+                    outstanding=theirs.outstanding,
+                    overdue=theirs.overdue,
+                    oldest=wire.stamp(theirs.oldest),
+                    webhook=self._has_webhook(theirs.party),
                 )
-                for party, theirs in self._known.receivers()
+                for theirs in await self._known.backlogs()
             ]
         )
 
     def _mine(self, mpxn: str, by: Actor) -> list[Change]:
-        """What waits for the caller at a meter, the oldest first."""
-        waiting = self._known.waiting(by.party).get(mpxn, ())
-        return [change for change in waiting if change.is_for(by)]
+        """What waits for the caller at a meter, the first first."""
+        return [*self._known.waiting(by).get(mpxn, ())]
 
     def _first(self, mpxn: str, by: Actor) -> Change | None:
         return next(iter(self._mine(mpxn, by)), None)

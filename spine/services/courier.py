@@ -2,7 +2,8 @@
 
 An address is looked up for every message, and what is connected to is checked itself: a name that
 leads elsewhere a moment later changes nothing. Nothing is followed, no cookie is kept, no proxy of
-the environment is used, and of an answer nothing but its status is read.
+the environment is used, and of an answer nothing but its status is read: with what comes before it
+at most 16 KiB.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import socket
 import ssl
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
 
 from spine.services.pushing import Outcome
 from spine.webhook import Network, may_reach
@@ -26,8 +29,12 @@ CONNECT_S: Final = 5.0
 # Lookups that hang must hold up neither one another nor what else the process does in threads.
 LOOKUPS_MAX: Final = 64
 GONE: Final = 410
-# "Not now": too many requests, or nobody behind the gateway.
-NOT_NOW: Final = frozenset({429, 502, 503, 504})
+# "Not now": too many requests. So is every answer of a server that is broken: it says nothing of
+# this message, and would say the same of all the others.
+NOT_NOW: Final = 429
+BROKEN: Final = 500
+# A final status line with its headers, and the interim answers (1xx) before it.
+BEFORE_ANSWER_BYTES_MAX: Final = 16_384
 USER_AGENT: Final = "energyos-spine"
 
 
@@ -66,6 +73,35 @@ class Lookups(AbstractResolver):
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
+class Brief(ResponseHandler):
+    """A connection whose answer has to have come within `BEFORE_ANSWER_BYTES_MAX`.
+
+    Any number of interim answers may precede an answer, and aiohttp reads all of them: one receiver
+    that sends nothing else would keep the whole process busy until its time is up.
+    """
+
+    _before, _answered = 0, False
+
+    def feed_data(self, data: Any, size: int = 0) -> None:
+        """Take in one answer, interim or final."""
+        self._answered = self._answered or data[0].code >= 200
+        super().feed_data(data, size)
+
+    def data_received(self, data: bytes) -> None:
+        """Take in no more than may still come; break off if that was no answer."""
+        if not self._answered:
+            left = BEFORE_ANSWER_BYTES_MAX - self._before
+            first, data = data[:left], data[left:]
+            self._before += len(first)
+            super().data_received(first)
+            if not self._answered:
+                if self._before >= BEFORE_ANSWER_BYTES_MAX:
+                    self.abort()
+                return
+        if data:
+            super().data_received(data)
+
+
 class Courier:
     """Posts messages. `also` are networks that may be reached although they are not public."""
 
@@ -86,6 +122,9 @@ class Courier:
             limit=0,
             socket_factory=self._socket,
         )
+        # aiohttp has no option for what a connection is read by, nor one for a limit of this kind.
+        read_by: Any = partial(Brief, loop=asyncio.get_running_loop())
+        connector._factory = read_by
         self._session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -105,7 +144,7 @@ class Courier:
         answer.close()
         if 200 <= answer.status < 300:
             return Outcome.TAKEN
-        if answer.status in NOT_NOW:
+        if answer.status == NOT_NOW or answer.status >= BROKEN:
             return Outcome.SILENT
         return Outcome.GONE if answer.status == GONE else Outcome.REFUSED
 

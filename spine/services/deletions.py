@@ -7,7 +7,7 @@ from datetime import datetime
 from itertools import chain, islice
 from typing import Any, Final
 
-from domains.consumers.deletions import DELETES, ConfirmDeletion, Deletion
+from domains.consumers.deletions import DELETES, DUE_AFTER, ConfirmDeletion, Deletion
 from spine.consumers.v1 import consumers_pb2, consumers_pb2_grpc
 from spine.coordinator import Coordinator
 from spine.domain import Actor
@@ -83,12 +83,12 @@ class DeletionsService(consumers_pb2_grpc.DeletionsServicer):
         return consumers_pb2.ListDeletionsOwedResponse(
             owed=[
                 consumers_pb2.DeletionsOwed(
-                    data_user=data_user,
-                    outstanding=len(theirs),
-                    overdue=sum(each.overdue(now) for each in theirs),
-                    first_due=wire.stamp(min(each.due for each in theirs)),
+                    data_user=theirs.party,
+                    outstanding=theirs.outstanding,
+                    overdue=theirs.overdue,
+                    first_due=wire.stamp(theirs.oldest + DUE_AFTER),
                 )
-                for data_user, theirs in self._known.deletions.receivers()
+                for theirs in await self._known.deletions.backlogs(now)
             ]
         )
 
@@ -98,7 +98,7 @@ class DeletionsService(consumers_pb2_grpc.DeletionsServicer):
         if by.role == Role.CONSUMER:
             raise Invalid(Reason.FIELD_MISSING, "only_mpxn is required", field="only_mpxn")
         await self._level()
-        theirs = self._known.deletions.waiting(by.party)
+        theirs = self._known.deletions.waiting(by)
         return ((each, None) for each in chain.from_iterable(theirs.values()))
 
     async def _level(self) -> None:

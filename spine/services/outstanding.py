@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain, count, islice
 from typing import Final, Generic, TypeVar
 
-from domains.consumers.changes import Change, Waits, outstanding
+from domains.consumers.changes import Change, Waits, outstanding, told_role
 from domains.consumers.deletions import Deletion, deletions
 from domains.consumers.evolve import find_consent, is_bar
 from domains.consumers.notices import next_by_time, told
@@ -23,41 +24,72 @@ from spine.rows import SUBJECT_PREFIX, Applied
 from spine.services import wire
 
 METERS_A_TURN: Final = 50
-RECEIVERS_A_TURN: Final = 1_000
+# Counted before everything else that the process does has its turn.
+COUNTED_A_TURN: Final = 2_000
 Item = TypeVar("Item", bound=Waits)
 
 
+@dataclass(slots=True)
+class Backlog:
+    """How much a party has still to answer, in whatever role, and since when the first of it."""
+
+    party: str
+    oldest: datetime
+    outstanding: int = 0
+    overdue: int = 0
+
+
 class Shelf(Generic[Item]):
-    """Of one kind of thing, what each receiver has still to answer, by meter."""
+    """Of one kind of thing, what each party has in each role still to answer, by meter.
+
+    Roles are apart, so that whoever looks at the first so many meters of a receiver looks at none
+    where something waits for the party in its other role only.
+    """
 
     def __init__(
         self,
         tells: Callable[[str, MeterAccess, datetime], tuple[Item, ...]],
         answered: Callable[[str], bool],
+        obliges: Callable[[Item], bool] = lambda item: True,
     ) -> None:
-        self._tells, self._answered = tells, answered
-        self._of: dict[str, dict[str, tuple[Item, ...]]] = {}
-        self._receivers: dict[str, frozenset[str]] = {}
+        self._tells, self._answered, self._obliges = tells, answered, obliges
+        self._of: dict[Actor, dict[str, tuple[Item, ...]]] = {}
+        self._receivers: dict[str, frozenset[Actor]] = {}
 
     def put(self, mpxn: str, access: MeterAccess, now: datetime) -> None:
         """Take in how a meter stands."""
         found = outstanding(self._tells(mpxn, access, now), self._answered)
         for receiver in self._receivers.pop(mpxn, frozenset()) - found.keys():
-            self._of[receiver].pop(mpxn, None)
+            meters = self._of[receiver]
+            meters.pop(mpxn, None)
+            if not meters:
+                del self._of[receiver]
         for receiver, theirs in found.items():
             self._of.setdefault(receiver, {})[mpxn] = theirs
         if found:
             self._receivers[mpxn] = frozenset(found)
 
-    def waiting(self, receiver: str) -> Mapping[str, tuple[Item, ...]]:
-        """By meter, what a receiver has to answer, the oldest first."""
-        return self._of.get(receiver, {})
+    def waiting(self, receiver: Actor) -> Mapping[str, tuple[Item, ...]]:
+        """By meter, what a party has to answer in that role, the first first."""
+        return self._of.get(Actor(told_role(receiver.role), receiver.party), {})
 
-    def receivers(self) -> Iterator[tuple[str, list[Item]]]:
-        """Everybody who has something to answer, and what, as it is when its turn comes."""
-        for who, of in sorted(self._of.items()):
-            if of:
-                yield who, list(chain.from_iterable(of.values()))
+    async def backlogs(self, now: datetime) -> list[Backlog]:
+        """Everybody who has something to answer, by party, each as it is when its turn comes.
+
+        It may be as much as there are meters, so all else goes on while it is counted.
+        """
+        found: dict[str, Backlog] = {}
+        # Of a receiver only once its turn has come: consumers with notices may be many.
+        meters = chain.from_iterable(tuple(self.waiting(each).values()) for each in tuple(self._of))
+        for place, item in enumerate(chain.from_iterable(meters), start=1):
+            if place % COUNTED_A_TURN == 0:
+                await asyncio.sleep(0)
+            if self._obliges(item):
+                theirs = found.setdefault(item.receiver, Backlog(item.receiver, item.since))
+                theirs.oldest = min(theirs.oldest, item.since)
+                theirs.outstanding += 1
+                theirs.overdue += item.overdue(now)
+        return sorted(found.values(), key=lambda theirs: theirs.party)
 
 
 class Outstanding:
@@ -75,7 +107,9 @@ class Outstanding:
     ) -> None:
         self._now = now
         self._meters, self._acknowledgements = meters, acknowledgements
-        self._changes: Shelf[Change] = Shelf(told, self._is_acknowledged)
+        self._changes: Shelf[Change] = Shelf(
+            told, self._is_acknowledged, lambda change: not change.is_notice
+        )
         self.deletions: Shelf[Deletion] = Shelf(deletions, self._is_acknowledged)
         self._by_time: list[tuple[datetime, str]] = []
         self._timed: dict[str, datetime] = {}
@@ -99,7 +133,10 @@ class Outstanding:
         """Take in what has changed by what was folded or by time alone; so many turns, or all."""
         for _ in count() if turns is None else range(turns):
             while self._by_time and self._by_time[0][0] <= self._now():
-                self._changed.add(heapq.heappop(self._by_time)[1])
+                moment, mpxn = heapq.heappop(self._by_time)
+                if self._timed.get(mpxn) == moment:  # or a clock that was set back hides it
+                    del self._timed[mpxn]
+                self._changed.add(mpxn)
             meters = [self._changed.pop() for _ in range(min(len(self._changed), METERS_A_TURN))]
             if not meters and self._unread:
                 meters = list(islice(self._unread[-1], METERS_A_TURN))
@@ -111,15 +148,13 @@ class Outstanding:
                 self.take_in(mpxn)
             await asyncio.sleep(0)
 
-    def waiting(self, receiver: str) -> Mapping[str, tuple[Change, ...]]:
-        """By meter, what a receiver has to acknowledge, the oldest first."""
+    def waiting(self, receiver: Actor) -> Mapping[str, tuple[Change, ...]]:
+        """By meter, what a party has to acknowledge in that role, the first first."""
         return self._changes.waiting(receiver)
 
-    def receivers(self) -> list[tuple[str, list[Change]]]:
-        """Everybody who has a change to acknowledge, and what. Notices oblige nobody."""
-        found = self._changes.receivers()
-        changed = ((who, [each for each in theirs if not each.is_notice]) for who, theirs in found)
-        return [(who, theirs) for who, theirs in changed if theirs]
+    async def backlogs(self) -> list[Backlog]:
+        """Everybody who has a change to acknowledge. Notices oblige nobody."""
+        return await self._changes.backlogs(self._now())
 
     def owed(self, mpxn: str, by: Actor) -> list[tuple[Deletion, datetime | None]]:
         """What that party is shown of deletions at a meter, and when each was confirmed."""
@@ -141,19 +176,12 @@ class Outstanding:
 
     async def count(self) -> None:
         """Measure how much waits, and for how long."""
-        number, oldest = 0, None
-        for place, (_, theirs) in enumerate(self._changes.receivers()):
-            if place % RECEIVERS_A_TURN == 0:
-                await asyncio.sleep(0)  # consumers with notices may be many
-            for change in theirs:
-                if not change.is_notice:
-                    number += 1
-                    oldest = min(oldest or change.since, change.since)
-        telemetry.changes_outstanding.set(number)
-        age_s = 0.0 if oldest is None else (self._now() - oldest).total_seconds()
-        telemetry.changes_oldest_s.set(age_s)
-        owed = chain.from_iterable(theirs for _, theirs in self.deletions.receivers())
-        telemetry.deletions_overdue.set(sum(each.overdue(self._now()) for each in owed))
+        now = self._now()
+        changes, owed = await self.backlogs(), await self.deletions.backlogs(now)
+        oldest = min((theirs.oldest for theirs in changes), default=now)
+        telemetry.changes_outstanding.set(sum(theirs.outstanding for theirs in changes))
+        telemetry.changes_oldest_s.set((now - oldest).total_seconds())
+        telemetry.deletions_overdue.set(sum(theirs.overdue for theirs in owed))
 
     def _on_facts(self, record: LogRecord, applied: Applied) -> None:
         self._changed.update(subject for subject, _ in applied.events)

@@ -7,9 +7,11 @@ way of telling is another `deliver`; the engine knows neither the wire nor what 
 Rules:
 1. At a meter, a receiver is sent the first item that waits, and the next once that is taken.
 2. What is not taken is sent again with growing waits, for as long as it waits.
-3. A receiver that does not answer is sent one item at a time, with growing waits of its own, from
+3. At one turn a receiver's next so many meters are looked at and no more, from where the turn
+   before stopped: none is passed over, and what it refused costs a turn no more than the rest.
+4. A receiver that does not answer is sent one item at a time, with growing waits of its own, from
    places kept for such: it holds up nobody that answers, and is not flooded when it is back.
-4. An item that is answered with a no holds up nothing but its meter.
+5. An item that is answered with a no holds up nothing but its meter.
 
 Items here carry no meter data. A `deliver` that gives out data would first append a request for it
 and wait until the fold permits that, each time anew: the fence holds at every release.
@@ -18,12 +20,21 @@ and wait until the fold permits that, each time anew: the fence holds at every r
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
+from collections import deque
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Hashable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from itertools import islice
+from itertools import chain
 from typing import Final, Generic, TypeVar
 
 import structlog
@@ -33,7 +44,7 @@ from domains.consumers.changes import Sent, Told, send
 EACH_MAX: Final = 8
 ANSWERING_MAX: Final = 256
 SILENT_MAX: Final = 64
-# Meters a turn for one receiver, besides those at which it was sent something already.
+# Meters a turn for one receiver.
 LOOKED_AT_MAX: Final = 1_000
 TURN_EVERY_S: Final = 0.2
 PAUSE_S: Final = 0.01
@@ -46,7 +57,7 @@ class Outcome(StrEnum):
     TAKEN = "taken"
     REFUSED = "refused"
     GONE = "gone"
-    # No answer, or one of a server that can take nothing now.
+    # No answer, or that of a server that is broken or can take nothing now.
     SILENT = "silent"
     FORBIDDEN = "forbidden"
 
@@ -59,10 +70,15 @@ Item = TypeVar("Item", bound=Told)
 
 @dataclass(slots=True)
 class _Line:
-    """What is remembered of one receiver: by meter what is under way and what was sent when."""
+    """What is remembered of one receiver: by meter what is under way and what was sent when.
+
+    `ahead` are the meters of this round that were not looked at yet. A round comes past all that
+    are in `sent` too, and lets go of those where nothing waits any more.
+    """
 
     under_way: set[str] = field(default_factory=set)
     sent: dict[str, Sent] = field(default_factory=dict)
+    ahead: deque[str] = field(default_factory=deque)
     silent: Sent | None = None
     last: tuple[Outcome, datetime] | None = None
 
@@ -77,21 +93,20 @@ class _Whole:
 class Pusher(Generic[Route, Item]):
     """Sends to every route what waits for it.
 
-    `routes` gives where there is anybody to tell; `waiting` by meter what waits there, the oldest
-    first; `first` which of it is that receiver's next, if any; `deliver` sends it once, and has
-    recorded that it was taken when it returns `TAKEN`. `jitter` gives numbers from 0 to 1.
+    `routes` gives where there is anybody to tell; `waiting` by meter what waits for that receiver,
+    its next first, and no meter where nothing does; `deliver` sends it once, and has recorded that
+    it was taken when it returns `TAKEN`. `jitter` gives numbers from 0 to 1.
     """
 
     def __init__(
         self,
         routes: Callable[[], Collection[Route]],
         waiting: Callable[[Route], Mapping[str, Sequence[Item]]],
-        first: Callable[[Route, Sequence[Item]], Item | None],
         deliver: Callable[[Route, str, Item], Awaitable[Outcome]],
         now: Callable[[], datetime],
         jitter: Callable[[], float],
     ) -> None:
-        self._routes, self._waiting, self._first = routes, waiting, first
+        self._routes, self._waiting = routes, waiting
         self._deliver, self._now, self._jitter = deliver, now, jitter
         self._lines: dict[Route, _Line] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -142,18 +157,17 @@ class Pusher(Generic[Route, Item]):
     def _serve(self, route: Route, line: _Line) -> None:
         now = self._now()
         waiting = self._waiting(route)
-        for mpxn in [mpxn for mpxn in line.sent if mpxn not in waiting]:
-            del line.sent[mpxn]
         if line.silent is not None:
             self._try_silent(route, line, waiting, now)
             return
         places = min(EACH_MAX - len(line.under_way), ANSWERING_MAX - self._busy[True])
-        for mpxn, items in islice(waiting.items(), LOOKED_AT_MAX + len(line.sent)):
-            if places <= 0:
-                return
-            item = None if mpxn in line.under_way else self._first(route, items)
-            due = None if item is None else send(line.sent.get(mpxn), item, now, self._jitter())
-            if item is not None and due is not None:
+        meters = _looked_at(line, waiting)
+        while places > 0 and (mpxn := next(meters, None)) is not None:
+            if mpxn in line.under_way:
+                continue
+            item = waiting[mpxn][0]
+            due = send(line.sent.get(mpxn), item, now, self._jitter())
+            if due is not None:
                 line.sent[mpxn] = due
                 self._start(route, line, mpxn, item, answering=True)
                 places -= 1
@@ -161,18 +175,13 @@ class Pusher(Generic[Route, Item]):
     def _try_silent(
         self, route: Route, line: _Line, waiting: Mapping[str, Sequence[Item]], now: datetime
     ) -> None:
-        """One item, when it is time, at the meter that was tried least: none can be the cause."""
+        """One item, when it is time, at the next meter of the round: none alone is the cause."""
         assert line.silent is not None
         if line.under_way or now < line.silent.again_at or self._busy[False] >= SILENT_MAX:
             return
-        found = {
-            mpxn: item
-            for mpxn, items in islice(waiting.items(), LOOKED_AT_MAX + len(line.sent))
-            if (item := self._first(route, items)) is not None
-        }
-        if found:
-            mpxn = min(found, key=lambda each: _tries(line.sent.get(each), found[each]))
-            item = found[mpxn]
+        mpxn = next(_looked_at(line, waiting), None)
+        if mpxn is not None:
+            item = waiting[mpxn][0]
             tried = _tries(line.sent.get(mpxn), item)
             due = send(Sent(item.id, tried, now), item, now, self._jitter())
             assert due is not None
@@ -205,6 +214,18 @@ class Pusher(Generic[Route, Item]):
             line.silent = send(line.silent, _Whole(), now, self._jitter()) or line.silent
         else:
             line.silent = None
+
+
+def _looked_at(line: _Line, waiting: Mapping[str, object]) -> Iterator[str]:
+    """The meters to look at in one turn at which something waits, each as it is asked for."""
+    for _ in range(min(LOOKED_AT_MAX, len(waiting) + len(line.sent))):
+        if not line.ahead:
+            line.ahead.extend(chain(waiting, line.sent))
+        mpxn = line.ahead.popleft()
+        if mpxn in waiting:
+            yield mpxn
+        else:
+            line.sent.pop(mpxn, None)
 
 
 def _tries(sent: Sent | None, item: Told) -> int:

@@ -26,6 +26,7 @@ from domains.consumers.webhooks import (
     SetWebhook,
     Webhook,
     checked_url,
+    may_be_told,
     subject_of,
     webhook,
 )
@@ -94,8 +95,14 @@ class Webhooks:
 
 
 def message(change: Change, now: datetime) -> bytes:
-    """What is sent of a change: the fields of ChangeTold, in JSON. It holds no meter data."""
+    """What is sent of a change, in JSON: whom it is for, and the fields of ChangeTold.
+
+    One key signs for everybody, so the receiver is in what is signed: a message that was sent to
+    somebody else is not taken for one's own. It holds no meter data.
+    """
     data = {
+        "receiver": change.receiver,
+        "told_as": change.told_as,
         "change_id": change.id,
         "mpxn": change.mpxn,
         "consent_id": change.consent_id,
@@ -109,6 +116,13 @@ def message(change: Change, now: datetime) -> bytes:
     return json.dumps(said, separators=(",", ":")).encode()
 
 
+def shown(outcome: Outcome) -> Outcome:
+    """What a receiver is told of it: not whether a name leads into our networks or to nobody, or
+    it could learn what is in them by setting one name after another.
+    """
+    return Outcome.SILENT if outcome is Outcome.FORBIDDEN else outcome
+
+
 class Deliveries:
     """Sends changes to webhooks, signed with the coordinator's key, and records what was taken."""
 
@@ -120,15 +134,14 @@ class Deliveries:
         courier: Courier,
         signer: Signer,
         name: str,
-        held: Callable[[str], bool] = lambda party: False,
+        withheld: Callable[[Actor], bool],
     ) -> None:
         self._known, self._webhooks, self._home = known, webhooks, home
-        self._courier, self._signer, self._held = courier, signer, held
+        self._courier, self._signer, self._withheld = courier, signer, withheld
         self._by = Actor(Role.COORDINATOR, name)
         self.pusher: Pusher[Webhook, Change] = Pusher(
             lambda: self._webhooks.routes,
             self._waiting,
-            _first,
             self._deliver,
             wire.now,
             random.random,
@@ -140,9 +153,9 @@ class Deliveries:
         return wire_form.key_text(self._signer.public_key)
 
     def _waiting(self, to: Webhook) -> Mapping[str, Sequence[Change]]:
-        """What waits; nothing for who is held, to whom no server says anything."""
-        waiting = self._known.waiting(to.receiver.party)
-        return {} if waiting and self._held(to.receiver.party) else waiting
+        """What waits; nothing while it is withheld, and all of it afterwards."""
+        waiting = self._known.waiting(to.receiver)
+        return {} if waiting and self._withheld(to.receiver) else waiting
 
     async def _deliver(self, to: Webhook, mpxn: str, change: Change) -> Outcome:
         now = wire.now()
@@ -179,10 +192,6 @@ class Deliveries:
         )
 
 
-def _first(to: Webhook, items: Sequence[Change]) -> Change | None:
-    return next((change for change in items if change.is_for(to.receiver)), None)
-
-
 class WebhooksService(consumers_pb2_grpc.WebhooksServicer):
     """Lets each receiver say where it wants to be told."""
 
@@ -210,7 +219,7 @@ class WebhooksService(consumers_pb2_grpc.WebhooksServicer):
         if found is not None:
             answer.url = found.url
             if (last := self._deliveries.pusher.last(found)) is not None:
-                answer.last_outcome = str(last[0])
+                answer.last_outcome = str(shown(last[0]))
                 answer.last_sent.CopyFrom(wire.stamp(last[1]))
         return answer
 
@@ -245,8 +254,14 @@ def delivering(
     courier = Courier(trusted, wire_form.networks(settings.webhook_networks or ""))
     signer = process.runtime.signer(SignerRole.CONSUMERS)
     assert process.admission is not None
-    held = process.admission.holds
-    deliveries = Deliveries(known, webhooks, said, courier, signer, process.name, held)
+    holds = process.admission.holds
+
+    def withheld(receiver: Actor) -> bool:
+        """For who is held, to whom no server says anything, and for who is accredited no more."""
+        participant = said.live("").stored.fold.participant(receiver.party)
+        return holds(receiver.party) or not may_be_told(participant, receiver, wire.now())
+
+    deliveries = Deliveries(known, webhooks, said, courier, signer, process.name, withheld)
     process.on_end(courier.close)
     process.on_end(deliveries.pusher.close)
     every(process, 0.0, deliveries.pusher.run)

@@ -20,6 +20,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
+from domains.governance.commands import SuspendParticipant, WithdrawAccreditation
 from spine import trust, webhook
 from spine.console.client import Client, stamp
 from spine.embedded import EmbeddedKafka
@@ -34,7 +35,7 @@ from spine.server import error_from
 from spine.services import announcing, pushing
 from spine.services.consumers import start_consumers
 from spine.signing import verify
-from tests.helpers.accredited import accredit
+from tests.helpers.accredited import BOARD, accredit, govern
 from tests.helpers.log import open_new_log
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -353,8 +354,12 @@ async def test_a_data_service_is_told_by_its_own_webhook_that_a_consent_is_over(
         await world.revoke(mpxn, consent_id)
         await until(lambda: receiver.told == [(consent_id, "REVOKED")])
         assert (consent_id, "REVOKED") in await world.waiting(), "the adviser was not told"
-        receivers = (await world.ask(PORTAL, "changes", "ListReceivers")).receivers
-        assert [(r.party, r.webhook) for r in receivers] == [(ADVISER, False)]
+
+        async def only_the_adviser_is_behind() -> bool:
+            receivers = (await world.ask(PORTAL, "changes", "ListReceivers")).receivers
+            return [(r.party, r.webhook) for r in receivers] == [(ADVISER, False)]
+
+        await until(only_the_adviser_is_behind)
 
 
 async def test_an_address_that_is_gone_is_removed_and_the_change_goes_on_waiting(
@@ -442,3 +447,29 @@ async def test_a_deletion_is_owed_once_a_consent_is_over_and_shown_until_it_is_c
     with pytest.raises(grpc.RpcError) as refused:
         await listed(consumer)
     assert error_from(refused.value).reason == "FIELD_MISSING"
+
+
+async def test_who_is_suspended_is_told_and_who_is_accredited_no_more_is_not(world: World) -> None:
+    receiver = Receiver(world)
+    async with receiver.up() as url:
+        await world.ask(ADVISER, "webhooks", "SetWebhook", url=url)
+        await govern(world.runtime, SuspendParticipant(BOARD, ADVISER, "a test"))
+        mpxn, consent_id = await world.consent()
+        await until(lambda: (consent_id, "ACTIVE") in receiver.told)
+        await govern(world.runtime, WithdrawAccreditation(BOARD, ADVISER, Role.DATA_USER, "DSI"))
+        assert world.consumers.folds is not None
+        fold = world.consumers.folds[trust.ACKNOWLEDGEMENTS_TOPIC, 0].stored.fold
+
+        def withdrawn() -> bool:
+            participant = fold.participant(ADVISER)
+            return participant is not None and not participant.accreditations
+
+        await until(withdrawn)
+        await world.revoke(mpxn, consent_id)
+
+        async def waits() -> bool:
+            return (consent_id, "REVOKED") in await world.waiting()
+
+        await until(waits)
+        await asyncio.sleep(10 * pushing.TURN_EVERY_S)
+        assert (consent_id, "REVOKED") not in receiver.told, "and it goes on waiting"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from base64 import b64decode
 from collections.abc import Mapping
 from functools import partial
+from ipaddress import ip_address
 
 import pytest
 from cryptography.exceptions import InvalidSignature
@@ -94,6 +95,14 @@ def test_what_is_played_back_later_is_found_by_its_time() -> None:
     assert not is_genuine({}, BODY, KEY, None, verify)
 
 
+def test_a_time_of_thousands_of_digits_is_no_time() -> None:
+    endless = "9" * 5_000
+    with pytest.raises(ValueError, match="digits"):
+        int(endless)  # what is read without looking first
+    assert not genuine(HEADERS | {SENT_AT: endless})
+    assert not genuine(HEADERS | {SENT_AT: endless}, now=None)
+
+
 @pytest.mark.parametrize("text", ["", "whpk_", "whpk_AAAA", key_text(KEY)[5:], "whsec_" + "A" * 44])
 def test_what_is_no_key_is_refused(text: str) -> None:
     with pytest.raises(Invalid):
@@ -115,6 +124,9 @@ FORBIDDEN = [
     # What leads to an address of IPv4 is no way around.
     *("::ffff:127.0.0.1", "::ffff:10.0.0.1", "::127.0.0.1", "2002:7f00:1::", "2002:a00:1::1"),
     *("2001:0:7f00:1::", "64:ff9b::7f00:1", "64:ff9b:1::a00:1", "2001:db8::1"),
+    # What is public by the registry, or was, and no receiver's.
+    *("192.0.0.192", "192.0.0.9", "192.88.99.1", "3fff::1", "5f00::1", "2001:20::1"),
+    *("168.63.129.16", "::ffff:168.63.129.16", "2001:470::5efe:7f00:1", "2001:470::200:5efe:a00:1"),
     *("", "localhost", "2130706433", "0x7f.1", "127.1", "017700000001"),
 ]
 
@@ -122,6 +134,11 @@ FORBIDDEN = [
 @pytest.mark.parametrize("address", FORBIDDEN)
 def test_no_other_address_may_be_reached(address: str) -> None:
     assert not may_reach(address)
+
+
+def test_who_asks_only_whether_an_address_is_global_lets_some_through() -> None:
+    found = [ip_address(text) for text in ("168.63.129.16", "2001:470::5efe:7f00:1")]
+    assert all(each.is_global for each in found)
 
 
 def test_a_network_that_is_set_may_be_reached_and_none_beside_it() -> None:

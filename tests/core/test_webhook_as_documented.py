@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from spine.webhook import ID, TOLERANCE_S, key_text
+from spine.webhook import ID, SENT_AT, TOLERANCE_S, key_text
 from tests.core.test_webhook import BODY, HEADERS, KEY, SENT
 from tests.helpers.records import STRANGER
 
@@ -28,4 +28,5 @@ def test_the_check_for_receivers_finds_what_ours_finds() -> None:
     assert not check(HEADERS, BODY + b" ", key, SENT)
     assert not check(HEADERS, BODY, key_text(STRANGER.public_key), SENT)
     assert not check(HEADERS, BODY, key, SENT + TOLERANCE_S + 1)
+    assert not check(HEADERS | {SENT_AT: "9" * 5_000}, BODY, key, SENT)
     assert not check(HEADERS | {ID: "f1" * 16}, BODY, key, SENT)

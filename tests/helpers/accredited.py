@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 from domains.governance.commands import AdmitParticipant, GrantAccreditation, subject_of
 from domains.governance.decider import GOVERNANCE, tightens
@@ -20,17 +21,28 @@ SINCE = datetime(2010, 1, 1, tzinfo=UTC)
 
 async def accredit(runtime: Runtime, *parties: tuple[Role, str]) -> None:
     """Admit these parties and accredit them for these roles; returns once every partition knows."""
+    await govern(
+        runtime,
+        *(
+            command
+            for role, party in parties
+            for command in (
+                AdmitParticipant(BOARD, party, party),
+                GrantAccreditation(BOARD, party, role, "DSI", "1", (), SINCE),
+            )
+        ),
+    )
+
+
+async def govern(runtime: Runtime, *commands: Any) -> None:
+    """Carry out these commands of governance; returns once every partition knows."""
     board = Process(runtime, "board")
     folds = await board.fold([trust.GOVERNANCE_TOPIC])
     writer = runtime.writer(board.appender, SignerRole.GOVERNANCE, "board")
     home = Coordinator(GOVERNANCE, folds, writer, runtime.partitions, tightens)
-    for role, party in parties:
-        for command in (
-            AdmitParticipant(BOARD, party, party),
-            GrantAccreditation(BOARD, party, role, "DSI", "1", (), SINCE),
-        ):
-            key = f"{type(command).__name__}-{party}"
-            await home.handle(Order(subject_of(command), command, BOARD, "setup", key, bytes(32)))
+    for command in commands:
+        key = f"{type(command).__name__}-{command.party}"
+        await home.handle(Order(subject_of(command), command, BOARD, "setup", key, bytes(32)))
     progress = runtime.settings.data_dir / "board.json"
     spreader = Spreader(writer, GOVERNANCE, runtime.partitions, progress)
     reader = runtime.reader()

@@ -759,8 +759,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "one item at a time at a meter",
         PUSHING,
-        "            item = None if mpxn in line.under_way else self._first(route, items)\n",
-        "            item = self._first(route, items)\n",
+        "            if mpxn in line.under_way:\n",
+        "            if False:\n",
         TOLD,
     ),
     Mutant(
@@ -829,8 +829,29 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "who is held is sent nothing",
         "spine/services/webhooks.py",
-        "        return {} if waiting and self._held(to.receiver.party) else waiting\n",
+        "        return {} if waiting and self._withheld(to.receiver) else waiting\n",
         "        return waiting\n",
+        CONSENT,
+    ),
+    Mutant(
+        "who is accredited no more is sent nothing",
+        "domains/consumers/webhooks.py",
+        "    return any(each.role == receiver.role and each.live_at(now) for each in held)\n",
+        "    return True\n",
+        CONSENT,
+    ),
+    Mutant(
+        "of an endless answer little is read",
+        "spine/services/courier.py",
+        "BEFORE_ANSWER_BYTES_MAX: Final = 16_384\n",
+        "BEFORE_ANSWER_BYTES_MAX: Final = 1 << 30\n",
+        ("tests/server/test_courier.py",),
+    ),
+    Mutant(
+        "a notice holds up no change",
+        CHANGES,
+        "        return each.receiver, each.is_notice, each.since,",
+        "        return each.receiver, each.since,",
         CONSENT,
     ),
     Mutant(

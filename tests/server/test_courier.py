@@ -6,21 +6,29 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
 
 from spine.config import Settings
 from spine.console import processes
 from spine.identity import Authority
 from spine.policy import Role
-from spine.services.courier import Courier, trusted_authorities
+from spine.services.courier import (
+    BEFORE_ANSWER_BYTES_MAX,
+    Brief,
+    Courier,
+    trusted_authorities,
+)
 from spine.services.pushing import Outcome, Pusher
 from spine.webhook import LOOPBACK, may_reach, networks
 
@@ -116,7 +124,9 @@ async def courier(ours: Path) -> AsyncIterator[Courier]:
         ("/304", Outcome.REFUSED),
         ("/400", Outcome.REFUSED),
         ("/404", Outcome.REFUSED),
-        ("/500", Outcome.REFUSED),
+        ("/500", Outcome.SILENT),
+        ("/501", Outcome.SILENT),
+        ("/599", Outcome.SILENT),
         ("/410", Outcome.GONE),
         ("/429", Outcome.SILENT),
         ("/503", Outcome.SILENT),
@@ -138,6 +148,81 @@ async def test_who_hangs_is_waited_for_so_long_and_no_longer(
     impatient = Courier(trusted_authorities(ours), HERE, answer_s=0.05)
     assert await impatient.post(receiver.url("/hangs"), HEADERS, BODY) is Outcome.SILENT
     await impatient.close()
+
+
+@asynccontextmanager
+async def floods(tls: ssl.SSLContext) -> AsyncIterator[str]:
+    """The address of a server that sends 2 MB of interim answers and nothing else."""
+
+    async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        with suppress(OSError):
+            for _ in range(32):
+                writer.write(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 2_520)
+                await writer.drain()
+            await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(flood, "127.0.0.1", 0, ssl=tls)
+    try:
+        yield f"https://localhost:{server.sockets[0].getsockname()[1]}/"
+    finally:
+        server.close()
+
+
+async def interim_answers_read(trusted: Path, url: str, brief: bool) -> tuple[int, Outcome]:
+    """How many answers are taken in from there before the sending ends, and how it does."""
+    read: list[int] = []
+
+    def counting(handler: type[ResponseHandler]) -> type[ResponseHandler]:
+        class Counting(handler):  # type: ignore[valid-type, misc]
+            def feed_data(self, data: Any, size: int = 0) -> None:
+                read.append(data[0].code)
+                super().feed_data(data, size)
+
+        return Counting
+
+    # The naive way ends by its time alone.
+    made_for_it = Courier(trusted_authorities(trusted), HERE, answer_s=3_600 if brief else 2.0)
+    connector: Any = made_for_it._session.connector
+    made = connector._factory
+    assert made.func is Brief, "aiohttp makes its connections by this"
+    handler = counting(Brief if brief else ResponseHandler)
+    connector._factory = partial(handler, **made.keywords)
+    outcome = await made_for_it.post(url, HEADERS, BODY)
+    await made_for_it.close()
+    return len(read), outcome
+
+
+async def test_of_answers_without_end_before_the_answer_little_is_read(
+    ours: Path, receiver: Receiver
+) -> None:
+    """Taking them in keeps the loop busy, and nobody else is served meanwhile."""
+    async with floods(receiver.tls) as url:
+        count, outcome = await interim_answers_read(ours, url, brief=True)
+        assert outcome is Outcome.SILENT
+        assert 0 < count <= BEFORE_ANSWER_BYTES_MAX // len("HTTP/1.1 103 Early Hints\r\n\r\n")
+        naive, outcome = await interim_answers_read(ours, url, brief=False)
+        assert outcome is Outcome.SILENT
+        assert naive > 10 * count, "the naive way reads as many as are sent"
+
+
+async def test_interim_answers_and_a_long_body_are_no_reason_to_break_off(
+    courier: Courier, receiver: Receiver
+) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        long = b"a" * 100_000
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(long)
+        writer.write(b"HTTP/1.1 103 Early Hints\r\n\r\n" * 9 + head + long)
+        with suppress(OSError):
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=receiver.tls)
+    url = f"https://localhost:{server.sockets[0].getsockname()[1]}/"
+    assert await courier.post(url, HEADERS, BODY) is Outcome.TAKEN
+    server.close()
 
 
 async def test_no_cookie_is_kept(courier: Courier, receiver: Receiver) -> None:
@@ -220,7 +305,6 @@ async def test_who_hangs_delays_nobody_and_in_one_queue_everybody(
         pusher: Pusher[str, Item] = Pusher(
             lambda: told,
             lambda url: told[url],
-            lambda url, items: items[0],
             deliver,
             lambda: datetime.now(UTC),
             lambda: 0.0,

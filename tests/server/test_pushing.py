@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
-from typing import Final
+from itertools import islice, pairwise
+from typing import Any, Final
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domains.consumers.changes import FIRST_RETRY, LAST_RETRY
+from domains.consumers.changes import FIRST_RETRY, LAST_RETRY, send
 from spine.services import pushing
 from spine.services.pushing import EACH_MAX, UNANSWERED, Outcome, Pusher
 
@@ -44,7 +44,6 @@ class World:
         self.pusher: Pusher[str, Item] = Pusher(
             lambda: self.waiting,
             lambda route: {m: items for m, items in self.waiting[route].items() if items},
-            lambda route, items: items[0] if items else None,
             self.deliver,
             lambda: self.now,
             lambda: 0.0,
@@ -268,6 +267,47 @@ async def test_however_many_are_refused_those_behind_them_are_told(
             outcome = Outcome.TAKEN if mpxn == "m-8" else Outcome.REFUSED
             await world.answer(outcome, ("a", mpxn))
     assert world.taken == {("a", "m-8"): ["m-8/0"]}
+
+
+def beyond_all_sent(line: Any, waiting: Any) -> Iterator[str]:
+    """The naive turn: so many meters besides all those at which something was sent already."""
+    return islice(waiting, pushing.LOOKED_AT_MAX + len(line.sent))
+
+
+@pytest.mark.parametrize("naive", [False, True])
+async def test_what_was_refused_makes_no_turn_longer(
+    monkeypatch: pytest.MonkeyPatch, naive: bool
+) -> None:
+    monkeypatch.setattr(pushing, "LOOKED_AT_MAX", 10)
+    if naive:
+        monkeypatch.setattr(pushing, "_looked_at", beyond_all_sent)
+    looked_at: list[int] = []
+
+    def counted(*given: Any) -> Any:
+        looked_at[-1] += 1
+        return send(*given)
+
+    monkeypatch.setattr(pushing, "send", counted)
+    world = World({"a": items(*[1] * 200)})
+    while len(world.sent) < 200:  # a receiver that says no to everything
+        looked_at.append(0)
+        await world.turn()
+        await world.answer(Outcome.REFUSED)
+    assert (max(looked_at) > 10) is naive
+
+
+async def test_what_waits_no_more_is_forgotten() -> None:
+    world = World({"a": items(*[1] * 20)})
+    for _ in range(4):
+        await world.turn()
+        await world.answer(Outcome.REFUSED)
+    line = world.pusher._lines["a"]
+    assert len(line.sent) == 20
+    for waiting in list(world.waiting["a"].values())[5:]:
+        waiting.clear()
+    for _ in range(2):
+        await world.turn()
+    assert set(line.sent) == {f"m-{n}" for n in range(5)}
 
 
 async def test_a_receiver_that_is_gone_or_was_told_elsewhere_is_sent_nothing_more() -> None:

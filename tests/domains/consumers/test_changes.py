@@ -197,8 +197,11 @@ def test_what_time_will_change_is_known_beforehand() -> None:
     assert next_by_time(access, EXPIRES) is None
 
 
+ADVISER = Actor(Role.DATA_USER, "adviser")
+
+
 def by_outstanding(found: tuple[Change, ...], acknowledged: set[str]) -> list[Change]:
-    return list(outstanding(found, acknowledged.__contains__).get("adviser", ()))
+    return list(outstanding(found, acknowledged.__contains__).get(ADVISER, ()))
 
 
 def by_cursor(found: tuple[Change, ...], acknowledged: set[str]) -> list[Change]:

@@ -19,6 +19,7 @@ from domains.consumers.deletions import (
     Deletion,
     DeletionConfirmed,
     deletions,
+    over_since,
 )
 from domains.consumers.events import (
     ConsentDeclined,
@@ -32,7 +33,7 @@ from domains.consumers.events import (
 )
 from spine.domain import Actor, fold
 from spine.errors import NotPermitted, Reason
-from spine.policy import MeterAccess, Role, consent_refusal
+from spine.policy import Consent, MeterAccess, Role, consent_refusal
 from tests.domains.consumers.test_changes import (
     ANSWER_BY,
     BEGUN,
@@ -107,6 +108,16 @@ STORIES: dict[str, tuple[tuple[Any, ...], datetime, list[tuple[str, datetime]]]]
     "lapsed": ((requested("k-1", HOUR), ConsentLapsed("k-1", ANSWER_BY)), NOW, []),
     "asked for, and never answered": ((requested("k-1", HOUR),), EXPIRES, []),
     "revoked before its first day": ((later("k-1", 9 * HOUR), REVOKED), NOW, []),
+    "suspended before its first day, and expired so": (
+        (later("k-1", 9 * HOUR), ConsentSuspended("k-1", Role.CONSUMER, "HOLIDAY", BEGUN + HOUR)),
+        EXPIRES,
+        [],
+    ),
+    "over by a move before its first day, and that is still to come": (
+        (later("k-1", 9 * HOUR), TenancyEnded("t-1", BEGUN + 2 * HOUR)),
+        BEGUN + 5 * HOUR,
+        [],
+    ),
     "a move that is recorded late, since it could be read": (
         (granted("k-1", 3 * HOUR), TenancyEnded("t-1", BEGUN + 2 * HOUR)),
         NOW,
@@ -130,6 +141,21 @@ STORIES: dict[str, tuple[tuple[Any, ...], datetime, list[tuple[str, datetime]]]]
 def test_what_is_owed(story: str) -> None:
     events, now, expected = STORIES[story]
     assert owed(*events, now=now) == expected
+
+
+def whatever_is_over(consent: Consent, access: MeterAccess, now: datetime) -> datetime | None:
+    """The naive rule: what ended is owed, whether or not its first day has come."""
+    ends = [t.effective_to for t in access.tenancies if t.effective_to is not None]
+    over = min([consent.expires, *ends])
+    return max(over, consent.valid_from) if over <= now else None
+
+
+def test_who_looks_at_ends_alone_has_owed_what_begins_later() -> None:
+    state = access(later("k-1", 9 * HOUR), TenancyEnded("t-1", BEGUN + 2 * HOUR))
+    (consent,), now = state.consents, BEGUN + 5 * HOUR
+    naive = whatever_is_over(consent, state, now)
+    assert naive is not None and naive > now
+    assert over_since(consent, state, now) is None
 
 
 HAPPENINGS: tuple[Callable[[datetime], Any], ...] = (

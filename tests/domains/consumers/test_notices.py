@@ -168,18 +168,18 @@ def test_each_years_reminder_is_another() -> None:
 def test_no_notice_is_ever_overdue_and_none_counts_as_outstanding() -> None:
     assert not the(Notice.REMINDER, CONSUMER, year(1)).overdue(LONG)
     world = World(lasting(LONG))
-    world.acknowledge(world.known.waiting("adviser")[METER][0].id)
+    world.acknowledge(world.known.waiting(ADVISER)[METER][0].id)
     world.now = ENDS
     asyncio.run(world.known.look())
     assert world.waiting() == [("k-1", Notice.RENEWAL)]
-    assert world.waiting("c-1") == [("k-1", Notice.REMINDER), ("k-1", Notice.RENEWAL)]
-    assert world.known.receivers() == []
-    first = world.known.waiting("c-1")[METER][0]
+    assert world.waiting(CONSUMER) == [("k-1", Notice.REMINDER), ("k-1", Notice.RENEWAL)]
+    assert asyncio.run(world.known.backlogs()) == []
+    first = world.known.waiting(CONSUMER)[METER][0]
     world.acknowledge(first.id)
-    assert world.waiting("c-1") == [("k-1", Notice.RENEWAL)]
+    assert world.waiting(CONSUMER) == [("k-1", Notice.RENEWAL)]
     world.now = LONG
     asyncio.run(world.known.look())
-    assert world.waiting("c-1") == []
+    assert world.waiting(CONSUMER) == []
     assert world.waiting() == [("k-1", ShownState.EXPIRED)]
 
 
@@ -226,6 +226,22 @@ def test_whoever_wakes_when_time_next_tells_something_misses_nothing(
     for part in range(8):
         between = now + (until - now) * part / 8
         assert told(METER, state, between) == told(METER, state, now)
+
+
+def by_age(found: tuple[Change, ...]) -> list[Change]:
+    """The naive order: a notice stands before every change that came after it."""
+    return sorted(found, key=lambda change: change.since)
+
+
+def test_a_notice_that_is_not_taken_keeps_its_receiver_from_no_change() -> None:
+    revoked = ConsentRevoked("k-2", ENDS + DAY)
+    world = World(lasting(LONG), granted("k-2", 2 * HOUR), revoked)
+    world.acknowledge(world.known.waiting(ADVISER)[METER][0].id)
+    world.now = ENDS + 2 * DAY
+    world.known.take_in(METER)
+    found = world.known.waiting(ADVISER)[METER]
+    assert by_age(found)[0].state is Notice.RENEWAL
+    assert world.waiting() == [("k-2", ShownState.REVOKED), ("k-1", Notice.RENEWAL)]
 
 
 def test_a_message_says_whether_it_is_a_change_or_a_notice() -> None:

@@ -5,25 +5,30 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import pytest
 
-from domains.consumers.changes import OVERDUE_AFTER, Acknowledgement
+from domains.consumers.changes import OVERDUE_AFTER, Acknowledgement, Change
 from domains.consumers.decider import CONSUMERS
-from domains.consumers.events import ConsentRevoked
+from domains.consumers.events import AgentAppointed, ConsentRevoked
 from domains.consumers.views import ShownState
 from domains.consumers.webhooks import Webhook
 from spine.domain import Actor, fold
 from spine.policy import Role
 from spine.rows import Applied
-from spine.services import announcing
+from spine.services import announcing, outstanding, pushing
 from spine.services.outstanding import Outstanding
 from spine.services.pushing import Outcome
-from spine.services.webhooks import Deliveries
+from spine.services.webhooks import Deliveries, message
+from spine.signing import sign, verify
+from spine.webhook import is_genuine, signed_headers
 from tests.domains.consumers.test_changes import (
+    BEGUN,
     EXPIRES,
     HOUR,
     METER,
@@ -34,6 +39,8 @@ from tests.domains.consumers.test_changes import (
     granted,
 )
 from tests.helpers.records import BY_CONSUMERS
+
+ADVISER, COLLECTOR = Actor(Role.DATA_USER, "adviser"), Actor(Role.DATA_SERVICE, "collector")
 
 
 class Folded:
@@ -70,18 +77,19 @@ class World:
         self.taken.states[change_id] = Acknowledgement(self.now)
         self.known.take_in(METER)
 
-    def waiting(self, receiver: str = "adviser") -> list[tuple[str, str]]:
+    def waiting(self, receiver: Actor = ADVISER) -> list[tuple[str, str]]:
         found = self.known.waiting(receiver).get(METER, ())
         return [(change.consent_id, change.state) for change in found]
 
 
 def test_an_acknowledged_change_no_longer_waits_and_the_other_receiver_still_does() -> None:
     world = World(granted("k-1", HOUR), REVOKED)
-    (change,) = world.known.waiting("adviser")[METER]
+    (change,) = world.known.waiting(ADVISER)[METER]
     world.acknowledge(change.id)
     assert world.waiting() == []
-    assert world.waiting("collector") == [("k-1", ShownState.REVOKED)]
-    assert [who for who, _ in world.known.receivers()] == ["collector"]
+    assert world.waiting(COLLECTOR) == [("k-1", ShownState.REVOKED)]
+    (behind,) = asyncio.run(world.known.backlogs())
+    assert (behind.party, behind.outstanding, behind.overdue) == ("collector", 1, 1)
 
 
 async def test_who_follows_from_elsewhere_ends_the_call_that_was_open(
@@ -112,31 +120,140 @@ async def test_who_follows_from_elsewhere_ends_the_call_that_was_open(
     waits.cancel()
 
 
-async def test_who_is_held_is_sent_nothing_and_all_of_it_afterwards() -> None:
-    world = World(granted("k-1", HOUR))
-    held, posted = {"adviser"}, []
-    adviser = Webhook(Actor(Role.DATA_USER, "adviser"), "https://adviser.example/")
+async def posted(world: World, withheld: Callable[[Actor], bool]) -> list[Any]:
+    """What one turn sends to the adviser's webhook, where everything is refused."""
+    found: list[Any] = []
 
     class Fake:
-        """One webhook, and a way there on which everything is refused."""
+        """One webhook, and a way there."""
 
-        routes = frozenset({adviser})
+        routes = frozenset({Webhook(ADVISER, "https://adviser.example/")})
 
         async def post(self, url: str, headers: Any, body: bytes) -> Outcome:
-            posted.append((url, json.loads(body)["data"]["state"]))
+            found.append(json.loads(body)["data"])
             return Outcome.REFUSED
 
     fake: Any = Fake()
-    for skipped, expected in ((held, []), (set(), [(adviser.url, "ACTIVE")])):
-        sends = Deliveries(world.known, fake, fake, fake, BY_CONSUMERS, "c", skipped.__contains__)
-        sends.pusher.turn()
-        await sends.pusher.settled()
-        assert posted == expected
+    sends = Deliveries(world.known, fake, fake, fake, BY_CONSUMERS, "c", withheld)
+    sends.pusher.turn()
+    await sends.pusher.settled()
+    return found
+
+
+async def test_who_is_held_is_sent_nothing_and_all_of_it_afterwards() -> None:
+    world = World(granted("k-1", HOUR))
+    assert await posted(world, {ADVISER}.__contains__) == []
+    (sent,) = await posted(world, set[Actor]().__contains__)
+    assert sent["state"] == "ACTIVE"
+
+
+def test_a_message_to_another_is_found_by_whom_it_names_and_not_by_its_signature() -> None:
+    (change,) = World(granted("k-1", HOUR)).known.waiting(ADVISER)[METER]
+    body, sent_at = message(change, NOW), int(NOW.timestamp())
+    headers = signed_headers(change.id, sent_at, body, partial(sign, BY_CONSUMERS.private))
+    assert is_genuine(headers, body, BY_CONSUMERS.public_key, sent_at, verify), "to whomever"
+    data = json.loads(body)["data"]
+    assert (data["receiver"], data["told_as"]) == ("adviser", "data_user")
+    renamed = body.replace(b'"receiver":"adviser"', b'"receiver":"rival"')
+    assert not is_genuine(headers, renamed, BY_CONSUMERS.public_key, sent_at, verify)
+
+
+def in_both_roles(world: World, meters: int) -> None:
+    """So many meters where the adviser is told something as a data service, and one more where it
+    is as a data user.
+    """
+    serves = AgentAppointed("adviser", Role.DATA_SERVICE, BEGUN)
+    told = (MOVED_IN, serves, granted("k-1", HOUR, "rival"), REVOKED)
+    for number in range(meters):
+        world.meters.states[f"m-{number}"] = fold(CONSUMERS, told)
+        world.known.take_in(f"m-{number}")
+    world.meters.states["m-last"] = fold(CONSUMERS, (MOVED_IN, granted("k-9", HOUR)))
+    world.known.take_in("m-last")
+
+
+def sliced_before_it_is_known_for_whom(world: World, meters: int) -> list[str]:
+    """The naive turn: the first so many meters of the party, and of these the ones in that role."""
+    waiting: dict[str, list[Change]] = {}
+    for role in (Role.DATA_SERVICE, Role.DATA_USER):
+        for mpxn, found in world.known.waiting(Actor(role, "adviser")).items():
+            waiting.setdefault(mpxn, []).extend(found)
+    looked_at = islice(waiting.items(), meters)
+    return [mpxn for mpxn, found in looked_at if any(change.is_for(ADVISER) for change in found)]
+
+
+async def test_what_waits_for_a_party_in_another_role_stands_before_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pushing, "LOOKED_AT_MAX", 5)
+    monkeypatch.setattr(announcing, "IN_FLIGHT_MAX", 5)
+    world = World()
+    in_both_roles(world, 5)
+    assert sliced_before_it_is_known_for_whom(world, 5) == []
+    (sent,) = await posted(world, set[Actor]().__contains__)
+    assert (sent["mpxn"], sent["consent_id"]) == ("m-last", "k-9")
+    nothing: Any = None
+    service = announcing.ChangesService(world.known, nothing)
+    monkeypatch.setattr("spine.services.wire.caller", lambda: ADVISER)
+    followed = await anext(service.FollowChanges(nothing, nothing))
+    assert (followed.mpxn, followed.consent_id) == ("m-last", "k-9")
+
+
+class Unforgetting(dict[str, datetime]):
+    """The naive memory of when to wake: a moment stays in it that has come."""
+
+    def __delitem__(self, mpxn: str) -> None:
+        """Keep it."""
+
+
+@pytest.mark.parametrize("naive", [False, True])
+async def test_a_clock_that_is_set_back_hides_nothing(naive: bool) -> None:
+    """The index wakes at the expiry, and by the clock it looks at then that is still to come."""
+    world = World(granted("k-1", HOUR))
+    world.acknowledge(world.known.waiting(ADVISER)[METER][0].id)
+    world.now = EXPIRES - HOUR
+    await world.known.look()
+    if naive:
+        world.known._timed = Unforgetting(world.known._timed)
+    readings = iter([EXPIRES])
+
+    def set_back() -> datetime:
+        return next(readings, EXPIRES - HOUR)
+
+    world.known._now = set_back
+    await world.known.look()
+    readings = iter([EXPIRES] * 99)
+    await world.known.look()
+    told = [state for _, state in world.waiting() if state is ShownState.EXPIRED]
+    assert bool(told) is not naive
+
+
+@pytest.mark.parametrize("naive", [False, True])
+async def test_others_have_their_turn_while_deletions_are_counted(
+    monkeypatch: pytest.MonkeyPatch, naive: bool
+) -> None:
+    monkeypatch.setattr(outstanding, "COUNTED_A_TURN", 1 << 30 if naive else 10)
+    world = World()
+    told = fold(CONSUMERS, (MOVED_IN, granted("k-1", HOUR), REVOKED))
+    for number in range(100):
+        world.meters.states[f"m-{number}"] = told
+        world.known.take_in(f"m-{number}")
+    turns: list[int] = []
+
+    async def other() -> None:
+        while True:
+            turns.append(1)
+            await asyncio.sleep(0)
+
+    beside = asyncio.ensure_future(other())
+    (owed,) = await world.known.deletions.backlogs(world.now)
+    beside.cancel()
+    assert (owed.party, owed.outstanding, owed.oldest) == ("adviser", 100, REVOKED.decided_at)
+    assert len(turns) == (0 if naive else 10)
 
 
 async def test_a_meter_is_looked_at_apart_from_its_fold_and_only_once_it_said_more() -> None:
     world = World(granted("k-1", HOUR))
-    world.acknowledge(world.known.waiting("adviser")[METER][0].id)
+    world.acknowledge(world.known.waiting(ADVISER)[METER][0].id)
     world.events += (REVOKED,)
     world.meters.states[METER] = fold(CONSUMERS, world.events)
     record: Any = None
@@ -148,7 +265,7 @@ async def test_a_meter_is_looked_at_apart_from_its_fold_and_only_once_it_said_mo
 
 def test_expiry_is_told_by_the_clock_alone() -> None:
     world = World(granted("k-1", HOUR))
-    world.acknowledge(world.known.waiting("adviser")[METER][0].id)
+    world.acknowledge(world.known.waiting(ADVISER)[METER][0].id)
     world.now = EXPIRES
     assert world.waiting() == [], "who only listens to events never tells it"
     asyncio.run(world.known.look())
@@ -164,15 +281,26 @@ def test_a_receiver_that_is_away_for_weeks_finds_everything_in_order_after_a_res
     world.known = world.started()
     world.known.take_in(METER)
     assert world.waiting() == before
-    assert all(change.overdue(world.now) for change in world.known.waiting("adviser")[METER])
+    assert all(change.overdue(world.now) for change in world.known.waiting(ADVISER)[METER])
 
 
 def test_it_is_overdue_after_72_hours_and_no_longer_once_acknowledged() -> None:
     world = World(granted("k-1", HOUR))
-    (change,) = world.known.waiting("adviser")[METER]
+    (change,) = world.known.waiting(ADVISER)[METER]
     at: datetime = change.since + OVERDUE_AFTER
     assert not change.overdue(at)
     assert change.overdue(at + timedelta(seconds=1))
     world.now = at + timedelta(seconds=1)
     world.acknowledge(change.id)
-    assert world.known.receivers() == []
+    assert asyncio.run(world.known.backlogs()) == []
+
+
+async def test_who_answers_the_last_while_all_is_counted_is_not_missed_for_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(outstanding, "COUNTED_A_TURN", 1)
+    world = World(granted("k-1", HOUR), REVOKED)
+    counting = asyncio.ensure_future(world.known.backlogs())
+    await asyncio.sleep(0)
+    world.acknowledge(world.known.waiting(COLLECTOR)[METER][0].id)
+    assert [theirs.party for theirs in await counting] == ["adviser"]

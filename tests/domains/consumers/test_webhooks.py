@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -17,12 +17,16 @@ from domains.consumers.webhooks import (
     WebhookRemoved,
     WebhookSet,
     checked_url,
+    may_be_told,
     subject_of,
     webhook,
 )
 from spine.domain import Actor, fold
 from spine.errors import Invalid, NotPermitted, Reason
 from spine.policy import Role
+from spine.services.pushing import UNANSWERED, Outcome
+from spine.services.webhooks import WebhooksService
+from spine.trust import Accreditation, Participant
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 URL, OTHER = "https://adviser.example/changes", "https://other.example/"
@@ -144,3 +148,66 @@ def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(Invalid) as refused:
         checked_url(url)
     assert refused.value.field == "url"
+
+
+def accredited(role: str, *, ended: bool = False, suspended: bool = False) -> Participant:
+    until = NOW if ended else None
+    held = Accreditation(role, "DSI", "1", (), NOW - timedelta(days=1), until)
+    return Participant("Adviser", suspended, (held,))
+
+
+PARTICIPANTS: dict[str, tuple[Participant | None, bool]] = {
+    "who is accredited": (accredited(Role.DATA_USER), True),
+    "who is suspended, too": (accredited(Role.DATA_USER, suspended=True), True),
+    "nobody whose accreditation has ended": (accredited(Role.DATA_USER, ended=True), False),
+    "nobody in a role that it does not hold": (accredited(Role.DATA_SERVICE), False),
+    "nobody whose accreditation was withdrawn": (Participant("Adviser"), False),
+    "nobody that is not known": (None, False),
+}
+
+
+def by_holds_alone(participant: Participant | None) -> bool:
+    """The naive rule: whoever is not held is told, for as long as its webhook stands."""
+    return True
+
+
+@pytest.mark.parametrize("who", PARTICIPANTS)
+def test_who_is_told(who: str) -> None:
+    participant, told = PARTICIPANTS[who]
+    assert may_be_told(participant, ADVISER, NOW) is told
+
+
+def test_who_looks_at_holds_alone_tells_who_is_accredited_no_more() -> None:
+    found = [by_holds_alone(participant) == told for participant, told in PARTICIPANTS.values()]
+    assert not all(found)
+
+
+async def shown_after(outcome: Outcome, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What a receiver is shown of such a sending."""
+    monkeypatch.setattr("spine.services.wire.caller", lambda: ADVISER)
+
+    class Fake:
+        """A webhook, and how its last sending ended."""
+
+        public_key = "whpk_"
+
+        @property
+        def pusher(self) -> Fake:
+            return self
+
+        def of(self, receiver: Actor) -> Webhook:
+            return Webhook(receiver, URL)
+
+        def last(self, to: Webhook) -> tuple[Outcome, datetime]:
+            return outcome, NOW
+
+    fake: Any = Fake()
+    answer = await WebhooksService(fake, fake, fake, bytes(16)).GetWebhook(fake, fake)
+    return str(answer.last_outcome)
+
+
+async def test_a_receiver_learns_no_names_of_our_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len({str(outcome) for outcome in UNANSWERED}) == 2, "as they are, they tell them apart"
+    shown = {await shown_after(outcome, monkeypatch) for outcome in UNANSWERED}
+    assert shown == {"silent"}
+    assert await shown_after(Outcome.REFUSED, monkeypatch) == "refused"
