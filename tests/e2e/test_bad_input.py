@@ -955,8 +955,12 @@ def of_any_method(place: Place, case: Case) -> Iterator[Bad]:
 
 
 def ends(reader: LogReader, service: str) -> dict[tuple[str, int], int]:
-    """Where the log ends in each partition, but for where a read itself is recorded."""
-    skipped = READS_APPEND_TO if service == "Dsi" else (trust.OUTCOMES_TOPIC,)
+    """Where the log ends in each partition, but for where asking itself leaves a record.
+
+    A read is recorded; a token is issued after a record without content, whose place says that all
+    that was acknowledged before is folded.
+    """
+    skipped = READS_APPEND_TO if service in ("Dsi", "ConsentTokens") else (trust.OUTCOMES_TOPIC,)
     return {
         (topic, partition): reader.bounds(topic, partition)[1]
         for topic, partitions in partition_counts(context.runtime().partitions).items()
