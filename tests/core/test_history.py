@@ -290,6 +290,14 @@ def test_no_flipped_bit_is_taken_for_a_reading(stored: StoredFold, tmp_path: Pat
         assert said in (None, before)
         noticed += said is None
     assert noticed > 40
+    file.write_bytes(whole)
+    footer = len(history._footer(file))
+    for place in dice.sample(range(len(whole) - footer, len(whole)), 40):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        reader = StoreReader(path, tmp_path / "secondary", LAYOUT)
+        assert not reader.refresh(), "what says where everything lies was changed"
+        reader.close()
+        (path / rocks.DAMAGE_MARK).unlink(missing_ok=True)
 
 
 def test_a_read_of_later_days_takes_no_file_apart(

@@ -183,11 +183,21 @@ def swapped(text: str, one: str, other: str) -> str:
     return text.replace(one, "?").replace(other, one).replace("?", other)
 
 
+def with_records_exchanged(text: str) -> str:
+    """The permission about the outcome's record and the transfer about the request's."""
+    *before, permission, transfer = text.splitlines()
+    (kind, place, leaf, *said), (other, *its) = permission.split(" "), transfer.split(" ")
+    lines = [" ".join((kind, *its[:2], *said)), " ".join((other, place, leaf, *its[2:]))]
+    return "".join(f"{line}\n" for line in (*before, *lines))
+
+
 @pytest.mark.parametrize(
     "change",
     [
         lambda text: text.replace(ORIGIN, f"{ORIGIN}9"),
         lambda text: swapped(text, PERMISSION, TRANSFER),
+        lambda text: text.replace("leaf=", "leaf=00", 1),
+        lambda text: with_records_exchanged(text),
         lambda text: text.replace("permission: ", "transfer: "),
         lambda text: text.replace("\ntransfer: ", "\norigin: "),
         lambda text: text.replace("log: 00", "log: 01"),
