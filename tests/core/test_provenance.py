@@ -220,6 +220,15 @@ def test_a_statement_that_the_proofs_or_the_answer_belie_is_found_whoever_signed
     assert note.signed_by(KEY, lambda public, message, blob: PRIVATE.sign(message) == blob) == 0
 
 
+def test_a_step_about_a_record_of_another_topic_is_found_without_the_answer_too(
+    stated: Stated,
+) -> None:
+    text = with_records_exchanged(stated.record["statement"].rpartition("\n\n")[0] + "\n")
+    note = Note(text, (sign(text, KEY, PRIVATE.sign),))
+    with pytest.raises(verifier.Wrong, match="another topic"):
+        checker.check_provenance(stated.record | {"statement": str(note)}, KEYS)
+
+
 def test_an_answer_of_another_decision_or_with_more_in_it_is_found(
     stated: Stated, tmp_path: Path
 ) -> None:
