@@ -176,6 +176,11 @@ def utc(instant: datetime) -> datetime:
     return instant.astimezone(UTC)
 
 
+def iso_milliseconds(instant: datetime) -> str:
+    """A UTC instant as signed texts and messages have it: to the millisecond, with a Z."""
+    return instant.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def half_hour_of(instant: datetime) -> int:
     """The half hour that holds the instant, counted from 1970-01-01T00:00Z."""
     return (utc(instant) - _EPOCH) // HALF_HOUR

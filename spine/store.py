@@ -110,7 +110,7 @@ class Store:
 
     def discard(self) -> None:
         """Start again with an empty store."""
-        self._db.close()
+        self.close()
         self.discard_all(self.path)
         self._open(self._life + 1)
 
@@ -173,7 +173,9 @@ class Store:
             raise DamagedStore(f"{self.path.name}: its history does not give back its rows")
         files = (*self.history, written)
         self._db.put(HISTORY_ROW, pack(files))
-        self._history = rocks.history(self._db, self.path, self._life, self._layout)
+        self._history = rocks.history(
+            self._db, self.path, self._life, self._layout, known=self._history
+        )
         keys = (key for key, _ in old())
         while some := list(islice(keys, KEYS_AT_ONCE)):
             batch = WriteBatch(raw_mode=True)

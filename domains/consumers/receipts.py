@@ -16,6 +16,7 @@ from typing import Final
 
 from domains.consumers.views import shown_state
 from spine.errors import Invalid, Reason
+from spine.gb import iso_milliseconds
 from spine.ledger.note import ED25519, Note, Sign, VerifierKey, Verify, sign
 from spine.policy import Basis, Consent, MeterAccess
 
@@ -56,8 +57,8 @@ def receipt(
         "consent": consent.consent_id,
         "version": str(consent.version),
         "state": shown_state(consent, access, now),
-        "stated at": said_at(now),
-        "changed at": said_at(consent.changed_at),
+        "stated at": iso_milliseconds(now),
+        "changed at": iso_milliseconds(consent.changed_at),
         "consumer": consent.consumer_ref,
         "tenancy": consent.tenancy_id,
         "metering point": mpxn,
@@ -65,9 +66,9 @@ def receipt(
         "lawful basis": Basis.CONSENT,
         "purpose": consent.purpose,
         "categories": " ".join(consent.categories),
-        "history from": said_at(consent.history_from),
-        "valid from": said_at(consent.valid_from),
-        "expires": said_at(consent.expires),
+        "history from": iso_milliseconds(consent.history_from),
+        "valid from": iso_milliseconds(consent.valid_from),
+        "expires": iso_milliseconds(consent.expires),
         "notice sha256": consent.notice_hash.hex(),
         "notice language": consent.notice_language,
         "channel": consent.channel,
@@ -119,8 +120,3 @@ def said_in(raw: str, first_line: str, what: str) -> tuple[Note, dict[str, str],
     if odd or first != first_line or len(says) < len(lines):
         raise Invalid(Reason.FILE_UNRECOGNISED, f"this is no {what}")
     return note, says, named
-
-
-def said_at(at: datetime) -> str:
-    """An instant as notes say it."""
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")

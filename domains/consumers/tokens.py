@@ -14,11 +14,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from domains.consumers.evolve import find_consent, is_bar
-from domains.consumers.receipts import KEY_LINE, Place, SignedBy, receipt_key, said_at, said_in
+from domains.consumers.receipts import KEY_LINE, Place, SignedBy, receipt_key, said_in
 from spine import trust
 from spine.accreditation import accreditation_refusal
 from spine.errors import Invalid, NotPermitted, Reason, Refused
 from spine.event import SignerRole
+from spine.gb import iso_milliseconds
 from spine.ledger.note import Note, VerifierKey, Verify, sign
 from spine.policy import Consent, MeterAccess, Role, consent_refusal
 from spine.trust import Equivalence, Participant, SigningKey
@@ -60,10 +61,10 @@ class ConsentToken:
             "purpose": self.purpose,
             "categories": " ".join(self.categories),
             "metering points": " ".join(self.mpxns),
-            "history from": said_at(self.history_from),
-            "expires": said_at(self.expires),
-            "issued at": said_at(self.issued_at),
-            "good until": said_at(self.good_until),
+            "history from": iso_milliseconds(self.history_from),
+            "expires": iso_milliseconds(self.expires),
+            "issued at": iso_milliseconds(self.issued_at),
+            "good until": iso_milliseconds(self.good_until),
             "log": self.log_id.hex(),
             "as of records": " ".join(self.as_of),
             KEY_LINE: str(self.key),

@@ -20,7 +20,7 @@ import numpy as np
 
 from spine.answer import HalfHours
 from spine.event import LogRecord
-from spine.gb import HALF_HOUR, half_hour_start
+from spine.gb import HALF_HOUR, half_hour_start, iso_milliseconds
 from spine.ledger.entries import RecordLeaf
 from spine.ledger.library import Json
 from spine.ledger.note import Note
@@ -63,12 +63,13 @@ def statement(
 ) -> str:
     """The text that is signed: what the answer is, then its steps, each naming its record."""
     begin = half_hour_start(rows.columns.first)
+    end = begin + len(rows) * HALF_HOUR
     header = {
         "log": log_id.hex(),
-        "stated at": _instant(at),
+        "stated at": iso_milliseconds(at),
         "metering point": rows.mpxn,
         "measurement quantity": read.request.measurement_quantity,
-        "half hours": f"{_instant(begin)} {_instant(begin + len(rows) * HALF_HOUR)}",
+        "half hours": f"{iso_milliseconds(begin)} {iso_milliseconds(end)}",
         "as of": " ".join(f"{p.topic}-{p.partition}@{p.offset}" for p in read.positions),
     }
     lines = [f"{name}: {value}" for name, value in header.items()]
@@ -84,7 +85,7 @@ def statement(
     request = read.request
     permission = {
         "entry": read.entry,
-        "at": _instant(read.at),
+        "at": iso_milliseconds(read.at),
         "purpose": request.purpose,
         "basis": request.basis,
         "category": request.category,
@@ -119,7 +120,3 @@ def _step(kind: str, record: LogRecord, said: Mapping[str, object]) -> str:
     leaf = leaf_hash(RecordLeaf.of(record).encode()).hex()
     words = " ".join(f"{name}={quote(str(value), safe='/:')}" for name, value in said.items())
     return f"{kind}: {place} leaf={leaf} {words}"
-
-
-def _instant(at: datetime) -> str:
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -163,8 +163,4 @@ class BtmAssetsService(btm_assets_pb2_grpc.BtmAssetsServicer):
         check_entitled(access, command, wire.now())
         order = wire.order(request, method, mpxn, command, command.by)
         handled = await self._coordinator.handle(order)
-        return btm_assets_pb2.CommandResponse(
-            positions=wire.position_token(self._log_id, [wire.past(handled)]),
-            record=wire.record_ref(handled),
-            replayed=handled.replayed,
-        )
+        return btm_assets_pb2.CommandResponse(**wire.recorded(self._log_id, handled))

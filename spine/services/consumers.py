@@ -242,11 +242,7 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
         mpxn = str(parse_mpxn(request.mpxn))
         order = wire.order(request, method, mpxn, command, command.by)
         handled = await self._meters.handle(order)
-        return consumers_pb2.CommandResponse(
-            positions=wire.position_token(self._log_id, [wire.past(handled)]),
-            record=wire.record_ref(handled),
-            replayed=handled.replayed,
-        )
+        return consumers_pb2.CommandResponse(**wire.recorded(self._log_id, handled))
 
     async def _consent(
         self,

@@ -48,11 +48,7 @@ class DeletionsService(consumers_pb2_grpc.DeletionsServicer):
             wire.order(request, "ConfirmDeletion", owed.id, command, by)
         )
         self._known.take_in(mpxn)
-        return consumers_pb2.CommandResponse(
-            positions=wire.position_token(self._log_id, [wire.past(handled)]),
-            record=wire.record_ref(handled),
-            replayed=handled.replayed,
-        )
+        return consumers_pb2.CommandResponse(**wire.recorded(self._log_id, handled))
 
     async def ListDeletions(self, request: Any, context: Any) -> Any:
         """What the caller owes, or what is owed for its consents at a meter."""

@@ -238,9 +238,7 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
         handled = await self._home.handle(order)
         await self._spread(context.time_remaining() - ANSWER_S)
         return governance_pb2.CommandResponse(
-            positions=wire.position_token(self._log_id, [wire.past(handled)]),
-            record=wire.record_ref(handled),
-            replayed=handled.replayed,
+            **wire.recorded(self._log_id, handled),
             partitions_holding=1 + self._spreader.holding(handled.offset),
             partitions_total=1 + len(self._spreader.targets),
         )

@@ -177,11 +177,7 @@ class MeteringService(metering_pb2_grpc.MeteringServicer):
         check_registrar(self._recorder.access(mpxn), command.by, wire.now())
         order = wire.order(request, method, mpxn, command, command.by)
         handled = await self._coordinator.handle(order)
-        return metering_pb2.CommandResponse(
-            positions=wire.position_token(self._log_id, [wire.past(handled)]),
-            record=wire.record_ref(handled),
-            replayed=handled.replayed,
-        )
+        return metering_pb2.CommandResponse(**wire.recorded(self._log_id, handled))
 
     async def RecordReadings(self, requests: AsyncIterator[Any], context: Any) -> Any:
         """Judge and record meter-days, chunk by chunk; see the .proto for what is refused how.

@@ -37,6 +37,7 @@ from spine.coordinator import Coordinator, Handled, Order
 from spine.domain import Actor
 from spine.errors import NotPermitted, Reason, SpineError
 from spine.event import LogRecord, SignerRole
+from spine.gb import iso_milliseconds
 from spine.policy import Role
 from spine.rows import SUBJECT_PREFIX, Applied
 from spine.runtime import Process
@@ -108,11 +109,11 @@ def message(change: Change, now: datetime) -> bytes:
         "consent_id": change.consent_id,
         "version": change.version,
         "state": change.state,
-        "since": _instant(change.since),
+        "since": iso_milliseconds(change.since),
         "overdue": change.overdue(now),
     }
     kind = NOTICE_TYPE if change.is_notice else MESSAGE_TYPE
-    said = {"type": kind, "timestamp": _instant(change.since), "data": data}
+    said = {"type": kind, "timestamp": iso_milliseconds(change.since), "data": data}
     return json.dumps(said, separators=(",", ":")).encode()
 
 
@@ -226,11 +227,7 @@ class WebhooksService(consumers_pb2_grpc.WebhooksServicer):
     async def _handled(self, request: Any, method: str, command: Any, by: Actor) -> Any:
         order = wire.order(request, method, subject_of(by), command, by)
         handled = await self._home.handle(order)
-        return consumers_pb2.CommandResponse(
-            positions=wire.position_token(self._log_id, [wire.past(handled)]),
-            record=wire.record_ref(handled),
-            replayed=handled.replayed,
-        )
+        return consumers_pb2.CommandResponse(**wire.recorded(self._log_id, handled))
 
     def _receiver(self) -> Actor:
         by = wire.caller()
@@ -270,7 +267,3 @@ def delivering(
         consumers_pb2_grpc.add_WebhooksServicer_to_server,
         WebhooksService(webhooks, keyed, deliveries, process.runtime.identity.log_id),
     )
-
-
-def _instant(at: datetime) -> str:
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")

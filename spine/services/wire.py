@@ -64,6 +64,15 @@ def record_ref(handled: Handled) -> Any:
     )
 
 
+def recorded(log_id: bytes, handled: Handled) -> dict[str, Any]:
+    """The fields by which every answer to a command says what was recorded, and where."""
+    return {
+        "positions": position_token(log_id, [past(handled)]),
+        "record": record_ref(handled),
+        "replayed": handled.replayed,
+    }
+
+
 # -- in -------------------------------------------------------------------------------------------
 
 
