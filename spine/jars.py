@@ -8,6 +8,8 @@ missing from Maven Central in plain Python, with no Java and no Maven at hand.
 checksum file, which is how a Kafka version is changed.
 """
 
+from __future__ import annotations
+
 import hashlib
 import sys
 import tempfile
@@ -15,9 +17,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
-from jgo.maven import MavenContext
-from jgo.parse import Coordinate
+from spine.errors import Pushback, Reason
+
+if TYPE_CHECKING:
+    from jgo.maven import MavenContext
 
 KAFKA_VERSION = "4.3.1"
 # Kafka logs through slf4j and brings no backend for it; without the second, its log stays empty.
@@ -34,8 +39,11 @@ FETCH_TIMEOUT_S = 30
 Progress = Callable[[int, int], None]
 
 
-class EmbeddedKafkaError(Exception):
+class EmbeddedKafkaError(Pushback):
     """The embedded broker cannot run; the message says why and what to do."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(Reason.STARTING, message)
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,7 @@ def _fetch(jars: list[Jar], folder: Path, progress: Progress) -> None:
         tempfile.TemporaryDirectory(dir=folder, prefix="fetch-") as staging,
         ThreadPoolExecutor(FETCH_THREADS_MAX) as threads,
     ):
-        context = MavenContext(repo_cache=Path(staging), timeout=FETCH_TIMEOUT_S)
+        context = _maven(Path(staging))
         for done, (jar, fetched) in enumerate(
             threads.map(lambda jar: (jar, _download(context, jar)), jars), start=1
         ):
@@ -96,6 +104,12 @@ def _fetch(jars: list[Jar], folder: Path, progress: Progress) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             fetched.replace(target)
             progress(done, len(jars))
+
+
+def _maven(cache: Path) -> MavenContext:
+    from jgo.maven import MavenContext  # here: who has the jars need not load it
+
+    return MavenContext(repo_cache=cache, timeout=FETCH_TIMEOUT_S)
 
 
 def _download(context: MavenContext, jar: Jar) -> Path:
@@ -129,8 +143,10 @@ def resolve_jars() -> Iterator[Jar]:
     One root at a time, and the first to name an artifact wins: resolved together, the version
     table of log4j's parent would replace Kafka's own clients by older ones.
     """
+    from jgo.parse import Coordinate
+
     with tempfile.TemporaryDirectory() as staging:
-        context = MavenContext(repo_cache=Path(staging), timeout=FETCH_TIMEOUT_S)
+        context = _maven(Path(staging))
         seen: set[tuple[str, str]] = set()
         for root in MAVEN_ROOTS:
             wanted = context.create_dependency(replace(Coordinate.parse(root), scope="compile"))

@@ -24,7 +24,7 @@ from grpc import StatusCode
 from domains.metering.aggregates import Suppressed
 from spine import event, telemetry, trust, writer
 from spine.answer import Absent, Release
-from spine.cli import app
+from spine.cli import command_line
 from spine.config import Settings
 from spine.console.output import EXIT_CODES, EXIT_DIFFERENT
 from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
@@ -102,7 +102,7 @@ def commands() -> dict[str, frozenset[str]]:
             options = (p.opts for p in node.params if p.param_type_name == "option")
             yield " ".join(path), frozenset(o for opts in options for o in opts) - {"--help"}
 
-    return dict(walk(typer.main.get_command(app), ("spine",)))
+    return dict(walk(typer.main.get_command(command_line()), ("spine",)))
 
 
 def test_every_command_and_option() -> None:

@@ -11,7 +11,7 @@ import typer
 
 from domains.consumers import receipts
 from spine.console.client import stamp
-from spine.console.context import CONSENT_SERVICE, As, AsJson, instant
+from spine.console.context import CONSENT_SERVICE, CONSENTS, As, AsJson, group, instant
 from spine.console.output import EXIT_DIFFERENT, details, err, out, say, say_json, table, when
 from spine.console.parties import client, place
 from spine.errors import Invalid, Reason
@@ -51,7 +51,7 @@ BARRED: Final = "no such consent here; its id is barred"
 
 def add_to(app: typer.Typer) -> None:
     """The commands of this module."""
-    consent = typer.Typer(no_args_is_help=True, help="What consumers allow.")
+    consent = group(app, "consent", CONSENTS)
     consent.command()(request)
     consent.command()(grant)
     consent.command()(narrow)
@@ -61,7 +61,6 @@ def add_to(app: typer.Typer) -> None:
     consent.command("suspend")(hold)
     consent.command()(resume)
     consent.command()(receipt)
-    app.add_typer(consent, name="consent")
 
 
 def request(

@@ -19,12 +19,25 @@ from spine.runtime import Runtime, service_target
 OPERATOR: Final = "governance-board"
 CONSENT_SERVICE: Final = "consent-service"
 UP: Final = "`spine up`"
+# What the help says of groups that several modules add to.
+METERING_POINTS: Final = "Metering points."
+CONSENTS: Final = "What consumers allow."
 # Time for one address to take a connection, before somebody is told that nothing runs.
 REACH_S: Final = 2.0
 
 As = Annotated[str, typer.Option("--as", help="Identity whose certificate to use.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document instead of tables.")]
 Mpxn = Annotated[str, typer.Argument(help="MPAN (13 digits) or MPRN (6 to 10 digits).")]
+
+
+def group(app: typer.Typer, name: str, text: str) -> typer.Typer:
+    """The group of commands of that name, which several modules may add to."""
+    for known in app.registered_groups:
+        if known.name == name and known.typer_instance is not None:
+            return known.typer_instance
+    made = typer.Typer(no_args_is_help=True, help=text)
+    app.add_typer(made, name=name)
+    return made
 
 
 _used: list[Settings] = []

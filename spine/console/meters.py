@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from spine.console.client import interval, stamp
-from spine.console.context import As, AsJson, Mpxn, instant
+from spine.console.context import METERING_POINTS, As, AsJson, Mpxn, group, instant
 from spine.console.parties import acknowledge, client
 from spine.console.reading import FromTime, ToTime
 
@@ -18,9 +18,7 @@ Quantity = Annotated[str, typer.Option("--quantity", help="AI, or AE for export.
 
 def add_to(app: typer.Typer) -> None:
     """The commands of this module."""
-    groups = {group.name: group.typer_instance for group in app.registered_groups}
-    meter = groups["meter"]
-    assert meter is not None
+    meter = group(app, "meter", METERING_POINTS)
     meter.command("silent")(silent)
     meter.command("restored")(restored)
     meter.command("withdraw")(withdraw)

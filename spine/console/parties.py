@@ -10,7 +10,17 @@ import typer
 
 from domains.governance.decider import check_role
 from spine.console.client import Client, stamp
-from spine.console.context import CONSENT_SERVICE, OPERATOR, As, AsJson, Mpxn, instant, settings
+from spine.console.context import (
+    CONSENT_SERVICE,
+    METERING_POINTS,
+    OPERATOR,
+    As,
+    AsJson,
+    Mpxn,
+    group,
+    instant,
+    settings,
+)
 from spine.console.output import listed, say, say_json
 from spine.identity import Authority
 from spine.policy import Role
@@ -27,11 +37,10 @@ def add_to(app: typer.Typer) -> None:
     participant.command()(reinstate)
     participant.command("list")(list_participants)
     app.add_typer(participant, name="participant")
-    meter = typer.Typer(no_args_is_help=True, help="Metering points.")
+    meter = group(app, "meter", METERING_POINTS)
     meter.command("register")(register)
     meter.command("supply")(supply)
     meter.command("agent")(agent)
-    app.add_typer(meter, name="meter")
     tenancy = typer.Typer(no_args_is_help=True, help="Who lives where.")
     tenancy.command("start")(start_tenancy)
     tenancy.command("end")(end_tenancy)

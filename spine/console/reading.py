@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from spine.console.client import interval, stamp
-from spine.console.context import As, AsJson, Mpxn, instant
+from spine.console.context import CONSENTS, METERING_POINTS, As, AsJson, Mpxn, group, instant
 from spine.console.output import details, json_text, listed, say, say_json, table, when
 from spine.console.parties import client
 from spine.dsi.v1 import dsi_pb2
@@ -28,9 +28,8 @@ def add_to(app: typer.Typer) -> None:
     """The commands of this module."""
     app.command()(read)
     app.command()(watch)
-    groups = {group.name: group.typer_instance for group in app.registered_groups}
-    meter, consent = groups["meter"], groups["consent"]
-    assert meter is not None and consent is not None
+    meter = group(app, "meter", METERING_POINTS)
+    consent = group(app, "consent", CONSENTS)
     meter.command("show")(show_meter)
     meter.command("tenancies")(show_tenancies)
     consent.command("show")(show_consents)

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from domains.consumers.events import TenancyEnded, TenancyStarted
 from spine import trust
-from spine.cli import app
+from spine.cli import command_line
 from spine.console import context
 from spine.dsi.process import start_readings
 from spine.embedded import EmbeddedKafka
@@ -143,7 +143,7 @@ def spine(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     monkeypatch.setattr(context, "_used", [world.runtime.settings])
 
     def run(*words: str) -> Any:
-        done = CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False)
+        done = CliRunner().invoke(command_line(), [*words, "--json"], catch_exceptions=False)
         assert done.exit_code == 0, done.output
         return json.loads(done.output)
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import typer
 
-from spine.cli import app
+from spine.cli import command_line
 from spine.config import Settings
 from spine.console import context
 from spine.console.logs import issue_identities
@@ -87,7 +87,7 @@ def commands() -> dict[str, Any]:
         if not hasattr(node, "commands"):
             yield " ".join(path), node
 
-    return dict(walk(typer.main.get_command(app), ()))
+    return dict(walk(typer.main.get_command(command_line()), ()))
 
 
 def takes_files(parameter: Any) -> bool:

@@ -19,7 +19,7 @@ import grpc
 import pytest
 from typer.testing import CliRunner
 
-from spine.cli import app
+from spine.cli import command_line
 from spine.console.client import Client, stamp
 from spine.console.context import CONSENT_SERVICE, OPERATOR
 from spine.console.output import EXIT_DIFFERENT
@@ -140,9 +140,14 @@ def test_what_waits_is_shown_to_its_receiver_and_counted_for_governance(
     assert (receivers[ADVISER].outstanding, receivers[ADVISER].overdue) == (1, 0)
     assert refusal(lambda: adviser.changes("ListReceivers")) == "ROLE_NOT_ALLOWED"
     run = CliRunner().invoke
-    assert change.change_id in run(app, ["changes", "list", "--as", ADVISER, "--json"]).stdout
-    assert ADVISER in run(app, ["changes", "receivers"]).stdout
-    done = run(app, ["changes", "acknowledge", SECOND, change.change_id, "--as", ADVISER])
+    assert (
+        change.change_id
+        in run(command_line(), ["changes", "list", "--as", ADVISER, "--json"]).stdout
+    )
+    assert ADVISER in run(command_line(), ["changes", "receivers"]).stdout
+    done = run(
+        command_line(), ["changes", "acknowledge", SECOND, change.change_id, "--as", ADVISER]
+    )
     assert done.exit_code == 0, done.output
     assert waiting(adviser) == []
 
@@ -184,7 +189,7 @@ def hook(spine: Installation) -> Iterator[tuple[str, list[Any]]]:
 
 def said(*words: str, code: int = 0) -> str:
     """What a command says that ends with this code."""
-    done = CliRunner().invoke(app, list(words))
+    done = CliRunner().invoke(command_line(), list(words))
     assert done.exit_code == code, done.output
     return done.stdout
 

@@ -14,7 +14,7 @@ import grpc
 import pytest
 from typer.testing import CliRunner
 
-from spine.cli import app
+from spine.cli import command_line
 from spine.console import context
 from spine.console.client import Client, interval, stamp
 from spine.console.reading import absent
@@ -46,7 +46,9 @@ def between(spine: Installation) -> datetime:
 
 def console(*words: str) -> Any:
     """What a command prints with --json."""
-    ran = CliRunner().invoke(app, [*words, "--as", "robin", "--basis", "SUBJECT", "--json"])
+    ran = CliRunner().invoke(
+        command_line(), [*words, "--as", "robin", "--basis", "SUBJECT", "--json"]
+    )
     assert ran.exit_code == 0, ran.exception
     return json.loads(ran.stdout)
 
@@ -107,7 +109,7 @@ def ingested(path: Path, content: bytes) -> dict[str, Any]:
 
 
 def run(*words: str) -> Any:
-    return CliRunner().invoke(app, list(words))
+    return CliRunner().invoke(command_line(), list(words))
 
 
 def told(client: Client, start: datetime, **more: Any) -> list[tuple[str, int]]:

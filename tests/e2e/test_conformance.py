@@ -12,7 +12,7 @@ import grpc
 import pytest
 from typer.testing import CliRunner
 
-from spine.cli import app
+from spine.cli import command_line
 from spine.console.client import stamp
 from spine.console.context import OPERATOR
 from spine.console.output import EXIT_DIFFERENT
@@ -50,7 +50,7 @@ def trusted(spine: Installation) -> Installation:
 
 
 def run(*words: str) -> tuple[int, Any]:
-    found = CliRunner().invoke(app, [*words, "--json"])
+    found = CliRunner().invoke(command_line(), [*words, "--json"])
     assert found.stdout, found.output
     return found.exit_code, json.loads(found.stdout)
 
@@ -95,7 +95,7 @@ def test_a_token_is_good_at_both_sides_until_its_consent_is_revoked(
     home = trusted.as_("conf-home")
     consent = grant(home, MPAN, BY_ROW)
     kept = tmp_path / "token.txt"
-    issued = CliRunner().invoke(app, ["token", "issue", consent, MPAN, "--as", BY_ROW])
+    issued = CliRunner().invoke(command_line(), ["token", "issue", consent, MPAN, "--as", BY_ROW])
     kept.write_text(issued.stdout)
     good = {"valid": True, "reason": ""}
     assert run("token", "check", str(kept), "--as", BY_ROW) == (0, {"consumers": good, "dsi": good})
@@ -107,7 +107,7 @@ def test_a_token_is_good_at_both_sides_until_its_consent_is_revoked(
     code, said = run("token", "check", str(kept), "--as", BY_ROW)
     assert code == EXIT_DIFFERENT
     assert {one["reason"] for one in said.values()} == {Reason.CONSENT_REVOKED}
-    again = CliRunner().invoke(app, ["token", "issue", consent, MPAN, "--as", BY_ROW])
+    again = CliRunner().invoke(command_line(), ["token", "issue", consent, MPAN, "--as", BY_ROW])
     assert isinstance(again.exception, grpc.RpcError)
     assert error_from(again.exception).reason == Reason.CONSENT_REVOKED
 

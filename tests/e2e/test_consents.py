@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from spine.cli import app
+from spine.cli import command_line
 from spine.console.output import EXIT_DIFFERENT
 from tests.e2e.conftest import Installation
 
@@ -20,7 +20,7 @@ DATES = ("--history-from", "2024-01-01", "--expires", "2030-01-01")
 
 
 def run(*words: str | Path, code: int = 0) -> str:
-    ran = CliRunner().invoke(app, [str(word) for word in words])
+    ran = CliRunner().invoke(command_line(), [str(word) for word in words])
     assert ran.exit_code == code, (ran.output, ran.exception)
     return ran.output
 
@@ -83,7 +83,7 @@ def test_a_receipt_is_checked_offline_and_a_changed_one_is_found(
     run("consent", "receipt", path, code=EXIT_DIFFERENT)
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
     for words in ((path, "--key", "nonsense"), (tmp_path / "bytes",), (Path(__file__),)):
-        ran = CliRunner().invoke(app, ["consent", "receipt", *map(str, words)])
+        ran = CliRunner().invoke(command_line(), ["consent", "receipt", *map(str, words)])
         assert getattr(ran.exception, "grpc_code", "") == "INVALID_ARGUMENT"
 
 

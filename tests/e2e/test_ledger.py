@@ -19,7 +19,7 @@ import pytest
 from typer.testing import CliRunner
 
 from spine import trust
-from spine.cli import app
+from spine.cli import command_line
 from spine.console import audits, context, ingesting
 from spine.console.client import interval, stamp
 from spine.console.context import CONSENT_SERVICE
@@ -131,7 +131,7 @@ def test_the_page_for_auditors_tells_what_happens(
             (tmp_path / "edited.json").write_text(json.dumps(proof))
         if command.startswith("provenance get"):
             until(lambda: covers(spine, ends()))
-        done = CliRunner().invoke(app, shlex.split(command.replace("2@17.0", place)))
+        done = CliRunner().invoke(command_line(), shlex.split(command.replace("2@17.0", place)))
         assert done.exit_code == (WRONG if "edited" in command else 0), (command, done.output)
         said = done.stderr if "edited" in command else done.stdout
         assert same(said) == same(shown), command
@@ -289,7 +289,7 @@ def test_a_consumer_finds_its_consents_and_suppliers_and_takes_one_back(
     (line,) = told("my", "consents", "--as", "ledger-reader")
     assert (line["mpxn"], line["state"], line["data_user"]) == (MPAN, "ACTIVE", "bright-advice")
     _, *words = shlex.split(line["revoke"])
-    assert CliRunner().invoke(app, words).exit_code == 0
+    assert CliRunner().invoke(command_line(), words).exit_code == 0
     (line,) = told("my", "consents", "--as", "ledger-reader")
     assert (line["state"], line["revoke"]) == ("REVOKED", "")
     with pytest.raises(grpc.RpcError):
@@ -301,6 +301,6 @@ def test_a_consumer_finds_its_consents_and_suppliers_and_takes_one_back(
 
 def told(*words: str) -> Any:
     """What a command prints for programs."""
-    done = CliRunner().invoke(app, [*words, "--json"])
+    done = CliRunner().invoke(command_line(), [*words, "--json"])
     assert done.exit_code == 0, done.exception
     return json.loads(done.stdout)

@@ -24,7 +24,7 @@ import zstandard
 from typer.testing import CliRunner
 
 from spine.archive import SUFFIX
-from spine.cli import app
+from spine.cli import command_line
 from spine.config import Settings
 from spine.console import context
 from spine.console.client import Client, stamp
@@ -134,7 +134,7 @@ def within(value: Any) -> Iterator[Sealed]:
 
 
 def run(*words: str) -> str:
-    done = CliRunner().invoke(app, list(words))
+    done = CliRunner().invoke(command_line(), list(words))
     assert done.exit_code == 0, (words, done.output)
     return done.stdout
 
@@ -160,7 +160,9 @@ def proof(place: str, file: Path) -> None:
     """A proof of a record with its value, once the ledger covers it."""
     deadline = time.monotonic() + WAIT_S
     while (
-        CliRunner().invoke(app, ["ledger", "prove", place, "--value", "--out", str(file)]).exit_code
+        CliRunner()
+        .invoke(command_line(), ["ledger", "prove", place, "--value", "--out", str(file)])
+        .exit_code
     ):
         assert time.monotonic() < deadline, "the ledger never covered it"
         time.sleep(0.2)

@@ -21,7 +21,7 @@ from domains.consumers.events import ConsentGranted, ConsentRevoked
 from domains.governance.decider import GOVERNANCE
 from spine import trust
 from spine.accreditation import CCS, DSI
-from spine.cli import app
+from spine.cli import command_line
 from spine.config import Settings
 from spine.console import conforming
 from spine.console.conformance import (
@@ -670,10 +670,12 @@ async def test_the_command_says_so_and_ends_with_its_code(
     monkeypatch.setattr(conforming, "settings", lambda: chosen)
     at = [(f"--{end}", f"localhost:{server.port}") for end, server in town.servers.items()]
     words = ["conformance", "--as", "board", *(word for pair in at for word in pair)]
-    told = await asyncio.to_thread(CliRunner().invoke, app, words)
+    told = await asyncio.to_thread(CliRunner().invoke, command_line(), words)
     assert told.exit_code == code, told.output
     assert f"{0 if honest else 1} FAIL" in told.output
     assert ("accreditation.missing-row" in told.output) and ("give it something" in told.output)
-    missing = await asyncio.to_thread(CliRunner().invoke, app, [*words, "--consumer", "nobody"])
+    missing = await asyncio.to_thread(
+        CliRunner().invoke, command_line(), [*words, "--consumer", "nobody"]
+    )
     assert isinstance(missing.exception, Invalid)
     assert missing.exception.reason is Reason.IDENTITY_MISSING
