@@ -42,6 +42,7 @@ from tests.fault.installation import ADVISER, Faulty
 from tests.fault.nemesis import await_successor, frozen, kill_broker, kills, restart
 from tests.fault.proxy import Proxy
 from tests.fault.race import DAY, Meter
+from tests.helpers.judging import judge
 
 pytestmark = pytest.mark.timeout(300)
 TERMS: dict[str, Any] = {
@@ -216,6 +217,8 @@ def test_the_audit_after_all_of_it(spine: Faulty, tmp_path: Path) -> None:
     assert code == 0
     assert unbalanced(report) == []
     assert unexplained(report, kills) == []
+    _, disagreed = judge(context.runtime())
+    assert disagreed == []
 
 
 def test_an_older_kafka_folder_under_newer_stores_is_folded_anew(

@@ -38,6 +38,7 @@ from tests.fault.nemesis import (
 from tests.fault.one_broker import TERMS, data_or_status
 from tests.fault.race import Meter, Nemesis, Race
 from tests.fault.verdicts import play
+from tests.helpers.judging import judge
 
 pytestmark = pytest.mark.timeout(900)
 ROUNDS = 2_000
@@ -282,3 +283,5 @@ def test_the_audit_after_all_of_it(spine: Faulty, tmp_path: Path) -> None:
     assert code == 0
     assert unbalanced(report) == []
     assert unexplained(report, kills) == []
+    _, disagreed = judge(context.runtime())
+    assert disagreed == []

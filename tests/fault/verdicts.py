@@ -25,6 +25,7 @@ from tests.fault.checkers import (
 from tests.fault.digests import applied_places, patiently, same_again
 from tests.fault.nemesis import kills
 from tests.fault.race import Nemesis, Race
+from tests.helpers.judging import judge
 
 WITH_STORES = ("dsi", "consumers", "readings")
 
@@ -50,6 +51,8 @@ def play(race: Race, spine: Installation, folder: Path, *faults: Nemesis) -> Non
     assert code == 0
     assert unbalanced(report) == []
     assert unexplained(report, kills) == []
+    _, disagreed = patiently(lambda: judge(context.runtime()))
+    assert disagreed == []
 
 
 def _audited(spine: Installation, folder: Path) -> tuple[int, dict[str, Any]]:

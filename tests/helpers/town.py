@@ -6,6 +6,7 @@ that a test can stop a fold, shift a clock or drop a connection where it likes.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -48,6 +49,7 @@ from spine.log_thread import ReaderThread
 from spine.policy import Basis, Category, Role
 from spine.runtime import Process, Runtime
 from spine.spread import Spreader
+from tests.helpers.judging import judge
 
 MPAN = "2000027391990"
 DAY = datetime(2024, 7, 1, tzinfo=UTC)
@@ -222,6 +224,8 @@ async def settle(settings: Settings, kafka: Kafka) -> AsyncIterator[Town]:
         await town.consumer(StartSupply(SERVICE, "north-supply", start))
         await town.consumer(StartTenancy(SERVICE, "tenancy-1", CONSUMER_REF, start))
         yield town
+        _, disagreed = await asyncio.to_thread(judge, runtime)
+        assert disagreed == [], "\n".join(disagreed[:5])
     finally:
         await process.stop()
         await town.readings.stop()

@@ -34,8 +34,9 @@ from spine.domain import Actor
 from spine.errors import SpineError
 from spine.policy import POLICIES, Basis, MeterAccess, Permit, Role, Situation
 from tests.helpers.access import access_request
+from tests.helpers.judging import permitted_by, plain
 from tests.helpers.rights import agree, rights
-from tests.rights.test_rights import START, permitted_by, plain
+from tests.rights.test_rights import START
 
 METERS = ("1200000000001", "1200000000002")
 CONSENTS = ("k-1", "k-2")

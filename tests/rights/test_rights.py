@@ -1,14 +1,14 @@
 """The policy and the rights calculator, two readings of the same rules, never disagree.
 
-`make rights` asks a million questions; the tests ask some thousands. The access records of a real
-run go through the same comparison (`tests/e2e/test_verdict.py`).
+`make rights` asks a million questions; the tests ask some thousands. The access records of every
+run on a broker go through the same comparison (`tests/helpers/judging.py`).
 """
 
 from __future__ import annotations
 
 import os
 import random
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -32,7 +32,8 @@ from spine.policy import (
     Situation,
 )
 from tests.helpers.access import access_request
-from tests.helpers.rights import ALWAYS, Event, Right, Span, agree, rights
+from tests.helpers.judging import permitted_by, plain
+from tests.helpers.rights import ALWAYS, Event, Right, agree, rights
 
 QUESTIONS = int(os.environ.get("SPINE_TEST_QUESTIONS", "20000"))
 QUESTIONS_A_LIFE = 50
@@ -244,17 +245,6 @@ class Life:
 
 def categories(rng: random.Random) -> tuple[str, ...]:
     return tuple(rng.sample([str(c) for c in Category][:6], rng.randrange(1, 4)))
-
-
-def plain(value: Any) -> dict[str, Any]:
-    return {one.name: getattr(value, one.name) for one in fields(value)}
-
-
-def permitted_by(decision: Decision) -> dict[str, list[Span]] | None:
-    """A decision as the calculator compares it."""
-    if not isinstance(decision, Permit):
-        return None
-    return {decision.consent_id: [(part.start, part.end) for part in decision.covered]}
 
 
 def ask(seed: int, count: int) -> tuple[int, list[str]]:
