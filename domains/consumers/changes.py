@@ -70,6 +70,10 @@ class Waits(Told, Protocol):
     def since(self) -> datetime:
         """Since when it waits."""
 
+    @property
+    def due(self) -> datetime:
+        """Until when it is answered in time, if anything obliges its receiver to."""
+
     def overdue(self, now: datetime) -> bool:
         """Whether it has waited for too long."""
 
@@ -116,9 +120,14 @@ class Change:
         """Whether the consent goes on standing as it did."""
         return isinstance(self.state, Notice)
 
+    @property
+    def due(self) -> datetime:
+        """Until when it is to be acknowledged. Nobody has to acknowledge a notice."""
+        return self.since + OVERDUE_AFTER
+
     def overdue(self, now: datetime) -> bool:
         """Whether it has waited for too long, if it is not acknowledged. A notice never has."""
-        return not self.is_notice and now - self.since > OVERDUE_AFTER
+        return not self.is_notice and now > self.due
 
 
 def changes(mpxn: str, access: MeterAccess, now: datetime) -> tuple[Change, ...]:
