@@ -34,6 +34,7 @@ MODULES: Final = {
     "holds": ("hold",),
     "ingesting": ("ingest",),
     "reading": ("read", "watch", "meter", "consent"),
+    "consent_records": ("consent",),
     "meters": ("meter",),
     "reference": ("reference", "coordinators"),
     "assets": ("assets",),

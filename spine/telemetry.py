@@ -153,7 +153,7 @@ deletions_overdue = _meter.create_gauge(
     *_declared(
         "spine.deletions.overdue",
         "{deletion}",
-        "Deletions that data users have not confirmed 30 days after the consent was over.",
+        "Deletions that data users have not confirmed within the term of their purpose.",
     )
 )
 webhook_deliveries = _meter.create_counter(

@@ -8,7 +8,8 @@ is at home in `consumers.acknowledgements.v1` (`acknowledgements.py`), subject t
 Rules:
 1. The data user of a consent is told each state that others or time brought about.
 2. A data service of the meter is told that a consent which was once granted is suspended or over:
-   its id and state, and nothing of who read what for which purpose.
+   its id and state, and nothing of who read what for which purpose. So is each recipient whom the
+   record of the consent names, as the data user is, whoever ended it.
 3. At a meter, a receiver is told one change at a time, the oldest first, and notices after that.
 4. Only the receiver acknowledges, and once is enough.
 """
@@ -22,6 +23,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final, Protocol, TypeVar
 
+from domains.consumers.chain import terms_of
 from domains.consumers.evolve import is_bar
 from domains.consumers.views import ShownState, shown_state
 from spine.domain import Actor
@@ -67,6 +69,10 @@ class Waits(Told, Protocol):
     @property
     def since(self) -> datetime:
         """Since when it waits."""
+
+    @property
+    def due(self) -> datetime:
+        """Until when it is answered in time, if anything obliges its receiver to."""
 
     def overdue(self, now: datetime) -> bool:
         """Whether it has waited for too long."""
@@ -114,9 +120,14 @@ class Change:
         """Whether the consent goes on standing as it did."""
         return isinstance(self.state, Notice)
 
+    @property
+    def due(self) -> datetime:
+        """Until when it is to be acknowledged. Nobody has to acknowledge a notice."""
+        return self.since + OVERDUE_AFTER
+
     def overdue(self, now: datetime) -> bool:
         """Whether it has waited for too long, if it is not acknowledged. A notice never has."""
-        return not self.is_notice and now - self.since > OVERDUE_AFTER
+        return not self.is_notice and now > self.due
 
 
 def changes(mpxn: str, access: MeterAccess, now: datetime) -> tuple[Change, ...]:
@@ -131,6 +142,8 @@ def changes(mpxn: str, access: MeterAccess, now: datetime) -> tuple[Change, ...]
         since = _since(consent, access, state)
         receivers = set() if state in _OWN else {(consent.data_user, Role.DATA_USER)}
         if state in SHUT and consent.answer_by is None:
+            recipients = terms_of(access, consent.consent_id).recipients
+            receivers |= {(recipient, Role.DATA_USER) for recipient in recipients}
             receivers |= {
                 (served.agent, Role.DATA_SERVICE)
                 for served in access.appointments

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Protocol
 
+from domains.consumers.record import RecordTerms
 from spine.domain import Actor
 from spine.errors import NotPermitted, Reason, Refused
 from spine.event import Sealed
@@ -99,6 +100,7 @@ class RequestConsent:
     consent_id: str
     terms: ConsentTerms
     answer_by: datetime
+    record: RecordTerms | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,7 @@ class GrantConsent:
     terms: ConsentTerms
     channel: str = ""
     evidence: str = ""
+    record: RecordTerms | None = None
 
 
 @dataclass(frozen=True, slots=True)

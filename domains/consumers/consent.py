@@ -11,6 +11,7 @@ from dataclasses import fields
 from datetime import datetime
 from typing import Any, Final
 
+from domains.consumers.chain import terms_of
 from domains.consumers.commands import (
     ConsentTerms,
     DeclineConsent,
@@ -34,10 +35,17 @@ from domains.consumers.events import (
     ConsentResumed,
     ConsentRevoked,
     ConsentSuspended,
+    ConsentTermsRecorded,
     ConsentWithdrawn,
     ConsumersEvents,
 )
 from domains.consumers.evolve import FINAL, find_consent, is_bar
+from domains.consumers.record import (
+    RecordTerms,
+    check_record,
+    record_is_wider,
+    says_the_same,
+)
 from spine.domain import Actor
 from spine.errors import NotPermitted, Reason, Refused
 from spine.policy import (
@@ -113,13 +121,14 @@ def request(access: MeterAccess, command: RequestConsent, now: datetime) -> Cons
     terms = command.terms
     check_own(command.by, terms)
     check_terms(command.consent_id, terms, now)
+    check_record(terms, command.record)
     if command.answer_by <= now:
         raise Refused(Reason.CONSENT_LAPSED, "the time to answer has already run out")
     earlier = find_consent(access, command.consent_id)
     if earlier is not None:
         _check_not_over(earlier)
         asked = earlier.state is ConsentState.REQUESTED and earlier.answer_by == command.answer_by
-        if asked and _same_terms(earlier, terms):
+        if asked and _is_same(access, earlier, terms, command.record):
             return ()
         raise Refused(Reason.CONSENT_EXISTS, "the consent id is already in use at the meter")
     _check_room(access)
@@ -138,6 +147,7 @@ def request(access: MeterAccess, command: RequestConsent, now: datetime) -> Cons
             decided_at=now,
             **_fields(terms),
         ),
+        *_recorded(command, now),
     )
 
 
@@ -146,17 +156,19 @@ def grant(access: MeterAccess, command: GrantConsent, now: datetime) -> Consumer
     terms = command.terms
     check_own(command.by, terms)
     check_terms(command.consent_id, terms, now)
+    check_record(terms, command.record)
     earlier = find_consent(access, command.consent_id)
     if earlier is not None:
         _check_not_over(earlier)
         if earlier.state is ConsentState.ACTIVE:
-            if _same_terms(earlier, terms):
+            if _is_same(access, earlier, terms, command.record):
                 return ()
             raise Refused(Reason.CONSENT_EXISTS, "the consent id is already in use at the meter")
         check_own(command.by, earlier)
         if unanswered(earlier, now):
             raise Refused(Reason.CONSENT_LAPSED, "the time to answer has run out")
-        if is_wider(terms, earlier):
+        asked = terms_of(access, command.consent_id)
+        if is_wider(terms, earlier) or record_is_wider(command.record, asked):
             raise Refused(Reason.CONSENT_WIDER, "more than was requested cannot be granted")
     if earlier is None:
         _check_room(access)
@@ -172,7 +184,17 @@ def grant(access: MeterAccess, command: GrantConsent, now: datetime) -> Consumer
             evidence=command.evidence,
             **_fields(terms),
         ),
+        *_recorded(command, now),
     )
+
+
+def _recorded(
+    command: RequestConsent | GrantConsent, now: datetime
+) -> tuple[ConsentTermsRecorded, ...]:
+    """The rest of the record, in the same command, if there is one."""
+    if command.record is None:
+        return ()
+    return (ConsentTermsRecorded(command.consent_id, command.record, now),)
 
 
 def decline(access: MeterAccess, command: DeclineConsent, now: datetime) -> ConsumersEvents:
@@ -309,10 +331,13 @@ def _occupied_by(access: MeterAccess, consumer_ref: str, now: datetime) -> Tenan
     return tenancy
 
 
-def _same_terms(consent: Consent, terms: ConsentTerms) -> bool:
+def _is_same(
+    access: MeterAccess, consent: Consent, terms: ConsentTerms, record: RecordTerms | None
+) -> bool:
     """Whether the consent says the same. Two seals of one notice differ; its hash does not."""
     said = _fields(terms)
-    return all(getattr(consent, name) == said[name] for name in said if name != "notice")
+    same = all(getattr(consent, name) == said[name] for name in said if name != "notice")
+    return same and says_the_same(record, terms_of(access, consent.consent_id))
 
 
 def _fields(terms: ConsentTerms) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, Final, get_args
 
 from domains.consumers import consent, occupancy
+from domains.consumers.chain import MeterRecord
 from domains.consumers.commands import (
     AppointAgent,
     ConsumersCommand,
@@ -78,7 +79,7 @@ CONSUMERS: Final = Domain(
     signer=SignerRole.CONSUMERS,
     version=1,
     events={f"consumers.{event.__name__}": event for event in get_args(ConsumersEvent)},
-    state_type=MeterAccess,
+    state_type=MeterRecord,
     initial=MeterAccess,
     evolve=evolve,
     decide=decide,

@@ -1,13 +1,13 @@
 """That a data user has deleted what it got under a consent that is over: owed, and said by itself.
 
 UK GDPR, Article 17(1)(b): what rests on a consent is erased without undue delay once the consent is
-gone and nothing else carries it; Article 12(3) gives a month to say so, here 30 days. What is owed
+gone and nothing else carries it; Article 12(3) gives a month to say so. What is owed
 follows from the access of a meter and the time alone, as changes do. `DeletionConfirmed` is at home
 in `consumers.acknowledgements.v1`, subject the id of the deletion.
 
 Rules:
 1. A consent that had opened its meter and is over, by whomever or by time, obliges its data user to
-   delete what it got under it and to say so within 30 days, whatever the purpose.
+   delete what it got under it and to say so within the term of its purpose (`deletion_terms.py`).
 2. What was asked for and never granted, or was over or suspended before its first day, obliges to
    nothing, and nothing does before its first day. A tenancy that ended earlier still obliges from
    then on: when that was recorded is not known here, and it may have been read until then.
@@ -21,16 +21,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 from domains.consumers.changes import Acknowledgement
+from domains.consumers.deletion_terms import term
 from domains.consumers.evolve import is_bar
 from spine.domain import Actor
 from spine.errors import NotPermitted, Reason
 from spine.policy import Consent, ConsentState, MeterAccess, Role
 
-DUE_AFTER: Final = timedelta(days=30)
 DELETES: Final = frozenset({Role.DATA_USER, Role.SUPPLIER})
 _ENDED: Final = frozenset({ConsentState.REVOKED, ConsentState.WITHDRAWN})
 _GRANTED: Final = _ENDED | {ConsentState.ACTIVE, ConsentState.SUSPENDED}
@@ -61,7 +61,7 @@ class Deletion:
     @property
     def due(self) -> datetime:
         """Until when it has to be confirmed."""
-        return self.since + DUE_AFTER
+        return self.since + term(self.purpose, self.since)
 
     def overdue(self, now: datetime) -> bool:
         """Whether it is late, if it is not confirmed."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from domains.consumers.record import RecordTerms
 from spine.event import Sealed
 
 
@@ -123,6 +124,15 @@ class ConsentGranted:
 
 
 @dataclass(frozen=True, slots=True)
+class ConsentTermsRecorded:
+    """The record of the request or grant in the same command says this besides."""
+
+    consent_id: str
+    terms: RecordTerms
+    decided_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class ConsentNarrowed:
     """The consumer allows less than before; the same consent in a new version."""
 
@@ -179,6 +189,7 @@ ConsumersEvent = (
     | ConsentDeclined
     | ConsentLapsed
     | ConsentGranted
+    | ConsentTermsRecorded
     | ConsentNarrowed
     | ConsentSuspended
     | ConsentResumed

@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final, TypeVar
 
+from domains.consumers.chain import as_kept, linked, with_terms
 from domains.consumers.events import (
     AgentAppointed,
     AgentAppointmentEnded,
@@ -22,6 +23,7 @@ from domains.consumers.events import (
     ConsentResumed,
     ConsentRevoked,
     ConsentSuspended,
+    ConsentTermsRecorded,
     ConsentWithdrawn,
     ConsumersEvent,
     SupplyEnded,
@@ -52,6 +54,10 @@ def is_bar(consent: Consent) -> bool:
 
 def evolve(access: MeterAccess, event: ConsumersEvent) -> MeterAccess:
     """The access of a meter after one more fact."""
+    return as_kept(_evolve(access, event))
+
+
+def _evolve(access: MeterAccess, event: ConsumersEvent) -> MeterAccess:
     match event:
         case TenancyStarted():
             tenancy = Tenancy(
@@ -76,8 +82,11 @@ def evolve(access: MeterAccess, event: ConsumersEvent) -> MeterAccess:
             served = find_appointment(access, event.agent, event.agent_role, event.effective_to)
             done = replace(served, effective_to=event.effective_to)
             return replace(access, appointments=_swap(access.appointments, served, done))
+        case ConsentTermsRecorded():
+            return with_terms(access, _agreed(access, event.consent_id), event)
         case _:
-            return _with_consent(access, _evolve_consent(access, event))
+            consent = _evolve_consent(access, event)
+            return linked(_with_consent(access, consent), consent, event)
 
 
 def find_tenancy(access: MeterAccess, tenancy_id: str) -> Tenancy:

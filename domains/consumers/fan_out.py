@@ -15,7 +15,6 @@ from typing import Final
 
 from domains.consumers.commands import (
     ConsentTerms,
-    ConsumersCommand,
     DeclineConsent,
     GrantConsent,
     NarrowConsent,
@@ -28,9 +27,11 @@ from domains.consumers.commands import (
     check_role,
 )
 from domains.consumers.consent import check_may_resume, check_terms, is_wider, outranks
+from domains.consumers.events import ConsentTermsRecorded
+from domains.consumers.record import RecordTerms, check_record, record_is_wider, says_the_same
 from spine import trust
 from spine.domain import Actor, Domain
-from spine.errors import Bug, NotPermitted, Reason, Refused
+from spine.errors import NotPermitted, Reason, Refused
 from spine.event import SignerRole
 from spine.policy import Role
 
@@ -112,6 +113,7 @@ class OrderFanOut:
     channel: str = ""
     evidence: str = ""
     reason: str = ""
+    record: RecordTerms | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +126,15 @@ class CompleteFanOut:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """An order and how far it came; a superseded one is sent no further."""
+    """An order and how far it came; a superseded one is sent no further.
+
+    `record` is what a request or a grant says besides its terms.
+    """
 
     ordered: FanOutOrdered
     completed_at: datetime | None = None
     superseded: bool = False
+    record: RecordTerms | None = None
 
     @property
     def is_open(self) -> bool:
@@ -158,42 +164,9 @@ class FanOut:
         """Every meter that the consent was ever asked for."""
         return self.orders[0].ordered.mpxns
 
-
-def open_orders(state: FanOut) -> tuple[FanOutOrdered, ...]:
-    """The orders whose legs may be missing, in the order in which they are to be sent."""
-    return tuple(order.ordered for order in state.orders if order.is_open)
-
-
-def legs(order: FanOutOrdered) -> tuple[tuple[str, ConsumersCommand], ...]:
-    """What to send to each meter of the order: exactly this, whoever sends it and however often."""
-    return tuple((mpxn, _leg(order)) for mpxn in order.mpxns)
-
-
-def _leg(order: FanOutOrdered) -> ConsumersCommand:
-    by = Actor(order.actor_role, order.actor_party)
-    consent_id, terms = order.consent_id, order.terms
-    match order.action:
-        case Action.REQUEST:
-            assert order.answer_by is not None
-            return RequestConsent(by, consent_id, terms, order.answer_by)
-        case Action.GRANT:
-            return GrantConsent(by, consent_id, terms, order.channel, order.evidence)
-        case Action.NARROW:
-            return NarrowConsent(
-                by, consent_id, terms.categories, terms.history_from, terms.expires
-            )
-        case Action.SUSPEND:
-            return SuspendConsent(by, consent_id, order.reason)
-        case Action.DECLINE:
-            return DeclineConsent(by, consent_id)
-        case Action.RESUME:
-            return ResumeConsent(by, consent_id)
-        case Action.REVOKE:
-            return RevokeConsent(by, consent_id)
-        case Action.WITHDRAW:
-            return WithdrawConsent(by, consent_id)
-        case _:
-            raise Bug(f"no leg for {order.action}")
+    def record(self, number: int) -> RecordTerms | None:
+        """What the record says besides the terms, by the order of that number."""
+        return next((o.record for o in self.orders if o.ordered.number == number), None)
 
 
 def tightens(command: OrderFanOut | CompleteFanOut) -> bool:
@@ -201,9 +174,17 @@ def tightens(command: OrderFanOut | CompleteFanOut) -> bool:
     return isinstance(command, CompleteFanOut) or command.action not in _LOOSENING
 
 
-def evolve(state: FanOut, event: FanOutOrdered | FanOutCompleted) -> FanOut:
+FanOutEvent = FanOutOrdered | FanOutCompleted | ConsentTermsRecorded
+
+
+def evolve(state: FanOut, event: FanOutEvent) -> FanOut:
     """The orders of a consent after one more fact."""
     match event:
+        case ConsentTermsRecorded():
+            *earlier, last = state.orders
+            if last.ordered.ordered_at != event.decided_at or last.record is not None:
+                raise Refused(Reason.CONSENT_STATE, "the record is of the order beside it")
+            return FanOut((*earlier, replace(last, record=event.terms)))
         case FanOutOrdered():
             kept = tuple(_overtaken(order, event.action) for order in state.orders)
             return FanOut((*kept, Order(event)))
@@ -226,7 +207,7 @@ def _overtaken(order: Order, action: str) -> Order:
 
 def decide(
     state: FanOut, command: OrderFanOut | CompleteFanOut, now: datetime
-) -> tuple[FanOutOrdered | FanOutCompleted, ...]:
+) -> tuple[FanOutEvent, ...]:
     """The order that a command makes at home at `now`; raises `Refused` with the reason."""
     if isinstance(command, CompleteFanOut):
         return _complete(state, command, now)
@@ -243,7 +224,10 @@ def decide(
             raise Refused(_FINAL[Action(state.last.action)], "the consent is over")
         if not _changes(state, state.last, command, now):
             return ()
-    return (_order(state, command, now),)
+    ordered = _order(state, command, now)
+    if command.record is None:
+        return (ordered,)
+    return (ordered, ConsentTermsRecorded(command.consent_id, command.record, now))
 
 
 def _complete(state: FanOut, command: CompleteFanOut, now: datetime) -> tuple[FanOutCompleted, ...]:
@@ -264,6 +248,7 @@ def _check_first(command: OrderFanOut, now: datetime) -> None:
     terms = _terms_of(command)
     check_own(command.by, terms)
     check_terms(command.consent_id, terms, now)
+    check_record(terms, command.record)
     if not command.mpxns:
         raise Refused(Reason.FIELD_MISSING, "a consent names at least one meter")
     if len(command.mpxns) > METERS_MAX:
@@ -320,7 +305,11 @@ def _grants(state: FanOut, last: FanOutOrdered, command: OrderFanOut, now: datet
         raise Refused(Reason.CONSENT_LAPSED, "the time to answer has run out")
     terms = _terms_of(command)
     check_terms(command.consent_id, terms, now)
-    if is_wider(terms, state.terms) or not set(command.mpxns) <= set(state.mpxns):
+    check_record(terms, command.record)
+    wider = is_wider(terms, state.terms) or record_is_wider(
+        command.record, state.record(last.number)
+    )
+    if wider or not set(command.mpxns) <= set(state.mpxns):
         raise Refused(Reason.CONSENT_WIDER, "more than was requested cannot be granted")
     return True
 
@@ -332,6 +321,7 @@ def _same_or_exists(state: FanOut, command: OrderFanOut) -> bool:
     if (
         before
         and _same(terms, state.terms)
+        and says_the_same(command.record, state.record(before[-1].number))
         and set(_meters(state, command)) == set(before[-1].mpxns)
     ):
         return False
@@ -380,10 +370,11 @@ CONSENT_FAN_OUT: Final = Domain(
     name="consumers",
     topic=trust.CONSUMERS_REFERENCE,
     signer=SignerRole.CONSUMERS,
-    version=1,
+    version=2,
     events={
         "consumers.FanOutOrdered": FanOutOrdered,
         "consumers.FanOutCompleted": FanOutCompleted,
+        "consumers.ConsentTermsRecorded": ConsentTermsRecorded,
     },
     state_type=FanOut,
     initial=FanOut,

@@ -9,11 +9,12 @@ facts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from domains.consumers.chain import HASH_LINE, broken, lines, record_of
 from domains.consumers.views import shown_state
 from spine.errors import Invalid, Reason
 from spine.gb import iso_milliseconds
@@ -73,13 +74,41 @@ def receipt(
         "notice language": consent.notice_language,
         "channel": consent.channel,
         "evidence": consent.evidence,
+        **_record(access, consent),
         "log": place.log_id.hex(),
         "as of record": f"{place.topic}-{place.partition}-{place.offset}-{place.entry}",
         KEY_LINE: str(key),
     }
-    lines = (f"{name}: {value}" for name, value in said.items() if value)
-    text = "".join(f"{line}\n" for line in (FIRST_LINE, *lines))
+    kept = (f"{name}: {value}" for name, value in said.items() if value)
+    text = "".join(f"{line}\n" for line in (FIRST_LINE, *kept))
     return str(Note(text, (sign(text, key, by.sign),)))
+
+
+def _record(access: MeterAccess, consent: Consent) -> dict[str, str]:
+    """The version of the record as it stands, whole, with its hash; nothing if there is none."""
+    record = record_of(access, consent.consent_id)
+    if record is None:
+        return {}
+    return {**lines(consent, record), HASH_LINE: record.hash.hex()}
+
+
+def chain_faults(kept: Iterable[Mapping[str, str]]) -> list[str]:
+    """What is wrong with the versions of records in these receipts; empty if nothing is.
+
+    A signature shows that a receipt is as it was signed, the chain that a later version was made
+    of it: one that was signed anew, with other content, is found by the version after it. A receipt
+    without a record is passed over.
+    """
+    versions: dict[tuple[str, str, str], list[Mapping[str, str]]] = {}
+    for said in kept:
+        if HASH_LINE in said:
+            of = (said.get("log", ""), said.get("metering point", ""), said.get("consent", ""))
+            versions.setdefault(of, []).append(said)
+    return [
+        f"{consent} at {mpxn}: {fault}"
+        for (_, mpxn, consent), found in sorted(versions.items())
+        for fault in broken(found)
+    ]
 
 
 @dataclass(frozen=True, slots=True)

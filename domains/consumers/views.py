@@ -6,12 +6,13 @@ tightening legs put up, since those were never anybody's consent here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
+from domains.consumers.chain import ConsentRecord, record_of, terms_of, with_records
 from domains.consumers.consent import unanswered
 from domains.consumers.evolve import is_bar
 from spine.errors import Reason
@@ -77,6 +78,47 @@ class ConsentView:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordView:
+    """What a record says beside its consent, to its own parties; nothing that is sealed.
+
+    `consumer_ref` is shown to the consumer alone. `holders` are the data services that serve the
+    meter, `data_from` is where what the consent opens begins.
+    """
+
+    version: int
+    previous: bytes
+    hash: bytes
+    consumer_ref: str
+    relation: str
+    authentication_level: str
+    authentication_method: str
+    uprn: str
+    granularity: str
+    onward_sharing: bool
+    recipients: tuple[str, ...]
+    tier: str
+    holders: tuple[str, ...]
+    processor: str
+    data_from: datetime
+    confirmed_at: datetime | None
+    notice_hash: bytes
+    notice_language: str
+    channel: str
+    evidence: str
+    evidence_method: str
+    has_details: bool
+    changed_by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedConsentView(ConsentView):
+    """One consent with its record."""
+
+    record: RecordView
+
+
+@dataclass(frozen=True, slots=True)
 class TenancyView:
     """From when to when the premises were occupied; no `effective_to` while nobody moved out."""
 
@@ -107,11 +149,16 @@ def as_it_stood(known: Sequence[MeterAccess], at: datetime) -> MeterAccess:
     """
     if not known:
         return MeterAccess()
-    then: dict[str, Consent] = {}
+    then: dict[str, tuple[Consent, ConsentRecord | None]] = {}
     for access in known:
-        then |= {c.consent_id: c for c in access.consents if c.changed_at <= at}
-    order = (c.consent_id for c in known[-1].consents)
-    return replace(known[-1], consents=tuple(then[each] for each in order if each in then))
+        then |= {
+            c.consent_id: (c, record_of(access, c.consent_id))
+            for c in access.consents
+            if c.changed_at <= at
+        }
+    found = [then[c.consent_id] for c in known[-1].consents if c.consent_id in then]
+    stood = replace(known[-1], consents=tuple(consent for consent, _ in found))
+    return with_records(stood, (record for _, record in found if record is not None))
 
 
 def tenancies_for(
@@ -143,7 +190,8 @@ def consents_for(
     """The party's own consents at the meter, whatever became of them, oldest change first."""
     own = [c for c in access.consents if not is_bar(c) and _is_own(c, role, party)]
     own.sort(key=lambda c: (c.changed_at, c.consent_id))
-    return tuple(_view(c, access, now) for c in own)
+    views = (_view(c, access, now) for c in own)
+    return tuple(_recorded(view, c, access, role, now) for view, c in zip(views, own, strict=True))
 
 
 def explain(
@@ -177,6 +225,55 @@ def _view(consent: Consent, access: MeterAccess, now: datetime) -> ConsentView:
         consent.expires,
         consent.changed_at,
     )
+
+
+def _recorded(
+    view: ConsentView, consent: Consent, access: MeterAccess, role: str, now: datetime
+) -> ConsentView:
+    """The same with its record. One without is shown as ever: old answers are made again of it."""
+    record = record_of(access, consent.consent_id)
+    if record is None:
+        return view
+    terms = terms_of(access, consent.consent_id)
+    holders = {
+        served.agent
+        for served in access.appointments
+        if served.agent_role == Role.DATA_SERVICE
+        and served.effective_from <= now
+        and (served.effective_to is None or now < served.effective_to)
+    }
+    said = RecordView(
+        record.version,
+        record.previous,
+        record.hash,
+        consent.consumer_ref if role == Role.CONSUMER else "",
+        terms.relation,
+        terms.authentication_level,
+        terms.authentication_method,
+        terms.uprn,
+        terms.granularity,
+        terms.onward_sharing,
+        terms.recipients,
+        terms.tier,
+        tuple(sorted(holders)),
+        terms.processor,
+        max([consent.history_from, *_moved_in(consent, access)]),
+        record.confirmed_at,
+        consent.notice_hash,
+        consent.notice_language,
+        consent.channel,
+        consent.evidence,
+        terms.evidence_method,
+        terms.details is not None,
+        record.changed_by,
+        record.reason,
+    )
+    plain = {each.name: getattr(view, each.name) for each in fields(ConsentView)}
+    return RecordedConsentView(**plain, record=said)
+
+
+def _moved_in(consent: Consent, access: MeterAccess) -> Iterator[datetime]:
+    return (t.effective_from for t in access.tenancies if t.tenancy_id == consent.tenancy_id)
 
 
 def shown_state(consent: Consent, access: MeterAccess, now: datetime) -> ShownState:

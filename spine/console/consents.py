@@ -1,4 +1,4 @@
-"""Commands about consents: asking for one, giving, narrowing and ending it, and its receipt."""
+"""Commands about consents: asking for one, giving, narrowing and ending it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,10 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from domains.consumers import receipts
 from spine.console.client import stamp
 from spine.console.context import CONSENT_SERVICE, CONSENTS, As, AsJson, group, instant
-from spine.console.output import EXIT_DIFFERENT, details, err, out, say, say_json, table, when
+from spine.console.output import out, say, say_json, table, when
 from spine.console.parties import client, place
-from spine.errors import Invalid, Reason
-from spine.ledger.note import MalformedNote, VerifierKey
-from spine.signing import verify
 
 ConsentId = Annotated[str, typer.Argument(help="The consent.")]
 DryRun = Annotated[
@@ -45,6 +41,20 @@ Receipts = Annotated[
     ),
 ]
 Meters = Annotated[list[str], typer.Argument(help="One or more MPxNs.")]
+# What the record of a consent says besides.
+Relation = Annotated[str, typer.Option(help="ACCOUNT_HOLDER, OCCUPIER or AGENT.")]
+Level = Annotated[str, typer.Option(help="How sure: LOW, SUBSTANTIAL or HIGH.")]
+ProvedBy = Annotated[str, typer.Option(help="How, as a code such as LOGIN.")]
+Uprn = Annotated[str, typer.Option(help="Of the premises.")]
+Finest = Annotated[str, typer.Option(help="HALF_HOUR, DAY or READING at the finest.")]
+Onward = Annotated[bool, typer.Option("--onward-sharing", help="It may go to the recipients.")]
+Recipient = Annotated[
+    list[str] | None, typer.Option("--recipient", help="Who may be given it, repeatable.")
+]
+Processor = Annotated[str, typer.Option(help="Who processes for the data user.")]
+Shown = Annotated[str, typer.Option(help="The purpose as shown; sealed.")]
+Account = Annotated[str, typer.Option(help="Account reference; sealed.")]
+EvidenceId = Annotated[str, typer.Option(help="Id of the evidence; sealed.")]
 DEFAULT_CATEGORIES: Final = ("HH_CONSUMPTION",)
 BARRED: Final = "no such consent here; its id is barred"
 
@@ -60,7 +70,6 @@ def add_to(app: typer.Typer) -> None:
     consent.command()(decline)
     consent.command("suspend")(hold)
     consent.command()(resume)
-    consent.command()(receipt)
 
 
 def request(
@@ -72,6 +81,11 @@ def request(
     as_: As,
     data_user: Annotated[str, typer.Option(help="Who would read; yourself if empty.")] = "",
     category: Annotated[list[str] | None, typer.Option(help="Category, repeatable.")] = None,
+    granularity: Finest = "",
+    onward_sharing: Onward = False,
+    recipients: Recipient = None,
+    processor: Processor = "",
+    purpose_text: Shown = "",
     as_json: AsJson = False,
 ) -> None:
     """Ask the occupier for consent."""
@@ -81,6 +95,13 @@ def request(
         data_user=data_user or as_,
         terms=_terms(purpose, category, history_from, expires),
         answer_by=stamp(instant(answer_by)),
+        record={
+            "granularity": granularity,
+            "onward_sharing": onward_sharing,
+            "recipients": recipients or (),
+            "processor": processor,
+            "purpose_text": purpose_text,
+        },
     )
     _legs(answer, as_json)
 
@@ -97,6 +118,18 @@ def grant(
         str, typer.Option(help="Its id, or that of the request it answers.")
     ] = "",
     notice: Annotated[str, typer.Option(help="Notice shown; sealed before it is logged.")] = "",
+    relation: Relation = "",
+    authentication_level: Level = "",
+    authentication_method: ProvedBy = "",
+    uprn: Uprn = "",
+    granularity: Finest = "",
+    onward_sharing: Onward = False,
+    recipients: Recipient = None,
+    processor: Processor = "",
+    evidence_method: ProvedBy = "",
+    purpose_text: Shown = "",
+    account: Account = "",
+    evidence_id: EvidenceId = "",
     receipts_: Receipts = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -109,6 +142,20 @@ def grant(
         data_user=data_user,
         terms=_terms(purpose, category, history_from, expires),
         notice={"text": notice, "language": "en-GB", "channel": "CLI"},
+        record={
+            "relation": relation,
+            "authentication_level": authentication_level,
+            "authentication_method": authentication_method,
+            "uprn": uprn,
+            "granularity": granularity,
+            "onward_sharing": onward_sharing,
+            "recipients": recipients or (),
+            "processor": processor,
+            "evidence_method": evidence_method,
+            "purpose_text": purpose_text,
+            "account_reference": account,
+            "evidence_id": evidence_id,
+        },
         dry_run=dry_run,
     )
     _answered(answer, receipts_, dry_run, as_json)
@@ -201,33 +248,6 @@ def _terms(
         "valid_from": stamp(datetime.now(UTC)),
         "expires": stamp(instant(expires)),
     }
-
-
-def receipt(
-    path: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A receipt.")],
-    key: Annotated[str, typer.Option(help="The coordinator's key as you know it.")] = "",
-    as_json: AsJson = False,
-) -> None:
-    """Check a receipt offline and say what it says; exit code 6 if it is not intact."""
-    try:
-        raw, known = path.read_text(encoding="utf-8"), VerifierKey.parse(key) if key else None
-    except UnicodeDecodeError:
-        raise Invalid(Reason.FILE_UNRECOGNISED, f"{path.name} is no text") from None
-    except MalformedNote as problem:
-        raise Invalid(Reason.FIELD_INVALID, f"--key: {problem}", field="key") from None
-    found = receipts.read(raw, verify, known)
-    if as_json:
-        key_said = {"key": str(found.key), "key_known": known is not None}
-        say_json({"intact": found.intact, **key_said, "says": dict(found.says)})
-    elif not found.intact:
-        err.print("[bold red]✗[/] the receipt was changed, or that key never signed it")
-    elif known is not None:
-        details("[green]✓[/] genuine: that key signed every word of it", found.says)
-    else:
-        details("intact, by the key that it names itself", found.says)
-        say("That proves nothing before the key is compared with the coordinator's: see --key.")
-    if not found.intact:
-        raise typer.Exit(EXIT_DIFFERENT)
 
 
 def _keep(answer: Any, folder: Path | None) -> None:

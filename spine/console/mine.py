@@ -17,6 +17,8 @@ from spine.policy import Basis
 from spine.server import error_from
 
 PAGE: Final = 200
+# Of the hash of a record, enough to tell two versions apart.
+HASH_CHARS: Final = 12
 # What a consumer can still take back.
 REVOCABLE: Final = frozenset({"REQUESTED", "ACTIVE", "SUSPENDED", "NOT_YET_VALID"})
 
@@ -42,8 +44,9 @@ def consents(as_: As, as_json: AsJson = False) -> None:
         say_json(listed)
         return
     terms = ("data user", "purpose", "categories", "expires")
-    columns = ("meter", "consent", "state", *terms, "last read", "take it back with")
-    table("Your consents", columns, (tuple(line.values()) for line in listed))
+    columns = ("meter", "consent", "state", *terms, "last read", "record", "take it back with")
+    shown = (line | {"record": line["record"][:HASH_CHARS]} for line in listed)
+    table("Your consents", columns, (tuple(line.values()) for line in shown))
 
 
 def switches(as_: As, as_json: AsJson = False) -> None:
@@ -89,6 +92,7 @@ def _consents_at(caller: Client, mpxn: str, alias: str) -> Iterator[dict[str, st
             "categories": ", ".join(consent.categories),
             "expires": when(consent.expires),
             "last_read": last.get(consent.consent_id, ""),
+            "record": consent.record.header.hash.hex(),
             "revoke": taken_back if consent.state in REVOCABLE else "",
         }
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from domains.consumers.views import ConsentView, TenancyView
+from domains.consumers.views import ConsentView, RecordedConsentView, RecordView, TenancyView
 from spine import trust
 from spine.common.v1 import common_pb2
 from spine.dsi.answering import MeteringPointRecord
-from spine.dsi.v1 import dsi_pb2
+from spine.dsi.v1 import consent_record_pb2, dsi_pb2
 from spine.services import wire
 
 
@@ -45,6 +45,37 @@ def consent(view: ConsentView) -> Any:
         valid_from=wire.stamp(view.valid_from),
         expires=wire.stamp(view.expires),
         changed_at=wire.stamp(view.changed_at),
+        record=consent_record(view.record) if isinstance(view, RecordedConsentView) else None,
+    )
+
+
+def consent_record(said: RecordView) -> Any:
+    """A record, in its blocks."""
+    confirmed = said.confirmed_at and wire.stamp(said.confirmed_at)
+    return consent_record_pb2.ConsentRecord(
+        header={"version": said.version, "previous": said.previous, "hash": said.hash},
+        subject={
+            "consumer_ref": said.consumer_ref,
+            "relation": said.relation,
+            "authentication_level": said.authentication_level,
+            "authentication_method": said.authentication_method,
+        },
+        scope={"uprn": said.uprn, "granularity": said.granularity},
+        purpose={
+            "onward_sharing": said.onward_sharing,
+            "recipients": said.recipients,
+            "details": said.has_details,
+        },
+        parties={"tier": said.tier, "holders": said.holders, "processor": said.processor},
+        times={"data_from": wire.stamp(said.data_from), "confirmed_at": confirmed},
+        evidence={
+            "notice_sha256": said.notice_hash,
+            "notice_language": said.notice_language,
+            "channel": said.channel,
+            "evidence": said.evidence,
+            "method": said.evidence_method,
+        },
+        state={"changed_by": said.changed_by, "reason": said.reason},
     )
 
 

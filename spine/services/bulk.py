@@ -7,6 +7,7 @@ idempotency key and digest, so that a command sent again either way is found.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from domains.consumers import commands
@@ -18,11 +19,14 @@ from spine.errors import Invalid, Reason, SpineError
 from spine.gb import parse_mpxn
 from spine.policy import Role
 from spine.services import terms, wire
+from spine.services.sealing_requests import tier_of
 
 COMMANDS_MAX: Final = 1_000
 # A consent with all its terms takes less.
 COMMAND_BYTES_MAX: Final = 1_024
 BULK_BYTES_MAX: Final = COMMANDS_MAX * COMMAND_BYTES_MAX
+
+GRANT: Final = "grant_consent"
 
 OrderOf = Callable[[Any, Actor], Order]
 
@@ -69,12 +73,13 @@ def _result(answer: Handled | SpineError) -> Any:
 # -- what the consumers coordinator takes ---------------------------------------------------------
 
 
-def consumers_order(given: Any, by: Actor) -> Order:
+def consumers_order(meters: Coordinator, given: Any, by: Actor) -> Order:
     """The order of one `BulkCommand`; Invalid for one that is malformed or needs its own call."""
     kind = given.WhichOneof("command")
     if kind is None:
         raise Invalid(Reason.FIELD_MISSING, "a command is required", field="command")
-    return _CONSUMERS[kind](getattr(given, kind), by)
+    request = getattr(given, kind)
+    return _grant_consent(meters, request, by) if kind == GRANT else _CONSUMERS[kind](request, by)
 
 
 def _start_tenancy(request: Any, by: Actor) -> Order:
@@ -109,7 +114,7 @@ def _appoint_agent(request: Any, by: Actor) -> Order:
     return _at_meter(request, "AppointAgent", command)
 
 
-def _grant_consent(request: Any, by: Actor) -> Order:
+def _grant_consent(meters: Coordinator, request: Any, by: Actor) -> Order:
     check_role(commands.GrantConsent, by)
     (mpxn, *others) = terms.mpxns(request)
     if others:
@@ -118,16 +123,21 @@ def _grant_consent(request: Any, by: Actor) -> Order:
         raise Invalid(Reason.FIELD_INVALID, "a dry run is a call of its own", field="dry_run")
     if terms.notice_text(request):
         raise Invalid(Reason.FIELD_INVALID, "a notice is shown in a call alone", field="notice")
+    if terms.details(request):
+        raise Invalid(Reason.FIELD_INVALID, "nothing is sealed in bulk", field="record")
+    agreed = terms.agreed(
+        request,
+        wire.identifier(request.data_user, "data_user"),
+        terms.party(request, "consumer_ref", by, (Role.CONSUMER,)),
+    )
+    tier = tier_of(meters, mpxn, agreed.data_user, agreed.purpose)
     command = commands.GrantConsent(
         by,
         wire.identifier(request.consent_id, "consent_id"),
-        terms.agreed(
-            request,
-            wire.identifier(request.data_user, "data_user"),
-            terms.party(request, "consumer_ref", by, (Role.CONSUMER,)),
-        ),
+        agreed,
         terms.channel(request),
         terms.evidence(request),
+        replace(terms.record(request), tier=tier),
     )
     return wire.order(request, "GrantConsent", mpxn, command, by)
 
@@ -140,5 +150,4 @@ _CONSUMERS: Final = {
     "start_tenancy": _start_tenancy,
     "start_supply": _start_supply,
     "appoint_agent": _appoint_agent,
-    "grant_consent": _grant_consent,
 }

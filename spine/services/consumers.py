@@ -8,16 +8,16 @@ consumer reference, consent id) follows from the idempotency key, so a retry is 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from hashlib import sha256
+from functools import partial
 from typing import Any, Final
 
 from domains.consumers import commands, decider, erasure, fan_out
-from domains.consumers.commands import ConsentTerms, ConsumersCommand, check_role
+from domains.consumers.commands import ConsumersCommand, check_role
 from domains.consumers.evolve import find_consent, is_bar
 from domains.consumers.fan_out import Action, OrderFanOut
+from domains.consumers.legs import legs
 from spine import trust
 from spine.admission import is_dry_run
 from spine.claims import Claims
@@ -25,7 +25,7 @@ from spine.consumers.v1 import consumers_pb2, consumers_pb2_grpc
 from spine.coordinator import Coordinator
 from spine.domain import Actor
 from spine.errors import Conflict, Reason, Refused
-from spine.event import Sealed, SignerRole
+from spine.event import SignerRole
 from spine.gb import parse_mpxn
 from spine.policy import MeterAccess, Role
 from spine.runtime import Process, Runtime
@@ -39,6 +39,7 @@ from spine.services.holds import watch_holds
 from spine.services.lapses import Lapses
 from spine.services.legs import FanOuts, LegDone
 from spine.services.operations import operations
+from spine.services.sealing_requests import NOBODY, RequestSealing
 from spine.services.shared_trust import consent_trust
 from spine.services.telling import telling
 
@@ -50,8 +51,6 @@ FOLDED: Final = (
     trust.ERASURES_TOPIC,
     trust.ACKNOWLEDGEMENTS_TOPIC,
 )
-# No consumer reference is this short, so nobody ever lives under it.
-NOBODY: Final = "-"
 
 
 class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
@@ -66,6 +65,7 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
     ) -> None:
         self._answers, self._fan_outs, self._home = answers, fan_outs, home
         self._meters, self._vault, self._log_id = answers.meters, vault, answers.log_id
+        self._sealing = RequestSealing(vault, answers.meters)
 
     # -- occupancy ------------------------------------------------------------------------------
 
@@ -79,12 +79,9 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
         wire.identifier(tenancy_id, "tenancy_id")
         wire.identifier(consumer_ref, "consumer_ref")
         since = wire.required_instant(request, "effective_from")
-        person = await self._sealed_person(request, tenancy_id, consumer_ref)
+        person = await self._sealing.person(request, tenancy_id, consumer_ref)
         command = commands.StartTenancy(by, tenancy_id, consumer_ref, since, person)
-        order = wire.order(request, "StartTenancy", mpxn, command, by)
-        if person is not None:
-            keyed = await asyncio.to_thread(self._vault.keyed, consumer_ref, order.digest)
-            order = replace(order, digest=keyed)
+        order = await self._sealing.order(request, "StartTenancy", mpxn, command, by, consumer_ref)
         handled = await self._meters.handle(order)
         return consumers_pb2.StartTenancyResponse(
             positions=wire.position_token(self._log_id, [wire.past(handled)]),
@@ -151,11 +148,18 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
         data_user = terms.party(request, "data_user", by, (Role.DATA_USER, Role.SUPPLIER))
         consumer_ref = self._occupier(terms.mpxns(request))
         answer_by = wire.required_instant(request, "answer_by")
-        agreed = await self._terms(request, consent_id, data_user, consumer_ref)
+        agreed = await self._sealing.terms(request, consent_id, data_user, consumer_ref)
+        record = await self._sealing.record(request, consent_id, agreed)
         order = OrderFanOut(
-            by, consent_id, Action.REQUEST, terms.mpxns(request), agreed, answer_by=answer_by
+            by,
+            consent_id,
+            Action.REQUEST,
+            terms.mpxns(request),
+            agreed,
+            answer_by=answer_by,
+            record=record,
         )
-        command = commands.RequestConsent(by, consent_id, agreed, answer_by)
+        command = commands.RequestConsent(by, consent_id, agreed, answer_by, record)
         return await self._consent(request, order, lambda access: command)
 
     async def DeclineConsent(self, request: Any, context: Any) -> Any:
@@ -171,7 +175,8 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
         consent_id = self._new_consent_id(request, "GrantConsent", by)
         data_user = wire.identifier(request.data_user, "data_user")
         consumer_ref = terms.party(request, "consumer_ref", by, (Role.CONSUMER,))
-        agreed = await self._terms(request, consent_id, data_user, consumer_ref)
+        agreed = await self._sealing.terms(request, consent_id, data_user, consumer_ref)
+        record = await self._sealing.record(request, consent_id, agreed)
         channel, evidence = terms.channel(request), terms.evidence(request)
         order = OrderFanOut(
             by,
@@ -181,8 +186,9 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
             agreed,
             channel=channel,
             evidence=evidence,
+            record=record,
         )
-        command = commands.GrantConsent(by, consent_id, agreed, channel, evidence)
+        command = commands.GrantConsent(by, consent_id, agreed, channel, evidence, record)
         return await self._consent(request, order, lambda access: command)
 
     async def NarrowConsent(self, request: Any, context: Any) -> Any:
@@ -232,7 +238,10 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
     async def Bulk(self, request: Any, context: Any) -> Any:
         """Commands by the thousand, each as by a call of its own."""
         done = await bulk.carry_out(
-            self._meters, self._log_id, request.commands, bulk.consumers_order
+            self._meters,
+            self._log_id,
+            request.commands,
+            partial(bulk.consumers_order, self._meters),
         )
         return consumers_pb2.BulkResponse(**done)
 
@@ -262,7 +271,8 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
             tried = await self._ordered(consent_id, command, by) if at_home else leg
             return await self._answers.dry_run(consent_id, mpxns, tried, by)
         if at_home:
-            given = wire.order(request, method, consent_id, command, by)
+            about = "" if order.terms is None else order.terms.consumer_ref
+            given = await self._sealing.order(request, method, consent_id, command, by, about)
             handled, found = await self._fan_outs.order(given)
             named = {done.mpxn: done for done in found}
             legs = [named[mpxn] for mpxn in mpxns if mpxn in named]
@@ -286,8 +296,8 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
     async def _ordered(self, consent_id: str, command: OrderFanOut, by: Actor) -> dict[str, Any]:
         """The legs that the order would be sent as; none if it is already so."""
         found = await self._home.rehearse(consent_id, command, by)
-        ordered = found.after.orders[-1].ordered
-        return {} if found.after == found.before else dict(fan_out.legs(ordered))
+        last = found.after.orders[-1]
+        return {} if found.after == found.before else dict(legs(last.ordered, last.record))
 
     async def _leg(
         self, request: Any, method: str, mpxn: str, leg: LegOf, by: Actor, of: int
@@ -296,7 +306,9 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
         try:
             command = leg(self._meters.state(mpxn))
             await self._fan_outs.check_known(mpxn, command)
-            order = wire.order(request, method, mpxn, command, by)
+            agreed = getattr(command, "terms", None)
+            about = "" if agreed is None else agreed.consumer_ref
+            order = await self._sealing.order(request, method, mpxn, command, by, about)
             return LegDone(mpxn, await self._meters.handle(order))
         except (Refused, Conflict) as error:
             if of == 1 or error.reason is Reason.IDEMPOTENCY_CONFLICT:
@@ -319,30 +331,6 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
         """Who lives at the first of the meters where anybody does."""
         tenancies = (self._meters.state(mpxn).tenancy_at(wire.now()) for mpxn in mpxns)
         return next((str(one.consumer_ref) for one in tenancies if one is not None), NOBODY)
-
-    async def _terms(
-        self, request: Any, consent_id: str, data_user: str, consumer_ref: str
-    ) -> ConsentTerms:
-        text = terms.notice_text(request)
-        sealed = None
-        if text and consumer_ref != NOBODY and not is_dry_run(request):
-            sealed = await self._sealed(consumer_ref, f"notice/{consent_id}", text.encode())
-        return replace(
-            terms.agreed(request, data_user, consumer_ref),
-            notice_hash=sha256(text.encode()).digest() if text else b"",
-            notice_language=terms.language(request),
-            notice=sealed,
-        )
-
-    async def _sealed_person(self, request: Any, tenancy_id: str, subject: str) -> Sealed | None:
-        person = terms.person(request)
-        if not any(person.values()):
-            return None
-        plain = json.dumps(person, ensure_ascii=False).encode()
-        return await self._sealed(subject, f"person/{tenancy_id}", plain)
-
-    async def _sealed(self, subject: str, context: str, plaintext: bytes) -> Sealed:
-        return await asyncio.to_thread(self._vault.seal, subject, context, plaintext)
 
 
 # -- the process ----------------------------------------------------------------------------------

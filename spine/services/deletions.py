@@ -7,7 +7,7 @@ from datetime import datetime
 from itertools import chain, islice
 from typing import Any, Final
 
-from domains.consumers.deletions import DELETES, DUE_AFTER, ConfirmDeletion, Deletion
+from domains.consumers.deletions import DELETES, ConfirmDeletion, Deletion
 from spine.consumers.v1 import consumers_pb2, consumers_pb2_grpc
 from spine.coordinator import Coordinator
 from spine.domain import Actor
@@ -82,7 +82,7 @@ class DeletionsService(consumers_pb2_grpc.DeletionsServicer):
                     data_user=theirs.party,
                     outstanding=theirs.outstanding,
                     overdue=theirs.overdue,
-                    first_due=wire.stamp(theirs.oldest + DUE_AFTER),
+                    first_due=wire.stamp(theirs.first_due),
                 )
                 for theirs in await self._known.deletions.backlogs(now)
             ]

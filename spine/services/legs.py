@@ -25,9 +25,8 @@ from domains.consumers.fan_out import (
     CompleteFanOut,
     FanOut,
     FanOutOrdered,
-    legs,
-    open_orders,
 )
+from domains.consumers.legs import legs, open_orders
 from spine.coordinator import Coordinator, Handled, Order
 from spine.domain import Actor
 from spine.errors import Bug, Conflict, NotPermitted, Pushback, Reason, Refused, SpineError
@@ -141,7 +140,8 @@ class FanOuts:
         ordered = self._ordered(order, handled)
         sent = await self.send(order.subject)
         done = []
-        for mpxn, command in legs(ordered):
+        record = self._state(ordered.consent_id).record(ordered.number)
+        for mpxn, command in legs(ordered, record):
             leg = sent.get((ordered.number, mpxn)) or self._found(ordered, mpxn, command)
             if isinstance(leg.error, Pushback):
                 raise leg.error
@@ -160,7 +160,8 @@ class FanOuts:
             done: dict[tuple[int, str], LegDone] = {}
             missing: dict[str, SpineError] = {}
             for order in open_orders(self._state(consent_id)):
-                sending = [self._send(order, *leg, missing) for leg in legs(order)]
+                record = self._state(consent_id).record(order.number)
+                sending = [self._send(order, *leg, missing) for leg in legs(order, record)]
                 for leg in await asyncio.gather(*sending):
                     done[order.number, leg.mpxn] = leg
                     if isinstance(leg.error, Pushback):

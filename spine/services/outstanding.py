@@ -31,10 +31,13 @@ Item = TypeVar("Item", bound=Waits)
 
 @dataclass(slots=True)
 class Backlog:
-    """How much a party has still to answer, in whatever role, and since when the first of it."""
+    """How much a party has still to answer, in whatever role, since when the oldest of it, and
+    until when the first.
+    """
 
     party: str
     oldest: datetime
+    first_due: datetime
     outstanding: int = 0
     overdue: int = 0
 
@@ -85,8 +88,10 @@ class Shelf(Generic[Item]):
             if place % COUNTED_A_TURN == 0:
                 await asyncio.sleep(0)
             if self._obliges(item):
-                theirs = found.setdefault(item.receiver, Backlog(item.receiver, item.since))
+                new = Backlog(item.receiver, item.since, item.due)
+                theirs = found.setdefault(item.receiver, new)
                 theirs.oldest = min(theirs.oldest, item.since)
+                theirs.first_due = min(theirs.first_due, item.due)
                 theirs.outstanding += 1
                 theirs.overdue += item.overdue(now)
         return sorted(found.values(), key=lambda theirs: theirs.party)

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from domains.consumers.commands import ConsentTerms
+from domains.consumers.record import RecordTerms
 from spine.domain import Actor
 from spine.errors import Invalid, Reason
 from spine.gb import parse_mpxn
@@ -18,6 +19,9 @@ METERS_MAX: Final = 100
 NOTICE_CHARS_MAX: Final = 16_384
 PERSON_CHARS_MAX: Final = 200
 _LANGUAGE: Final = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,4}", re.ASCII)
+_UPRN: Final = re.compile(r"[0-9]{1,12}", re.ASCII)
+# What the record of a consent seals, and how long each may be.
+DETAILS: Final = {"purpose_text": 2_000, "account_reference": 100, "evidence_id": 200}
 _EVIDENCE: Final = re.compile(r"[A-Za-z0-9._:/#-]{1,128}", re.ASCII)
 
 Scope = tuple[tuple[str, ...], datetime, datetime]
@@ -96,6 +100,36 @@ def evidence(request: Any) -> str:
     """The sender's reference to its proof, or nothing."""
     kind = "a reference of 1 to 128 of A-Z a-z 0-9 . _ : / # -"
     return _matching(_EVIDENCE, request.notice.evidence, "notice.evidence", kind)
+
+
+def record(request: Any) -> RecordTerms:
+    """What the record of a consent says besides, as sent and without what is sealed."""
+    sent = request.record
+
+    def code(name: str) -> str:
+        return wire.optional_code(getattr(sent, name), f"record.{name}")
+
+    return RecordTerms(
+        relation=code("relation"),
+        authentication_level=code("authentication_level"),
+        authentication_method=code("authentication_method"),
+        granularity=code("granularity"),
+        uprn=_matching(_UPRN, sent.uprn, "record.uprn", "1 to 12 digits"),
+        onward_sharing=sent.onward_sharing,
+        recipients=tuple(wire.identifier(one, "record.recipients") for one in sent.recipients),
+        processor=sent.processor and wire.identifier(sent.processor, "record.processor"),
+        evidence_method=code("evidence_method"),
+    )
+
+
+def details(request: Any) -> dict[str, str]:
+    """What the record of a consent seals, each part that was said. It is never part of an error."""
+    sent = request.record
+    said = {
+        name: wire.optional_words(getattr(sent, name), f"record.{name}", longest)
+        for name, longest in DETAILS.items()
+    }
+    return {name: text for name, text in said.items() if text}
 
 
 def _matching(pattern: re.Pattern[str], text: str, field: str, kind: str) -> str:

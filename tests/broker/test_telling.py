@@ -40,6 +40,7 @@ from tests.helpers.log import open_new_log
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 ADVISER, COLLECTOR, PORTAL, STRANGER = "adviser", "collector", "ccs", "stranger"
+PARTNER = "partner"
 SINCE = datetime(2025, 1, 1, tzinfo=UTC)
 PATIENCE_S = 60.0
 
@@ -60,7 +61,9 @@ class World:
         client = Client(self.runtime.settings.data_dir, by)
         return await asyncio.to_thread(getattr(client, service), method, **fields)
 
-    async def consent(self, mpxn: str = "", *, agent: bool = False) -> tuple[str, str]:
+    async def consent(
+        self, mpxn: str = "", *, agent: bool = False, **record: Any
+    ) -> tuple[str, str]:
         """A meter, a new one if not told, and a consent of its occupier to the adviser."""
         now = datetime.now(UTC)
         if not mpxn:
@@ -93,6 +96,7 @@ class World:
             data_user=ADVISER,
             consumer_ref=self.homes[mpxn],
             terms=terms,
+            record=record,
         )
         return mpxn, granted.consent_id
 
@@ -447,6 +451,27 @@ async def test_a_deletion_is_owed_once_a_consent_is_over_and_shown_until_it_is_c
     with pytest.raises(grpc.RpcError) as refused:
         await listed(consumer)
     assert error_from(refused.value).reason == "FIELD_MISSING"
+
+
+async def test_a_recipient_is_told_of_the_revocation_and_nobody_else_is(world: World) -> None:
+    """Whom the data user handed the data has to stop too; told is the data user alone without."""
+    for partner in (PARTNER, STRANGER):
+        world.runtime.authority().issue_client(Role.DATA_USER, partner)
+    await accredit(world.runtime, (Role.DATA_USER, PARTNER))
+    receiver = Receiver(world, PARTNER)
+    async with receiver.up() as url:
+        await world.ask(PARTNER, "webhooks", "SetWebhook", url=url)
+        mpxn, shared = await world.consent(onward_sharing=True, recipients=[PARTNER])
+        other, alone = await world.consent()
+        await world.revoke(other, alone)
+        await world.revoke(mpxn, shared)
+        await until(lambda: receiver.told == [(shared, "REVOKED")])
+    waiting = await world.waiting()
+    assert {(shared, "REVOKED"), (alone, "REVOKED")} <= {*waiting}
+    assert await world.waiting(STRANGER) == []
+    owed = (await world.ask(PARTNER, "deletions", "ListDeletions")).deletions
+    assert list(owed) == [], "the data user answers for it"
+    await world.ask(PARTNER, "webhooks", "RemoveWebhook")
 
 
 async def test_who_is_suspended_is_told_and_who_is_accredited_no_more_is_not(world: World) -> None:

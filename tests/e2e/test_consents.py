@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from typer.testing import CliRunner
 
 from spine.cli import command_line
 from spine.console.output import EXIT_DIFFERENT
+from spine.server import error_from
 from tests.e2e.conftest import Installation
 
 MPAN = "1900012345952"
@@ -62,6 +64,46 @@ def test_a_consumer_asks_first_and_keeps_the_receipts(occupied: str, tmp_path: P
     assert set(kept) == {f"{consent_id}-1-{s}-{occupied}.txt" for s in ("ACTIVE", "REVOKED")}
     states = [said("consent", "receipt", path)["says"]["state"] for path in kept.values()]
     assert set(states) == {"ACTIVE", "REVOKED"}
+
+
+def test_the_record_is_shown_in_its_blocks_and_its_versions_are_a_chain(
+    occupied: str, tmp_path: Path
+) -> None:
+    own = ("--as", "linnet")
+    said_of_it = (
+        *("--relation", "OCCUPIER", "--granularity", "HALF_HOUR", "--uprn", "100012345678"),
+        *("--onward-sharing", "--recipient", "bright-partner", "--account", "Account 4711"),
+    )
+    kept = ("--receipts", tmp_path)
+    granted = said("consent", "grant", occupied, *TERMS, *DATES, *said_of_it, *own, *kept)
+    consent_id = granted["consent_id"]
+    earlier = ("--expires", "2029-01-01")
+    run("consent", "narrow", consent_id, occupied, *earlier, *own, *kept)
+    run("consent", "revoke", consent_id, occupied, *own, *kept)
+    record = said("consent", "record", occupied, consent_id, *own)
+    assert list(record) == [
+        *("header", "subject", "scope", "purpose", "parties", "time", "evidence", "state")
+    ]
+    assert record["header"]["version"] == 3 and record["subject"]["relation"] == "OCCUPIER"
+    assert record["purpose"]["recipients"] == ["bright-partner"] and record["evidence"]["sealed"]
+    assert (record["state"]["state"], record["state"]["changed_by"]) == ("REVOKED", "consumer")
+    assert record["parties"]["tier"]
+    assert "4711" not in run("consent", "record", occupied, consent_id, *own)
+    (listed,) = (c for c in said("my", "consents", *own) if c["consent_id"] == consent_id)
+    assert listed["record"] == record["header"]["hash"]
+    paths = sorted(tmp_path.iterdir())
+    checked = said("consent", "receipt", *paths)
+    assert checked["faults"] == [] and len(checked["receipts"]) == 3
+    last = checked["receipts"][-1]["says"]
+    assert last["record sha256"] == record["header"]["hash"]
+    assert last["previous record"] == record["header"]["previous"]
+    paths[1].write_text(paths[1].read_text().replace("bright-partner", "another"))
+    broken = said("consent", "receipt", *paths, code=EXIT_DIFFERENT)
+    assert broken["faults"] == [f"{consent_id} at {occupied}: version 2 is not what its hash says"]
+    refused = ("--granularity", "DAY", "--category", "HH_CONSUMPTION")
+    ran = CliRunner().invoke(app, ["consent", "grant", occupied, *TERMS, *DATES, *refused, *own])
+    assert isinstance(ran.exception, grpc.RpcError)
+    assert error_from(ran.exception).reason == "GRANULARITY_TOO_FINE"
 
 
 def test_a_receipt_is_checked_offline_and_a_changed_one_is_found(

@@ -42,7 +42,12 @@ from tests.e2e.conftest import SINCE, Installation, audit, grant
 MPAN = "1900012345945"
 PERSON = {"name": "Name-Marker Example", "contact": "contact-marker@example.org"}
 NOTICE = "Notice-Marker: what you allow"
-SEALED = {PERSON["name"], PERSON["contact"], NOTICE}
+RECORD = {
+    "purpose_text": "Purpose-Marker: to look at your evenings",
+    "account_reference": "Account-Marker 4711",
+    "evidence_id": "Evidence-Marker 99",
+}
+SEALED = {*PERSON.values(), NOTICE, *RECORD.values()}
 OPEN = "Open-Marker Ltd"  # the name of an organisation, which nobody seals
 WAIT_S = 60.0
 
@@ -189,7 +194,8 @@ def robin(spine: Installation) -> Client:
     spine.as_(OPERATOR).governance("AdmitParticipant", party="open-marker", name=OPEN)
     spine.meter(MPAN, "north-supply")
     client = spine.occupier(MPAN, "marked", PERSON)
-    grant(client, MPAN, "bright-advice", notice={"text": NOTICE, "language": "en"})
+    notice = {"text": NOTICE, "language": "en"}
+    grant(client, MPAN, "bright-advice", notice=notice, record=RECORD)
     client.dsi("GetMeteringPoint", mpxn=MPAN, purpose="OWN_USE", basis="SUBJECT")
     client.dsi("ListTenancies", mpxn=MPAN, purpose="OWN_USE", basis="SUBJECT")
     return client

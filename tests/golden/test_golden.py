@@ -19,6 +19,7 @@ import pytest
 from domains.btm_assets import BTM_ASSETS
 from domains.consumers.acknowledgements import ACKNOWLEDGEMENTS
 from domains.consumers.decider import CONSUMERS
+from domains.consumers.deletion_terms import DELETION_TERMS_HASHES
 from domains.consumers.erasure import ERASURES
 from domains.consumers.fan_out import CONSENT_FAN_OUT
 from domains.governance.decider import GOVERNANCE
@@ -69,6 +70,7 @@ HISTORIES: Mapping[str, Domain] = {
     "registry": METERING,
     "assets": BTM_ASSETS,
     "orders": CONSENT_FAN_OUT,
+    "records": CONSUMERS,
     "erasures": ERASURES,
     "acknowledgements": ACKNOWLEDGEMENTS,
     "webhooks": ACKNOWLEDGEMENTS,
@@ -180,6 +182,7 @@ def marks() -> dict[str, Any]:
         "records_digest": records_digest((TERMS, OPENING)).hex(),
         "policy_data": {str(v): data_hash(d).hex() for v, d in POLICY_DATA.items()},
         "vocabulary": {str(v): vocabularies[v].digest.hex() for v in POLICY_DATA},
+        "deletion_terms": {str(v): h.hex() for v, h in DELETION_TERMS_HASHES.items()},
         "equivalence_table": table_digest(trust.Equivalence(adopted.version, adopted.rows)).hex(),
         "partitions": {
             mpxn: [murmur2_partition(mpxn.encode(), n) for n in (1, 4, 128, 256)]

@@ -13,6 +13,7 @@ from domains.consumers.commands import ConsentTerms
 from domains.consumers.deletions import DeletionConfirmed
 from domains.consumers.erasure import SubjectErased, SubjectRestricted
 from domains.consumers.fan_out import FanOutCompleted, FanOutOrdered
+from domains.consumers.record import RecordTerms
 from domains.consumers.webhooks import WebhookRemoved, WebhookSet
 from domains.governance import holds
 from domains.metering.events import (
@@ -277,6 +278,24 @@ VALUES: Final[dict[str, object]] = {
     "consumers/ConsentRevoked/1": consumers.ConsentRevoked("consent-1", at(5, 1)),
     "consumers/ConsentSuspended/1": consumers.ConsentSuspended(
         "consent-1", "consumer", "away for a while", at(5, 1)
+    ),
+    "consumers/ConsentTermsRecorded/1": consumers.ConsentTermsRecorded(
+        "consent-1",
+        RecordTerms(
+            "ACCOUNT_HOLDER",
+            "SUBSTANTIAL",
+            "LOGIN",
+            "100012345678",
+            "DAY",
+            True,
+            ("partner",),
+            "processor-1",
+            "REC other user",
+            "CIN",
+            SEALED,
+            b"\xcc" * 32,
+        ),
+        at(5, 1),
     ),
     "consumers/ConsentWithdrawn/1": consumers.ConsentWithdrawn("consent-1", at(5, 1)),
     "consumers/DeletionConfirmed/1": DeletionConfirmed("user-1", METER, "consent-1", at(6, 1)),

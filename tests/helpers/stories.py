@@ -227,6 +227,26 @@ def orders_story() -> list[LogRecord]:
     return facts_story(CONSENT_FAN_OUT, BY_CONSUMERS, "consent-1", *events)
 
 
+def records_story() -> list[LogRecord]:
+    """One meter's consent with a record, asked for, granted and narrowed, and one without."""
+    kinds = ("Granted", "TermsRecorded", "Narrowed", "Suspended", "Resumed", "Revoked")
+    asked = VALUES["consumers/ConsentRequested/1"]
+    scene = Scene()
+    previous = (NO_PREDECESSOR, NO_PREDECESSOR)
+    events: list[tuple[Any, ...]] = [(VALUES["consumers/TenancyStarted/1"],), (asked,)]
+    granted_, recorded, *rest = (VALUES[f"consumers/Consent{kind}/1"] for kind in kinds)
+    events += [(granted_, recorded), *((one,) for one in rest), (granted("other"),)]
+    for number, said in enumerate(events):
+        one = command(METER, *said, previous=previous, id=bytes([number]) * 16)
+        scene.facts(one)
+        row = scene.fold.subject(METER)
+        assert (row.offset, row.entry) != previous, said
+        previous = (row.offset, row.entry)
+    alone = command(METER, recorded, previous=previous, id=b"alone" + bytes(11))
+    scene.facts(alone)
+    return scene.log.records
+
+
 def erasures_story() -> list[LogRecord]:
     """A subject that is restricted, and then erased."""
     events = (VALUES[f"consumers/Subject{kind}/1"] for kind in ("Restricted", "Erased"))

@@ -26,9 +26,8 @@ from domains.consumers.fan_out import (
     CompleteFanOut,
     FanOut,
     OrderFanOut,
-    legs,
-    open_orders,
 )
+from domains.consumers.legs import legs, open_orders
 from spine import trust
 from spine.domain import Actor
 from spine.errors import SpineError

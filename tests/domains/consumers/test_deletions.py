@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,8 +14,8 @@ from hypothesis import strategies as st
 from domains.consumers.acknowledgements import ACKNOWLEDGEMENTS, tightens
 from domains.consumers.changes import Acknowledgement
 from domains.consumers.decider import CONSUMERS
+from domains.consumers.deletion_terms import DELETION_TERMS, term
 from domains.consumers.deletions import (
-    DUE_AFTER,
     ConfirmDeletion,
     Deletion,
     DeletionConfirmed,
@@ -34,6 +35,7 @@ from domains.consumers.events import (
 from spine.domain import Actor, fold
 from spine.errors import NotPermitted, Reason
 from spine.policy import Consent, MeterAccess, Role, consent_refusal
+from spine.policy_data import POLICY_DATA
 from tests.domains.consumers.test_changes import (
     ANSWER_BY,
     BEGUN,
@@ -216,7 +218,7 @@ def one(*events: Any) -> Deletion:
 
 def test_it_is_overdue_after_thirty_days() -> None:
     found = one(GRANTED, REVOKED)
-    assert found.due == REVOKED.decided_at + timedelta(days=30) == found.since + DUE_AFTER
+    assert found.due == REVOKED.decided_at + timedelta(days=30)
     assert not found.overdue(found.due)
     assert found.overdue(found.due + timedelta(milliseconds=1))
 
@@ -260,3 +262,38 @@ def test_it_is_shown_to_both_parties_of_the_consent_and_to_nobody_else() -> None
         Actor(Role.GOVERNANCE, "board"),
     ):
         assert not found.is_shown_to(by)
+
+
+# Within how long
+
+
+IN_2027 = datetime(2027, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("purpose", "since", "days"),
+    [
+        ("PRICE_COMPARISON", IN_2027, 14),
+        ("PRICE_COMPARISON", IN_2027 - timedelta(milliseconds=1), 30),
+        ("ENERGY_ADVICE", IN_2027, 30),
+        ("A_PURPOSE_OF_A_LATER_BUILD", IN_2027, 30),
+        ("PRICE_COMPARISON", datetime(2020, 1, 1, tzinfo=UTC), 30),
+    ],
+)
+def test_the_term_is_the_purposes_own_by_the_table_of_the_time(
+    purpose: str, since: datetime, days: int
+) -> None:
+    """One term for all, as it was, gives the data of a comparison more than twice its time."""
+    assert term(purpose, since) == timedelta(days=days)
+    owed = replace(one(GRANTED, REVOKED), purpose=purpose, since=since)
+    assert owed.due == since + timedelta(days=days)
+
+
+def test_no_version_of_the_terms_is_longer_than_a_month_or_names_what_is_no_purpose() -> None:
+    bases: Any = POLICY_DATA[max(POLICY_DATA)]["bases"]
+    known = {purpose for basis in bases.values() for purpose in basis["purposes"]}
+    for number, data in DELETION_TERMS.items():
+        assert data["version"] == number and set(data["purposes"]) <= known
+        assert all(1 <= days <= 30 for days in (data["default_days"], *data["purposes"].values()))
+    starts = [data["in_force_from"] for _, data in sorted(DELETION_TERMS.items())]
+    assert starts == sorted(set(starts))

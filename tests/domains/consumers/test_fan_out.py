@@ -23,10 +23,9 @@ from domains.consumers.fan_out import (
     FanOutCompleted,
     FanOutOrdered,
     OrderFanOut,
-    legs,
-    open_orders,
     tightens,
 )
+from domains.consumers.legs import legs, open_orders
 from spine.domain import Actor
 from spine.errors import Reason
 from tests.domains.consumers.home import (

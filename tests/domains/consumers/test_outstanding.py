@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
@@ -249,6 +250,26 @@ async def test_others_have_their_turn_while_deletions_are_counted(
     beside.cancel()
     assert (owed.party, owed.outstanding, owed.oldest) == ("adviser", 100, REVOKED.decided_at)
     assert len(turns) == (0 if naive else 10)
+
+
+async def test_the_first_due_is_not_the_oldest_where_terms_differ(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The naive overview adds one term to the oldest end, and names a day that is too late."""
+    monkeypatch.setattr(
+        "domains.consumers.deletions.term",
+        lambda purpose, since: 2 * HOUR if purpose == "RESEARCH" else 30 * 24 * HOUR,
+    )
+    world = World()
+    earlier = (MOVED_IN, granted("k-1", HOUR), REVOKED)
+    short = replace(granted("k-2", HOUR), purpose="RESEARCH")
+    later = replace(REVOKED, consent_id="k-2", decided_at=REVOKED.decided_at + HOUR)
+    for mpxn, events in (("m-1", earlier), ("m-2", (MOVED_IN, short, later))):
+        world.meters.states[mpxn] = fold(CONSUMERS, events)
+        world.known.take_in(mpxn)
+    (owed,) = await world.known.deletions.backlogs(world.now)
+    assert (owed.outstanding, owed.oldest) == (2, REVOKED.decided_at)
+    assert owed.first_due == REVOKED.decided_at + 3 * HOUR
 
 
 async def test_a_meter_is_looked_at_apart_from_its_fold_and_only_once_it_said_more() -> None:

@@ -4,14 +4,35 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from domains.consumers.receipts import KEY_LINE, Place, SignedBy, read, receipt, receipt_key
+from domains.consumers.chain import HASH_LINE, record_hash
+from domains.consumers.decider import CONSUMERS
+from domains.consumers.events import (
+    ConsentGranted,
+    ConsentNarrowed,
+    ConsentRevoked,
+    ConsentTermsRecorded,
+    TenancyStarted,
+)
+from domains.consumers.receipts import (
+    KEY_LINE,
+    Place,
+    SignedBy,
+    chain_faults,
+    read,
+    receipt,
+    receipt_key,
+)
+from domains.consumers.record import RecordTerms
+from spine.domain import fold
 from spine.errors import Invalid, Reason
+from spine.ledger.note import Note, sign
 from spine.policy import Consent, ConsentState, MeterAccess, Tenancy
 from spine.signing import Signer, verify
 
@@ -165,3 +186,71 @@ def test_what_would_upset_a_terminal_is_no_receipt_whoever_signed_it(odd: str) -
     with pytest.raises(Invalid) as refused:
         read(theirs, verify)
     assert refused.value.reason is Reason.FILE_UNRECOGNISED
+
+
+# The chain of several
+
+
+def kept(by: Signer = OURS, mpxn: str = MPXN, **said: Any) -> list[str]:
+    """The receipts of a consent that was granted, narrowed and revoked."""
+    terms = RecordTerms(onward_sharing=True, **({"recipients": ("partner",)} | said))
+    granted = ConsentGranted(
+        *("k-1", "adviser", "t-1", "c-1", "ENERGY_ADVICE", ("HH_CONSUMPTION",)),
+        *(AT.replace(year=2025), AT, AT.replace(year=2027), AT),
+    )
+    events = (
+        TenancyStarted("t-1", "c-1", AT.replace(year=2024)),
+        granted,
+        ConsentTermsRecorded("k-1", terms, AT),
+        ConsentNarrowed(
+            "k-1", 2, ("HH_CONSUMPTION",), AT, AT.replace(year=2027), AT.replace(month=2)
+        ),
+        ConsentRevoked("k-1", AT.replace(month=3)),
+    )
+    signed_by = SignedBy(by.public_key, by.private.sign)
+    accesses = [fold(CONSUMERS, events[:n]) for n in (3, 4, 5)]
+    return [receipt(PLACE, mpxn, a, a.consents[0], NOW, signed_by) for a in accesses]
+
+
+def signed_anew(raw: str, was: str, instead: str) -> str:
+    """The coordinator itself rewrites a receipt, hash and signature included."""
+    text = Note.parse(raw).text.replace(was, instead)
+    says = dict(line.split(": ", 1) for line in text.splitlines()[1:])
+    text = text.replace(says[HASH_LINE], record_hash(says).hex())
+    return str(Note(text, (sign(text, KEY, OURS.private.sign),)))
+
+
+def faults(*raw: str) -> list[str]:
+    return chain_faults([read(one, verify, KEY).says for one in raw])
+
+
+def test_a_receipt_holds_the_whole_version_that_it_is_of() -> None:
+    first, second, third = (read(one, verify, KEY) for one in kept())
+    assert all(one.intact for one in (first, second, third))
+    assert (first.says["recipients"], first.says["onward sharing"]) == ("partner", "allowed")
+    assert second.says["previous record"] == first.says[HASH_LINE]
+    assert third.says["previous record"] == second.says[HASH_LINE]
+    assert [one.says["record version"] for one in (first, second, third)] == ["1", "2", "3"]
+    assert HASH_LINE not in read(made(), verify, KEY).says
+
+
+def test_a_middle_version_that_was_signed_anew_is_found_and_the_signature_alone_misses_it() -> None:
+    first, second, third = kept()
+    forged = signed_anew(second, "recipients: partner", "recipients: partner stranger")
+    found = read(forged, verify, KEY)
+    assert found.intact and found.says["recipients"] == "partner stranger", "the naive check"
+    where = f"k-1 at {MPXN}: version 2"
+    assert faults(first, forged, third) == [f"{where} is not the one that version 3 names"]
+    assert faults(third, forged) == faults(first, forged, third)
+    assert faults(first, forged) == [], "the last one has nobody to contradict it yet"
+    edited = second.replace("recipients: partner", "recipients: stranger")
+    assert not read(edited, verify, KEY).intact
+    assert faults(first, edited, third) == [f"{where} is not what its hash says"]
+
+
+def test_receipts_of_other_consents_meters_or_logs_are_chains_of_their_own() -> None:
+    ours, elsewhere = kept(), kept(mpxn="1200012345679", recipients=("another",))
+    assert faults(*ours, *elsewhere, *ours, made()) == []
+    assert faults(ours[0], ours[2]) == [], "one that is missing is no fault"
+    two = faults(ours[0], kept(recipients=("another",))[0])
+    assert two == [f"k-1 at {MPXN}: there are two versions 1"]

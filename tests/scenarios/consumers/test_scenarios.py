@@ -3,7 +3,8 @@
 `given.yaml` is what happened, `when.yaml` the command and its time. `then.yaml` states the events
 or the refusal, and reads with the interval they are permitted or the reason they are refused for;
 `suspended` says that the reader is, as a participant.
-`reads_before` are judged before the command, `shown` is what the adviser is shown.
+`reads_before` are judged before the command, `shown` is what the adviser is shown, `told` who is
+told which state, and `record` the newest version of the record; each of them may be `_before`.
 """
 
 import re
@@ -14,6 +15,8 @@ import msgspec
 import pytest
 import yaml
 
+from domains.consumers.chain import record_of
+from domains.consumers.changes import changes
 from domains.consumers.commands import ConsumersCommand
 from domains.consumers.decider import CONSUMERS
 from domains.consumers.events import ConsumersEvent
@@ -79,6 +82,15 @@ def test_case(case: Path) -> None:
         after = asked.then(*map(build, then["events"]))
     for read in then.get("reads", ()):
         check(after.state, read)
+    for state, suffix in ((before.state, "_before"), (after.state, "")):
+        if f"told{suffix}" in then:
+            told = changes("1200000000003", state, when["at"])
+            assert {c.receiver: str(c.state) for c in told} == then[f"told{suffix}"]
+        if f"record{suffix}" in then:
+            record = record_of(state, "k-1")
+            assert record is not None
+            said = {"version": record.version, "previous": record.previous.hex()}
+            assert said | {"hash": record.hash.hex()} == then[f"record{suffix}"]
     if "shown" in then:
         views = consents_for(after.state, "data_user", "adviser", then["shown"]["at"])
         assert {v.consent_id: str(v.state) for v in views} == then["shown"]["consents"]
