@@ -22,7 +22,7 @@ from spine.services import terms, wire
 from spine.services.sealing_requests import tier_of
 
 COMMANDS_MAX: Final = 1_000
-# A consent with all its terms takes less.
+# A consent with all its terms, a record and a few recipients takes less.
 COMMAND_BYTES_MAX: Final = 1_024
 BULK_BYTES_MAX: Final = COMMANDS_MAX * COMMAND_BYTES_MAX
 
