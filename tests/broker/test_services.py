@@ -18,7 +18,7 @@ import pytest_asyncio
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from domains.consumers import decider, receipts
-from domains.consumers.chain import terms_of
+from domains.consumers.chain import record_of, terms_of
 from domains.consumers.commands import GrantConsent, RevokeConsent
 from domains.consumers.evolve import find_consent
 from spine import trust
@@ -991,11 +991,11 @@ async def test_a_record_is_at_every_meter_however_its_consent_was_given(world: W
 
     single = grant(anna, meters[0], record=record, consent_id="k-in-bulk")
     private = grant(anna, meters[0], record={"evidence_id": "E-1"}, consent_id="k-private")
-    commands = [consumers_pb2.BulkCommand(grant_consent=one) for one in (single, private)]
-    done, refused = (
-        await world.consume("Bulk", consumers_pb2.BulkRequest(commands=commands))
-    ).results
-    assert (done.refused, refused.refused) == ("", Reason.FIELD_INVALID)
+    plain = grant(anna, meters[1], consent_id="k-plain")
+    commands = [consumers_pb2.BulkCommand(grant_consent=one) for one in (single, private, plain)]
+    answer = await world.consume("Bulk", consumers_pb2.BulkRequest(commands=commands))
+    assert [one.refused for one in answer.results] == ["", Reason.FIELD_INVALID, ""]
+    assert record_of(world.access(meters[1]), "k-plain") is None
     assert (await world.consume("GrantConsent", single)).replayed
     assert terms_of(world.access(meters[0]), "k-in-bulk").recipients == ("partner",)
 
