@@ -39,8 +39,9 @@ FIRST_LINE: Final = "energyos.consent-record.v1"
 HASH_LINE: Final = "record sha256"
 # Every line that a version may have, in their order. An empty one is left out.
 LINES: Final = (
-    *("record version", "previous record", "consent", "version"),
-    *("recorded state", "changed at", "changed by", "reason", "last confirmed"),
+    *("record version", "previous record", "created at", "consent", "version"),
+    *("recorded state", "changed at", "changed by", "reason"),
+    *("granted at", "last confirmed"),
     *("consumer", "tenancy", "relation to premises"),
     *("authentication level", "authentication method"),
     *("uprn", "categories", "history from", "granularity"),
@@ -65,15 +66,17 @@ _BY: Final[Mapping[type, str]] = {
 class ConsentRecord:
     """The newest version of the record of one consent at one meter.
 
-    `version` counts all its versions from 1. `changed_by` is the side whose change it was, and
-    `confirmed_at` when the consumer last said what it allows.
+    `version` counts all its versions from 1, the first `created_at`. `changed_by` is the side whose
+    change it was, and `confirmed_at` when the consumer last said what it allows.
     """
 
     consent_id: str
     version: int
     previous: bytes
     hash: bytes
+    created_at: datetime
     terms: RecordTerms | None = None
+    granted_at: datetime | None = None
     confirmed_at: datetime | None = None
     changed_by: str = ""
     reason: str = ""
@@ -118,9 +121,16 @@ def with_terms(access: MeterAccess, consent: Consent, event: ConsentTermsRecorde
         raise Refused(Reason.CONSENT_STATE, "the record is of the request or grant beside it")
     if before is None:
         answered = consent.answer_by is None
-        by = Role.CONSUMER if answered else Role.DATA_USER
-        confirmed = consent.changed_at if answered else None
-        before = ConsentRecord(consent.consent_id, 1, b"", b"", None, confirmed, by)
+        before = ConsentRecord(
+            consent.consent_id,
+            1,
+            b"",
+            b"",
+            consent.changed_at,
+            granted_at=consent.changed_at if answered else None,
+            confirmed_at=consent.changed_at if answered else None,
+            changed_by=Role.CONSUMER if answered else Role.DATA_USER,
+        )
     return _kept(access, consent, replace(before, terms=event.terms))
 
 
@@ -129,13 +139,15 @@ def linked(access: MeterAccess, consent: Consent, event: ConsumersEvent) -> Mete
     before = record_of(access, consent.consent_id)
     if before is None:
         return access
-    says_anew = isinstance(event, ConsentGranted | ConsentNarrowed)
+    granted = isinstance(event, ConsentGranted)
+    says_anew = granted or isinstance(event, ConsentNarrowed)
     suspended = event if isinstance(event, ConsentSuspended) else None
     after = replace(
         before,
         version=before.version + 1,
         previous=before.hash,
-        terms=None if isinstance(event, ConsentGranted) else before.terms,
+        terms=None if granted else before.terms,
+        granted_at=consent.changed_at if granted else before.granted_at,
         confirmed_at=consent.changed_at if says_anew else before.confirmed_at,
         changed_by=_BY.get(type(event), "") if suspended is None else suspended.suspended_by,
         reason="" if suspended is None else suspended.reason,
@@ -156,12 +168,14 @@ def lines(consent: Consent, record: ConsentRecord) -> dict[str, str]:
     said = {
         "record version": str(record.version),
         "previous record": record.previous.hex(),
+        "created at": iso_milliseconds(record.created_at),
         "consent": consent.consent_id,
         "version": str(consent.version),
         "recorded state": consent.state,
         "changed at": iso_milliseconds(consent.changed_at),
         "changed by": record.changed_by,
         "reason": record.reason,
+        "granted at": _at(record.granted_at),
         "last confirmed": _at(record.confirmed_at),
         "consumer": consent.consumer_ref,
         "tenancy": consent.tenancy_id,

@@ -88,6 +88,7 @@ class RecordView:
     version: int
     previous: bytes
     hash: bytes
+    created_at: datetime
     consumer_ref: str
     relation: str
     authentication_level: str
@@ -100,6 +101,7 @@ class RecordView:
     holders: tuple[str, ...]
     processor: str
     data_from: datetime
+    granted_at: datetime | None
     confirmed_at: datetime | None
     notice_hash: bytes
     notice_language: str
@@ -246,6 +248,7 @@ def _recorded(
         record.version,
         record.previous,
         record.hash,
+        record.created_at,
         consent.consumer_ref if role == Role.CONSUMER else "",
         terms.relation,
         terms.authentication_level,
@@ -258,6 +261,7 @@ def _recorded(
         tuple(sorted(holders)),
         terms.processor,
         max([consent.history_from, *_moved_in(consent, access)]),
+        record.granted_at,
         record.confirmed_at,
         consent.notice_hash,
         consent.notice_language,

@@ -118,6 +118,8 @@ def in_blocks(mpxn: str, consent: Any) -> dict[str, dict[str, Any]]:
     return {
         "header": {
             "consent_id": consent.consent_id,
+            "schema": said.header.schema,
+            "created_at": _when(said.header, "created_at"),
             "version": said.header.version,
             "previous": said.header.previous.hex(),
             "hash": said.header.hash.hex(),
@@ -145,8 +147,9 @@ def in_blocks(mpxn: str, consent: Any) -> dict[str, dict[str, Any]]:
         "time": {
             "valid_from": when(consent.valid_from),
             "expires": when(consent.expires),
-            "data_from": when(times.data_from) if times.HasField("data_from") else "",
-            "last_confirmed": when(times.confirmed_at) if times.HasField("confirmed_at") else "",
+            "granted_at": _when(times, "granted_at"),
+            "data_from": _when(times, "data_from"),
+            "last_confirmed": _when(times, "confirmed_at"),
         },
         "evidence": {
             "notice_sha256": evidence.notice_sha256.hex(),
@@ -160,6 +163,10 @@ def in_blocks(mpxn: str, consent: Any) -> dict[str, dict[str, Any]]:
             **_parts(said.state, "changed_by", "reason"),
         },
     }
+
+
+def _when(message: Any, name: str) -> str:
+    return when(getattr(message, name)) if message.HasField(name) else ""
 
 
 def _parts(message: Any, *names: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from domains.consumers.chain import FIRST_LINE
 from domains.consumers.views import ConsentView, RecordedConsentView, RecordView, TenancyView
 from spine import trust
 from spine.common.v1 import common_pb2
@@ -51,9 +52,14 @@ def consent(view: ConsentView) -> Any:
 
 def consent_record(said: RecordView) -> Any:
     """A record, in its blocks."""
-    confirmed = said.confirmed_at and wire.stamp(said.confirmed_at)
     return consent_record_pb2.ConsentRecord(
-        header={"version": said.version, "previous": said.previous, "hash": said.hash},
+        header={
+            "version": said.version,
+            "previous": said.previous,
+            "hash": said.hash,
+            "created_at": wire.stamp(said.created_at),
+            "schema": FIRST_LINE,
+        },
         subject={
             "consumer_ref": said.consumer_ref,
             "relation": said.relation,
@@ -67,7 +73,11 @@ def consent_record(said: RecordView) -> Any:
             "details": said.has_details,
         },
         parties={"tier": said.tier, "holders": said.holders, "processor": said.processor},
-        times={"data_from": wire.stamp(said.data_from), "confirmed_at": confirmed},
+        times={
+            "data_from": wire.stamp(said.data_from),
+            "confirmed_at": said.confirmed_at and wire.stamp(said.confirmed_at),
+            "granted_at": said.granted_at and wire.stamp(said.granted_at),
+        },
         evidence={
             "notice_sha256": said.notice_hash,
             "notice_language": said.notice_language,

@@ -22,7 +22,7 @@ from spine.services import terms, wire
 from spine.services.sealing_requests import tier_of
 
 COMMANDS_MAX: Final = 1_000
-# A consent with all its terms takes less.
+# A consent with all its terms, a record and a few recipients takes less.
 COMMAND_BYTES_MAX: Final = 1_024
 BULK_BYTES_MAX: Final = COMMANDS_MAX * COMMAND_BYTES_MAX
 
@@ -130,14 +130,17 @@ def _grant_consent(meters: Coordinator, request: Any, by: Actor) -> Order:
         wire.identifier(request.data_user, "data_user"),
         terms.party(request, "consumer_ref", by, (Role.CONSUMER,)),
     )
-    tier = tier_of(meters, mpxn, agreed.data_user, agreed.purpose)
+    record = None
+    if request.HasField("record"):  # a register is loaded without what nobody said
+        tier = tier_of(meters, mpxn, agreed.data_user, agreed.purpose)
+        record = replace(terms.record(request), tier=tier)
     command = commands.GrantConsent(
         by,
         wire.identifier(request.consent_id, "consent_id"),
         agreed,
         terms.channel(request),
         terms.evidence(request),
-        replace(terms.record(request), tier=tier),
+        record,
     )
     return wire.order(request, "GrantConsent", mpxn, command, by)
 

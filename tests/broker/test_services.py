@@ -18,6 +18,7 @@ import pytest_asyncio
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from domains.consumers import decider, receipts
+from domains.consumers.chain import record_of, terms_of
 from domains.consumers.commands import GrantConsent, RevokeConsent
 from domains.consumers.evolve import find_consent
 from spine import trust
@@ -973,6 +974,30 @@ async def test_a_bulk_command_is_the_same_as_the_single_one(world: World) -> Non
     other.start_supply.supplier = "ELSE"
     (refused,) = (await world.consume("Bulk", consumers_pb2.BulkRequest(commands=[other]))).results
     assert refused.refused == Reason.IDEMPOTENCY_CONFLICT
+
+
+async def test_a_record_is_at_every_meter_however_its_consent_was_given(world: World) -> None:
+    """At home and by leg, or in bulk; in bulk nothing is sealed, so nothing personal is taken."""
+    meters = (new_mpan(), new_mpan())
+    anna = await world.home(*meters)
+    record = {"granularity": "HALF_HOUR", "onward_sharing": True, "recipients": ["partner"]}
+    granted = await world.consume(
+        "GrantConsent", grant(anna, *meters, record={**record, "account_reference": "A-1"})
+    )
+    assert [leg.state for leg in granted.legs] == ["ACTIVE", "ACTIVE"]
+    kept = [terms_of(world.access(mpxn), granted.consent_id) for mpxn in meters]
+    assert kept[0] == kept[1]
+    assert kept[0].recipients == ("partner",) and kept[0].details is not None
+
+    single = grant(anna, meters[0], record=record, consent_id="k-in-bulk")
+    private = grant(anna, meters[0], record={"evidence_id": "E-1"}, consent_id="k-private")
+    plain = grant(anna, meters[1], consent_id="k-plain")
+    commands = [consumers_pb2.BulkCommand(grant_consent=one) for one in (single, private, plain)]
+    answer = await world.consume("Bulk", consumers_pb2.BulkRequest(commands=commands))
+    assert [one.refused for one in answer.results] == ["", Reason.FIELD_INVALID, ""]
+    assert record_of(world.access(meters[1]), "k-plain") is None
+    assert (await world.consume("GrantConsent", single)).replayed
+    assert terms_of(world.access(meters[0]), "k-in-bulk").recipients == ("partner",)
 
 
 async def test_bulk_calls_about_the_same_meters_do_not_race_one_another(world: World) -> None:

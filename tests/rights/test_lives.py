@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime, timedelta
+from itertools import product
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from domains.consumers import commands as c
+from domains.consumers.chain import HASH_LINE, broken, lines, record_of, terms_of
 from domains.consumers.decider import CONSUMERS
 from domains.consumers.fan_out import (
     CONSENT_FAN_OUT,
@@ -28,6 +30,7 @@ from domains.consumers.fan_out import (
     OrderFanOut,
 )
 from domains.consumers.legs import legs, open_orders
+from domains.consumers.record import RecordTerms
 from spine import trust
 from spine.domain import Actor
 from spine.errors import SpineError
@@ -52,6 +55,17 @@ consents = st.sampled_from(CONSENTS)
 people = st.sampled_from(("c-1", "c-2"))
 some_categories = st.sampled_from((CATEGORIES, CATEGORIES[:1], CATEGORIES[1:]))
 days = st.integers(-20, 20)
+# What a record may say: nothing, too coarse for some, more than was asked, a contradiction.
+records = st.sampled_from(
+    (
+        None,
+        RecordTerms("OCCUPIER"),
+        RecordTerms(granularity="HALF_HOUR"),
+        RecordTerms(granularity="DAY"),
+        RecordTerms(onward_sharing=True, recipients=("partner",)),
+        RecordTerms(recipients=("partner",)),
+    )
+)
 later_actions = st.sampled_from(
     (Action.NARROW, Action.SUSPEND, Action.RESUME, Action.REVOKE, Action.WITHDRAW, Action.DECLINE)
 )
@@ -171,18 +185,41 @@ class Lives(RuleBasedStateMachine):
 
     # Consents of one meter
 
-    @rule(mpxn=meters, k=consents, who=people, of=some_categories, history=days, term=days)
+    @rule(
+        mpxn=meters,
+        k=consents,
+        who=people,
+        of=some_categories,
+        history=days,
+        term=days,
+        record=records,
+    )
     def one_is_granted(
-        self, mpxn: str, k: str, who: str, of: tuple[str, ...], history: int, term: int
+        self,
+        mpxn: str,
+        k: str,
+        who: str,
+        of: tuple[str, ...],
+        history: int,
+        term: int,
+        record: RecordTerms | None = None,
     ) -> None:
-        by = Actor(Role.CONSUMER, who)
-        self.give(mpxn, c.GrantConsent(by, k, self.terms(who, of, history, term)))
+        by, terms = Actor(Role.CONSUMER, who), self.terms(who, of, history, term)
+        self.give(mpxn, c.GrantConsent(by, k, terms, record=record))
 
-    @rule(mpxn=meters, k=consents, who=people, of=some_categories, term=days)
-    def one_is_asked_for(self, mpxn: str, k: str, who: str, of: tuple[str, ...], term: int) -> None:
+    @rule(mpxn=meters, k=consents, who=people, of=some_categories, term=days, record=records)
+    def one_is_asked_for(
+        self,
+        mpxn: str,
+        k: str,
+        who: str,
+        of: tuple[str, ...],
+        term: int,
+        record: RecordTerms | None,
+    ) -> None:
         by = Actor(Role.DATA_USER, ADVISER)
         terms = self.terms(who, of, -5, term)
-        self.give(mpxn, c.RequestConsent(by, k, terms, self.now + 3 * DAY))
+        self.give(mpxn, c.RequestConsent(by, k, terms, self.now + 3 * DAY, record))
 
     @rule(mpxn=meters, k=consents, of=some_categories, shorter=st.integers(0, 10))
     def one_is_narrowed(self, mpxn: str, k: str, of: tuple[str, ...], shorter: int) -> None:
@@ -208,12 +245,18 @@ class Lives(RuleBasedStateMachine):
 
     # Consents of both meters: ordered at home, then leg by leg
 
-    @rule(k=consents, who=people, of=some_categories, history=days, term=days)
+    @rule(k=consents, who=people, of=some_categories, history=days, term=days, record=records)
     def both_are_granted(
-        self, k: str, who: str, of: tuple[str, ...], history: int, term: int
+        self,
+        k: str,
+        who: str,
+        of: tuple[str, ...],
+        history: int,
+        term: int,
+        record: RecordTerms | None = None,
     ) -> None:
         by, terms = Actor(Role.CONSUMER, who), self.terms(who, of, history, term)
-        self.order(OrderFanOut(by, k, Action.GRANT, METERS, terms))
+        self.order(OrderFanOut(by, k, Action.GRANT, METERS, terms, record=record))
 
     @precondition(lambda self: any(state.orders for state in self.home.values()))
     @rule(k=consents, action=later_actions, of=some_categories)
@@ -245,7 +288,8 @@ class Lives(RuleBasedStateMachine):
     def legs_are_sent(self, k: str, alive: int) -> None:
         """Whatever is missing, in order, until all is sent or the process dies after so many."""
         for order in open_orders(self.home[k]):
-            for mpxn, command in legs(order):
+            record = self.home[k].record(order.number)
+            for mpxn, command in legs(order, record):
                 if alive == 0:
                     return
                 alive -= 1
@@ -303,6 +347,23 @@ class Lives(RuleBasedStateMachine):
             for event in self.told[mpxn]:
                 state = CONSUMERS.evolve(state, event)
             assert state == self.access[mpxn]
+
+    @invariant()
+    def a_record_is_one_chain_and_nothing_finer_than_it_says_is_open(self) -> None:
+        for mpxn, k in product(METERS, CONSENTS):
+            state = MeterAccess()
+            versions: dict[int, dict[str, str]] = {}
+            for event in self.told[mpxn]:
+                state = CONSUMERS.evolve(state, event)
+                record = record_of(state, k)
+                if record is not None:
+                    consent = next(one for one in state.consents if one.consent_id == k)
+                    said = lines(consent, record) | {HASH_LINE: record.hash.hex()}
+                    versions[record.version] = said
+            assert list(versions) == list(range(1, len(versions) + 1))
+            assert broken(versions.values()) == []
+            if terms_of(self.access[mpxn], k).granularity == "DAY":
+                assert self.opens(mpxn, k) == [False, False], "both are half hours"
 
 
 Lives.TestCase.settings = settings(
