@@ -232,7 +232,8 @@ FIELDS: Final[dict[str, Rule]] = dict(
         *_each(LEDGER, "Read.party Read.role Read.purpose Read.basis Read.category", _OWN),
         *_each(COMMON, "Interval.start Interval.end", _OWN),
         *_each(LEDGER, "Read.permitted Read.refused Read.release", _FEW),
-        *_each(LEDGER, "Read.consent_version Read.rows Read.metering_points", _COUNT),
+        *_each(LEDGER, "Read.consent_version Read.metering_points", _COUNT),
+        *_each(LEDGER, "Read.rows", _told("how many half hours were read")),
     ]
 )
 
