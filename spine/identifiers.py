@@ -27,7 +27,7 @@ from typing import Final, Self
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
-from spine.errors import Invalid, NotFound, Reason
+from spine.errors import Invalid, NotFound, Pushback, Reason
 
 KEY_FILE: Final = "identifiers.key"
 KEY_BYTES: Final = 64
@@ -62,30 +62,27 @@ class Identifiers:
         self._key_id = sha256(b"energyos-identifiers-v1\0" + key).digest()[:1]
 
     @classmethod
-    def of(cls, data_dir: Path) -> Self:
-        """Under the key of this data folder, which is made on first use, by whoever is first."""
-        path = data_dir / "keys" / KEY_FILE
+    def of(cls, data_dir: Path, key_file: Path | None = None) -> Self:
+        """Under the key in that file, or else that of the data folder, made on first use.
+
+        Pushback(STARTING) if there is none and none can be made: then nobody is told anything else.
+        """
+        path = key_file or data_dir / "keys" / KEY_FILE
         if not path.exists():
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-                fresh = Path(scratch) / KEY_FILE
-                descriptor = os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(os.urandom(KEY_BYTES))
-                    file.flush()
-                    os.fsync(descriptor)
-                with suppress(FileExistsError):  # another process was first: its key is the key
-                    path.hardlink_to(fresh)
+            try:
+                _make(path)
+            except OSError:
+                raise Pushback(Reason.STARTING, "no key of identifiers here yet") from None
         return cls(path.read_bytes())
 
     @classmethod
-    def kept(cls, data_dir: Path) -> Self:
-        """Under the key that is there; NotFound(IDENTIFIER_UNKNOWN) if none was made yet."""
-        try:
-            return cls((data_dir / "keys" / KEY_FILE).read_bytes())
-        except FileNotFoundError:
+    def kept(cls, data_dir: Path, key_file: Path | None = None) -> Self:
+        """The same, but NotFound(IDENTIFIER_UNKNOWN) if there is none: for who only looks."""
+        path = key_file or data_dir / "keys" / KEY_FILE
+        if not path.exists():
             message = "no identifier was ever made under a key of this data folder"
-            raise NotFound(Reason.IDENTIFIER_UNKNOWN, message) from None
+            raise NotFound(Reason.IDENTIFIER_UNKNOWN, message)
+        return cls(path.read_bytes())
 
     def close(self, kind: Kind, party: str, name: str) -> str:
         """The party's identifier of what has that name, of at most 64 bytes without NUL."""
@@ -151,6 +148,20 @@ class Identifiers:
             message = f"no identifier that begins with {kind}_ and is in use"
             raise Invalid(Reason.IDENTIFIER_UNKNOWN, message)
         return raw[1:]
+
+
+def _make(path: Path) -> None:
+    """Put a new key there, readable by its owner only; one that is there meanwhile stays."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        fresh = Path(scratch) / KEY_FILE
+        descriptor = os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(os.urandom(KEY_BYTES))
+            file.flush()
+            os.fsync(descriptor)
+        with suppress(FileExistsError):  # another process was first: its key is the key
+            path.hardlink_to(fresh)
 
 
 def _width(kind: Kind) -> int:

@@ -281,9 +281,9 @@ class Process:
         self.server: SpineServer | None = None
         self.ready = False
         self.admission: Admission | None = None
-        self.pairwise = Pairwise(
-            self.identifiers_of, cache(partial(Identifiers.of, runtime.settings.data_dir))
-        )
+        settings = runtime.settings
+        key = cache(partial(Identifiers.of, settings.data_dir, settings.identifiers_key))
+        self.pairwise = Pairwise(self.identifiers_of, key)
         self._claim: IO[str] | None = None
         self._ending: list[Callable[[], Any]] = []
 

@@ -53,7 +53,7 @@ def open_identifier(
     if kind is None:
         message = f"an identifier begins with {', '.join(f'{kind}_' for kind in NAMES)}"
         raise Invalid(Reason.IDENTIFIER_UNKNOWN, message)
-    name = Identifiers.kept(settings().data_dir).open(kind, party, text)
+    name = _made().open(kind, party, text)
     if name is None:
         raise NotFound(Reason.IDENTIFIER_UNKNOWN, f"{party} was given no such identifier")
     _tell(party, kind, name, text, name, as_json)
@@ -66,8 +66,12 @@ def show(
 ) -> None:
     """Say which identifier a party has for a meter, whether or not it was ever told it."""
     name = str(parse_mpxn(mpxn))
-    text = Identifiers.kept(settings().data_dir).close(Kind.METER, party, name)
+    text = _made().close(Kind.METER, party, name)
     _tell(party, Kind.METER, name, text, text, as_json)
+
+
+def _made() -> Identifiers:
+    return Identifiers.kept(settings().data_dir, settings().identifiers_key)
 
 
 def _tell(party: str, kind: Kind, name: str, text: str, asked: str, as_json: bool) -> None:

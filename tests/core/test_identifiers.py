@@ -1,12 +1,13 @@
 """Identifiers that one party has and no other: what they hide, and for whom they open."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spine.errors import Invalid, NotFound, Reason
+from spine.errors import Invalid, NotFound, Pushback, Reason
 from spine.identifiers import KEY_FILE, NAMES, Identifiers, Kind
 
 KEY = bytes(range(64))
@@ -118,6 +119,10 @@ def test_the_key_is_made_once_for_its_owner_and_shared_by_all(tmp_path: Path) ->
     path = tmp_path / "keys" / KEY_FILE
     assert path.stat().st_mode & 0o777 == 0o600 and len(path.read_bytes()) == 64
     assert [each.name for each in path.parent.iterdir()] == [KEY_FILE]
+    with pytest.raises(Pushback):
+        Identifiers.of(tmp_path / "keys" / KEY_FILE)
     text = first.close(Kind.METER, "p-1", MPAN)
     assert Identifiers.of(tmp_path).open(Kind.METER, "p-1", text) == MPAN
+    elsewhere = shutil.copy(path, tmp_path / "mounted")
+    assert Identifiers.of(tmp_path / "none", elsewhere).open(Kind.METER, "p-1", text) == MPAN
     assert Identifiers.kept(tmp_path).open(Kind.METER, "p-1", text) == MPAN
