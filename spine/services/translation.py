@@ -261,7 +261,7 @@ _OPEN: Final[dict[Treatment, Callable[[Any], Act]]] = {
 }
 
 
-def opened(party: Party, request: Message) -> Message:
+def opened(party: Party, request: Message) -> Any:
     """A copy of the request that names things as the spine does. Fails like `Party.meant`."""
     meant = type(request)()
     meant.CopyFrom(request)
@@ -269,7 +269,7 @@ def opened(party: Party, request: Message) -> Message:
     return meant
 
 
-def closed(party: Party, answer: Message) -> Message:
+def closed(party: Party, answer: Message) -> Any:
     """The answer, changed in place to what the party is told."""
     closing(answer.DESCRIPTOR).carry_out(party, answer)
     return answer

@@ -69,7 +69,7 @@ PORTAL, SUPPLIERS = "ccs", ("supply-a", "supply-b", "supply-c")
 GROUPS = ("_A", "_C", "_H", "_P")
 START = datetime(2025, 1, 6, tzinfo=UTC)
 DAY = interval(START, START + timedelta(days=1))
-ADVICE = {"purpose": "ENERGY_ADVICE", "basis": "CONSENT"}
+ADVICE: dict[str, Any] = {"purpose": "ENERGY_ADVICE", "basis": "CONSENT"}
 CALL_S, PATIENCE_S, AT_ONCE = 25.0, 60.0, 16
 CHANGE_ID = re.compile(r"chg_.*|[0-9a-f]{32}")
 
@@ -205,7 +205,7 @@ class World:
 
     async def close(self) -> None:
         for channel in self._channels.values():
-            await channel.close()
+            await channel.close(None)
         for process in reversed(self.processes.values()):
             await process.stop()
 
@@ -479,7 +479,7 @@ async def read(world: World, party: str, pool: Pool, mpxn: str, member: Member) 
         ("GetReadings", dsi_pb2.GetReadingsRequest, {"interval": DAY, "page_size": 30}),
         ("GetReadings", dsi_pb2.GetReadingsRequest, {"interval": DAY, "in_columns": True}),
     ):
-        request = kind(mpxn=mpxn, **ADVICE, **more)
+        request: Any = kind(mpxn=mpxn, **ADVICE, **more)
         if at_least is not None:
             request.at_least.CopyFrom(at_least)
         while True:
@@ -513,7 +513,8 @@ async def asked(
     try:
         answer = await world.as_user(party, process, stub, method, request)
     except grpc.aio.AioRpcError as error:
-        status = Status.FromString(dict(error.trailing_metadata())[STATUS_DETAILS])
+        trailing: Any = error.trailing_metadata()
+        status = Status.FromString(dict(trailing)[STATUS_DETAILS])
         for path, value in leaves(status):
             pool.note(f"{method} refused {path}", value, member)
         pool.note(f"{method} refused", error.details(), member)

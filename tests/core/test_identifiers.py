@@ -123,6 +123,7 @@ def test_the_key_is_made_once_for_its_owner_and_shared_by_all(tmp_path: Path) ->
         Identifiers.of(tmp_path / "keys" / KEY_FILE)
     text = first.close(Kind.METER, "p-1", MPAN)
     assert Identifiers.of(tmp_path).open(Kind.METER, "p-1", text) == MPAN
-    elsewhere = shutil.copy(path, tmp_path / "mounted")
+    elsewhere = tmp_path / "mounted"
+    shutil.copy(path, elsewhere)
     assert Identifiers.of(tmp_path / "none", elsewhere).open(Kind.METER, "p-1", text) == MPAN
     assert Identifiers.kept(tmp_path).open(Kind.METER, "p-1", text) == MPAN

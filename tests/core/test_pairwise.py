@@ -29,7 +29,7 @@ NAMING = ("mpxn", "mpxns", "only_mpxn", "consent_id", "tenancy_id", "asset_id", 
 
 def methods() -> dict[str, MethodDescriptor]:
     """Every method of every service that there is."""
-    found = {}
+    found: dict[str, MethodDescriptor] = {}
     for path in sorted((ROOT / "proto").rglob("*.proto")):
         name = ".".join(path.relative_to(ROOT / "proto").with_suffix("").parts) + "_pb2"
         for service in importlib.import_module(name).DESCRIPTOR.services_by_name.values():

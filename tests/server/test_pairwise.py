@@ -210,7 +210,7 @@ async def clients(server: SpineServer, authority: Authority) -> AsyncIterator[di
     channels["supplier"] = connect(f"127.0.0.1:{server.port}", folder)
     yield {name: Client(channel) for name, channel in channels.items()}
     for channel in channels.values():
-        await channel.close()
+        await channel.close(None)
 
 
 async def test_every_method_is_opened_and_closed_or_the_same_or_refused(
