@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Any, NoReturn
 
 from google.protobuf import descriptor_pool
@@ -22,6 +23,8 @@ from spine.identifiers import Identifiers
 from spine.pairwise import SAME_TO_EVERYBODY, TREATED
 from spine.policy import Role
 from spine.server import STATUS_DETAILS, Service, current_caller
+from spine.services.singly import METHOD as SINGLY
+from spine.services.singly import singly
 from spine.services.translation import Party, closed, opened
 
 # Tells what a party is given as identifiers in a role.
@@ -126,10 +129,10 @@ class Pairwise:
                         yield answer
                 return
             _check_treated(name)
-            meant = opened(party, request)
+            meant, discreet = opened(party, request), _Discreet(context)
+            told = partial(singly, behaviour) if name == SINGLY else behaviour
             try:
-                discreet = _Discreet(context)
-                async with aclosing(behaviour(meant, discreet)) as answers:  # type: ignore[type-var]
+                async with aclosing(told(meant, discreet)) as answers:  # type: ignore[type-var]
                     async for answer in answers:
                         yield closed(party, answer)
             except SpineError as error:

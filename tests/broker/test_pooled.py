@@ -528,12 +528,13 @@ async def streamed(
 ) -> None:
     stub = DSI(world.channel("dsi", Role.DATA_USER, party))
     request = dsi_pb2.StreamReadingsRequest(mpxns=meters, interval=DAY, **ADVICE)
-    seen = set()
+    order: list[str] = []
     async for chunk in stub.StreamReadings(request, timeout=CALL_S):
         assert chunk.mpxn in learnt, "it is called what the party called it"
-        seen.add(chunk.mpxn)
+        order.append(chunk.mpxn)
         pool.take("StreamReadings", learnt[chunk.mpxn], chunk)
-    assert seen == set(meters)
+    assert sorted(order) == sorted(meters)
+    assert (order == meters) == (party in (ONE, TWO)), "or it would be in that of partitions"
 
 
 async def advised(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2  # type: ignore[import-untyped]
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 
-from spine.errors import Invalid, Reason, Refused, SpineError
+from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
+from spine.errors import Invalid, NotPermitted, Reason, Refused, SpineError
 from spine.identifiers import Identifiers, Kind
 from spine.identity import Authority
 from spine.pairwise import SAME_TO_EVERYBODY, TREATED, Treatment
@@ -380,3 +382,82 @@ def test_a_status_keeps_its_reason_and_its_time_to_wait() -> None:
     assert MPAN.encode() not in bare.SerializeToString()
     assert [d.TypeName() for d in bare.details] == [d.TypeName() for d in status.details]
     assert bare.code == status.code
+
+
+class InPartitions(dsi_pb2_grpc.DsiServicer):
+    """Streams the meters of one partition after those of another, and refuses some."""
+
+    def __init__(self, refused: set[str] | None = None, *, passed_on: bool = False) -> None:
+        self.refused, self.passed_on = refused or set(), passed_on
+
+    async def StreamReadings(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        for mpxn in sorted(request.mpxns, key=lambda mpxn: (int(mpxn) % 4, mpxn)):
+            refused = "CONSENT_REVOKED" if mpxn in self.refused else ""
+            yield dsi_pb2.StreamReadingsResponse(mpxn=mpxn, refused=refused)
+        if self.refused.issuperset(request.mpxns):
+            error = NotPermitted(Reason.CONSENT_REVOKED, f"none is left of {request.mpxns}")
+            if self.passed_on:
+                details = ((STATUS_DETAILS, status_of(error).SerializeToString()),)
+                await context.abort(grpc.StatusCode.PERMISSION_DENIED, error.message, details)
+            raise error
+
+
+STREAM = "spine.dsi.v1.Dsi/StreamReadings"
+METERS = [f"12000000{n:05d}" for n in (7, 3, 12, 1, 9, 8, 2, 5)]
+
+
+@asynccontextmanager
+async def streaming(authority: Authority, servicer: InPartitions) -> AsyncIterator[Any]:
+    """Asks a server of that servicer for a stream, as a party; what came, and how it failed."""
+    around = Pairwise(World().standing, lambda: MADE).around
+    name = STREAM.partition("/")[0]
+    service = around(Service(name, dsi_pb2_grpc.add_DsiServicer_to_server, servicer))
+    server = build_server(authority.issue_server(Role.DSI, "dsi-1"), [service])
+    await server.start()
+
+    async def ask(party: str, mpxns: list[str], **more: Any) -> tuple[list[str], list[str], str]:
+        named = [MADE.close(Kind.METER, party, m) for m in mpxns] if party == ONE else mpxns
+        folder = authority.issue_client(Role.DATA_USER, party).folder
+        request = dsi_pb2.StreamReadingsRequest(mpxns=named, **more)
+        came, reason = [], ""
+        async with connect(f"127.0.0.1:{server.port}", folder) as channel:
+            try:
+                async for chunk in dsi_pb2_grpc.DsiStub(channel).StreamReadings(request, timeout=5):
+                    came.append(chunk.mpxn)
+            except grpc.aio.AioRpcError as error:
+                reason = error_from(error).reason
+                assert party != ONE or error_from(error).message in ("", reason)
+        return named, came, reason
+
+    yield ask
+    await server.stop(0)
+
+
+async def test_a_stream_does_not_show_which_meters_share_a_partition(authority: Authority) -> None:
+    async with streaming(authority, InPartitions()) as ask:
+        named, came, reason = await ask(ONE, METERS)
+        assert came == named and not reason
+        named, came, _ = await ask(PLAIN, METERS)
+        assert came != named, "the naive stream is in the order of partitions"
+        named, came, _ = await ask(ONE, METERS, follow=True)
+        assert sorted(came) == sorted(named) and came != named
+
+
+@pytest.mark.parametrize("passed_on", [True, False])
+async def test_a_stream_goes_on_while_any_meter_is_left_and_ends_with_the_last_reason(
+    authority: Authority, passed_on: bool
+) -> None:
+    async with streaming(authority, InPartitions(set(METERS[:7]), passed_on=passed_on)) as ask:
+        named, came, reason = await ask(ONE, METERS)
+        assert (came, reason) == (named, "")
+    async with streaming(authority, InPartitions(set(METERS), passed_on=passed_on)) as ask:
+        for party in (ONE, PLAIN):
+            named, came, reason = await ask(party, METERS)
+            assert (sorted(came), reason) == (sorted(named), "CONSENT_REVOKED")
+
+
+async def test_what_a_stream_may_not_ask_is_for_the_service_to_say(authority: Authority) -> None:
+    async with streaming(authority, InPartitions()) as ask:
+        twice = [METERS[0], METERS[0]]
+        named, came, _ = await ask(ONE, twice)
+        assert came == named, "it is asked as it is"
