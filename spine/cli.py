@@ -32,6 +32,7 @@ MODULES: Final = {
     "tokens": ("token",),
     "deleting": ("deletion",),
     "holds": ("hold",),
+    "identifiers": ("identifiers",),
     "ingesting": ("ingest",),
     "reading": ("read", "watch", "meter", "consent"),
     "consent_records": ("consent",),

@@ -73,6 +73,11 @@ class Settings(BaseSettings):
         le=1024,
         description="Partitions of each meter-keyed topic; fixed when the log is created.",
     )
+    identifiers_key: FilePath | None = Field(
+        None,
+        description="Key of pairwise identifiers, the same for every process; unset: "
+        "keys/identifiers.key of the data folder, made on first use.",
+    )
     log_id: LogId | None = Field(
         None, description="The log's id in hex; pinned, so that no other log is taken for it."
     )

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -28,6 +28,7 @@ from spine.errors import NotFound, Reason
 from spine.event import SignerRole
 from spine.files import claimed, write_whole
 from spine.fold import FaustFolds
+from spine.identifiers import Identifiers
 from spine.identity import SERVER_PREFIX, Authority, signing_key
 from spine.limits import PartyLimits
 from spine.log import Appender, Kafka, LogReader, LogUnfit, verify_topics
@@ -37,6 +38,7 @@ from spine.policy import Role
 from spine.replay import StoredFold
 from spine.schemas import Schemas
 from spine.server import Limits, Service, SpineServer, build_server
+from spine.services.pairwise import Pairwise
 from spine.signing import Signer, verify
 from spine.stopping import told_to_stop
 from spine.store import MemoryRows
@@ -279,6 +281,9 @@ class Process:
         self.server: SpineServer | None = None
         self.ready = False
         self.admission: Admission | None = None
+        settings = runtime.settings
+        key = cache(partial(Identifiers.of, settings.data_dir, settings.identifiers_key))
+        self.pairwise = Pairwise(self.identifiers_of, key)
         self._claim: IO[str] | None = None
         self._ending: list[Callable[[], Any]] = []
 
@@ -312,13 +317,26 @@ class Process:
         """Pushback(STARTING) if a process of this name runs already: a store has one writer."""
         self._claim = claimed(self.runtime.stores(self.name), f"a {self.name} process")
 
+    async def identifiers_of(self, role: Role, party: str) -> trust.Identifiers:
+        """What governance says that the party is given in that role.
+
+        Asked of the fold of who is held, which every process that serves parties follows at once;
+        where there is none, nobody's standing is known, and nobody is given MPxNs.
+        """
+        folds = {} if self.folds is None else self.folds.folds
+        known = folds.get((trust.QUARANTINE_TOPIC, 0))
+        if known is None:
+            return trust.Identifiers.PAIRWISE
+        return known.stored.fold.identifiers(role, party)
+
     async def serve(
         self, role: Role, services: Sequence[Service], port: int, request_bytes: int | None = None
     ) -> None:
         """Answer from now on, and say where."""
         runtime = self.runtime
+        told = [self.pairwise.around(service) for service in services]
         self.server = runtime.server(
-            self.name, role, services, port, self.serves, request_bytes, self.admission
+            self.name, role, told, port, self.serves, request_bytes, self.admission
         )
         await self.server.start()
         self.ready = True

@@ -115,6 +115,17 @@ class EquivalenceTableAdopted:
     rows: tuple[EquivalenceRow, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class IdentifiersSet:
+    """From here on the party is given these identifiers (an `Identifiers`) in the subject's role.
+
+    `ground` says why, as a code.
+    """
+
+    identifiers: str
+    ground: str
+
+
 GovernanceEvent = (
     SigningKeyAuthorised
     | SigningKeyRevoked
@@ -125,6 +136,7 @@ GovernanceEvent = (
     | ParticipantReinstated
     | PolicyVersionAdopted
     | EquivalenceTableAdopted
+    | IdentifiersSet
 )
 
 
@@ -195,7 +207,17 @@ class Equivalence(NamedTuple):
     rows: tuple[EquivalenceRow, ...]
 
 
-GovernanceState = Standing | Equivalence
+class Identifiers(StrEnum):
+    """What a party is given for meters, consents and the like: the state of its own subject.
+
+    A text beside `Standing`, for the same reason as the table. Nothing said: MPXN.
+    """
+
+    MPXN = "MPXN"
+    PAIRWISE = "PAIRWISE"
+
+
+GovernanceState = Standing | Equivalence | Identifiers
 
 
 class SubjectKind(StrEnum):
@@ -205,6 +227,7 @@ class SubjectKind(StrEnum):
 
     KEY = "key"
     PARTY = "party"
+    IDENTIFIERS = "identifiers"
 
 
 def key_id(public_key: bytes) -> bytes:
@@ -222,12 +245,21 @@ def party_subject(party: str) -> str:
     return f"{SubjectKind.PARTY}:{party}"
 
 
+def identifiers_subject(role: str, party: str) -> str:
+    """The governance subject of what a party is given as identifiers in a role."""
+    return f"{SubjectKind.IDENTIFIERS}:{role}/{party}"
+
+
 def evolve(state: GovernanceState, event: GovernanceEvent) -> GovernanceState:
     """The standing of a subject after one more governance fact."""
     if isinstance(event, EquivalenceTableAdopted):
         return _table(state, event)
+    if isinstance(event, IdentifiersSet):
+        return _identifiers(state, event)
     if isinstance(state, Equivalence):
         raise Refused(Reason.EQUIVALENCE_STATE, "the table's subject is about nothing else")
+    if isinstance(state, Identifiers):
+        raise Refused(Reason.IDENTIFIERS_STATE, "the subject is about identifiers alone")
     match event:
         case SigningKeyAuthorised():
             return replace(state, key=SigningKey(event.public_key, event.role, event.holder))
@@ -252,6 +284,12 @@ def _table(state: GovernanceState, event: EquivalenceTableAdopted) -> Equivalenc
     if event.version != before + 1:
         raise Refused(Reason.EQUIVALENCE_STATE, f"the next version is {before + 1}")
     return Equivalence(event.version, event.rows)
+
+
+def _identifiers(state: GovernanceState, event: IdentifiersSet) -> Identifiers:
+    if state != Standing() and not isinstance(state, Identifiers):
+        raise Refused(Reason.IDENTIFIERS_STATE, "identifiers have a subject of their own")
+    return Identifiers(event.identifiers)
 
 
 def _participant(

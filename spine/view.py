@@ -114,6 +114,11 @@ class PartitionView:
         known = self._governed(trust.EQUIVALENCE_SUBJECT)
         return known if isinstance(known, trust.Equivalence) else None
 
+    def identifiers(self, role: str, party: str) -> trust.Identifiers:
+        """What the party is given as identifiers in that role; MPxNs where nothing was said."""
+        known = self._governed(trust.identifiers_subject(role, party))
+        return known if isinstance(known, trust.Identifiers) else trust.Identifiers.MPXN
+
     def _governed(self, subject: str) -> trust.GovernanceState:
         known = self._standings.get(subject)
         if known is None:

@@ -1,5 +1,6 @@
 """What can be asked of governance, each about one subject: a key, a party, the policy or the table
-of equal accreditations (`equivalence.py`).
+of equal accreditations (`equivalence.py`), or what a party is given as identifiers
+(`identification.py`).
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from datetime import datetime
 from typing import Final
 
 from domains.governance.equivalence import AdoptEquivalenceTable
+from domains.governance.identification import SetIdentifiers
 from spine.domain import Actor
 from spine.trust import (
     EQUIVALENCE_SUBJECT,
     POLICY_SUBJECT,
+    identifiers_subject,
     key_id,
     key_subject,
     party_subject,
@@ -105,7 +108,9 @@ PartyCommand = (
     | SuspendParticipant
     | ReinstateParticipant
 )
-GovernanceCommand = KeyCommand | PartyCommand | AdoptPolicyVersion | AdoptEquivalenceTable
+GovernanceCommand = (
+    KeyCommand | PartyCommand | AdoptPolicyVersion | AdoptEquivalenceTable | SetIdentifiers
+)
 
 _TIGHTENING: Final = (RevokeSigningKey, WithdrawAccreditation, SuspendParticipant)
 
@@ -126,5 +131,7 @@ def subject_of(command: GovernanceCommand) -> str:
             return POLICY_SUBJECT
         case AdoptEquivalenceTable():
             return EQUIVALENCE_SUBJECT
+        case SetIdentifiers():
+            return identifiers_subject(command.role, command.party)
         case _:
             return party_subject(command.party)

@@ -36,6 +36,7 @@ from domains.governance.events import (
     SigningKeyAuthorised,
     SigningKeyRevoked,
 )
+from domains.governance.identification import SetIdentifiers, set_identifiers
 from spine.domain import Domain
 from spine.errors import NotPermitted, Reason, Refused
 from spine.event import SignerRole
@@ -68,8 +69,10 @@ def decide(state: GovernanceState, command: GovernanceCommand, now: datetime) ->
         raise NotPermitted(Reason.ROLE_NOT_ALLOWED, "only governance may command this")
     if isinstance(command, AdoptEquivalenceTable):
         return adopt(state, command)
+    if isinstance(command, SetIdentifiers):
+        return set_identifiers(state, command)
     if not isinstance(state, Standing):
-        raise Refused(Reason.EQUIVALENCE_STATE, "the table's subject is about nothing else")
+        raise Refused(Reason.EQUIVALENCE_STATE, "the subject is about nothing else")
     match command:
         case AuthoriseSigningKey():
             return _authorise_key(state.key, command)

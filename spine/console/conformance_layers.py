@@ -22,8 +22,10 @@ from spine.console.conformance import (
 )
 from spine.errors import Reason
 from spine.governance.v1 import governance_pb2
+from spine.policy import Role
 from spine.reference.v1 import reference_pb2
 from spine.server import error_from
+from spine.trust import Identifiers
 
 NOBODY: Final = "conformance-nobody"
 NO_CODE: Final = "CONFORMANCE_NO_SUCH_CODE"
@@ -92,6 +94,17 @@ def _nobody(subject: Subject) -> str:
         if said.counts:
             raise Fails(f"{end}: yes", "that party was never admitted")
     return "no on both sides"
+
+
+def _identifiers(subject: Subject) -> str:
+    """For information; it fails only where governance says something else of one."""
+    given: dict[str, list[str]] = {str(each): [] for each in Identifiers}
+    for one in subject.participants:
+        if any(held.role == Role.DATA_USER for held in one.accreditations):
+            if one.identifiers not in given:
+                raise Fails(f"{one.party}: {one.identifiers!r}", "it is MPXN or PAIRWISE")
+            given[one.identifiers].append(one.party)
+    return "; ".join(f"{kind}: {', '.join(of) or 'none'}" for kind, of in given.items())
 
 
 def _suspension(subject: Subject) -> str:
@@ -273,6 +286,7 @@ ACCREDITATION: Final = (
         _judged_right("suspended"),
     ),
     Check("accreditation.nobody", "is who was never admitted a no on each side?", _nobody),
+    Check("accreditation.identifiers", "which data users are given MPxNs?", _identifiers),
     Check("accreditation.suspension", "does a suspension reach both sides?", _suspension),
 )
 

@@ -144,10 +144,11 @@ def list_participants(as_: As = OPERATOR, as_json: AsJson = False) -> None:
             ", ".join(a.role for a in p.accreditations),
             ", ".join(f"{a.scheme} {a.tier}".strip() for a in p.accreditations),
             p.suspended,
+            p.identifiers,
         )
         for p in found
     ]
-    columns = ("party", "name", "roles", "schemes and tiers", "suspended")
+    columns = ("party", "name", "roles", "schemes and tiers", "suspended", "identifiers")
     listed("Participants", columns, rows, as_json)
 
 

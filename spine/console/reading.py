@@ -212,10 +212,10 @@ def explain(
 def decided(decision: Any) -> str:
     """Where and under what a read was permitted, in a line."""
     under = f" under consent {decision.consent_id} v{decision.consent_version}"
-    return (
-        f"[green]permitted[/] at partition {decision.partition} offset {decision.offset}"
-        f"{under if decision.consent_id else ''}"
-    )
+    at = f"at partition {decision.partition} offset {decision.offset}"
+    if not decision.offset:  # a party with pairwise identifiers is told no place
+        at = f"as request {decision.request_id.hex()}"
+    return f"[green]permitted[/] {at}{under if decision.consent_id else ''}"
 
 
 def describe_chunk(chunk: Any) -> str:

@@ -59,7 +59,9 @@ class ChangesService(consumers_pb2_grpc.ChangesServicer):
             while self._following.get(by) is this:
                 waiting = self._known.waiting(by)
                 sent = {mpxn: sent[mpxn] for mpxn in sent if mpxn in waiting}
-                for mpxn in list(islice(waiting, IN_FLIGHT_MAX)):
+                meters = list(islice(waiting, IN_FLIGHT_MAX))
+                random.shuffle(meters)  # or two receivers could find by it what both are told of
+                for mpxn in meters:
                     change, now = self._first(mpxn, by), wire.now()
                     if change is None:
                         continue

@@ -30,11 +30,12 @@ from domains.governance.commands import (
 )
 from domains.governance.decider import subject_of, tightens
 from domains.governance.equivalence import AdoptEquivalenceTable
+from domains.governance.identification import SetIdentifiers
 from spine import trust
 from spine.claims import Claims
 from spine.coordinator import Coordinator, Order
 from spine.domain import Actor
-from spine.errors import Invalid, NotPermitted, Pushback, Reason
+from spine.errors import Invalid, NotPermitted, Pushback, Reason, Refused
 from spine.event import DataPosition, SignerRole
 from spine.governance.v1 import governance_pb2, governance_pb2_grpc
 from spine.live import LiveFold
@@ -157,6 +158,15 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
             positions=self._here(),
         )
 
+    async def SetIdentifiers(self, request: Any, context: Any) -> Any:
+        """Tell a party its own identifiers, or MPxNs, from now on; it has to be admitted."""
+        party, ground = _party(request), wire.code(request.ground, "ground")
+        if self._live.stored.fold.participant(party) is None:
+            raise Refused(Reason.PARTICIPANT_UNKNOWN, "no such participant was admitted")
+        role = request.role or Role.DATA_USER
+        command = SetIdentifiers(wire.caller(), party, role, request.identifiers, ground)
+        return await self._carry_out(request, "SetIdentifiers", command, context)
+
     async def HoldParty(self, request: Any, context: Any) -> Any:
         """Have every server answer nothing of a party, until two people release it."""
         kind = wire.optional_code(request.kind, "kind")
@@ -202,14 +212,14 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
             raise Invalid(Reason.FIELD_INVALID, message, field="page_size")
         size = request.page_size or PAGE
         page: list[tuple[str, trust.Participant]] = []
-        last = ""
+        last, told = "", self._live.stored.fold.identifiers
         for party, participant in self._participants(_after(request.cursor)):
             if len(page) == size:
                 last = page[-1][0]
                 break
             page.append((party, participant))
         return governance_pb2.ListParticipantsResponse(
-            participants=[participant_shown(party, participant) for party, participant in page],
+            participants=[participant_shown(*each, told(Role.DATA_USER, each[0])) for each in page],
             next_cursor=base64.urlsafe_b64encode(last.encode()).decode(),
             positions=self._here(),
         )
@@ -288,12 +298,15 @@ def _hold_shown(party: str, hold: holds.Hold) -> Any:
     )
 
 
-def participant_shown(party: str, participant: trust.Participant) -> Any:
+def participant_shown(
+    party: str, participant: trust.Participant, identifiers: str = trust.Identifiers.MPXN
+) -> Any:
     """A participant as a message."""
     return governance_pb2.Participant(
         party=party,
         name=participant.name,
         suspended=participant.suspended,
+        identifiers=identifiers,
         accreditations=[
             governance_pb2.Accreditation(
                 role=held.role,

@@ -6,6 +6,7 @@ import asyncio
 
 from aiohttp import web
 
+from spine import trust
 from spine.config import Settings
 from spine.errors import Invalid, Reason
 from spine.ledger.book import PUBLIC
@@ -14,8 +15,10 @@ from spine.ledger.library import Library
 from spine.ledger.note import MalformedNote, VerifierKey
 from spine.ledger.process import LEDGER, Keeper, prepare_topic
 from spine.ledger.serving import tile_server
+from spine.ledger.standing import Standings
 from spine.ledger.witnessing import local_witnesses
 from spine.log import partition_counts
+from spine.log_thread import ReaderThread
 from spine.policy import Role
 from spine.runtime import Process, Runtime, announce, remembered_port
 from spine.services.reads import reads_service
@@ -27,6 +30,11 @@ class LedgerProcess(Process):
     """Serves while it keeps the book; one that may not sign any more says so."""
 
     keeper: Keeper
+    standings: Standings
+
+    async def identifiers_of(self, role: Role, party: str) -> trust.Identifiers:
+        """What governance says that the party is given in that role; it is read when asked."""
+        return await self.standings.identifiers_of(role, party)
 
     def serves(self) -> bool:
         """Whether heads are still signed: what a health check is told."""
@@ -70,6 +78,9 @@ async def start_ledger(runtime: Runtime) -> LedgerProcess:
     port = settings.ledger_http_port or remembered_port(settings.data_dir, HTTP_NAME)
     await web.TCPSite(runner, settings.listen_host, port).start()
     announce(settings.data_dir, HTTP_NAME, settings.listen_host, runner.addresses[0][1])
+    log = ReaderThread(runtime.kafka)
+    process.on_end(log.close)
+    process.standings = Standings(runtime.memory_fold(trust.GOVERNANCE_TOPIC, 0), log)
     reads = reads_service(process, Library(folder / PUBLIC), keeper.sign)
     await process.serve(Role.AUDITOR, [reads], settings.ledger_port)
     return process

@@ -20,6 +20,7 @@ and wait until the fold permits that, each time anew: the fence holds at every r
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import deque
 from collections.abc import (
     Awaitable,
@@ -220,7 +221,10 @@ def _looked_at(line: _Line, waiting: Mapping[str, object]) -> Iterator[str]:
     """The meters to look at in one turn at which something waits, each as it is asked for."""
     for _ in range(min(LOOKED_AT_MAX, len(waiting) + len(line.sent))):
         if not line.ahead:
-            line.ahead.extend(chain(waiting, line.sent))
+            # In no order of meters, by which two receivers could find what both are told of.
+            meters = [*chain(waiting, line.sent)]
+            random.shuffle(meters)
+            line.ahead.extend(meters)
         mpxn = line.ahead.popleft()
         if mpxn in waiting:
             yield mpxn

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from hashlib import sha256
@@ -38,6 +39,7 @@ from spine.domain import Actor
 from spine.errors import NotPermitted, Reason, SpineError
 from spine.event import LogRecord, SignerRole
 from spine.gb import iso_milliseconds
+from spine.identifiers import Kind
 from spine.policy import Role
 from spine.rows import SUBJECT_PREFIX, Applied
 from spine.runtime import Process
@@ -48,6 +50,7 @@ from spine.services.background import every
 from spine.services.courier import Courier, trusted_authorities
 from spine.services.outstanding import Outstanding
 from spine.services.pushing import Outcome, Pusher
+from spine.services.translation import Party
 from spine.signing import Signer, sign
 
 MESSAGE_TYPE: Final = "consent.changed"
@@ -95,26 +98,39 @@ class Webhooks:
             self._set.pop(subject, None)
 
 
-def message(change: Change, now: datetime) -> bytes:
+def message(change: Change, now: datetime, told: Party | None = None) -> bytes:
     """What is sent of a change, in JSON: whom it is for, and the fields of ChangeTold.
 
     One key signs for everybody, so the receiver is in what is signed: a message that was sent to
-    somebody else is not taken for one's own. It holds no meter data.
+    somebody else is not taken for one's own. It holds no meter data. To a party with identifiers of
+    its own, those, and not since when; the time is that of the sending.
     """
+    named = change if told is None else _named(change, told)
+    since = {"since": iso_milliseconds(change.since)} if told is None else {}
     data = {
-        "receiver": change.receiver,
-        "told_as": change.told_as,
-        "change_id": change.id,
-        "mpxn": change.mpxn,
-        "consent_id": change.consent_id,
-        "version": change.version,
-        "state": change.state,
-        "since": iso_milliseconds(change.since),
-        "overdue": change.overdue(now),
+        "receiver": named.receiver,
+        "told_as": named.told_as,
+        "change_id": named.id,
+        "mpxn": named.mpxn,
+        "consent_id": named.consent_id,
+        "version": named.version,
+        "state": named.state,
+        **since,
+        "overdue": named.overdue(now),
     }
     kind = NOTICE_TYPE if change.is_notice else MESSAGE_TYPE
-    said = {"type": kind, "timestamp": iso_milliseconds(change.since), "data": data}
+    at = change.since if told is None else now.replace(microsecond=0)
+    said = {"type": kind, "timestamp": iso_milliseconds(at), "data": data}
     return json.dumps(said, separators=(",", ":")).encode()
+
+
+def _named(change: Change, told: Party) -> Change:
+    return replace(
+        change,
+        id=told.named(Kind.CHANGE, change.id),
+        mpxn=told.named(Kind.METER, change.mpxn),
+        consent_id=told.named(Kind.CONSENT, change.consent_id),
+    )
 
 
 def shown(outcome: Outcome) -> Outcome:
@@ -122,6 +138,10 @@ def shown(outcome: Outcome) -> Outcome:
     it could learn what is in them by setting one name after another.
     """
     return Outcome.SILENT if outcome is Outcome.FORBIDDEN else outcome
+
+
+async def _by_mpxn(receiver: Actor) -> Party | None:
+    return None
 
 
 class Deliveries:
@@ -136,9 +156,11 @@ class Deliveries:
         signer: Signer,
         name: str,
         withheld: Callable[[Actor], bool],
+        told_as: Callable[[Actor], Awaitable[Party | None]] = _by_mpxn,
     ) -> None:
         self._known, self._webhooks, self._home = known, webhooks, home
         self._courier, self._signer, self._withheld = courier, signer, withheld
+        self._told_as = told_as
         self._by = Actor(Role.COORDINATOR, name)
         self.pusher: Pusher[Webhook, Change] = Pusher(
             lambda: self._webhooks.routes,
@@ -159,10 +181,11 @@ class Deliveries:
         return {} if waiting and self._withheld(to.receiver) else waiting
 
     async def _deliver(self, to: Webhook, mpxn: str, change: Change) -> Outcome:
-        now = wire.now()
-        body = message(change, now)
+        now, told = wire.now(), await self._told_as(to.receiver)
+        body = message(change, now, told)
         by_key = partial(sign, self._signer.private)
-        headers = wire_form.signed_headers(change.id, int(now.timestamp()), body, by_key)
+        sent_as = change.id if told is None else told.named(Kind.CHANGE, change.id)
+        headers = wire_form.signed_headers(sent_as, int(now.timestamp()), body, by_key)
         outcome = await self._courier.post(to.url, headers, body)
         telemetry.webhook_deliveries.add(1, {"outcome": str(outcome)})
         self._note(to, outcome)
@@ -258,7 +281,10 @@ def delivering(
         participant = said.live("").stored.fold.participant(receiver.party)
         return holds(receiver.party) or not may_be_told(participant, receiver, wire.now())
 
-    deliveries = Deliveries(known, webhooks, said, courier, signer, process.name, withheld)
+    async def told_as(receiver: Actor) -> Party | None:
+        return await process.pairwise.of(Role(receiver.role), receiver.party)
+
+    deliveries = Deliveries(known, webhooks, said, courier, signer, process.name, withheld, told_as)
     process.on_end(courier.close)
     process.on_end(deliveries.pusher.close)
     every(process, 0.0, deliveries.pusher.run)

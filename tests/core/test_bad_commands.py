@@ -41,6 +41,7 @@ WORDS = {
     "before": "2024-01-01",
     "from_": "2024-01-01",
     "history_from": "2024-01-01",
+    "identifiers": "PAIRWISE",
     "level": "INSPECTION",
     "list_name": "gsp_groups",
     "mpxn": "2000027391990",
@@ -73,6 +74,7 @@ IS_A_PROCESS = {"coordinator", "dsi", "readings", "ledger run", "witness"}
 # They look at what stands in the data folder before they ask anybody.
 LOOKS_INTO_THE_FOLDER = {
     *("ledger head", "ledger consistency", "ledger export", "ledger reads"),
+    *("identifiers open", "identifiers show"),
     *("snapshot save", "snapshot restore", "archive segments", "archive verify"),
 }
 

@@ -342,6 +342,20 @@ CASES: Final[dict[str, dict[str, Case]]] = {
                 bad("ROLE_NOT_ALLOWED", by=ADVISER),
             ),
         ),
+        "SetIdentifiers": Case(
+            BOARD,
+            {"party": "bad-one", "identifiers": "PAIRWISE", "ground": "NO_NEED_OF_MPXN"},
+            (
+                bad("FIELD_MISSING", party=""),
+                bad("PARTICIPANT_UNKNOWN", party="nobody-knows"),
+                bad("CODE_UNKNOWN", identifiers="UPRN"),
+                bad("CODE_UNKNOWN", role="landlord"),
+                bad("FIELD_INVALID", role="supplier"),
+                bad("FIELD_MISSING", ground=""),
+                bad("FIELD_INVALID", ground="free text"),
+                bad("ROLE_NOT_ALLOWED", by=ADVISER),
+            ),
+        ),
         "GetEquivalenceTable": Case(BOARD, {}, (bad("POSITION_INVALID", at_least=ELSEWHERE),)),
         "HoldParty": Case(
             BOARD,

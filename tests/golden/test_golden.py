@@ -79,6 +79,7 @@ HISTORIES: Mapping[str, Domain] = {
     "standing": METERING_STANDING,
     "governance": GOVERNANCE,
     "equivalence": GOVERNANCE,
+    "identifiers": GOVERNANCE,
 }
 STORIES = {name: getattr(stories, f"{name}_story") for name in HISTORIES}
 

@@ -251,6 +251,7 @@ VALUES: Final[dict[str, object]] = {
     "governance/EquivalenceTableAdopted/1": trust.EquivalenceTableAdopted(
         3, (trust.EquivalenceRow("CCS", "2", "ENERGY_ADVICE", "DSI", "", "ENERGY_ADVICE"),)
     ),
+    "governance/IdentifiersSet/1": trust.IdentifiersSet("PAIRWISE", "NO_NEED_OF_MPXN"),
     "governance/PartyHeld/1": holds.PartyHeld(
         1, "READS", 1_000_001, 1_000_000, "dsi/dsi-1", at(4, 5)
     ),

@@ -301,6 +301,17 @@ def equivalence_story() -> list[LogRecord]:
     return home.records
 
 
+def identifiers_story() -> list[LogRecord]:
+    """The home of governance: a party is given its own identifiers, and then MPxNs again."""
+    home = Home()
+    home.policy_and_adviser()
+    subject, previous = trust.identifiers_subject("data_user", "adviser"), NO_PREDECESSOR
+    pairwise = VALUES["governance/IdentifiersSet/1"]
+    for fact in (pairwise, trust.IdentifiersSet("MPXN", "APPEALED"), pairwise):
+        previous = home.say((subject, fact), previous=previous).offset
+    return home.records
+
+
 def governance_story() -> list[LogRecord]:
     """The home of governance: keys, a policy, and all that can be said of a participant."""
     home = Home()

@@ -44,6 +44,8 @@ CHANGES = "domains/consumers/changes.py"
 REGISTER, READS = "spine/ledger/register.py", ("tests/core/test_register.py",)
 ORIGINS, CAME_FROM = "spine/ledger/provenance_check.py", ("tests/core/test_provenance.py",)
 HISTORY = ("tests/core/test_history.py",)
+PAIRED, TRANSLATED = "spine/services/pairwise.py", "spine/services/translation.py"
+NAMES, CALLS = ("tests/core/test_pairwise.py",), ("tests/server/test_pairwise.py",)
 PUSHING, TOLD = "spine/services/pushing.py", ("tests/server/test_pushing.py",)
 MESSAGE = ("tests/core/test_webhook.py",)
 VIEW, FOLD, ACCESS = "spine/view.py", "spine/partition.py", "spine/access.py"
@@ -1131,5 +1133,48 @@ MUTANTS: tuple[Mutant, ...] = (
         "        self._db.put(HISTORY_ROW, pack(files))\n",
         "",
         HISTORY,
+    ),
+    # Pairwise identifiers
+    Mutant(
+        "a field that nobody looked at is withheld",
+        TRANSLATED,
+        "        treatment = Treatment.WITHHELD if rule is None else rule.treatment\n",
+        "        treatment = Treatment.TOLD if rule is None else rule.treatment\n",
+        NAMES,
+    ),
+    Mutant(
+        "a list is in an order of the party's own",
+        TRANSLATED,
+        "    getattr(message, name).sort(key=lambda each",
+        "    sorted(getattr(message, name), key=lambda each",
+        NAMES,
+    ),
+    Mutant(
+        "what another was given is not permitted",
+        TRANSLATED,
+        "        if opened is None:\n            raise NotPermitted(",
+        "        if False:\n            raise NotPermitted(",
+        CALLS,
+    ),
+    Mutant(
+        "a call that nobody looked at is refused",
+        PAIRED,
+        "    if name not in TREATED:\n",
+        "    if False:\n",
+        CALLS,
+    ),
+    Mutant(
+        "an error says no more than its reason",
+        PAIRED,
+        "    error.message = str(error.reason)\n",
+        "",
+        CALLS,
+    ),
+    Mutant(
+        "followers are told in no order of meters",
+        "spine/services/announcing.py",
+        "                random.shuffle(meters)",
+        "                pass",
+        ("tests/domains/consumers/test_pairwise_webhooks.py",),
     ),
 )

@@ -1,0 +1,156 @@
+"""Carries out the table of `spine.pairwise` at the edge, around every service of a process.
+
+What a party with pairwise identifiers asks is opened before the handler sees it, and what it is
+answered is closed, so nothing behind this knows of it: the log, the ledger and the audit name
+things as ever. Any other caller costs one look at its role, and a data user one at its standing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import aclosing
+from dataclasses import replace
+from functools import partial
+from typing import Any, NoReturn
+
+from google.protobuf import descriptor_pool
+from google.rpc.error_details_pb2 import BadRequest  # type: ignore[import-untyped]
+from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
+
+from spine import trust
+from spine.errors import NotPermitted, Reason, SpineError
+from spine.identifiers import Identifiers
+from spine.pairwise import SAME_TO_EVERYBODY, TREATED
+from spine.policy import Role
+from spine.server import STATUS_DETAILS, Service, current_caller
+from spine.services.singly import METHOD as SINGLY
+from spine.services.singly import singly
+from spine.services.translation import Party, closed, opened
+
+# Tells what a party is given as identifiers in a role.
+Standing = Callable[[Role, str], Awaitable[trust.Identifiers]]
+
+
+def _bare_error(error: SpineError) -> SpineError:
+    """The error with nothing but its reason: a text may name what the party is not told."""
+    error.message = str(error.reason)
+    error.args = (error.message,)
+    return error
+
+
+def bare_status(packed: bytes) -> bytes:
+    """A google.rpc.Status with no text but reasons."""
+    status, bad = Status.FromString(packed), BadRequest()
+    status.message = ""
+    for detail in status.details:
+        if detail.Unpack(bad):
+            for violation in bad.field_violations:
+                violation.description = ""
+            detail.Pack(bad)
+    return bytes(status.SerializeToString())
+
+
+class _Discreet:
+    """A call's context whose `abort` says no more than a reason: what another server said."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    async def abort(
+        self, code: Any, details: str = "", trailing_metadata: Iterable[tuple[str, Any]] = ()
+    ) -> NoReturn:
+        bare = tuple(
+            (name, bare_status(value))
+            for name, value in trailing_metadata
+            if name == STATUS_DETAILS
+        )
+        await self._context.abort(code, "", bare)
+        raise AssertionError("an aborted call has ended")
+
+
+# -- services -------------------------------------------------------------------------------------
+
+
+class Pairwise:
+    """Wraps the services of one process."""
+
+    def __init__(self, standing: Standing, identifiers: Callable[[], Identifiers]) -> None:
+        self._standing, self._identifiers = standing, identifiers
+
+    def around(self, service: Service) -> Service:
+        """The service, as each caller is to meet it."""
+        return replace(service, servicer=self._Servicer(self, service))
+
+    async def of(self, role: Role, party: str) -> Party | None:
+        """The party, if it is given identifiers of its own in that role."""
+        if await self._standing(role, party) is not trust.Identifiers.PAIRWISE:
+            return None
+        return Party(party, self._identifiers())
+
+    async def _caller(self) -> Party | None:
+        caller = current_caller()
+        return await self.of(caller.role, caller.party) if caller.role is Role.DATA_USER else None
+
+    class _Servicer:
+        """One attribute for each method of the service."""
+
+        def __init__(self, pairwise: Pairwise, service: Service) -> None:
+            known = descriptor_pool.Default().FindServiceByName(service.name)
+            for method in known.methods:
+                name = f"{service.name}/{method.name}"
+                wrap = pairwise._stream if method.server_streaming else pairwise._unary
+                setattr(self, method.name, wrap(name, getattr(service.servicer, method.name)))
+
+    def _unary(self, name: str, behaviour: Callable[..., Awaitable[Any]]) -> Any:
+        async def handle(request: Any, context: Any) -> Any:
+            party = await self._caller()
+            if party is None:
+                return await behaviour(request, context)
+            if name in SAME_TO_EVERYBODY:
+                return await behaviour(_handed_back(party, request), context)
+            _check_treated(name)
+            meant = opened(party, request)
+            try:
+                return closed(party, await behaviour(meant, _Discreet(context)))
+            except SpineError as error:
+                raise _bare_error(error) from None
+
+        return handle
+
+    def _stream(self, name: str, behaviour: Callable[..., AsyncIterator[Any]]) -> Any:
+        async def handle(request: Any, context: Any) -> AsyncIterator[Any]:
+            party = await self._caller()
+            if party is None:
+                async with aclosing(behaviour(request, context)) as answers:  # type: ignore[type-var]
+                    async for answer in answers:
+                        yield answer
+                return
+            _check_treated(name)
+            meant, discreet = opened(party, request), _Discreet(context)
+            told = partial(singly, behaviour) if name == SINGLY else behaviour
+            try:
+                async with aclosing(told(meant, discreet)) as answers:  # type: ignore[type-var]
+                    async for answer in answers:
+                        yield closed(party, answer)
+            except SpineError as error:
+                raise _bare_error(error) from None
+
+        return handle
+
+
+def _check_treated(name: str) -> None:
+    if name not in TREATED:
+        message = (
+            "it would name things as every party knows them, and you have your own identifiers"
+        )
+        raise NotPermitted(Reason.IDENTIFIERS_PAIRWISE, message)
+
+
+def _handed_back(party: Party, request: Any) -> Any:
+    """The request with a position token that was sealed for the party opened."""
+    if getattr(request, "at_least", None) is None or not request.at_least.sealed:
+        return request
+    return opened(party, request)

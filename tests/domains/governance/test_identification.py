@@ -1,0 +1,77 @@
+"""What a party is given as identifiers: who can do without MPxNs, and how it is set."""
+
+import pytest
+
+from domains.governance.commands import AdmitParticipant, subject_of
+from domains.governance.decider import GOVERNANCE
+from domains.governance.events import ParticipantAdmitted
+from domains.governance.identification import NEEDS_MPXN, SetIdentifiers
+from spine.codec import pack, unpack
+from spine.domain import Actor
+from spine.errors import Reason, Refused
+from spine.policy import Role
+from spine.trust import Equivalence, Identifiers, IdentifiersSet, Standing, evolve
+from tests.helpers.specification import given
+
+BOARD = Actor("governance", "board")
+PAIRWISE = IdentifiersSet("PAIRWISE", "NO_NEED_OF_MPXN")
+
+
+def setting(
+    identifiers: str, ground: str = "NO_NEED_OF_MPXN", role: str = "data_user", by: Actor = BOARD
+) -> SetIdentifiers:
+    return SetIdentifiers(by, "adviser", role, identifiers, ground)
+
+
+def test_they_are_set_and_set_back_and_the_same_again_is_no_fact() -> None:
+    given(GOVERNANCE).when(setting("MPXN")).nothing()
+    first = given(GOVERNANCE).when(setting("PAIRWISE")).then(PAIRWISE)
+    assert first.state is Identifiers.PAIRWISE
+    first.when(setting("PAIRWISE", "ANOTHER_GROUND")).nothing()
+    back = first.when(setting("MPXN", "APPEALED")).then(IdentifiersSet("MPXN", "APPEALED"))
+    back.when(setting("PAIRWISE")).then(PAIRWISE)
+
+
+@pytest.mark.parametrize(
+    ("events", "command", "reason"),
+    [
+        ((), setting("PAIRWISE", by=Actor("data_user", "adviser")), Reason.ROLE_NOT_ALLOWED),
+        ((), setting("PAIRWISE", role="landlord"), Reason.CODE_UNKNOWN),
+        ((), setting("UPRN"), Reason.CODE_UNKNOWN),
+        ((), setting(""), Reason.CODE_UNKNOWN),
+        ((ParticipantAdmitted("A"),), setting("PAIRWISE"), Reason.IDENTIFIERS_STATE),
+        ((PAIRWISE,), AdmitParticipant(BOARD, "adviser", "A"), Reason.EQUIVALENCE_STATE),
+        *(((), setting("PAIRWISE", role=role), Reason.FIELD_INVALID) for role in NEEDS_MPXN),
+    ],
+)
+def test_refusals(events: tuple[object, ...], command: object, reason: Reason) -> None:
+    given(GOVERNANCE, *events).when(command).refused(reason)
+
+
+def test_every_role_but_that_of_a_data_user_needs_the_number_and_says_why() -> None:
+    assert set(NEEDS_MPXN) == set(Role) - {Role.DATA_USER}
+    assert all(NEEDS_MPXN.values())
+    given(GOVERNANCE).when(setting("MPXN", role="supplier")).nothing()
+
+
+@pytest.mark.parametrize(
+    ("state", "event"),
+    [
+        (Identifiers.PAIRWISE, ParticipantAdmitted("A")),
+        (Equivalence(1, ()), PAIRWISE),
+        (evolve(Standing(), ParticipantAdmitted("A")), PAIRWISE),
+        (Standing(), IdentifiersSet("UPRN", "WHO_KNOWS")),
+    ],
+)
+def test_no_fold_takes_it_on_another_subject_or_of_another_kind(
+    state: object, event: object
+) -> None:
+    with pytest.raises((Refused, ValueError)):
+        GOVERNANCE.evolve(state, event)
+
+
+def test_it_is_kept_beside_standings_and_of_each_role_apart() -> None:
+    row = (7, 0, Identifiers.PAIRWISE)
+    assert unpack(pack(row), GOVERNANCE.row_type) == row
+    assert subject_of(setting("PAIRWISE")) == "identifiers:data_user/adviser"
+    assert subject_of(setting("MPXN", role="supplier")) == "identifiers:supplier/adviser"
