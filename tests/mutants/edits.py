@@ -328,16 +328,30 @@ MUTANTS: tuple[Mutant, ...] = (
     # Bytes
     Mutant(
         "a value is written in one way only",
-        "spine/codec.py",
-        "if rewritten.getvalue() != framed[_FRAME.size :]:",
-        "if False:",
+        "spine/exact.py",
+        "    if not byte or number >> 64:\n",
+        "    if False:\n",
+        CODEC,
+    ),
+    Mutant(
+        "an array is written in one block",
+        "spine/exact.py",
+        "            if raw[at]:\n",
+        "            if False:\n",
+        CODEC,
+    ),
+    Mutant(
+        "a value ends where its bytes do",
+        "spine/exact.py",
+        "    if end != len(raw):\n",
+        "    if False:\n",
         CODEC,
     ),
     Mutant(
         "a number fits its type",
-        "spine/codec.py",
-        "if not validate(plain, schema.parsed, raise_errors=False):",
-        "if False:",
+        "spine/exact.py",
+        "    if not _INT_MIN <= number <= _INT_MAX:\n",
+        "    if False:\n",
         CODEC,
     ),
     Mutant(
