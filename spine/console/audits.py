@@ -26,6 +26,7 @@ from spine.dsi.answering import Answer, Sources, answer, said_at
 from spine.errors import Invalid, NotFound, Reason
 from spine.event import murmur2_partition
 from spine.gb import parse_mpxn
+from spine.reducers import AtHand
 from spine.rows import Decided
 from spine.runtime import Runtime
 from spine.verdict import Verdict
@@ -147,12 +148,12 @@ def _audit_here(
     on_line: Callable[[Line], None],
     progress: Callable[[int, int], None],
 ) -> AuditReport:
-    version = this.domains.by_topic[trust.CONSUMER_LOG].version
+    at_hand = AtHand(this.domains.governance, this.domains.by_topic)
     reader = this.reader()
     try:
         with tempfile.TemporaryDirectory(prefix="spine-audit-") as folder:
             means = Means(
-                reader, Path(folder), version, this.stored_fold, _rebuild, said_at, selection
+                reader, Path(folder), at_hand, this.stored_fold, _rebuild, said_at, selection
             )
             return audit_log(means, partitions, on_line, progress)
     finally:

@@ -325,6 +325,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "        now_ms = __import__('time').time_ns() // 1_000_000\n",
         PARTITION,
     ),
+    Mutant(
+        "a difference counts only where the reducers are at hand",
+        "spine/audit_pass.py",
+        "        unknown = self._means.at_hand.missing(rests_on, topics)\n",
+        "        unknown = ''\n",
+        ("tests/core/test_reducers.py",),
+    ),
     # Bytes
     Mutant(
         "a value is written in one way only",
@@ -665,7 +672,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "an outcome names the place of its decision",
         "spine/audit_pass.py",
-        "if _place(outcome) == place]",
+        "if _place(each.outcome) == place]",
         "]",
         AUDIT,
     ),
