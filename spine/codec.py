@@ -59,6 +59,7 @@ class Codec:
         requests: Any = schemas.named("spine.AccessRequests").parsed
         (entries,) = (f for f in requests["fields"] if f["name"] == "entries")
         self._entry = entries["type"]["items"]
+        self._last: tuple[bytes, object] = b"", None
         self._readers: dict[int, Reader] = {
             schema_id: reader_of(schema.parsed) for schema_id, schema in schemas.by_id.items()
         }
@@ -69,8 +70,15 @@ class Codec:
         return self._frame(schema, value)
 
     def decode(self, framed: bytes) -> object:
-        """The record value in those bytes; raises Malformed or UnknownSchema."""
-        return self._decode(framed, self._records)
+        """The record value in those bytes; raises Malformed or UnknownSchema.
+
+        A fold decodes a record, and then whoever hosts it: the same bytes are decoded once.
+        """
+        last, value = self._last
+        if last is not framed:
+            value = self._decode(framed, self._records)
+            self._last = framed, value
+        return value
 
     def decode_event(self, event_type: str, framed: bytes) -> object:
         """The event in those bytes, which must be of the type the fact says it is."""

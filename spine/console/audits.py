@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime
 from multiprocessing import get_context
@@ -21,13 +21,12 @@ from spine.audit_report import EVERYTHING, AuditReport, Line, Selection
 from spine.config import Settings
 from spine.console.context import AsJson, instant, runtime, use
 from spine.console.output import EXIT_DIFFERENT, details, err, out, say, say_json, table
-from spine.domain import ReadableRows
-from spine.dsi.answering import Answer, Sources, answer, said_at
+from spine.dsi.again import Rebuilder
+from spine.dsi.answering import said_at
 from spine.errors import Invalid, NotFound, Reason
 from spine.event import murmur2_partition
 from spine.gb import parse_mpxn
 from spine.reducers import AtHand
-from spine.rows import Decided
 from spine.runtime import Runtime
 from spine.verdict import Verdict
 
@@ -153,7 +152,7 @@ def _audit_here(
     try:
         with tempfile.TemporaryDirectory(prefix="spine-audit-") as folder:
             means = Means(
-                reader, Path(folder), at_hand, this.stored_fold, _rebuild, said_at, selection
+                reader, Path(folder), at_hand, this.stored_fold, Rebuilder(), said_at, selection
             )
             return audit_log(means, partitions, on_line, progress)
     finally:
@@ -234,12 +233,6 @@ def as_dict(report: AuditReport) -> dict[str, object]:
             for b in report.balances
         ],
     }
-
-
-def _rebuild(
-    decided: Decided, rows: Mapping[str, ReadableRows], below: Mapping[str, int]
-) -> Answer:
-    return answer(decided, decided.access, Sources(rows, below))
 
 
 def _show(report: AuditReport, balances: bool = True) -> None:

@@ -206,6 +206,20 @@ def test_a_value_has_as_many_bytes_as_a_broker_takes_and_no_more() -> None:
         CODEC.decode(CODEC.encode(replace(empty, value=bytes(room + 1))))
 
 
+def test_the_same_bytes_are_decoded_once_and_equal_ones_again() -> None:
+    """A fold decodes a record and then its host does; nobody may be given another record's value."""
+    codec, framed = Codec(CODEC.schemas), FRAMED["spine/Facts/1"]
+    value = codec.decode(framed)
+    assert codec.decode(framed) is value
+    again = bytes(bytearray(framed))
+    assert codec.decode(again) == value and codec.decode(again) is not value
+    other = FRAMED["spine/AccessRequests/1"]
+    assert codec.decode(other) == VALUES["spine/AccessRequests/1"]
+    with pytest.raises(Malformed):
+        codec.decode(framed[:-1])
+    assert codec.decode(framed) == value
+
+
 # Mutants
 
 

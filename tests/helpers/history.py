@@ -25,6 +25,7 @@ from spine.audit import audit as run_audit
 from spine.audit_pass import AUDITED, Means
 from spine.audit_report import EVERYTHING, AuditReport, Line, Selection
 from spine.domain import Domain, ReadableRows
+from spine.dsi.again import Rebuilder
 from spine.dsi.answering import Answer, Sources, answer, said_at
 from spine.event import (
     ENTRIES_ROOT_HEADER,
@@ -366,7 +367,7 @@ def audit(
             Path(folder),
             at_hand or AtHand(GOVERNANCE, BY_TOPIC),
             open_fold,
-            rebuild,
+            Rebuilder(),
             said_at,
             selection,
         )
