@@ -23,6 +23,8 @@ Reader = Callable[[bytes, int], tuple[Any, int]]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_ORDINAL: Final = 719_163  # 1970-01-01 as Python counts days
+INSTANTS_MAX: Final = 4_096
+_instants: dict[bytes, datetime] = {}
 _INT_MIN, _INT_MAX = -(1 << 31), (1 << 31) - 1
 
 
@@ -113,13 +115,27 @@ def _bytes(raw: bytes, at: int) -> tuple[bytes, int]:
 
 
 def _string(raw: bytes, at: int) -> tuple[str, int]:
-    start, end = _length(raw, at)
+    byte = raw[at]
+    start, end = at + 1, at + 1 + (byte >> 1)
+    if byte & 0x81 or end > len(raw):
+        start, end = _length(raw, at)
     return raw[start:end].decode(), end
 
 
 def _instant(raw: bytes, at: int) -> tuple[datetime, int]:
-    number, at = _long(raw, at)
-    return _EPOCH + timedelta(milliseconds=number), at
+    """Instants of our time take six bytes, and few of them are many: no number is the beginning of
+    another one, so six bytes that were read before say the same again.
+    """
+    seen = _instants.get(raw[at : at + 6])
+    if seen is not None:
+        return seen, at + 6
+    number, end = _long(raw, at)
+    instant = _EPOCH + timedelta(milliseconds=number)
+    if end - at == 6:
+        if len(_instants) >= INSTANTS_MAX:
+            _instants.clear()
+        _instants[raw[at:end]] = instant
+    return instant, end
 
 
 def _date(raw: bytes, at: int) -> tuple[date, int]:

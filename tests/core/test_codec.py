@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domains.metering import AGGREGATES, READINGS
-from spine import event
+from spine import event, exact
 from spine.codec import MAX_VALUE_BYTES, SPINE_RECORDS, Codec
 from spine.errors import Bug
-from spine.event import DataPosition, Facts, Opening, Quarantined
+from spine.event import DataPosition, Facts, Opening, Quarantined, from_epoch_ms
 from spine.exact import reader_of, whole
 from spine.rows import Malformed, UnknownSchema
 from tests.helpers.records import BEGUN, CODEC
@@ -310,6 +310,21 @@ UNREAD: tuple[Any, ...] = (
     {"type": "map", "values": "int"},
     {"type": "long", "logicalType": "time-micros"},
 )
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(-(1 << 38), 1 << 40), min_size=1, max_size=12), st.integers(1, 4))
+def test_an_instant_is_read_as_ever_whatever_was_read_before(numbers: list[int], most: int) -> None:
+    """Those kept from before are told from longer and shorter numbers that begin or end alike."""
+    reader = reader_of({"type": "long", "logicalType": "timestamp-millis"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exact, "INSTANTS_MAX", most)
+        for number in (*numbers, *numbers, *(n << 7 for n in numbers), *(n >> 7 for n in numbers)):
+            written = zigzag(number)
+            read = from_epoch_ms(number)
+            assert reader(written + b"\x80rest", 0) == (read, len(written))
+            with pytest.raises((ValueError, LookupError)):
+                whole(reader, written[:-1], 0)
 
 
 def test_a_truth_is_one_of_two_bytes() -> None:
