@@ -59,7 +59,7 @@ class Codec:
         requests: Any = schemas.named("spine.AccessRequests").parsed
         (entries,) = (f for f in requests["fields"] if f["name"] == "entries")
         self._entry = entries["type"]["items"]
-        self._last: tuple[bytes, object] = b"", None
+        self._last: tuple[bytes | None, object] = None, None
         self._readers: dict[int, Reader] = {
             schema_id: reader_of(schema.parsed) for schema_id, schema in schemas.by_id.items()
         }

@@ -209,6 +209,8 @@ def test_a_value_has_as_many_bytes_as_a_broker_takes_and_no_more() -> None:
 def test_the_same_bytes_are_decoded_once_and_equal_ones_again() -> None:
     """A fold decodes a record and then its host does; nobody is given another record's value."""
     codec, framed = Codec(CODEC.schemas), FRAMED["spine/Facts/1"]
+    with pytest.raises(Malformed):
+        codec.decode(b"")
     value = codec.decode(framed)
     assert codec.decode(framed) is value
     again = bytes(bytearray(framed))
