@@ -95,7 +95,7 @@ class PointReader(LogReader):
                         yield messages[0]
                 for place in [p for p, at in waiting.items() if self._consumer.position(p) > at]:
                     del waiting[place]  # a hole, and nothing after it
-        except OffsetOutOfRangeError:
-            return  # it was cut off below us just now: what is not found is not there
-        except KafkaError as error:
+        except (
+            KafkaError
+        ) as error:  # also if it was cut off below us just now: asked again, we know
             raise log_client.unanswered() from error
