@@ -25,7 +25,7 @@ from loadtest.serving import Served
 from loadtest.traffic import by_callers
 from spine import trust
 from spine.event import TYPE_HEADER, Facts, LogRecord, RecordType
-from spine.ledger.entries import RecordLeaf
+from spine.ledger.entries import record_entry
 from spine.ledger.tree import Growing
 from spine.merkle import leaf_hash
 from spine.verdict import Verdict
@@ -152,5 +152,5 @@ def _leaves(records: list[LogRecord]) -> float:
     tree = Growing.empty()
     begun = time.perf_counter()
     for record in records:
-        tree.append(leaf_hash(RecordLeaf.of(record).encode()))
+        tree.append(leaf_hash(record_entry(record)))
     return len(records) / (time.perf_counter() - begun)

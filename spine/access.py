@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import structlog
 
-from spine import merkle, trust
+from spine import merkle, reducers, trust
 from spine.errors import Pushback, Reason, SpineError
 from spine.event import (
     ENTRIES_ROOT_HEADER,
@@ -52,6 +52,7 @@ STILL_AFTER_S: Final = 1.0
 _log = structlog.get_logger()
 
 Vector = tuple[DataPosition, ...]
+_Told = tuple[AccessOutcome, reducers.Versions]
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,16 +294,22 @@ def _settle(batch: Iterable[_Waiting], error: Exception) -> None:
 
 
 class OutcomeLog:
-    """Appends outcomes in the background, many to a record; `flush` waits until all are in."""
+    """Appends outcomes in the background, many to a record; `flush` waits until all are in.
+
+    What the outcomes of a record rest on (`reducers`) stands in its header.
+    """
 
     def __init__(self, writer: LogWriter, server: str) -> None:
         self._writer, self._server = writer, server
-        self._queues: dict[int, deque[AccessOutcome]] = {}
+        self._queues: dict[int, deque[_Told]] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
-    def add(self, partition: int, outcomes: Sequence[AccessOutcome]) -> None:
+    def add(
+        self, partition: int, outcomes: Sequence[AccessOutcome], rests_on: reducers.Versions
+    ) -> None:
         """Queue outcomes of requests decided in that partition."""
-        self._queues.setdefault(partition, deque()).extend(outcomes)
+        told = ((outcome, rests_on) for outcome in outcomes)
+        self._queues.setdefault(partition, deque()).extend(told)
         if partition not in self._tasks:
             self._tasks[partition] = asyncio.create_task(self._drain(partition))
 
@@ -315,11 +322,16 @@ class OutcomeLog:
         queue = self._queues[partition]
         try:
             while queue:
-                batch = _as_one_record(queue)
+                batch, rests_on = _as_one_record(queue)
+                said = ((reducers.REDUCERS_HEADER, reducers.written(rests_on)),) if rests_on else ()
                 value = AccessOutcomes(trust.OUTCOMES_TOPIC, partition, self._server, batch)
                 try:
                     await self._writer.write(
-                        RecordType.OUTCOMES, trust.OUTCOMES_TOPIC, partition, value
+                        RecordType.OUTCOMES,
+                        trust.OUTCOMES_TOPIC,
+                        partition,
+                        value,
+                        headers=said,
                     )
                 except Pushback as pushback:
                     _log.warning("outcomes.retry", partition=partition, reason=str(pushback.reason))
@@ -333,13 +345,19 @@ class OutcomeLog:
             del self._tasks[partition]
 
 
-def _as_one_record(queue: deque[AccessOutcome]) -> tuple[AccessOutcome, ...]:
-    """As many of the next outcomes as fit into a record: each has a fixed part and its runs."""
+def _as_one_record(
+    queue: deque[_Told],
+) -> tuple[tuple[AccessOutcome, ...], reducers.Versions]:
+    """As many of the next outcomes as fit into a record: each has a fixed part and its runs, and
+    none rests on other versions of a fold than another.
+    """
     batch: list[AccessOutcome] = []
-    size = 0
-    for outcome in islice(queue, MAX_REQUESTS_PER_RECORD):
+    size, rests_on = 0, queue[0][1]
+    for outcome, versions in islice(queue, MAX_REQUESTS_PER_RECORD):
         size += OUTCOME_BYTES + ABSENT_RUN_BYTES * len(outcome.absent)
-        if batch and size > MAX_OUTCOMES_BYTES:
+        together = reducers.merged(rests_on, versions)
+        if together is None or (batch and size > MAX_OUTCOMES_BYTES):
             break
         batch.append(outcome)
-    return tuple(batch)
+        rests_on = together
+    return tuple(batch), rests_on

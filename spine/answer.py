@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from itertools import pairwise
 from typing import Final, overload
 
@@ -201,50 +202,52 @@ def half_hours_digest(rows: HalfHours) -> bytes:
     A row, big-endian: length (1) and MPxN; start (8, epoch ms); then 1, value (8), length (1) and
     quality, offset (8), row (4) if it is recorded, and 0, length (1) and reason if it is absent.
     """
+    kinds = np.where(rows.absent == 0, -1 - rows.columns.quality, rows.absent)
+    edges = (np.flatnonzero(kinds[1:] != kinds[:-1]) + 1).tolist()
+    runs = list(pairwise([0, *edges, len(rows)] if len(rows) else []))
+    digest = hashlib.sha256(b"energyos-half-hours-v1\x00")
+    if len(runs) == 1:
+        digest.update(_rows_of_kind(rows, int(kinds[0]), slice(None)).tobytes())
+        return digest.digest()
+    packed = {
+        kind: _rows_of_kind(rows, kind, np.flatnonzero(kinds == kind))
+        for kind in set(kinds[[begin for begin, _ in runs]].tolist())
+    }
+    taken = dict.fromkeys(packed, 0)
+    for begin, end in runs:
+        kind = int(kinds[begin])
+        start = taken[kind]
+        taken[kind] = start + end - begin
+        digest.update(packed[kind][start : taken[kind]].tobytes())
+    return digest.digest()
+
+
+def _rows_of_kind(rows: HalfHours, kind: int, places: Ints | slice) -> NDArray[np.void]:
+    """Canonical rows of half hours that are absent for one reason, its place in ABSENT, or recorded
+    with one quality, -1 - its place in the columns' qualities. They are all equally long.
+    """
     mpxn, columns = rows.mpxn.encode(), rows.columns
-    head = np.dtype([("length", "u1"), ("mpxn", f"S{len(mpxn)}"), ("start", ">i8")])
-    starts = (columns.first + np.arange(len(rows))) * HALF_HOUR_MS
-    kinds = rows.absent.astype(np.int64)
-    recorded = kinds == 0
-    kinds[recorded] = -1 - columns.quality[recorded]
-    blocks = []
-    for kind in np.unique(kinds).tolist():
-        places = np.flatnonzero(kinds == kind)
-        said = (str(ABSENT[kind]) if kind > 0 else columns.qualities[-1 - kind]).encode()
-        text = [("size", "u1"), ("said", f"V{len(said)}")]
-        value, version = [("value", ">i8")], [("offset", ">i8"), ("row", ">i4")]
-        fields = [*value, *text, *version] if kind < 0 else text
-        block = np.zeros(len(places), [("head", head), ("recorded", "u1"), *fields])
-        block["head"]["length"], block["head"]["mpxn"] = len(mpxn), mpxn
-        block["head"]["start"] = starts[places]
-        block["size"], block["said"] = len(said), np.void(said)
-        if kind < 0:
-            block["recorded"] = 1
-            for name, column in (
-                ("value", columns.values_wh),
-                ("offset", columns.offsets),
-                ("row", columns.rows),
-            ):
-                block[name] = column[places]
-        blocks.append((places, block))
-    return hashlib.sha256(b"energyos-half-hours-v1\x00" + _in_order(len(rows), blocks)).digest()
+    said = (str(ABSENT[kind]) if kind > 0 else columns.qualities[-1 - kind]).encode()
+    starts = (columns.first + np.arange(len(rows))[places]) * HALF_HOUR_MS
+    block = np.zeros(len(starts), _row_layout(len(mpxn), len(said), kind < 0))
+    block["length"], block["mpxn"], block["start"] = len(mpxn), np.void(mpxn), starts
+    block["size"], block["said"] = len(said), np.void(said)
+    if kind < 0:
+        block["recorded"] = 1
+        block["value"] = columns.values_wh[places]
+        block["offset"] = columns.offsets[places]
+        block["row"] = columns.rows[places]
+    return block
 
 
-def _in_order(count: int, blocks: Sequence[tuple[Ints, NDArray[np.void]]]) -> bytes:
-    """The rows of blocks of equal length each, every row at its place among all."""
-    if len(blocks) == 1:
-        return blocks[0][1].tobytes()
-    sizes = np.zeros(count, np.int64)
-    for places, block in blocks:
-        sizes[places] = block.itemsize
-    ends = np.cumsum(sizes)
-    whole = np.empty(int(ends[-1]) if count else 0, np.uint8)
-    for places, block in blocks:
-        begin = ends[places] - block.itemsize
-        whole[begin[:, None] + np.arange(block.itemsize)] = block.view(np.uint8).reshape(
-            len(places), -1
-        )
-    return whole.tobytes()
+@lru_cache(256)
+def _row_layout(mpxn: int, said: int, recorded: bool) -> np.dtype[np.void]:
+    """A row whose MPxN and text are of these lengths, in bytes."""
+    head = [("length", "u1"), ("mpxn", f"V{mpxn}"), ("start", ">i8"), ("recorded", "u1")]
+    text = [("size", "u1"), ("said", f"V{said}")]
+    if not recorded:
+        return np.dtype([*head, *text])
+    return np.dtype([*head, ("value", ">i8"), *text, ("offset", ">i8"), ("row", ">i4")])
 
 
 def absent_runs(rows: HalfHours) -> tuple[AbsentRun, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from spine import trust
+from spine import reducers, trust
 from spine.answer import Release
 from spine.audit_report import EVERYTHING, AuditReport, Balance, Line, Selection
 from spine.domain import ReadableRows
@@ -26,6 +26,7 @@ from spine.event import (
 from spine.explain import Doubt, Oddities, explain_answer, explain_decisions
 from spine.log import LogUnfit
 from spine.policy import Permit
+from spine.reducers import AtHand, Versions
 from spine.replay import RangeReader, StoredFold
 from spine.rows import Applied, Decided, Malformed, UnknownSchema
 from spine.verdict import (
@@ -53,6 +54,7 @@ SaidAt = Callable[[Decided, Mapping[str, ReadableRows]], tuple[str, Iterable[int
 class Means:
     """What an audit works with, and which decisions it is to judge.
 
+    `at_hand` says whose answers may be judged.
     `open_fold(path, topic, partition)` gives an empty fold over a throw-away store in `stores`;
     `rebuild` makes the answer to a decision from rows by topic and how far below they may be read,
     and raises LookupError if the rows it needs are not among them; `said_at` gives the topic an
@@ -61,11 +63,20 @@ class Means:
 
     reader: RangeReader
     stores: Path
-    reducer_version: int
+    at_hand: AtHand
     open_fold: Callable[[Path, str, int], StoredFold]
     rebuild: Rebuild
     said_at: SaidAt
     selection: Selection = EVERYTHING
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """An outcome, when it was appended, and what its record says that it rests on."""
+
+    outcome: AccessOutcome
+    append_ms: int
+    rests_on: Versions
 
 
 class PartitionPass:
@@ -77,7 +88,7 @@ class PartitionPass:
         self._means, self._report, self._partition = means, report, partition
         self._on_line = on_line
         self._folds: dict[str, StoredFold] = {}
-        self._outcomes: dict[tuple[bytes, str], list[tuple[AccessOutcome, int]]] = {}
+        self._outcomes: dict[tuple[bytes, str], list[_Told]] = {}
         self._decided: set[tuple[bytes, str, int, int]] = set()
         self._inadmissible: set[int] = set()
         self._unread: set[int] = set()
@@ -122,9 +133,10 @@ class PartitionPass:
         assert record.value is not None
         value = self._folds[trust.OUTCOMES_TOPIC].fold.tools.decode(record.value)
         assert isinstance(value, AccessOutcomes)
+        rests_on = reducers.read(record.header(reducers.REDUCERS_HEADER))
         for outcome in value.entries:
             key = (outcome.request_id, outcome.member)
-            self._outcomes.setdefault(key, []).append((outcome, record.append_ms))
+            self._outcomes.setdefault(key, []).append(_Told(outcome, record.append_ms, rests_on))
 
     def _on_request(self, record: LogRecord, applied: Applied) -> None:
         if not applied.access:
@@ -172,14 +184,15 @@ class PartitionPass:
         request, decision = decided.request, decided.decision
         recorded = self._outcomes.get((request.request_id, decided.member), [])
         place = (self._partition, record.offset, decided.entry)
-        here = [outcome for outcome, _ in recorded if _place(outcome) == place]
+        told = [each for each in recorded if _place(each.outcome) == place]
+        here, rests_on = [each.outcome for each in told], told[0].rests_on if told else {}
         self._decided.add((request.request_id, decided.member, record.offset, decided.entry))
         at = from_epoch_ms(record.append_ms)
         if not self._means.selection.wants(decided, at, *place[:2]):
             return
         because = ""
         if here:
-            verdict, why, because = self._compare(decided, here, vector)
+            verdict, why, because = self._compare(decided, here, vector, rests_on)
         else:
             verdict, why = self._without_outcome(decided, bool(recorded))
         permit = decision if isinstance(decision, Permit) else None
@@ -239,29 +252,46 @@ class PartitionPass:
         return unread(fold, decided.member) or policy_missing(fold)
 
     def _compare(
-        self, decided: Decided, outcomes: list[AccessOutcome], vector: tuple[DataPosition, ...]
+        self,
+        decided: Decided,
+        outcomes: list[AccessOutcome],
+        vector: tuple[DataPosition, ...],
+        rests_on: Versions,
     ) -> tuple[Verdict, str, str]:
         """The record itself first, then the decision, then the answer; and what explains it."""
         if difference := impossible(outcomes):
             return Verdict.DIFFERENT, difference, NO_HONEST_SERVER
         outcome, stored = outcomes[0], self._folds[trust.CONSUMER_LOG]
-        if outcome.reducer_version != self._means.reducer_version:
+        if not self._means.at_hand.judges(trust.CONSUMER_LOG, outcome.reducer_version):
             why = f"reducer version {outcome.reducer_version} is not at hand"
             return Verdict.CANNOT_TELL, why, ""
         if difference := decided_otherwise(decided, outcome):
-            unknown = self._undecidable(decided) or refused_blindly(outcome, stored.schema_set)
+            unknown = (
+                self._undecidable(decided)
+                or refused_blindly(outcome, stored.schema_set)
+                or self._means.at_hand.missing(rests_on, (trust.CONSUMER_LOG,))
+            )
             if unknown:
                 return Verdict.CANNOT_TELL, unknown, ""
             return Verdict.DIFFERENT, difference, ""
         if outcome.release != Release.RELEASED:
             return Verdict.SAME, outcome.release_reason, ""
-        return self._compare_answer(decided, outcome, vector)
+        return self._compare_answer(decided, outcome, vector, rests_on)
 
     def _compare_answer(
-        self, decided: Decided, outcome: AccessOutcome, vector: tuple[DataPosition, ...]
+        self,
+        decided: Decided,
+        outcome: AccessOutcome,
+        vector: tuple[DataPosition, ...],
+        rests_on: Versions,
     ) -> tuple[Verdict, str, str]:
-        """Rebuild the answer at the positions that the request named."""
-        unknown = ""
+        """Rebuild the answer at the positions that the request named.
+
+        What comes out the same is the same, by whatever reducers; a difference is one only if
+        those it rests on are at hand.
+        """
+        topics = (trust.CONSUMER_LOG, *(position.topic for position in vector))
+        unknown = self._means.at_hand.missing(rests_on, topics)
         for position in vector:
             if position.topic not in (*trust.DATA_TOPICS, trust.CONSUMER_LOG):
                 return Verdict.CANNOT_TELL, f"no view of {position.topic} is at hand", ""
@@ -310,7 +340,8 @@ class PartitionPass:
         """Outcomes of what was never decided at the place they name."""
         decided = {(request_id, member) for request_id, member, _, _ in self._decided}
         for key, outcomes in self._outcomes.items():
-            for outcome, append_ms in outcomes:
+            for told in outcomes:
+                outcome = told.outcome
                 partition, offset, entry = _place(outcome)
                 here = partition == self._partition
                 if here and (*key, offset, entry) in self._decided:
@@ -322,7 +353,7 @@ class PartitionPass:
                     why = "no DSI server validly signed the access record it names"
                 elif key in decided:
                     why = "it names another place than that of the decision"
-                at = from_epoch_ms(append_ms)
+                at = from_epoch_ms(told.append_ms)
                 if not self._means.selection.wants_outcome(*key, at, _place(outcome)):
                     continue
                 self._say(

@@ -71,7 +71,9 @@ class Domain:
     `fold_batch(batch, offset, rows)` folds a columnar record and says whether it was new (False: a
     duplicate); `batch_problem(batch, partition_count)` gives the reason to refuse it, or '', and
     `note_refused(batch, offset, rows)` keeps what a reader may know of one that was refused.
-    `history` says how old rows of its stores lie in columnar files, if they may.
+    `history` says how old rows of its stores lie in columnar files, if they may. `judges` names the
+    earlier versions whose recorded histories (`tests/golden`) this one folds to the same rows: an
+    audit judges answers of theirs too.
     """
 
     name: str
@@ -89,6 +91,7 @@ class Domain:
     batch_problem: Callable[[Any, int], str] | None = None
     note_refused: Callable[[Any, int, Rows], None] = lambda batch, offset, rows: None
     history: HistoryLayout | None = None
+    judges: frozenset[int] = frozenset()
 
     @property
     def row_type(self) -> Any:

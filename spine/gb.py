@@ -171,6 +171,8 @@ def tzdata_version() -> str:
 
 def utc(instant: datetime) -> datetime:
     """The same instant in UTC; a time without a zone is not an instant and is refused."""
+    if instant.tzinfo is UTC:
+        return instant
     if instant.utcoffset() is None:
         raise Invalid(Reason.TIME_INVALID, "a time needs a zone", field="time")
     return instant.astimezone(UTC)

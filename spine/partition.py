@@ -61,12 +61,7 @@ class PartitionFold(PartitionView):
         except Void as void:
             applied.refusals.append(Refusal(0, "void", void.reason, self._record_subject(record)))
         if self.head is not None:
-            self.head = replace(
-                self.head,
-                counts=applied.counted(self.head.counts),
-                holes=self.head.holes + record.offset - self.head.next_offset,
-                next_offset=record.offset + 1,
-            )
+            self.head = self.head.after(record.offset, applied.counted(self.head.counts))
             self.rows.put(HEAD_ROW, self.tools.pack(self.head))
         return applied
 

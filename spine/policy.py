@@ -230,6 +230,7 @@ _ENDED_BY_EVENT: Final = {
     ConsentState.REVOKED: Reason.CONSENT_REVOKED,
     ConsentState.WITHDRAWN: Reason.CONSENT_WITHDRAWN,
 }
+_ROLES: Final = frozenset(Role)
 POLICIES: Final[Mapping[int, Callable[[AccessRequest, Situation], Decision]]] = {1: decide_v1}
 
 
@@ -257,7 +258,7 @@ def _claim(request: AccessRequest) -> Reason | None:
     """Whether role, basis, purpose and category go together at all."""
     bases = POLICY_DATA_V1["bases"]
     assert isinstance(bases, Mapping)
-    if request.role not in set(Role):
+    if request.role not in _ROLES:
         return Reason.ROLE_UNKNOWN
     terms = bases.get(request.basis)
     if terms is None:

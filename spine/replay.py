@@ -20,6 +20,7 @@ from spine.domain import Domain
 from spine.event import LogRecord
 from spine.log import LogUnfit
 from spine.partition import PartitionFold
+from spine.reducers import Folded, folded_by
 from spine.rocks import DamagedStore
 from spine.rows import HELD_PREFIX, Applied, Malformed, Tools
 from spine.store import Store, StorePosition
@@ -44,6 +45,14 @@ class RangeReader(Protocol):
         """Records with start <= offset < end, in order."""
 
 
+def folded_in(build: bytes | None) -> Folded | None:
+    """The versions of the reducers that a store's build row names; None if there is no such row."""
+    if build is None:
+        return None
+    version, governance, _ = build.split(b".", 2)
+    return int(version), int(governance)
+
+
 class StoredFold:
     """One topic-partition, its reducer and its store.
 
@@ -65,8 +74,7 @@ class StoredFold:
         self.topic, self.partition, self.log_id = topic, partition, log_id
         self._args = (tools, domain, governance)
         self.schema_set = schema_set
-        versions = (domain.version if domain else 0, governance.version)
-        self._build = b"%d.%d." % versions + schema_set
+        self._build = b"%d.%d." % folded_by(domain, governance) + schema_set
         try:
             self.store = Store(path, domain.history if domain else None)
         except DamagedStore as damage:

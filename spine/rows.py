@@ -86,6 +86,25 @@ class Head:
     closed: str = ""
     counts: Counts = field(default_factory=Counts)
 
+    def after(self, offset: int, counts: Counts) -> Head:
+        """The same after the record at that offset; what lies before it and was not there is holes.
+
+        Made for every record, so without the machinery of `dataclasses.replace`.
+        """
+        return Head(
+            self.log_id,
+            self.generation,
+            self.partition_count,
+            self.root_key,
+            self.opening,
+            self.now_ms,
+            self.last_copy,
+            offset + 1,
+            self.holes + offset - self.next_offset,
+            self.closed,
+            counts,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Subject:
@@ -155,6 +174,18 @@ class Decided:
     now_ms: int
     policy_version: int
     access: MeterAccess = field(default_factory=MeterAccess)
+
+    def at_entry(self, entry: int) -> Decided:
+        """The same decision, on that entry of its record."""
+        return Decided(
+            entry,
+            self.request,
+            self.member,
+            self.decision,
+            self.now_ms,
+            self.policy_version,
+            self.access,
+        )
 
 
 def subject_history(

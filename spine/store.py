@@ -261,6 +261,7 @@ class StoreReader:
         self._db: Rdict | None = None
         self._history: History | None = None
         self._life, self._begun_as = 0, b""
+        self._constants: dict[bytes, bytes] = {}
         self._seen: frozenset[tuple[str, int]] = frozenset()
 
     def refresh(self) -> bool:
@@ -294,13 +295,20 @@ class StoreReader:
         shutil.rmtree(self._secondary, ignore_errors=True)
         self._secondary.mkdir(parents=True)
         access = AccessType.secondary(str(self._secondary))
-        self._life, self._seen = life, frozenset()
+        self._life, self._seen, self._constants = life, frozenset(), {}
         self._begun_as = self._identity()  # before it is opened: it may be begun anew meanwhile
         self._db = Rdict(str(self._path / str(life)), options=rocks.options(), access_type=access)
 
     def _identity(self) -> bytes:
         """What RocksDB calls this store: another if it was removed and begun anew in its place."""
         return (self._path / str(self._life) / "IDENTITY").read_bytes()
+
+    def constant(self, key: bytes) -> bytes | None:
+        """The value of a row that is written once in a life of the store; None before it is."""
+        found = self._constants.get(key) or self.get(key)
+        if found is not None:
+            self._constants[key] = found
+        return found
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a row as of the last refresh."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Collection
-from dataclasses import replace
 from typing import Final
 
 from spine import merkle, trust
@@ -226,10 +225,8 @@ class PartitionView:
     def _decide(
         self, index: int, request: AccessRequest, append_ms: int, sure: bool
     ) -> tuple[Decided, ...]:
-        return tuple(
-            replace(self.judge(request, member, append_ms, sure), entry=index)
-            for member in request.meters
-        )
+        judged = (self.judge(request, member, append_ms, sure) for member in request.meters)
+        return tuple(each.at_entry(index) for each in judged)
 
     def subject_row(self, domain: Domain, subject: str) -> Subject:
         """The state of a subject of that domain; its initial state if nothing was applied."""

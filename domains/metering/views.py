@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import chain
 from typing import Final
 
 import numpy as np
 
 from domains.metering.events import MeteringPoint
-from domains.metering.rows import REFUSED_PREFIX, columns_of, spoken_of, versions
+from domains.metering.rows import REFUSED_PREFIX, Version, columns_of, spoken_of, versions
 from spine.answer import Circumstances, Columns
 from spine.domain import ReadableRows
 from spine.gb import PERIODS_PER_UTC_DAY, Interval, first_half_hour_from, half_hour_start
@@ -69,12 +68,40 @@ def readings_as_of(
     return columns_of(versions(*said), first, max(end - first, 0), refused)
 
 
-def recorded_at(rows: ReadableRows, mpxn: str, quantity: str, interval: Interval) -> list[int]:
-    """The offsets of all batches that say something of the days of the interval."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Said:
+    """All that the log says of an interval of one meter, to be read as of many offsets.
+
+    `offsets` are those at which it says something, in order.
+    """
+
+    first: int
+    count: int
+    kept: tuple[Version, ...]
+    refused: tuple[Version, ...]
+    offsets: tuple[int, ...]
+
+    def as_of(self, below_offset: int) -> Columns:
+        """What `readings_as_of` gives of it."""
+        kept, refused = (
+            [version for version in versions if version.offset < below_offset]
+            for versions in (self.kept, self.refused)
+        )
+        return columns_of(kept, self.first, self.count, refused)
+
+
+def everything_said(rows: ReadableRows, mpxn: str, quantity: str, interval: Interval) -> Said:
+    """All that the log says of an interval of one meter."""
     first, end = first_half_hour_from(interval.start), first_half_hour_from(interval.end)
     said = (rows, mpxn, quantity, _days(first, end), EVERY_OFFSET)
-    kept = chain(versions(*said), versions(*said, REFUSED_PREFIX))
-    return sorted({version.offset for version in kept})
+    kept, refused = tuple(versions(*said)), tuple(versions(*said, REFUSED_PREFIX))
+    offsets = tuple(sorted({version.offset for version in (*kept, *refused)}))
+    return Said(first, max(end - first, 0), kept, refused, offsets)
+
+
+def recorded_at(rows: ReadableRows, mpxn: str, quantity: str, interval: Interval) -> list[int]:
+    """The offsets of all batches that say something of the days of the interval."""
+    return list(everything_said(rows, mpxn, quantity, interval).offsets)
 
 
 def recorded_between(

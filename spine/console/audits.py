@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from datetime import datetime
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,12 +24,12 @@ from spine.audit_report import EVERYTHING, AuditReport, Line, Selection
 from spine.config import Settings
 from spine.console.context import AsJson, instant, runtime, use
 from spine.console.output import EXIT_DIFFERENT, details, err, out, say, say_json, table
-from spine.domain import ReadableRows
-from spine.dsi.answering import Answer, Sources, answer, said_at
+from spine.dsi.again import Rebuilder
+from spine.dsi.answering import said_at
 from spine.errors import Invalid, NotFound, Reason
 from spine.event import murmur2_partition
 from spine.gb import parse_mpxn
-from spine.rows import Decided
+from spine.reducers import AtHand
 from spine.runtime import Runtime
 from spine.verdict import Verdict
 
@@ -125,15 +128,18 @@ def run_audit(
         partitions = [p for p in partitions if p == selection.place[0]]
     elif selection.member:
         partitions = [murmur2_partition(selection.member.encode(), this.partitions)]
+    if jobs > 1 and len(partitions) > 1:
+        return _audit_apart(this, selection, partitions, on_line, show, jobs)
+    with _bar(show) as progress:
+        return _audit_here(this, selection, partitions, on_line or _unheard, progress)
+
+
+@contextmanager
+def _bar(show: bool) -> Iterator[Callable[[int, int], None]]:
+    """How far the audit is, for people; gives what is to be told of it."""
     with Progress(console=err, disable=not show, transient=True) as bar:
         task = bar.add_task("auditing", total=None)
-
-        def progress(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        if jobs == 1 or len(partitions) == 1:
-            return _audit_here(this, selection, partitions, on_line or _unheard, progress)
-        return _audit_apart(this, selection, partitions, on_line, progress, jobs)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _unheard(line: Line) -> None:
@@ -147,12 +153,12 @@ def _audit_here(
     on_line: Callable[[Line], None],
     progress: Callable[[int, int], None],
 ) -> AuditReport:
-    version = this.domains.by_topic[trust.CONSUMER_LOG].version
+    at_hand = AtHand(this.domains.governance, this.domains.by_topic)
     reader = this.reader()
     try:
         with tempfile.TemporaryDirectory(prefix="spine-audit-") as folder:
             means = Means(
-                reader, Path(folder), version, this.stored_fold, _rebuild, said_at, selection
+                reader, Path(folder), at_hand, this.stored_fold, Rebuilder(), said_at, selection
             )
             return audit_log(means, partitions, on_line, progress)
     finally:
@@ -164,24 +170,43 @@ def _audit_apart(
     selection: Selection,
     partitions: Sequence[int],
     on_line: Callable[[Line], None] | None,
-    progress: Callable[[int, int], None],
+    show: bool,
     jobs: int,
 ) -> AuditReport:
     """The same, each partition in one of several processes; lines come partition by partition."""
     report = AuditReport()
-    with ProcessPoolExecutor(min(jobs, len(partitions)), get_context("spawn")) as pool:
-        tasks = [
+    with ProcessPoolExecutor(min(jobs, len(partitions)), get_context(_start_method())) as pool:
+        tasks = [  # before the bar: it has a thread of its own
             pool.submit(_audit_one, this.settings, selection, partition, on_line is not None)
             for partition in partitions
         ]
-        for done, task in enumerate(tasks, 1):
-            part, lines = task.result()
-            report.add(part)
-            for line in lines:
-                assert on_line is not None
-                on_line(line)
-            progress(done, len(tasks))
+        with _bar(show) as progress:
+            _gather(report, tasks, on_line, progress)
     return report
+
+
+def _start_method() -> str:
+    """How the other processes begin: as copies of this one, which has all modules loaded already,
+    if nothing else runs in it that a copy would be without.
+    """
+    alone = sys.platform == "linux" and threading.active_count() == 1
+    return "fork" if alone else "spawn"
+
+
+def _gather(
+    report: AuditReport,
+    tasks: Sequence[Future[tuple[AuditReport, list[Line]]]],
+    on_line: Callable[[Line], None] | None,
+    progress: Callable[[int, int], None],
+) -> None:
+    """Take in what the other processes found, in the order of the partitions."""
+    for done, task in enumerate(tasks, 1):
+        part, lines = task.result()
+        report.add(part)
+        for line in lines:
+            assert on_line is not None
+            on_line(line)
+        progress(done, len(tasks))
 
 
 def _audit_one(
@@ -233,12 +258,6 @@ def as_dict(report: AuditReport) -> dict[str, object]:
             for b in report.balances
         ],
     }
-
-
-def _rebuild(
-    decided: Decided, rows: Mapping[str, ReadableRows], below: Mapping[str, int]
-) -> Answer:
-    return answer(decided, decided.access, Sources(rows, below))
 
 
 def _show(report: AuditReport, balances: bool = True) -> None:

@@ -7,7 +7,7 @@ give the same answer, byte for byte, for ever.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -82,8 +82,33 @@ class Sources:
     below: Mapping[str, int]
 
 
-def answer(decided: Decided, access: MeterAccess, sources: Sources) -> Answer:
-    """The answer to a permitted request. `access` is the meter's state at the decision."""
+def readings_answer(decided: Decided, sources: Sources) -> Answer:
+    """The half hours of a permitted request."""
+    request, permit = decided.request, decided.decision
+    assert isinstance(permit, Permit)
+    asked = Interval(request.interval_from, request.interval_to)
+    found = readings_as_of(
+        sources.rows[trust.READINGS_TOPIC],
+        decided.member,
+        request.measurement_quantity,
+        asked,
+        sources.below[trust.READINGS_TOPIC],
+    )
+    now, known = from_epoch_ms(decided.now_ms), circumstances_of(decided, sources)
+    rows = half_hours(decided.member, permit.covered, found, now, known)
+    return Answer(rows.recorded, half_hours_digest(rows), absent_runs(rows), rows)
+
+
+def answer(
+    decided: Decided,
+    access: MeterAccess,
+    sources: Sources,
+    readings: Callable[[Decided, Sources], Answer] = readings_answer,
+) -> Answer:
+    """The answer to a permitted request. `access` is the meter's state at the decision.
+
+    `readings` makes the half hours, for who has made some of them before.
+    """
     match decided.request.category:
         case Category.METERING_POINT:
             return _metering_point(decided, access, sources)
@@ -92,7 +117,7 @@ def answer(decided: Decided, access: MeterAccess, sources: Sources) -> Answer:
         case Category.ASSET:
             return _assets(decided, sources)
         case _:
-            return _readings(decided, sources)
+            return readings(decided, sources)
 
 
 def said_at(decided: Decided, rows: Mapping[str, ReadableRows]) -> tuple[str, list[int]]:
@@ -121,23 +146,7 @@ def _told(rows: ReadableRows, domain: Domain, decided: Decided) -> list[int]:
     return [state.offset for state in history]
 
 
-def _readings(decided: Decided, sources: Sources) -> Answer:
-    request, permit = decided.request, decided.decision
-    assert isinstance(permit, Permit)
-    asked = Interval(request.interval_from, request.interval_to)
-    found = readings_as_of(
-        sources.rows[trust.READINGS_TOPIC],
-        decided.member,
-        request.measurement_quantity,
-        asked,
-        sources.below[trust.READINGS_TOPIC],
-    )
-    now = from_epoch_ms(decided.now_ms)
-    rows = half_hours(decided.member, permit.covered, found, now, _why(decided, sources))
-    return Answer(rows.recorded, half_hours_digest(rows), absent_runs(rows), rows)
-
-
-def _why(decided: Decided, sources: Sources) -> Circumstances | None:
+def circumstances_of(decided: Decided, sources: Sources) -> Circumstances | None:
     """What the registry knew of absent half hours, if the request names its position there.
 
     Seen from the time asked for, so that an answer as of then stays what it was.

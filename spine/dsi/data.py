@@ -13,6 +13,8 @@ from spine.domain import HistoryLayout
 from spine.dsi.answering import Sources
 from spine.errors import Pushback, Reason
 from spine.event import DataPosition
+from spine.reducers import Folded
+from spine.replay import BUILD_ROW, folded_in
 from spine.store import StoreReader
 
 REFRESH_EVERY_S: Final = 0.05
@@ -117,6 +119,18 @@ class DataViews:
             {p.topic: self._furthest[p.topic, p.partition] for p in vector},
             {p.topic: p.offset for p in vector},
         )
+
+    def folded(self, vector: tuple[DataPosition, ...]) -> dict[str, Folded]:
+        """The versions of the reducers that folded what these positions are read from, as the
+        stores say it: their process may be of another build than this one.
+        """
+        places = [(p.topic, p.partition) for p in vector]
+        readers = {place[0]: self._furthest.get(place) for place in places}
+        return {
+            topic: folded
+            for topic, reader in readers.items()
+            if reader is not None and (folded := folded_in(reader.constant(BUILD_ROW))) is not None
+        }
 
     def close(self) -> None:
         """Let go of the stores."""

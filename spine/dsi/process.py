@@ -22,6 +22,7 @@ from spine.event import SignerRole
 from spine.fold import FaustFolds
 from spine.log_thread import ReaderThread
 from spine.policy import Role
+from spine.reducers import folded_by
 from spine.runtime import Process, Runtime
 from spine.server import Service
 from spine.services.holds import watch_holds
@@ -107,7 +108,8 @@ def _local_service(process: Process, folds: FaustFolds) -> DsiService:
     outcomes = OutcomeLog(writer, name)
     reader = ReaderThread(runtime.kafka)
     consumers = runtime.domains.by_topic[trust.CONSUMER_LOG]
-    reads = Reads(access, outcomes, data, reader, runtime.codec.schemas.set_hash, consumers.version)
+    folded = folded_by(consumers, runtime.domains.governance)
+    reads = Reads(access, outcomes, data, reader, runtime.codec.schemas.set_hash, folded)
     watches = Watches(access)
     process.on_end(data.close)
     process.on_end(reader.close)

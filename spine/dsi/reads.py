@@ -28,6 +28,7 @@ from spine.identity import Caller
 from spine.live import LiveFold
 from spine.log_thread import ReaderThread
 from spine.policy import Category, Permit
+from spine.reducers import Folded, Versions
 from spine.rows import Decided
 from spine.verdict import NOTHING
 
@@ -90,11 +91,12 @@ class Reads:
         data: DataViews,
         reader: ReaderThread,
         schema_set: bytes,
-        reducer_version: int,
+        folded: Folded,
     ) -> None:
+        """`folded`: the versions of this process's own fold, which decides."""
         self.access, self._outcomes, self.data = access, outcomes, data
         self._reader = reader
-        self._schema_set, self._reducer_version = schema_set, reducer_version
+        self._schema_set, self._folded = schema_set, folded
         for log in access.values():
             log.on_unclaimed = self._unclaimed
 
@@ -302,7 +304,7 @@ class Reads:
                     permit.consent_id if permit else "",
                     permit.consent_version if permit else 0,
                     decided.policy_version,
-                    self._reducer_version,
+                    self._folded[0],
                     self._schema_set,
                     tzdata_version(),
                     released.rows if released else 0,
@@ -310,4 +312,9 @@ class Reads:
                     released.absent if released else (),
                 ),
             ),
+            self._rests_on(ruling.vector if released else ()),
         )
+
+    def _rests_on(self, vector: Vector) -> Versions:
+        """The reducers that folded what a decision, and an answer at these positions, came from."""
+        return {trust.CONSUMER_LOG: self._folded, **self.data.folded(vector)}

@@ -20,7 +20,14 @@ from spine.errors import Reason
 from spine.event import LogRecord
 from spine.files import write_whole
 from spine.ledger import note as notes
-from spine.ledger.entries import ENTRY_BYTES_MAX, Head, Place, RecordLeaf, epoch_after
+from spine.ledger.entries import (
+    ENTRY_BYTES_MAX,
+    Head,
+    Place,
+    RecordLeaf,
+    epoch_after,
+    record_entry,
+)
 from spine.ledger.files import StoredTree
 from spine.ledger.note import Checkpoint, Note, VerifierKey
 from spine.ledger.tree import EMPTY_ROOT, Proofs
@@ -64,7 +71,12 @@ class Book:
         self._before = {(topic, partition): size for topic, partition, size, _ in state["heads"]}
         self._missing = dict[Place, Head]()
         self._trees = {place: self._open(head) for place, head in self._heads.items()}
-        self._last = {place: self._last_leaf(tree) for place, tree in self._trees.items()}
+        # The last entry of each tree, and the offset after it.
+        self._last = {place: _last_entry(tree) for place, tree in self._trees.items()}
+        self._next = {
+            place: RecordLeaf.decode(entry).offset + 1 if entry else 0
+            for place, entry in self._last.items()
+        }
         self._epochs = self._open_epochs(state["epochs"], bytes.fromhex(state["root"]))
         self._note = Note.parse(state["note"]) if state["note"] else None
         self._grown: set[Place] = set()
@@ -77,7 +89,7 @@ class Book:
     @property
     def places(self) -> dict[Place, int]:
         """Every partition, and the offset from which its records are still missing."""
-        return {place: 0 if leaf is None else leaf.offset + 1 for place, leaf in self._last.items()}
+        return dict(self._next)
 
     @property
     def sealed(self) -> Sealed | None:
@@ -97,18 +109,16 @@ class Book:
 
     def last_leaves(self) -> list[RecordLeaf]:
         """The last leaf of every tree that has one: what the log must still hold there."""
-        return [leaf for leaf in self._last.values() if leaf is not None]
+        return [RecordLeaf.decode(entry) for entry in self._last.values() if entry]
 
     def append(self, record: LogRecord) -> None:
         """Take the next record of a partition; one that is in already is passed over."""
         place = (record.topic, record.partition)
-        last = self._last[place]
-        if last is not None and record.offset <= last.offset:
+        if record.offset < self._next[place]:
             return
-        leaf = RecordLeaf.of(record)
-        tree = self._trees[place]
-        tree.append(leaf.encode())
-        self._last[place] = leaf
+        entry, tree = record_entry(record), self._trees[place]
+        tree.append(entry)
+        self._last[place], self._next[place] = entry, record.offset + 1
         self._grown.add(place)
         signed = self._missing.get(place)
         if signed is not None and tree.size == signed.size:
@@ -164,9 +174,11 @@ class Book:
             self.keep_evidence("fork", {"published": str(note), "ours": str(self._note)})
             raise _differs(f"another epoch {head.size} was published under our key")
 
-    def check_log(self, read: Callable[[RecordLeaf], LogRecord | None]) -> None:
-        """LogUnfit(LOG_DIFFERS) unless the log still holds the last record of every tree."""
-        for leaf in self.last_leaves():
+    def check_log(
+        self, leaves: Iterable[RecordLeaf], read: Callable[[RecordLeaf], LogRecord | None]
+    ) -> None:
+        """LogUnfit(LOG_DIFFERS) unless the log still holds the records of these leaves of ours."""
+        for leaf in leaves:
             record = read(leaf)
             if record is None or RecordLeaf.of(record) != leaf:
                 name = f"{leaf.topic}-{leaf.partition}@{leaf.offset}"
@@ -229,8 +241,9 @@ class Book:
             pass
         raise _differs("the epochs in this folder are not those that were signed")
 
-    def _last_leaf(self, tree: StoredTree) -> RecordLeaf | None:
-        return RecordLeaf.decode(tree.entry(tree.size - 1, tree.size)) if tree.size else None
+
+def _last_entry(tree: StoredTree) -> bytes:
+    return tree.entry(tree.size - 1, tree.size) if tree.size else b""
 
 
 def _differs(message: str) -> LogUnfit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -16,6 +17,7 @@ from spine.ledger.witnessing import ADD_HEADS
 from spine.signing import verify
 
 ANSWER_S: Final = 2.0
+AS_JSON: Final = {"Content-Type": "application/json"}
 _log = structlog.get_logger()
 
 # The request that takes a witness from so many epochs to a sealed head. Blocking.
@@ -41,6 +43,23 @@ class Cosigned:
     forks: list[str] = field(default_factory=list)
 
 
+class _Shown:
+    """What takes witnesses to one head: made once for all that stand at the same one before."""
+
+    def __init__(self, sealed: Sealed, growth: Growth) -> None:
+        self._sealed, self._growth = sealed, growth
+        self._made: dict[int, asyncio.Task[bytes]] = {}
+
+    async def since(self, size: int) -> bytes:
+        """The body of the request to a witness that stands at so many epochs."""
+        if size not in self._made:
+            self._made[size] = asyncio.create_task(asyncio.to_thread(self._body, size))
+        return await asyncio.shield(self._made[size])
+
+    def _body(self, size: int) -> bytes:
+        return json.dumps(self._growth(size, self._sealed)).encode()
+
+
 class Witnesses:
     """The witnesses of a ledger. `listed` gives their addresses by key, anew for every head."""
 
@@ -60,9 +79,9 @@ class Witnesses:
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=ANSWER_S)
             self._session = aiohttp.ClientSession(timeout=timeout)
-        said = Cosigned()
+        said, shown = Cosigned(), _Shown(sealed, growth)
         waiting = {
-            asyncio.create_task(self._ask(remote, sealed, growth, said))
+            asyncio.create_task(self._ask(remote, sealed, shown, said))
             for remote in self._remotes()
         }
         while waiting and len(said.signatures) < self.quorum:
@@ -91,13 +110,12 @@ class Witnesses:
                 known.url = url
         return [self._known[key] for key in listed]
 
-    async def _ask(self, remote: Remote, sealed: Sealed, growth: Growth, said: Cosigned) -> None:
+    async def _ask(self, remote: Remote, sealed: Sealed, shown: _Shown, said: Cosigned) -> None:
         """One witness; told that it stands elsewhere, we begin there, once."""
         name = remote.key.name
         try:
             for _ in range(2):
-                request = await asyncio.to_thread(growth, remote.size, sealed)
-                status, answer = await self._post(remote.url, request)
+                status, answer = await self._post(remote.url, await shown.since(remote.size))
                 if status == 409 and answer.strip().isdecimal():
                     remote.size = int(answer)
                     if remote.size > sealed.head.size:
@@ -130,7 +148,7 @@ class Witnesses:
         remote.size, remote.refused = sealed.head.size, ""
         said.signatures.append(signature)
 
-    async def _post(self, url: str, request: dict[str, Any]) -> tuple[int, str]:
+    async def _post(self, url: str, body: bytes) -> tuple[int, str]:
         assert self._session is not None
-        async with self._session.post(url + ADD_HEADS, json=request) as answer:
+        async with self._session.post(url + ADD_HEADS, data=body, headers=AS_JSON) as answer:
             return answer.status, await answer.text()

@@ -28,6 +28,11 @@ class TileFolder:
 
     def raw(self, address: TileAddress) -> bytes:
         """The bytes of a tile or bundle, cut out of a wider one if need be; LookupError if none."""
+        exact = self.folder / address.path
+        with suppress(FileNotFoundError):
+            cut = _beginning(exact.read_bytes(), address)
+            if cut is not None:
+                return cut
         full = self.folder / TileAddress(address.level, address.index).path
         for _ in range(2):  # a partial may go between the two looks, because it was filled
             for path in (full, *self._partials(full)):
@@ -80,6 +85,7 @@ class StoredTree(TileFolder):
         bundle, width = divmod(size, TILE_WIDTH)
         self._entries = self.entries(bundle, width) if width else []
         self._filled: list[tuple[TileAddress, bytes]] = []
+        self._partial: dict[int | str, TileAddress] = {}
         self._drop_behind()
 
     @property
@@ -102,20 +108,33 @@ class StoredTree(TileFolder):
 
     def flush(self) -> None:
         """Write what has grown."""
-        growing = list(self._filled)
+        for address, content in self._filled:
+            self._put(address, content)
         for level, hashes in enumerate(self._growing.edge):
             index = (self.size >> (8 * level)) // TILE_WIDTH
             if hashes:
-                growing.append((TileAddress(level, index, len(hashes)), b"".join(hashes)))
+                self._grow(TileAddress(level, index, len(hashes)), hashes)
         if self._entries:
             bundle = TileAddress(ENTRIES, self.size // TILE_WIDTH, len(self._entries))
-            growing.append((bundle, _joined(self._entries)))
-        for address, content in growing:
-            path = self.folder / address.path
-            write_whole(path, content, sync=self._sync)
-            self._drop_narrower(address)
+            self._grow(bundle, self._entries)
         self._filled = []
         self._read.cache_clear()
+
+    def _grow(self, address: TileAddress, inside: Sequence[bytes]) -> None:
+        """Write a tile that is not full, unless it lies there as wide as this already."""
+        if self._partial.get(address.level) != address:
+            self._put(address, _joined(inside) if address.level == ENTRIES else b"".join(inside))
+
+    def _put(self, address: TileAddress, content: bytes) -> None:
+        """Write a tile; then the narrower one that it takes the place of goes."""
+        write_whole(self.folder / address.path, content, sync=self._sync)
+        before = self._partial.pop(address.level, None)
+        if before is None:
+            self._drop_narrower(address)
+        elif before.index == address.index:
+            (self.folder / before.path).unlink(missing_ok=True)
+        if address.width < TILE_WIDTH:
+            self._partial[address.level] = address
 
     def _drop_behind(self) -> None:
         """Leave nothing of a larger tree; what belongs to this one is written before it goes."""

@@ -44,6 +44,7 @@ class Library:
     def __init__(self, public: Path) -> None:
         self._public = public
         self._epochs = TileFolder(public)
+        self._told: tuple[int, dict[Place, int]] = (0, {})
 
     def note(self) -> Note:
         """The published checkpoint; NotFound(STARTING) if none is yet."""
@@ -59,11 +60,17 @@ class Library:
 
     def sizes(self, size: int) -> dict[Place, int]:
         """Records of each partition under the checkpoint of that many epochs."""
-        sizes: dict[Place, int] = {}
-        if size:
-            bundle = (size - 1) // FULL_EVERY
-            for entry in self._epochs.entries(bundle, width_of(size, 0, bundle)):
-                sizes |= {(t, p): grown for t, p, grown in Epoch.decode(entry).sizes}
+        if not size:
+            return {}
+        bundle = (size - 1) // FULL_EVERY
+        known, told = self._told  # whoever follows the heads reads each epoch once
+        if not bundle * FULL_EVERY < known <= size:
+            known, told = bundle * FULL_EVERY, {}
+        entries = self._epochs.entries(bundle, width_of(size, 0, bundle))
+        sizes = dict(told)
+        for entry in entries[known - bundle * FULL_EVERY :]:
+            sizes |= {(t, p): grown for t, p, grown in Epoch.decode(entry).sizes}
+        self._told = size, sizes
         return dict(sorted(sizes.items()))
 
     def heads(self, size: int) -> dict[Place, Head]:
@@ -104,10 +111,13 @@ class Library:
         path = Proofs(self._epochs, size).inclusion(size - 1)
         return {"entry": text(self._epochs.entry(size - 1, size)), "path": texts(path)}
 
-    def growth(self, old: int, new: Note) -> Json:
-        """What takes a witness from the checkpoint of `old` epochs, 0 for none, to a newer one."""
+    def growth(self, old: int, new: Note, under: Iterable[Head] | None = None) -> Json:
+        """What takes a witness from the checkpoint of `old` epochs, 0 for none, to a newer one.
+
+        `under`: the heads under the newer one, where they are at hand and need not be computed.
+        """
         size = Checkpoint.parse(new.text).size
-        heads = self.heads(size)
+        heads = self.heads(size) if under is None else _in_order(under)
         return {
             "old": old,
             "note": str(new),
@@ -183,6 +193,10 @@ class Library:
         ]
         for address in (*tiles_of(size), *bundles):
             write_whole(own / address.path, tree.raw(address), sync=False)
+
+
+def _in_order(heads: Iterable[Head]) -> dict[Place, Head]:
+    return {head.place: head for head in sorted(heads, key=lambda head: head.place)}
 
 
 def _export_records(own: Path, records: Iterable[LogRecord]) -> None:

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, Final, TypeVar
 
@@ -21,14 +20,12 @@ import structlog
 
 from spine import telemetry, trust
 from spine.codec import Codec
-from spine.errors import Bug, Pushback, Reason
-from spine.event import LogRecord
+from spine.errors import Bug, Pushback, Reason, SpineError
 from spine.files import claimed, write_whole
-from spine.follower import LogFollower
+from spine.follower import LogFollower, PointReader
 from spine.identity import signing_key
-from spine.ledger.book import KEYS_FILE, Book, Sealed, origin_of
+from spine.ledger.book import KEYS_FILE, PUBLIC, Book, Sealed, origin_of
 from spine.ledger.cosigning import Cosigned, Witnesses
-from spine.ledger.entries import RecordLeaf
 from spine.ledger.library import Library
 from spine.ledger.note import ED25519, Note, PublishedHead, VerifierKey, sign
 from spine.log import Appender, Kafka, LogReader, LogUnfit, create_missing, verify_settings
@@ -38,6 +35,8 @@ from spine.signing import public_bytes, verify
 
 LEDGER: Final = "ledger"
 POLL_MS: Final = 100
+# What comes meanwhile is read at once: a question to the broker costs more than the records do.
+GATHER_S: Final = 0.05
 CHECK_LOG_EVERY_S: Final = 10.0
 HELD_BACK_AFTER_S: Final = 5.0
 PAUSE_S: Final = 1.0
@@ -74,6 +73,13 @@ def last_published(reader: LogReader, codec: Codec, key: VerifierKey) -> Note | 
         if note.signed_by(key, verify) is not None:
             return note
     return None
+
+
+def check_log(book: Book, reader: PointReader) -> None:
+    """LogUnfit(LOG_DIFFERS) unless the log still holds the last record of every tree."""
+    leaves = book.last_leaves()
+    held = reader.records_at({(leaf.topic, leaf.partition): leaf.offset for leaf in leaves})
+    book.check_log(leaves, lambda leaf: held[leaf.topic, leaf.partition])
 
 
 @dataclass(slots=True)
@@ -122,12 +128,11 @@ class Keeper:
         self._alarmed = False
         self._accused: set[str] = set()
         self._claim: IO[str] | None = None
-        self._growth = lru_cache(8)(self._grown_since)
         self._keys: list[str] = []
         self.refusal = ""
         self.book: Book | None = None
         self._follower: LogFollower | None = None
-        self._checked_at = 0.0
+        self._library = Library(folder / PUBLIC)
 
     async def start(self) -> None:
         """Open the book and begin to follow the log; Pushback(STARTING) if another process does.
@@ -140,7 +145,8 @@ class Keeper:
         except LogUnfit as unfit:
             self._refuse(unfit)
             return
-        self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._publish())]
+        work = (self._follow, self._publish, self._look_again)
+        self._tasks = [asyncio.create_task(each()) for each in work]
 
     @property
     def keeps(self) -> bool:
@@ -182,54 +188,35 @@ class Keeper:
 
     def _open(self) -> None:
         book = Book(self._folder, self.key, self._sign, self._places)
-        reader = LogReader(self._kafka)
+        reader = PointReader(self._kafka)
         try:
             book.check_published(last_published(reader, self._codec, self.key), verify)
             book.check_published(book.published, verify)
-            self._check_log(book, reader)
+            check_log(book, reader)
         finally:
             reader.close()
         self.book = book
         self._follower = LogFollower(self._kafka, book.places)
-        self._checked_at = time.monotonic()
         sealed = book.sealed
         published = book.published
         if sealed is not None and (published is None or published.text != sealed.note.text):
             self._pending, self._pending_since = sealed, time.monotonic()
 
-    def _check_log(self, book: Book, reader: LogReader) -> None:
-        def read(leaf: RecordLeaf) -> LogRecord | None:
-            place = (leaf.topic, leaf.partition)
-            first, end = reader.bounds(*place)
-            if not first <= leaf.offset < end:
-                return None
-            return next(reader.read(*place, leaf.offset, leaf.offset + 1), None)
-
-        book.check_log(read)
-
     def _take(self) -> None:
-        """Read on; now and then look whether the log still is what was read."""
+        """Read on."""
         assert self.book is not None
         if self._follower is None:
             self._follower = LogFollower(self._kafka, self.book.places)
         for record in self._follower.poll(POLL_MS):
             self.book.append(record)
             self._waiting.took(record.append_ms, self.book.size)
-        if time.monotonic() - self._checked_at > CHECK_LOG_EVERY_S:
-            reader = LogReader(self._kafka)
-            try:
-                self._check_log(self.book, reader)
-            finally:
-                reader.close()
-            self._checked_at = time.monotonic()
 
     def _seal(self) -> Sealed | None:
         assert self.book is not None
         return self.book.seal(time.time_ns() // 1_000_000)
 
     def _grown_since(self, old: int, sealed: Sealed) -> dict[str, Any]:
-        assert self.book is not None
-        return Library(self.book.public).growth(old, sealed.note)
+        return self._library.growth(old, sealed.note, sealed.heads)
 
     # On the loop
 
@@ -246,12 +233,32 @@ class Keeper:
                         if self._pending is None:
                             self._pending_since = sealed_at
                         self._pending = sealed
+                await asyncio.sleep(GATHER_S)
             except LogUnfit as unfit:
                 self._refuse(unfit)
             except Pushback as pushback:
                 _log.warning("ledger.waits", reason=str(pushback.reason))
                 self._follower = None
                 await asyncio.sleep(PAUSE_S)
+
+    async def _look_again(self) -> None:
+        """Now and then, whether the log still is what was read; beside the work, which goes on."""
+        while not self.refusal:
+            await asyncio.sleep(CHECK_LOG_EVERY_S)
+            try:
+                await asyncio.to_thread(self._checked)
+            except LogUnfit as unfit:
+                self._refuse(unfit)
+            except SpineError as error:
+                _log.warning("ledger.not_checked", reason=str(error.reason))
+
+    def _checked(self) -> None:
+        assert self.book is not None
+        reader = PointReader(self._kafka)
+        try:
+            check_log(self.book, reader)
+        finally:
+            reader.close()
 
     async def _publish(self) -> None:
         """Have the newest head cosigned and publish it; one at a time, until it is done."""
@@ -262,7 +269,7 @@ class Keeper:
                 continue
             try:
                 self._write_keys()
-                said = await self._witnesses.cosign(pending, self._growth)
+                said = await self._witnesses.cosign(pending, self._grown_since)
                 self._sound(said)
                 if len(said.signatures) >= self._witnesses.quorum:
                     await self._show(pending, said)
@@ -280,7 +287,7 @@ class Keeper:
         # The topic first: a folder that is put back is held against all that anybody saw.
         value = self._codec.encode(PublishedHead(str(note)))
         await self._appender.append(trust.CHECKPOINTS_TOPIC, 0, None, (), value)
-        await self._do(lambda: book.publish(note))
+        await asyncio.to_thread(book.publish, note)  # the next epoch is taken in meanwhile
         if self._pending is sealed:
             self._pending = None
         self._pending_since, self._alarmed = time.monotonic(), False

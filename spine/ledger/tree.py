@@ -8,7 +8,7 @@ one level, and a hash of level L + 1 stands for a full tile of level L. What che
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Final, Protocol
@@ -87,15 +87,20 @@ def tiles_of(size: int) -> list[TileAddress]:
 
 @dataclass(slots=True)
 class Growing:
-    """The right edge of a tree: of each level the hashes of its last tile, which is not full."""
+    """The right edge of a tree: of each level the hashes of its last tile, which is not full.
+
+    `peaks` are the roots of the perfect subtrees that the tree is made of, the largest first, so
+    that a leaf costs one hash on average, and the root no more than a few.
+    """
 
     size: int
     edge: list[list[bytes]]
+    peaks: list[bytes]
 
     @classmethod
     def empty(cls) -> Growing:
         """A tree without leaves."""
-        return cls(0, [])
+        return cls(0, [], [])
 
     @classmethod
     def load(cls, tiles: Tiles, size: int) -> Growing:
@@ -104,40 +109,48 @@ class Growing:
         for level in count():
             hashes = size >> (TILE_BITS * level)
             if not hashes:
-                return cls(size, edge)
+                break
             index, width = divmod(hashes, TILE_WIDTH)
             edge.append(list(tiles.tile(level, index, width)) if width else [])
-        raise AssertionError("a count has no end")
+        return cls(size, edge, [peak for hashes in reversed(edge) for peak in _peaks(hashes)])
 
     def append(self, leaf: bytes) -> list[tuple[TileAddress, list[bytes]]]:
         """Add a leaf hash; the tiles that it filled, lowest level first."""
-        self.size += 1
         filled: list[tuple[TileAddress, list[bytes]]] = []
-        carried = leaf
-        for level in count():
-            if level == len(self.edge):
-                self.edge.append([])
-            hashes = self.edge[level]
-            hashes.append(carried)
-            if len(hashes) < TILE_WIDTH:
-                break
-            index = (self.size >> (TILE_BITS * (level + 1))) - 1
-            filled.append((TileAddress(level, index), hashes))
-            carried = perfect_root(hashes)
-            self.edge[level] = []
+        edge, carried, merged, rest = self.edge, leaf, 0, self.size
+        if not edge:
+            edge.append([])
+        edge[0].append(leaf)
+        self.size += 1
+        while rest & 1:
+            carried = node_hash(self.peaks.pop(), carried)
+            merged, rest = merged + 1, rest >> 1
+            if merged % TILE_BITS == 0:  # what is carried stands for the tile that is full now
+                level = merged // TILE_BITS
+                index = (self.size >> merged) - 1
+                filled.append((TileAddress(level - 1, index), edge[level - 1]))
+                edge[level - 1] = []
+                if level == len(edge):
+                    edge.append([])
+                edge[level].append(carried)
+        self.peaks.append(carried)
         return filled
 
     def root(self) -> bytes:
         """The Merkle tree hash of all leaves so far."""
         right: bytes | None = None
-        for hashes in self.edge:
-            end = len(hashes)
-            while end:
-                width = end & -end  # the smallest perfect subtree stands rightmost
-                left = perfect_root(hashes[end - width : end])
-                right = left if right is None else node_hash(left, right)
-                end -= width
+        for peak in reversed(self.peaks):
+            right = peak if right is None else node_hash(peak, right)
         return EMPTY_ROOT if right is None else right
+
+
+def _peaks(hashes: Sequence[bytes]) -> Iterator[bytes]:
+    """The roots of the perfect subtrees over some hashes of one level, the largest first."""
+    start = 0
+    while width := len(hashes) - start:
+        end = start + (1 << (width.bit_length() - 1))
+        yield perfect_root(hashes[start:end])
+        start = end
 
 
 def perfect_root(hashes: Sequence[bytes]) -> bytes:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -23,6 +25,7 @@ from domains.governance.commands import (
 )
 from domains.governance.commands import subject_of as governance_subject
 from domains.governance.decider import GOVERNANCE
+from domains.metering import METERING, READINGS
 from spine import trust
 from spine.audit_report import Line
 from spine.common.v1 import common_pb2
@@ -33,6 +36,9 @@ from spine.dsi.stream import ReadingsStream
 from spine.dsi.v1 import dsi_pb2
 from spine.embedded import EmbeddedKafka
 from spine.errors import Invalid, NotPermitted, Pushback, Reason
+from spine.event import LogRecord
+from spine.log import LogReader
+from spine.reducers import REDUCERS_HEADER, read
 from spine.runtime import Process, Runtime
 from spine.services import wire
 from spine.signing import Signer
@@ -59,6 +65,7 @@ from tests.helpers.town import (
 
 ROUNDS = 25
 TOKENS = 200
+OUTCOMES = trust.OUTCOMES_TOPIC
 
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -195,6 +202,29 @@ async def test_strangers_and_unknown_meters_are_refused_alike(town: Town) -> Non
             refusals.append((refused.value.reason, refused.value.message))
         assert refusals[0] == refusals[1]
         assert refusals[0][0] is Reason.NOT_PERMITTED
+
+
+def next_record(offset: int, partition: int, log: LogReader) -> LogRecord:
+    return next(log.read(OUTCOMES, partition, offset))
+
+
+async def test_an_outcome_says_by_which_reducers_the_stores_were_folded(town: Town) -> None:
+    """As the stores say it: the process that folds them may be of another build than the server."""
+    await town.record()
+    await town.grant("consent-reducers")
+    said = []
+    async with open_dsi(town, "reducers") as dsi:
+        for asked in (query(), query(STRANGER)):
+            with contextlib.suppress(NotPermitted):
+                await dsi.reads.read_one(asked, MPAN, ())
+            await dsi.outcomes.flush()
+            _, end = await dsi.reader.run(lambda log: log.bounds(OUTCOMES, town.partition))
+            last = partial(next_record, end - 1, town.partition)
+            record = await dsi.reader.run(last)
+            said.append(read(record.header(REDUCERS_HEADER)))
+    decided = {trust.CONSUMER_LOG: (CONSUMERS.version, GOVERNANCE.version)}
+    data = {d.topic: (d.version, GOVERNANCE.version) for d in (METERING, READINGS)}
+    assert said == [{**decided, **data}, decided]
 
 
 async def test_a_stopped_fold_stops_every_answer(town: Town) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,9 +18,10 @@ from kafka import KafkaAdminClient
 from spine import trust
 from spine.config import Settings
 from spine.embedded import EmbeddedKafka
+from spine.follower import PointReader
 from spine.installation import DOMAINS
 from spine.ledger import verifier
-from spine.ledger.book import PUBLIC
+from spine.ledger.book import PUBLIC, Book
 from spine.ledger.library import Library, stored_json
 from spine.ledger.note import Checkpoint, Note
 from spine.ledger.process import LEDGER, ledger_key, prepare_topic
@@ -181,6 +183,30 @@ async def test_silent_witnesses_hold_the_head_back_until_they_are_heard(
         )
         await until(lambda: covered(settings, held))
         assert not process.keeper.held_back
+
+
+async def test_a_look_at_the_log_holds_up_no_head_and_a_log_that_differs_ends_them(
+    own_log: tuple[Settings, Kafka], watching: Watching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, looked, go_on = own_log[0], list[int](), threading.Event()
+
+    def slow(book: Book, reader: PointReader) -> None:
+        looked.append(len(book.last_leaves()))
+        if len(looked) > 1:
+            assert go_on.wait(WAIT_S)
+            looked.append(0)
+            book.check_log(book.last_leaves(), lambda leaf: None)
+
+    monkeypatch.setattr("spine.ledger.process.CHECK_LOG_EVERY_S", 0.05)
+    monkeypatch.setattr("spine.ledger.process.check_log", slow)
+    async with kept(own_log, watching) as process:
+        await until(lambda: len(looked) == 2)
+        offset = await append(process, b"while it looks")
+        await until(lambda: covered(settings, offset))
+        assert looked[2:] == [], "it still looks"
+        go_on.set()
+        await until(lambda: not process.serves())
+        assert "no longer holds the record at" in process.keeper.refusal
 
 
 async def test_started_again_it_goes_on_and_a_folder_rolled_back_signs_nothing(

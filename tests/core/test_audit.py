@@ -354,7 +354,7 @@ def test_a_reducer_that_was_changed_is_found_and_named(
     version = CONSUMERS.version + raised
     changed = replace(CONSUMERS, evolve=forgetful, version=version)
     monkeypatch.setitem(BY_TOPIC, trust.CONSUMER_LOG, changed)
-    done = audit(history.records(), reducer_version=version)
+    done = audit(history.records())
     if raised:  # it says that it is another; so what an earlier one decided is not its to judge
         assert {verdict for verdict, _ in done.found} == {CANNOT_TELL}
         assert {why for _, why in done.found} == {"reducer version 1 is not at hand"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import tamperlog.merkle as other
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spine.files import write_whole
 from spine.ledger import verifier
 from spine.ledger.files import StoredTree
 from spine.ledger.tree import EMPTY_ROOT, Growing, Proofs, TileAddress, tiles_of
@@ -237,6 +239,29 @@ def test_a_tree_in_a_folder_goes_on_from_any_size_it_had(tmp_path: Path) -> None
         again.flush()
         entries = [leaf_hash(again.entry(n, size + 5)) for n in range(size, size + 5)]
         assert Proofs(again, size + 5).root() == again.root() == root([*MANY[:size], *entries])
+
+
+def test_a_tile_that_has_not_grown_is_not_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree, written = StoredTree(tmp_path), list[str]()
+
+    def noting(path: Path, content: bytes, *, sync: bool) -> None:
+        written.append(str(path.relative_to(tmp_path)))
+        write_whole(path, content, sync=sync)
+
+    monkeypatch.setattr("spine.ledger.files.write_whole", noting)
+    for number in range(300):
+        tree.append(b"%d" % number)
+    tree.flush()
+    tree.flush()
+    tree.append(b"300")
+    tree.flush()
+    filled = ["tile/0/000", "tile/entries/000", "tile/1/000.p/1"]
+    grown = [f"tile/{level}/001.p/{width}" for level in ("0", "entries") for width in (44, 45)]
+    assert Counter(written) == Counter([*filled, *grown])
+    found = {str(f.relative_to(tmp_path)) for f in tmp_path.glob("tile/**/*") if f.is_file()}
+    assert found == set(written) - {"tile/0/001.p/44", "tile/entries/001.p/44"}
 
 
 def test_a_folder_that_holds_less_is_not_taken_for_more(tmp_path: Path) -> None:

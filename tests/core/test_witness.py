@@ -104,7 +104,7 @@ def test_a_partition_that_was_rewritten_is_refused(book: Book, tmp_path: Path) -
     fork = forked(book, tmp_path)
     shutil.rmtree(fork.public / FIRST)
     fork._trees[PLACES[0]] = StoredTree(fork.public / FIRST)
-    fork._last[PLACES[0]] = None
+    fork._next[PLACES[0]] = 0
     rewritten = sealed(fork, [record(n, says="rewritten") for n in range(25)])
     request = growth(fork, 1, rewritten)
     path = verifier.hashes_of(request["path"])

@@ -308,6 +308,35 @@ def test_a_history_that_lacks_a_record_is_noticed(name: str) -> None:
         assert folded(rest, HISTORIES[name])["digest"] != history["digest"]
 
 
+def unshown(domain: Domain) -> list[int]:
+    """The earlier versions that a domain claims to judge, and of which no recorded history shows
+    that it may: there is none, or it folds to other rows now.
+    """
+    return [version for version in sorted(domain.judges) if not _shown(domain, version)]
+
+
+def _shown(domain: Domain, version: int) -> bool:
+    own = [name for name, each in HISTORIES.items() if each.name == domain.name]
+    found = []
+    for history in map(kept, (f"history-{name}" for name in own)):
+        if history["topic"] == domain.topic and history["reducers"][0] == version:
+            place = history["topic"], history["partition"]
+            records = [record_from_json(*place, raw) for raw in history["records"]]
+            found.append(folded(records, domain)["digest"] == history["digest"])
+    return bool(found) and all(found)
+
+
+@pytest.mark.parametrize("name", HISTORIES)
+def test_who_judges_answers_of_an_earlier_version_folds_its_histories_the_same(name: str) -> None:
+    assert unshown(HISTORIES[name]) == []
+
+
+def test_a_claim_that_no_recorded_history_shows_is_noticed() -> None:
+    assert unshown(replace(READINGS, judges=frozenset({1}))) == [1], "they fold otherwise now"
+    assert unshown(replace(METERING, judges=frozenset({1}))) == [1], "there are none"
+    assert unshown(replace(BTM_ASSETS, version=2, judges=frozenset({1}))) == []
+
+
 def test_an_opening_of_other_content_has_another_log_id() -> None:
     ids = {
         OPENING.log_id(),

@@ -25,6 +25,7 @@ from spine.audit import audit as run_audit
 from spine.audit_pass import AUDITED, Means
 from spine.audit_report import EVERYTHING, AuditReport, Line, Selection
 from spine.domain import Domain, ReadableRows
+from spine.dsi.again import Rebuilder
 from spine.dsi.answering import Answer, Sources, answer, said_at
 from spine.event import (
     ENTRIES_ROOT_HEADER,
@@ -39,6 +40,7 @@ from spine.event import (
 from spine.gb import tzdata_version
 from spine.partition import PartitionFold
 from spine.policy import Permit
+from spine.reducers import REDUCERS_HEADER, AtHand, Versions, written
 from spine.replay import StoredFold
 from spine.rows import Decided, Tools
 from spine.signing import Signer
@@ -218,10 +220,17 @@ class History:
             {p.topic: p.offset for p in vector},
         )
 
-    def tell(self, *outcomes: AccessOutcome, by: Signer | None = BY_DSI) -> LogRecord:
+    def tell(
+        self,
+        *outcomes: AccessOutcome,
+        by: Signer | None = BY_DSI,
+        rests_on: Versions | None = None,
+    ) -> LogRecord:
         """Append outcomes in one record."""
         value = AccessOutcomes(trust.OUTCOMES_TOPIC, PARTITION, "dsi-1", outcomes)
-        return self.keep(self.log(trust.OUTCOMES_TOPIC).build(RecordType.OUTCOMES, value, by))
+        said = () if rests_on is None else ((REDUCERS_HEADER, written(rests_on)),)
+        log = self.log(trust.OUTCOMES_TOPIC)
+        return self.keep(log.build(RecordType.OUTCOMES, value, by, headers=said))
 
     def read(
         self,
@@ -324,7 +333,7 @@ def audit(
     *,
     tools: Tools = TOOLS,
     log_id: bytes = LOG_ID,
-    reducer_version: int = CONSUMERS.version,
+    at_hand: AtHand | None = None,
     outcomes_fold: type[PartitionFold] = PartitionFold,
     on_disk: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -356,9 +365,9 @@ def audit(
         means = Means(
             reader or MemoryLog(*records),
             Path(folder),
-            reducer_version,
+            at_hand or AtHand(GOVERNANCE, BY_TOPIC),
             open_fold,
-            rebuild,
+            Rebuilder(),
             said_at,
             selection,
         )

@@ -186,7 +186,12 @@ class Dsi:
         self.outcomes = OutcomeLog(writer, name)
         self.reader = ReaderThread(runtime.kafka)
         self.reads = Reads(
-            self.access, self.outcomes, self.data, self.reader, runtime.codec.schemas.set_hash, 1
+            self.access,
+            self.outcomes,
+            self.data,
+            self.reader,
+            runtime.codec.schemas.set_hash,
+            (1, 1),
         )
         self.watches = Watches(self.access)
 

@@ -1,0 +1,97 @@
+"""Answers made again, many over the same rows: what is asked repeatedly is read and hashed once.
+
+Exact, and no matter of trust: what the log says of some half hours changes only at the offsets at
+which it says something of them, and rows of equal columns and reasons have one digest. Everything
+else, each answer's own decision and time included, is computed for each.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final, TypeVar
+
+from domains.metering.views import Said, everything_said
+from spine import trust
+from spine.answer import Columns, absent_runs, half_hours, half_hours_digest
+from spine.domain import ReadableRows
+from spine.dsi.answering import Answer, Sources, answer, circumstances_of
+from spine.event import AbsentRun, from_epoch_ms
+from spine.gb import Interval
+from spine.policy import Permit
+from spine.rows import Decided
+
+# A meter-week and its columns take some 15 kB.
+KEPT_MAX: Final = 2_048
+KEPT_OF_ONE_MAX: Final = 8
+
+K = TypeVar("K")
+V = TypeVar("V")
+_Asked = tuple[str, str, datetime, datetime]
+_Hashed = tuple[int, bytes, tuple[AbsentRun, ...]]
+
+
+@dataclass(slots=True)
+class _Kept:
+    """What the log says of the half hours that were asked of one meter, and what was made of it.
+
+    The number of offsets below the position that is read as of tells all versions of it apart.
+    """
+
+    rows: ReadableRows
+    said: Said
+    columns: dict[int, Columns] = field(default_factory=dict)
+    hashed: dict[tuple[int, bytes], _Hashed] = field(default_factory=dict)
+
+
+class Rebuilder:
+    """Makes the answers to decisions, as the DSI does, from rows that no longer change below the
+    positions named. LookupError if the rows an answer needs are not among them.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[_Asked, _Kept] = {}
+
+    def __call__(
+        self, decided: Decided, rows: Mapping[str, ReadableRows], below: Mapping[str, int]
+    ) -> Answer:
+        return answer(decided, decided.access, Sources(rows, below), self._readings)
+
+    def _readings(self, decided: Decided, sources: Sources) -> Answer:
+        permit = decided.decision
+        assert isinstance(permit, Permit)
+        kept = self._all_said(decided, sources.rows[trust.READINGS_TOPIC])
+        below = sources.below[trust.READINGS_TOPIC]
+        version = bisect_left(kept.said.offsets, below)
+        columns = kept.columns.get(version)
+        if columns is None:
+            columns = _keep(kept.columns, version, kept.said.as_of(below), KEPT_OF_ONE_MAX)
+        now, known = from_epoch_ms(decided.now_ms), circumstances_of(decided, sources)
+        made = half_hours(decided.member, permit.covered, columns, now, known)
+        key = version, made.absent.tobytes()
+        hashed = kept.hashed.get(key)
+        if hashed is None:
+            fresh = made.recorded, half_hours_digest(made), absent_runs(made)
+            hashed = _keep(kept.hashed, key, fresh, KEPT_OF_ONE_MAX)
+        return Answer(*hashed, made)
+
+    def _all_said(self, decided: Decided, rows: ReadableRows) -> _Kept:
+        request = decided.request
+        asked = Interval(request.interval_from, request.interval_to)
+        quantity = request.measurement_quantity
+        key = decided.member, quantity, asked.start, asked.end
+        kept = self._kept.get(key)
+        if kept is None or kept.rows is not rows:
+            said = everything_said(rows, decided.member, quantity, asked)
+            kept = _keep(self._kept, key, _Kept(rows, said), KEPT_MAX)
+        return kept
+
+
+def _keep(kept: dict[K, V], key: K, value: V, most: int) -> V:
+    """Keep one more; the one that came first goes, if there are too many."""
+    kept[key] = value
+    if len(kept) > most:
+        del kept[next(iter(kept))]
+    return value

@@ -1,0 +1,97 @@
+"""Which versions of the reducers the answers in a record rest on, and whose answers this build may
+judge. Pure.
+
+An answer is computed from what several folds have made of the log: the consumer log, on which it
+was decided, and the data topics whose positions its request names. Each fold has a version of its
+domain's reducers and one of governance's, whose keys and roles say which records count in it. Both
+stand in the `rv` header of an outcomes record, so that the schema of an outcome stays what it is:
+`c1.1,m2.1,r2.1`, sorted by letter. Records from before there was the header say nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from spine import trust
+from spine.domain import Domain
+
+REDUCERS_HEADER: Final = "rv"
+# One letter each, because it is paid for on every record. For ever.
+LETTERS: Final[Mapping[str, str]] = {
+    trust.BTM_ASSETS_TOPIC: "a",
+    trust.CONSUMER_LOG: "c",
+    trust.METERING_TOPIC: "m",
+    trust.READINGS_TOPIC: "r",
+}
+_ONE: Final = re.compile(r"([a-z])([0-9]{1,9})\.([0-9]{1,9})", re.ASCII)
+
+# Version of the domain's reducers, version of governance's.
+Folded = tuple[int, int]
+# By topic.
+Versions = Mapping[str, Folded]
+
+
+def folded_by(domain: Domain | None, governance: Domain) -> Folded:
+    """The versions of a fold of this build."""
+    return domain.version if domain else 0, governance.version
+
+
+def written(versions: Versions) -> bytes:
+    """The header's value."""
+    named = sorted((LETTERS[topic], *folded) for topic, folded in versions.items())
+    return ",".join(f"{letter}{own}.{governed}" for letter, own, governed in named).encode()
+
+
+def read(header: bytes | None) -> Versions:
+    """What a header says; nothing if there is none, or none that was written here.
+
+    Letters of a later build are passed over: it says the more to who knows them.
+    """
+    topics = {letter: topic for topic, letter in LETTERS.items()}
+    found: dict[str, Folded] = {}
+    for each in (header or b"").decode("ascii", "replace").split(","):
+        said = _ONE.fullmatch(each)
+        if said is None:
+            return {}
+        if said[1] in topics:
+            found[topics[said[1]]] = int(said[2]), int(said[3])
+    return found
+
+
+def merged(one: Versions, other: Versions) -> Versions | None:
+    """What both say; None if they contradict each other and must stand in records of their own."""
+    if any(other.get(topic, folded) != folded for topic, folded in one.items()):
+        return None
+    return {**one, **other}
+
+
+class AtHand:
+    """The versions whose answers this build may judge: its own, and those of an earlier one whose
+    recorded histories it still folds to the same rows (`Domain.judges`).
+    """
+
+    def __init__(self, governance: Domain, by_topic: Mapping[str, Domain]) -> None:
+        self._governance, self._by_topic = governance, by_topic
+
+    def judges(self, topic: str, version: int) -> bool:
+        """Whether an answer from a fold of this topic by that version can be judged."""
+        domain = self._by_topic[topic]
+        return version == domain.version or version in domain.judges
+
+    def missing(self, said: Versions, topics: Iterable[str]) -> str:
+        """Which of the versions that an answer from these topics rests on is not at hand, if any is
+        said and is not.
+        """
+        governed = (self._governance.version, *self._governance.judges)
+        for topic in topics:
+            if topic not in said:
+                continue
+            version, governance = said[topic]
+            if not self.judges(topic, version):
+                return f"reducer version {version} of {topic} is not at hand"
+            if governance not in governed:
+                name = self._governance.topic
+                return f"reducer version {governance} of {name} is not at hand"
+        return ""

@@ -1,0 +1,109 @@
+"""What is read and hashed once comes out as if it were made anew each time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from domains.metering.events import MeterCommunicationLost
+from domains.metering.views import everything_said
+from spine import trust
+from spine.answer import half_hours_digest
+from spine.dsi import again
+from spine.dsi.again import Rebuilder
+from spine.gb import Interval
+from spine.policy import Category, Permit
+from spine.rows import Decided
+from tests.core.test_audit import lived
+from tests.helpers.history import History, day, rebuild
+
+TOPICS = (trust.READINGS_TOPIC, trust.METERING_TOPIC)
+
+
+def told() -> tuple[History, Decided]:
+    """A meter with versions of a day, a batch refused, a silence; and one read of it."""
+    history = lived()
+    for first_wh in (300, 500):
+        history.readings(first_wh=first_wh)
+    history.facts(MeterCommunicationLost(day(6, 2), day(6, 2)))
+    history.readings(first_wh=700)
+    return history, history.ask().decided[0]
+
+
+HISTORY, READ = told()
+ROWS: dict[str, Any] = {topic: HISTORY.folds[topic].rows for topic in TOPICS}
+ENDS = {p.topic: p.offset for p in HISTORY.positions(*TOPICS)}
+
+
+@st.composite
+def reads(draw: st.DrawFn) -> tuple[Decided, dict[str, int]]:
+    """A decision over some hours, at some time, as of some positions, covered or not."""
+    start, end = draw(st.sampled_from([(1, 2), (1, 4), (2, 3)])), draw(st.integers(0, 23))
+    asked = Interval(day(6, start[0], draw(st.integers(0, 23))), day(6, start[1] + 1, end))
+    covered = draw(st.sampled_from([(asked,), (Interval(day(6, 1), day(6, 2, 6)),), ()]))
+    request = replace(READ.request, interval_from=asked.start, interval_to=asked.end)
+    request = replace(request, as_of_known=draw(st.sampled_from([None, day(6, 2, 1)])))
+    at_ms = READ.now_ms - draw(st.integers(0, 250)) * 86_400_000
+    below = {topic: draw(st.integers(0, end)) for topic, end in ENDS.items()}
+    if draw(st.booleans()):
+        del below[trust.METERING_TOPIC]
+    permit = Permit(covered)
+    return replace(READ, request=request, decision=permit, now_ms=at_ms), below
+
+
+@settings(max_examples=60, deadline=None)
+@given(asked=st.lists(reads(), min_size=2, max_size=12), most=st.sampled_from([1, 2, 8]))
+def test_an_answer_made_again_is_the_answer(
+    asked: list[tuple[Decided, dict[str, int]]], most: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(again, "KEPT_OF_ONE_MAX", most)
+        patch.setattr(again, "KEPT_MAX", most)
+        rebuilder = Rebuilder()
+        for decided, below in (*asked, *asked):
+            anew, kept = rebuild(decided, ROWS, below), rebuilder(decided, ROWS, below)
+            assert (kept.rows, kept.digest, kept.absent) == (anew.rows, anew.digest, anew.absent)
+            assert list(kept.half_hours) == list(anew.half_hours)
+
+
+def test_what_is_asked_repeatedly_is_read_and_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = Counter[str]()
+
+    def counted(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def count(*given: Any) -> Any:
+            done[name] += 1
+            return work(*given)
+
+        return count
+
+    for work in (half_hours_digest, everything_said):
+        name = work.__name__
+        monkeypatch.setattr(again, name, counted(name, work))
+    rebuilder = Rebuilder()
+    first = rebuilder(READ, ROWS, ENDS)
+    for later_ms in range(5):
+        later = replace(READ, now_ms=READ.now_ms + later_ms)
+        assert rebuilder(later, ROWS, ENDS).digest == first.digest
+    assert done == {"half_hours_digest": 1, "everything_said": 1}
+    before = {**ENDS, trust.READINGS_TOPIC: ENDS[trust.READINGS_TOPIC] - 1}
+    assert rebuilder(READ, ROWS, before).digest != first.digest, "a version less is another answer"
+    other = {**ROWS, trust.READINGS_TOPIC: type(ROWS[trust.READINGS_TOPIC])()}
+    assert rebuilder(READ, other, ENDS).rows == 0, "and so are other rows"
+
+
+def test_rows_that_are_not_there_are_missed() -> None:
+    for rows, below in (({}, ENDS), (ROWS, {})):
+        with pytest.raises(LookupError):
+            Rebuilder()(READ, rows, below)
+
+
+@pytest.mark.parametrize("category", [Category.METERING_POINT, Category.CONSENTS])
+def test_records_are_made_as_ever(category: Category) -> None:
+    decided = replace(READ, request=replace(READ.request, category=category))
+    assert Rebuilder()(decided, ROWS, ENDS) == rebuild(decided, ROWS, ENDS)
