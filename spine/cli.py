@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from spine.console.output import fail, fail_rpc, fail_settings
 from spine.errors import Pushback, Reason, SpineError
+from spine.jars import EmbeddedKafkaError
 
 # The modules of spine.console in the order of the help, each with the commands it adds to.
 MODULES: Final = {
@@ -86,5 +87,5 @@ def main() -> None:
         sys.exit(fail_rpc(error))
     except ValidationError as error:
         sys.exit(fail_settings(error))
-    except TimeoutError as error:
+    except (EmbeddedKafkaError, TimeoutError) as error:
         sys.exit(fail(Pushback(Reason.STARTING, str(error))))

@@ -19,8 +19,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from spine.errors import Pushback, Reason
-
 if TYPE_CHECKING:
     from jgo.maven import MavenContext
 
@@ -39,11 +37,8 @@ FETCH_TIMEOUT_S = 30
 Progress = Callable[[int, int], None]
 
 
-class EmbeddedKafkaError(Pushback):
+class EmbeddedKafkaError(Exception):
     """The embedded broker cannot run; the message says why and what to do."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(Reason.STARTING, message)
 
 
 @dataclass(frozen=True)
