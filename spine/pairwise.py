@@ -153,7 +153,32 @@ FIELDS: Final[dict[str, Rule]] = dict(
             " AccessAdvice.would_permit AccessAdvice.reason AccessAdvice.rule",
             _FEW,
         ),
-        *_each(DSI, "Consent.data_user", _OWN),
+        *_each(DSI, "Consent.data_user RecordParties.processor", _OWN),
+        # The record of a consent
+        *_each(
+            DSI,
+            "RecordSubject.relation RecordSubject.authentication_level"
+            " RecordSubject.authentication_method RecordScope.granularity"
+            " RecordPurpose.onward_sharing RecordPurpose.details RecordParties.tier"
+            " RecordEvidence.notice_language RecordEvidence.channel RecordEvidence.method"
+            " RecordState.changed_by RecordState.reason",
+            _FEW,
+        ),
+        *_each(DSI, "RecordHeader.version", _COUNT),
+        *_each(DSI, "RecordHeader.schema", _SAME),
+        *_each(
+            DSI,
+            "RecordHeader.created_at RecordTimes.data_from RecordTimes.confirmed_at"
+            " RecordTimes.granted_at",
+            _INSTANT,
+        ),
+        *_each(
+            DSI,
+            "RecordHeader.previous RecordHeader.hash RecordSubject.consumer_ref RecordScope.uprn"
+            " RecordPurpose.recipients RecordParties.holders RecordEvidence.notice_sha256"
+            " RecordEvidence.evidence",
+            _withheld("says who the consumer is, or is of what it gave to this party and others"),
+        ),
         *_each(
             DSI,
             "MeteringPoint.registered_from MeteringPoint.effective_to Consent.history_from"
