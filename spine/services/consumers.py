@@ -31,7 +31,7 @@ from spine.policy import MeterAccess, Role
 from spine.runtime import Process, Runtime
 from spine.sealing import VAULT_FILE, Vault
 from spine.server import Service
-from spine.services import bulk, terms, wire
+from spine.services import bulk, objecting, terms, wire
 from spine.services.background import every, keep_quarantined
 from spine.services.consent_answers import ConsentAnswers, LegOf
 from spine.services.erasures import erasures
@@ -234,6 +234,16 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
         order = self._ending(request, Action.WITHDRAW, wire.optional_code(request.reason, "reason"))
         command = commands.WithdrawConsent(order.by, order.consent_id)
         return await self._consent(request, order, lambda access: command)
+
+    async def ObjectToUse(self, request: Any, context: Any) -> Any:
+        """The occupier shuts a use that needs no consent."""
+        command = objecting.said(commands.ObjectToUse, request)
+        return await self._at_meter(request, "ObjectToUse", command)
+
+    async def AllowUse(self, request: Any, context: Any) -> Any:
+        """The occupier takes its objection back."""
+        command = objecting.said(commands.AllowUse, request)
+        return await self._at_meter(request, "AllowUse", command)
 
     async def Bulk(self, request: Any, context: Any) -> Any:
         """Commands by the thousand, each as by a call of its own."""

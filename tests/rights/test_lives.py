@@ -31,7 +31,8 @@ from domains.consumers.legs import legs, open_orders
 from spine import trust
 from spine.domain import Actor
 from spine.errors import SpineError
-from spine.policy import POLICIES, Basis, MeterAccess, Permit, Role, Situation
+from spine.policies import POLICIES
+from spine.policy import Basis, MeterAccess, Permit, Role, Situation
 from tests.helpers.access import access_request
 from tests.helpers.rights import agree, rights
 from tests.rights.test_rights import START, permitted_by, plain
