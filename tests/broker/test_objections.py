@@ -14,6 +14,7 @@ import pytest_asyncio
 
 from domains.consumers.commands import AllowUse, ObjectToUse
 from domains.governance import commands as governance
+from spine import trust
 from spine.audit_report import Line
 from spine.console.audits import run_audit
 from spine.console.context import use
@@ -23,6 +24,8 @@ from spine.embedded import EmbeddedKafka
 from spine.errors import NotPermitted, Reason, Refused
 from spine.identity import Caller
 from spine.policy import Basis, Category, Role
+from spine.policy_data import POLICY_HASHES
+from spine.services.governance import start_governance
 from spine.verdict import Verdict
 from tests.helpers.log import open_new_log
 from tests.helpers.town import (
@@ -66,6 +69,18 @@ async def town(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Town]:
             await settled.govern(governance.GrantAccreditation(*held))
             await settled.record()
             yield settled
+
+
+async def test_no_start_goes_over_to_a_newer_policy(town: Town) -> None:
+    """A build that knows version 2 serves a log of version 1 as it stands."""
+    process = await start_governance(town.runtime)
+    try:
+        assert process.folds is not None
+        fold = process.folds[trust.GOVERNANCE_TOPIC, 0].stored.fold
+        policy = fold.standing(trust.POLICY_SUBJECT).policy
+    finally:
+        await process.stop()
+    assert policy == trust.Policy(1, POLICY_HASHES[1])
 
 
 async def version_of(dsi: Dsi) -> int:
