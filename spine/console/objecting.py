@@ -12,6 +12,9 @@ from spine.console.parties import acknowledge, client
 
 BasisOf = Annotated[str, typer.Option(help="Basis code, such as OPT_OUT or LEGAL_OBLIGATION.")]
 PurposeOf = Annotated[str, typer.Option(help="Purpose code, such as BILLING or SETTLEMENT.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Write nothing; say what it would shut or open.")
+]
 For = Annotated[str, typer.Option(help="The occupier, if you speak for it.")]
 
 
@@ -28,12 +31,13 @@ def object_to(
     purpose: PurposeOf,
     as_: As,
     consumer_ref: For = "",
+    dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Shut a use of your data that needs no consent. No read begun afterwards passes."""
     asked = {"mpxn": mpxn, "basis": basis, "purpose": purpose, "consumer_ref": consumer_ref}
-    answer = client(as_).consumers("ObjectToUse", **asked)
-    acknowledge(answer, f"objected to {purpose} under {basis} at {mpxn}", as_json)
+    answer = client(as_).consumers("ObjectToUse", dry_run=dry_run, **asked)
+    _said(answer, f"objected to {purpose} under {basis} at {mpxn}", dry_run, as_json)
 
 
 def allow(
@@ -42,12 +46,31 @@ def allow(
     purpose: PurposeOf,
     as_: As,
     consumer_ref: For = "",
+    dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Take such an objection back."""
     asked = {"mpxn": mpxn, "basis": basis, "purpose": purpose, "consumer_ref": consumer_ref}
-    answer = client(as_).consumers("AllowUse", **asked)
-    acknowledge(answer, f"allowed {purpose} under {basis} at {mpxn}", as_json)
+    answer = client(as_).consumers("AllowUse", dry_run=dry_run, **asked)
+    _said(answer, f"allowed {purpose} under {basis} at {mpxn}", dry_run, as_json)
+
+
+def _said(answer: Any, what: str, dry_run: bool, as_json: bool) -> None:
+    if not dry_run:
+        acknowledge(answer, what, as_json)
+        return
+    rows = [
+        (
+            use.reader,
+            use.role,
+            use.category,
+            when(use.metered_from),
+            when(use.metered_to) if use.HasField("metered_to") else "",
+        )
+        for use in answer.uses
+    ]
+    columns = ("reader", "role", "category", "metered from", "metered to")
+    listed("Dry run, nothing was written: what this would change", columns, rows, as_json)
 
 
 def objections(as_: As, as_json: AsJson = False) -> None:

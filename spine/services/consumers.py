@@ -237,13 +237,13 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
 
     async def ObjectToUse(self, request: Any, context: Any) -> Any:
         """The occupier shuts a use that needs no consent."""
-        command = objecting.said(commands.ObjectToUse, request)
-        return await self._at_meter(request, "ObjectToUse", command)
+        kind = commands.ObjectToUse
+        return await objecting.carry_out(self._meters, self._log_id, kind, request)
 
     async def AllowUse(self, request: Any, context: Any) -> Any:
         """The occupier takes its objection back."""
-        command = objecting.said(commands.AllowUse, request)
-        return await self._at_meter(request, "AllowUse", command)
+        kind = commands.AllowUse
+        return await objecting.carry_out(self._meters, self._log_id, kind, request)
 
     async def Bulk(self, request: Any, context: Any) -> Any:
         """Commands by the thousand, each as by a call of its own."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -9,12 +11,25 @@ import pytest
 from domains.consumers.chain import MeterChoices, record_of, with_records
 from domains.consumers.commands import AllowUse, ObjectToUse, tightens
 from domains.consumers.decider import CONSUMERS
-from domains.consumers.events import TenancyEnded, TenancyStarted, UseAllowed, UseObjected
+from domains.consumers.events import (
+    AgentAppointed,
+    SupplyEnded,
+    SupplyStarted,
+    TenancyEnded,
+    TenancyStarted,
+    UseAllowed,
+    UseObjected,
+)
+from domains.consumers.preview import FOR_EVER
+from domains.consumers.uses import Use, concerned
 from spine.domain import Actor, fold
 from spine.errors import Reason, Refused
+from spine.gb import Interval
 from spine.objections import Objection, objections_of, uses_to_object_to
-from spine.policy import MeterAccess
+from spine.policies import POLICIES
+from spine.policy import MeterAccess, Permit, Refuse, Situation
 from spine.policy_data import POLICY_DATA
+from spine.trust import Accreditation, Participant
 from tests.domains.consumers.home import (
     ADVISER,
     ANNA,
@@ -26,8 +41,10 @@ from tests.domains.consumers.home import (
     day,
     granted,
 )
+from tests.helpers.access import access_request
 from tests.helpers.records import METER, Scene, command
 from tests.helpers.specification import given
+from tests.rights.test_rights import START, Life
 
 DUTY = ("LEGAL_OBLIGATION", "SETTLEMENT")
 DAILY = ("OPT_OUT", "BILLING")
@@ -146,3 +163,53 @@ def test_what_can_be_objected_to_is_data_of_the_version() -> None:
     assert uses_to_object_to(1) == () == uses_to_object_to(99)
     assert set(uses_to_object_to(2)) == {DUTY, DAILY}
     assert set(POLICY_DATA) == {1, 2}
+
+
+def test_a_dry_run_names_who_could_read_what_no_longer() -> None:
+    lived = (*HOME, SupplyEnded("BRIT", day(4)), SupplyStarted("OCTO", day(4)))
+    agent = AgentAppointed("SDAT", "data_service", day(2))
+    before = fold(CONSUMERS, (*lived, agent))
+    after = fold(CONSUMERS, (OBJECTED,), before)
+    categories = ("HH_CONSUMPTION", "EXPORT")
+    readers = (
+        ("BRIT", "supplier", Interval(day(1), day(4))),
+        ("OCTO", "supplier", Interval(day(4), FOR_EVER)),
+        ("SDAT", "data_service", Interval(day(2), FOR_EVER)),
+    )
+    wanted = tuple(
+        Use(reader, role, category, metered)
+        for reader, role, metered in readers
+        for category in categories
+    )
+    assert concerned(before, after, 2) == wanted == concerned(after, before, 2)
+    assert concerned(before, before, 2) == () == concerned(before, after, 1)
+
+
+def test_what_a_dry_run_says_is_what_the_policy_then_refuses() -> None:
+    rng, told = random.Random(12), 0
+    held = tuple(
+        Accreditation(role, "DSI", "1", (), START - timedelta(days=90), None)
+        for role in ("supplier", "data_service")
+    )
+    for _ in range(500):
+        life = Life(rng, policy=2)
+        life.live()
+        before, now = life.access, life.moment()
+        life.happen(UseObjected(*rng.choice((DUTY, DAILY)), "t-1", now))
+        for use in concerned(before, life.access, 2):
+            start = use.metered.start
+            basis, purpose = DAILY if use.category == "DAILY" else DUTY
+            asked = access_request(
+                (start, min(use.metered.end, start + timedelta(days=5))),
+                role=use.role,
+                party=use.reader,
+                basis=basis,
+                purpose=purpose,
+                category=use.category,
+            )
+            who, judge = Participant("any", accreditations=held), POLICIES[2]
+            if isinstance(judge(asked, Situation(before, who, START)), Permit):
+                later = judge(asked, Situation(life.access, who, START))
+                assert isinstance(later, Refuse) and later.reason is Reason.OPTED_OUT
+                told += 1
+    assert told > 50
