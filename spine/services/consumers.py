@@ -53,7 +53,7 @@ FOLDED: Final = (
 )
 
 
-class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
+class ConsumersService(objecting.Objecting):
     """Takes the commands about tenancies, supply, agents and consents.
 
     The decider judges role and party. Errors are those of `Coordinator.handle`, Invalid for a
@@ -234,16 +234,6 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
         order = self._ending(request, Action.WITHDRAW, wire.optional_code(request.reason, "reason"))
         command = commands.WithdrawConsent(order.by, order.consent_id)
         return await self._consent(request, order, lambda access: command)
-
-    async def ObjectToUse(self, request: Any, context: Any) -> Any:
-        """The occupier shuts a use that needs no consent."""
-        kind = commands.ObjectToUse
-        return await objecting.carry_out(self._meters, self._log_id, kind, request)
-
-    async def AllowUse(self, request: Any, context: Any) -> Any:
-        """The occupier takes its objection back."""
-        kind = commands.AllowUse
-        return await objecting.carry_out(self._meters, self._log_id, kind, request)
 
     async def Bulk(self, request: Any, context: Any) -> Any:
         """Commands by the thousand, each as by a call of its own."""
