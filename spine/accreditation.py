@@ -13,29 +13,15 @@ import hashlib
 import json
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from spine.errors import Reason
-from spine.policy_data import POLICY_DATA_V1
+from spine.policy_data import FIRST_POLICY, purposes_of
 from spine.trust import Accreditation, Equivalence, EquivalenceRow, Participant
 
 # The schemes in which the two sides judge.
 DSI: Final = "DSI"
 CCS: Final = "CCS"
-
-
-def _purposes_by_role() -> dict[str, frozenset[str]]:
-    found: dict[str, frozenset[str]] = {}
-    bases: Any = POLICY_DATA_V1["bases"]
-    for terms in bases.values():
-        for role in terms["roles"]:
-            found[role] = found.get(role, frozenset()) | frozenset(terms["purposes"])
-    return found
-
-
-# What an accreditation that names no purposes is held for: all that the policy allows its role. So
-# a row from a purpose that is none of the role's leads nowhere.
-PURPOSES_OF: Final = _purposes_by_role()
 
 
 def accreditation_refusal(
@@ -45,10 +31,12 @@ def accreditation_refusal(
     purpose: str | None = None,
     equivalence: Equivalence | None = None,
     scheme: str = DSI,
+    policy_version: int = FIRST_POLICY,
 ) -> Reason | None:
     """Why an organisation may not act in this role (for this purpose) now; None if it may.
 
-    A purpose is needed wherever a table is in force, whose rows are each about one.
+    A purpose is needed wherever a table is in force, whose rows are each about one. The version of
+    the policy says for which purposes a role is held at all.
     """
     if participant is None:
         return Reason.PARTICIPANT_UNKNOWN
@@ -61,21 +49,30 @@ def accreditation_refusal(
     asked = purpose or ""
     if any(a.scheme == scheme and a.is_for(asked) for a in held):
         return None
-    if any(row_for(a, asked, equivalence, scheme) is not None for a in held):
+    if any(row_for(a, asked, equivalence, scheme, policy_version) is not None for a in held):
         return None
     foreign = any(a.scheme != scheme for a in held)
     return Reason.ACCREDITATION_NOT_EQUIVALENT if foreign else Reason.ACCREDITATION_MISSING
 
 
 def row_for(
-    held: Accreditation, purpose: str, equivalence: Equivalence, scheme: str
+    held: Accreditation,
+    purpose: str,
+    equivalence: Equivalence,
+    scheme: str,
+    policy_version: int = FIRST_POLICY,
 ) -> EquivalenceRow | None:
-    """The row by which it counts in that scheme for that purpose; None if none does."""
+    """The row by which it counts in that scheme for that purpose; None if none does.
+
+    One that names no purposes is held for all that this version of the policy allows its role, so a
+    row from a purpose that is none of the role's leads nowhere.
+    """
+    purposes = held.purposes or purposes_of(policy_version, held.role)
     for row in equivalence.rows:
         if (
             (row.from_scheme, row.from_tier) == (held.scheme, held.tier)
             and (row.to_scheme, row.to_purpose) == (scheme, purpose)
-            and row.from_purpose in (held.purposes or PURPOSES_OF.get(held.role, ()))
+            and row.from_purpose in purposes
         ):
             return row
     return None

@@ -36,6 +36,7 @@ NEVER_HELD: Final = frozenset(
         "EndTenancy",
         "EraseSubject",
         "NarrowConsent",
+        "ObjectToUse",
         "RejectAsset",
         "RevokeConsent",
         "SuspendAsset",

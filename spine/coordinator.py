@@ -22,6 +22,7 @@ from spine.domain import Actor, Domain
 from spine.errors import Bug, Conflict, NotPermitted, Pushback, Reason, SpineError
 from spine.event import Command, Fact, Facts, RecordType, from_epoch_ms, murmur2_partition
 from spine.fold import FaustFolds
+from spine.in_force import under_policy
 from spine.live import LiveFold
 from spine.partition import PartitionFold
 from spine.policy import Role
@@ -146,7 +147,7 @@ class Coordinator:
         self._ready(fold, subject)
         now = _now(fold)
         before = after = fold.subject(subject).state
-        for event in self.domain.decide(before, command, now):
+        for event in self._decided(fold, before, command, now):
             after = self.domain.evolve(after, event)
         return Rehearsed(before, after, now)
 
@@ -162,12 +163,12 @@ class Coordinator:
             return earlier
         self._ready(fold, order.subject)
         row, now = fold.subject(order.subject), _now(fold)
-        events = self.domain.decide(row.state, order.command, now)
+        events = self._decided(fold, row.state, order.command, now)
         if not events and self._tightens(order.command):
             # "Already so" must not come from a fold that has yet to learn that it no longer is.
             await self._barrier(live)
             row = fold.subject(order.subject)
-            events = self.domain.decide(row.state, order.command, now)
+            events = self._decided(fold, row.state, order.command, now)
         if not events:
             return Handled(
                 self.domain.topic, fold.partition, row.offset, row.entry, False, changed=False
@@ -187,6 +188,9 @@ class Coordinator:
         if applied.offset != appended.offset:
             return self._replayed(order, applied)
         return Handled(self.domain.topic, fold.partition, applied.offset, applied.entry, False)
+
+    def _decided(self, fold: PartitionFold, state: Any, command: Any, now: datetime) -> Any:
+        return self.domain.decide(state, under_policy(fold, command), now)
 
     def _command(
         self, order: Order, row: Subject, events: Sequence[object], now: datetime
@@ -293,11 +297,11 @@ class Coordinator:
             if (error_ := refused[order.actor]) is not None:
                 raise error_
         row, now = fold.subject(order.subject), _now(fold)
-        events = self.domain.decide(row.state, order.command, now)
+        events = self._decided(fold, row.state, order.command, now)
         if not events and tightens:
             await self._barrier(live)
             row = fold.subject(order.subject)
-            events = self.domain.decide(row.state, order.command, now)
+            events = self._decided(fold, row.state, order.command, now)
         if not events:
             at = (self.domain.topic, fold.partition, row.offset, row.entry)
             return Handled(*at, False, changed=False)

@@ -1,9 +1,9 @@
 """Request + folded facts + now -> Permit or Refuse. The rules of who may read a meter's data.
 
-Pure, and versioned: `POLICIES` maps the version in force (a governance fact in the log) to its
-function, so an old answer is judged again by the rules of its day. Version 1 follows the consent
-rules of ISO/IEC TS 27560 as GB practice reads them: a read needs a consent live *now*, made by the
-occupier of *this* tenancy, whose scope holds the purpose, the category and the interval asked for.
+Pure, and versioned: `spine.policies` maps the version in force (a governance fact in the log) to
+its function, so an old answer is judged again by the rules of its day. Version 1 follows the
+consent rules of ISO/IEC TS 27560 as GB practice reads them: a read needs a consent live *now*, made
+by the occupier of *this* tenancy, whose scope holds purpose, category and interval asked for.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from spine.accreditation import accreditation_refusal
 from spine.errors import Reason
@@ -44,6 +44,7 @@ class Basis(StrEnum):
 
     CONSENT = "CONSENT"
     LEGAL_OBLIGATION = "LEGAL_OBLIGATION"
+    OPT_OUT = "OPT_OUT"
     CONTRACT = "CONTRACT"
     SUBJECT = "SUBJECT"
 
@@ -193,14 +194,27 @@ class Situation:
 
 
 def decide_v1(request: AccessRequest, situation: Situation) -> Decision:
-    """Judge one request for one meter. The first rule that fails refuses."""
+    """Judge one request for one meter by version 1."""
+    return judge(request, situation, POLICY_DATA_V1, by_appointment)
+
+
+def judge(
+    request: AccessRequest,
+    situation: Situation,
+    data: Mapping[str, Any],
+    appointed: Callable[[AccessRequest, MeterAccess], Decision],
+) -> Decision:
+    """Judge one request by the data of a version, and by what it lets an appointment open.
+
+    The first rule that fails refuses.
+    """
     if not situation.clock_sure:
         return Refuse(Reason.CLOCK_UNSURE, concerned=True)
     if not timedelta() < request.interval_to - request.interval_from <= MAX_INTERVAL:
         return Refuse(Reason.INTERVAL_INVALID, concerned=True)
-    if (unfit := _claim(request)) is not None:
+    if (unfit := _claim(request, data)) is not None:
         return Refuse(unfit, concerned=True)
-    if (unaccredited := _accreditation(request, situation)) is not None:
+    if (unaccredited := _accreditation(request, situation, data["version"])) is not None:
         return Refuse(unaccredited, concerned=True)
     concerned = _is_concerned(request, situation.access)
     if situation.closed is not None:
@@ -213,7 +227,7 @@ def decide_v1(request: AccessRequest, situation: Situation) -> Decision:
         case Basis.SUBJECT:
             decision = _by_occupancy(request, situation.access, situation.now)
         case _:
-            decision = _by_appointment(request, situation.access)
+            decision = appointed(request, situation.access)
     if isinstance(decision, Refuse):
         return Refuse(decision.reason, concerned)
     asked = Interval(request.interval_from, request.interval_to)
@@ -231,7 +245,6 @@ _ENDED_BY_EVENT: Final = {
     ConsentState.WITHDRAWN: Reason.CONSENT_WITHDRAWN,
 }
 _ROLES: Final = frozenset(Role)
-POLICIES: Final[Mapping[int, Callable[[AccessRequest, Situation], Decision]]] = {1: decide_v1}
 
 
 def consent_refusal(consent: Consent, access: MeterAccess, now: datetime) -> Reason | None:
@@ -254,13 +267,11 @@ def consent_refusal(consent: Consent, access: MeterAccess, now: datetime) -> Rea
     return None
 
 
-def _claim(request: AccessRequest) -> Reason | None:
+def _claim(request: AccessRequest, data: Mapping[str, Any]) -> Reason | None:
     """Whether role, basis, purpose and category go together at all."""
-    bases = POLICY_DATA_V1["bases"]
-    assert isinstance(bases, Mapping)
     if request.role not in _ROLES:
         return Reason.ROLE_UNKNOWN
-    terms = bases.get(request.basis)
+    terms = data["bases"].get(request.basis)
     if terms is None:
         return Reason.BASIS_UNKNOWN
     if request.role not in terms["roles"]:
@@ -269,23 +280,18 @@ def _claim(request: AccessRequest) -> Reason | None:
         return Reason.PURPOSE_UNKNOWN
     if request.category not in terms["categories"]:
         return Reason.CATEGORY_UNKNOWN
-    quantities = POLICY_DATA_V1["quantities"]
-    assert isinstance(quantities, Mapping)
-    if request.measurement_quantity not in quantities.get(request.category, ("",)):
+    if request.measurement_quantity not in data["quantities"].get(request.category, ("",)):
         return Reason.QUANTITY_NOT_IN_CATEGORY
     return None
 
 
-def _accreditation(request: AccessRequest, situation: Situation) -> Reason | None:
+def _accreditation(request: AccessRequest, situation: Situation, version: int) -> Reason | None:
     """Whether the party holds its role for this purpose now. A consumer needs none."""
     if request.role == Role.CONSUMER:
         return None
+    who, table = situation.participant, situation.equivalence
     return accreditation_refusal(
-        situation.participant,
-        request.role,
-        situation.now,
-        request.purpose,
-        situation.equivalence,
+        who, request.role, situation.now, request.purpose, table, policy_version=version
     )
 
 
@@ -329,7 +335,7 @@ def _by_consent(request: AccessRequest, access: MeterAccess, now: datetime) -> D
             continue
         tenancy = _tenancy(access, consent.tenancy_id)
         assert tenancy is not None
-        opens = _stretch(max(consent.history_from, tenancy.effective_from), tenancy.effective_to)
+        opens = stretch(max(consent.history_from, tenancy.effective_from), tenancy.effective_to)
         live.append(Permit(opens, consent.consent_id, consent.version))
     asked = Interval(request.interval_from, request.interval_to)
     return max(live, key=lambda permit: _opened(permit, asked)) if live else Refuse(nearest)
@@ -341,7 +347,7 @@ def _opened(permit: Permit, asked: Interval) -> timedelta:
     return sum((part.end - part.start for part in parts if part is not None), timedelta())
 
 
-def _stretch(start: datetime, end: datetime | None) -> tuple[Interval, ...]:
+def stretch(start: datetime, end: datetime | None) -> tuple[Interval, ...]:
     """[start, end) as an interval, or nothing if it is empty; no end means for ever."""
     return (Interval(start, end or _END),) if start < (end or _END) else ()
 
@@ -354,10 +360,10 @@ def _covers(consent: Consent, category: str) -> bool:
 def _by_occupancy(request: AccessRequest, access: MeterAccess, now: datetime) -> Decision:
     """A consumer sees what was metered while living there, and its own consents, then and after."""
     lived = tuple(
-        stretch
+        part
         for t in access.tenancies
         if t.consumer_ref == request.party and t.effective_from <= now
-        for stretch in _stretch(t.effective_from, t.effective_to)
+        for part in stretch(t.effective_from, t.effective_to)
     )
     if not lived:
         return Refuse(Reason.NOT_THE_OCCUPIER)
@@ -366,7 +372,7 @@ def _by_occupancy(request: AccessRequest, access: MeterAccess, now: datetime) ->
     return Permit(lived)
 
 
-def _by_appointment(request: AccessRequest, access: MeterAccess) -> Decision:
+def by_appointment(request: AccessRequest, access: MeterAccess) -> Decision:
     """A supplier sees the days it supplied, an appointed agent the days of its appointment."""
     if request.role == Role.SUPPLIER:
         held = [
@@ -384,7 +390,7 @@ def _by_appointment(request: AccessRequest, access: MeterAccess) -> Decision:
         missing = Reason.NOT_THE_AGENT
     if not held:
         return Refuse(missing)
-    return Permit(tuple(stretch for start, end in held for stretch in _stretch(start, end)))
+    return Permit(tuple(part for start, end in held for part in stretch(start, end)))
 
 
 _END: Final = datetime(9999, 12, 31, tzinfo=UTC)

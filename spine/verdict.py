@@ -16,7 +16,8 @@ from spine import trust
 from spine.answer import Release
 from spine.errors import Reason
 from spine.event import AbsentRun, AccessOutcome
-from spine.policy import POLICIES, Permit
+from spine.policies import POLICIES
+from spine.policy import Permit
 from spine.policy_data import POLICY_HASHES
 from spine.rows import HELD_PREFIX, Decided
 from spine.view import PartitionView

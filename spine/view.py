@@ -26,7 +26,8 @@ from spine.event import (
     murmur2_partition,
     signed_bytes,
 )
-from spine.policy import POLICIES, MeterAccess, Refuse, Situation
+from spine.policies import POLICIES
+from spine.policy import MeterAccess, Refuse, Situation
 from spine.policy_data import POLICY_HASHES
 from spine.rows import (
     APPLIED_PREFIX,

@@ -17,18 +17,17 @@ from spine.catalogue import Label
 from spine.policy_data import POLICY_DATA
 
 # What is read of a meter is somebody's: it is given to those who are let, and to nobody else.
-SENSITIVITY: Final[Mapping[int, Mapping[str, Label]]] = {
-    1: {
-        "HH_CONSUMPTION": Label.SHARED,
-        "DAILY": Label.SHARED,
-        "REGISTER": Label.SHARED,
-        "TARIFF": Label.SHARED,
-        "EXPORT": Label.SHARED,
-        "ASSET": Label.SHARED,
-        "METERING_POINT": Label.SHARED,
-        "CONSENTS": Label.SHARED,
-    }
+_LABELS: Final[Mapping[str, Label]] = {
+    "HH_CONSUMPTION": Label.SHARED,
+    "DAILY": Label.SHARED,
+    "REGISTER": Label.SHARED,
+    "TARIFF": Label.SHARED,
+    "EXPORT": Label.SHARED,
+    "ASSET": Label.SHARED,
+    "METERING_POINT": Label.SHARED,
+    "CONSENTS": Label.SHARED,
 }
+SENSITIVITY: Final[Mapping[int, Mapping[str, Label]]] = {1: _LABELS, 2: _LABELS}
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from spine.event import RecordType, SignerRole
 from spine.fold import EXIT_FOLD_FAILED
 from spine.identity import Authority
 from spine.policy import Basis, Category, ConsentState, Role
-from spine.policy_data import POLICY_DATA_V1
+from spine.policy_data import POLICY_DATA, bases_of, purposes_of
 from spine.server import Service, build_server
 from spine.verdict import Verdict
 from spine.view import CLOCK_TOLERANCE_MS
@@ -205,13 +205,28 @@ def test_a_reason_is_called_reserved_if_nothing_gives_it() -> None:
     assert found == set(Reason) - given - {Reason.BUG}
 
 
-def test_all_that_policy_1_says() -> None:
-    table = rows(section("## Policy 1"))
-    found = {codes(row[0])[0]: [codes(cell) for cell in row[1:]] for row in table}
-    bases: Any = POLICY_DATA_V1["bases"]
-    wanted = {b: [t["roles"], t["purposes"], t["categories"]] for b, t in bases.items()}
-    assert found == wanted
-    assert set(found) == set(Basis)
+@pytest.mark.parametrize("version", POLICY_DATA)
+def test_all_that_a_policy_says(version: int) -> None:
+    table = rows(section(f"## Policy {version}"))
+    found = {codes(row[0])[0]: [codes(cell) for cell in row[1:4]] for row in table}
+    bases = bases_of(version)
+    assert found == {b: [t["roles"], t["purposes"], t["categories"]] for b, t in bases.items()}
+    assert set().union(*map(bases_of, POLICY_DATA)) == set(Basis)
+
+
+def test_the_rest_of_what_policy_2_says() -> None:
+    found = {codes(row[0])[0]: row[4:] for row in rows(section("## Policy 2"))}
+    assert found == {
+        basis: [
+            terms["granularity"].lower().replace("_", " "),
+            " ".join(f"`{code}`" for code in terms["objection_shuts"]) or "no",
+            "yes" if terms["opt_in"] else "no",
+            str(terms["aggregation_min"]),
+            str(terms["reminder_months"] or "none"),
+            "yes" if terms["sure"] else "no",
+        ]
+        for basis, terms in bases_of(2).items()
+    }
 
 
 def test_every_role_category_and_signer() -> None:
@@ -263,10 +278,9 @@ def test_every_setting_that_a_page_names(page: Path) -> None:
 @pytest.mark.parametrize("page", sorted(ROOT.glob("docs/*.md")), ids=page_id)
 def test_every_code_that_a_page_names(page: Path) -> None:
     """Reasons, roles and states in capitals: no page tells of one that does not exist."""
-    bases: Any = POLICY_DATA_V1["bases"]
     known = {str(word) for kind in (Reason, Basis, Category, ConsentState) for word in kind}
     known |= {str(word) for kind in (Release, Absent, Verdict, Suppressed) for word in kind}
-    known |= {purpose for terms in bases.values() for purpose in terms["purposes"]}
+    known |= {purpose for version in POLICY_DATA for purpose in purposes_of(version)}
     known |= {code.name for code in StatusCode} | {"PLAINTEXT", "SASL_PLAINTEXT", "SASL_SSL"}
     said = {code for code in codes(page.read_text()) if re.fullmatch(r"[A-Z]+(_[A-Z]+)+", code)}
     assert {code for code in said if not code.startswith("SPINE_")} <= known

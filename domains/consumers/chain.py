@@ -7,7 +7,7 @@ that nothing was changed in the first. They follow from the facts alone, so any 
 What names the meter is no part of them: the fold that holds them is the meter's.
 
 Only what has a record is kept here. The state of a meter without one is `MeterAccess`, its rows
-byte for byte as they were before there were records.
+byte for byte as they were before there were records; so it is with objections (`MeterChoices`).
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from domains.consumers.events import (
 from domains.consumers.record import RecordTerms
 from spine.errors import Reason, Refused
 from spine.gb import iso_milliseconds
+from spine.objections import Objection, objections_of
 from spine.policy import Basis, Consent, MeterAccess, Role
 
 FIRST_LINE: Final = "energyos.consent-record.v1"
@@ -89,6 +90,13 @@ class MeterRecord(MeterAccess):
     records: tuple[ConsentRecord, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class MeterChoices(MeterRecord):
+    """The same of a meter where somebody objected to a use (`spine.objections`)."""
+
+    objections: tuple[Objection, ...] = ()
+
+
 def record_of(access: MeterAccess, consent_id: str) -> ConsentRecord | None:
     """The record of that consent; None if it has none."""
     found = access.records if isinstance(access, MeterRecord) else ()
@@ -103,14 +111,26 @@ def terms_of(access: MeterAccess, consent_id: str) -> RecordTerms:
 
 def with_records(access: MeterAccess, records: Iterable[ConsentRecord]) -> MeterAccess:
     """The access with these records and no others."""
-    kept, parts = tuple(records), (access.tenancies, access.supplies, access.appointments)
-    if kept:
-        return MeterRecord(*parts, access.consents, kept)
-    return MeterAccess(*parts, access.consents)
+    return _with(access, tuple(records), objections_of(access))
+
+
+def with_objections(access: MeterAccess, objections: Iterable[Objection]) -> MeterAccess:
+    """The access with these objections and no others."""
+    records = access.records if isinstance(access, MeterRecord) else ()
+    return _with(access, records, tuple(objections))
+
+
+def _with(
+    access: MeterAccess, records: tuple[ConsentRecord, ...], objections: tuple[Objection, ...]
+) -> MeterAccess:
+    said = (access.tenancies, access.supplies, access.appointments, access.consents)
+    if objections:
+        return MeterChoices(*said, records, objections)
+    return MeterRecord(*said, records) if records else MeterAccess(*said)
 
 
 def as_kept(access: MeterAccess) -> MeterAccess:
-    """The access as its row is packed: without a place for records while there are none."""
+    """The access as its row is packed: without a place for what there is none of."""
     return with_records(access, access.records) if isinstance(access, MeterRecord) else access
 
 

@@ -1,7 +1,8 @@
 """What can be asked of a meter's consumer log, and by whom.
 
 A command says nothing about its meter: it is sent to one. `by` is who asks, as verified by the
-edge. A person's details and the notice come sealed or not at all.
+edge. A person's details and the notice come sealed or not at all. `policy_version` is the one in
+force, which the coordinator fills in where the command is decided (`spine.in_force`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from spine.domain import Actor
 from spine.errors import NotPermitted, Reason, Refused
 from spine.event import Sealed
 from spine.policy import Role
+from spine.policy_data import FIRST_POLICY
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ class RequestConsent:
     terms: ConsentTerms
     answer_by: datetime
     record: RecordTerms | None = None
+    policy_version: int = FIRST_POLICY
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,7 @@ class GrantConsent:
     channel: str = ""
     evidence: str = ""
     record: RecordTerms | None = None
+    policy_version: int = FIRST_POLICY
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +179,27 @@ class WithdrawConsent:
     consent_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class ObjectToUse:
+    """Shut a use that needs no consent, as the consumer or for it, at its own tenancies here."""
+
+    by: Actor
+    basis: str
+    purpose: str
+    consumer_ref: str
+    policy_version: int = FIRST_POLICY
+
+
+@dataclass(frozen=True, slots=True)
+class AllowUse:
+    """Take such an objection back."""
+
+    by: Actor
+    basis: str
+    purpose: str
+    consumer_ref: str
+
+
 ConsumersCommand = (
     StartTenancy
     | EndTenancy
@@ -191,6 +216,8 @@ ConsumersCommand = (
     | ResumeConsent
     | RevokeConsent
     | WithdrawConsent
+    | ObjectToUse
+    | AllowUse
 )
 
 _CONSUMER_OR_SERVICE: Final = frozenset({Role.CONSUMER, Role.CONSENT_SERVICE})
@@ -213,6 +240,8 @@ MAY_COMMAND: Final[Mapping[type, frozenset[Role]]] = {
     ResumeConsent: frozenset({Role.CONSENT_SERVICE, Role.GOVERNANCE}),
     RevokeConsent: _CONSUMER_OR_SERVICE,
     WithdrawConsent: _READER_OR_SERVICE,
+    ObjectToUse: _CONSUMER_OR_SERVICE,
+    AllowUse: _CONSUMER_OR_SERVICE,
 }
 
 _TIGHTENING: Final = (
@@ -225,6 +254,7 @@ _TIGHTENING: Final = (
     SuspendConsent,
     RevokeConsent,
     WithdrawConsent,
+    ObjectToUse,
 )
 
 

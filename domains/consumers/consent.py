@@ -57,7 +57,7 @@ from spine.policy import (
     Tenancy,
     consent_refusal,
 )
-from spine.policy_data import POLICY_DATA
+from spine.policy_data import bases_of
 
 # Of one meter, whatever became of them.
 CONSENTS_MAX: Final = 1_000
@@ -70,10 +70,10 @@ def unanswered(consent: Consent, now: datetime) -> bool:
     return now >= consent.answer_by
 
 
-def check_terms(consent_id: str, terms: ConsentTerms, now: datetime) -> None:
+def check_terms(consent_id: str, terms: ConsentTerms, policy_version: int, now: datetime) -> None:
     """Refuse terms that nobody could agree to: unknown codes, nothing named, no time left."""
     check_named(consent_id, terms.data_user, terms.consumer_ref)
-    known = _consent_codes()
+    known = consent_codes(policy_version)
     if terms.purpose not in known["purposes"]:
         raise Refused(Reason.CODE_UNKNOWN, "the purpose is not one that consent can carry")
     if not terms.categories:
@@ -120,7 +120,7 @@ def request(access: MeterAccess, command: RequestConsent, now: datetime) -> Cons
     """A data user asks the occupier; the answer is due before `answer_by`."""
     terms = command.terms
     check_own(command.by, terms)
-    check_terms(command.consent_id, terms, now)
+    check_terms(command.consent_id, terms, command.policy_version, now)
     check_record(terms, command.record)
     if command.answer_by <= now:
         raise Refused(Reason.CONSENT_LAPSED, "the time to answer has already run out")
@@ -155,7 +155,7 @@ def grant(access: MeterAccess, command: GrantConsent, now: datetime) -> Consumer
     """The occupier answers a request with no more than was asked, or consents unasked."""
     terms = command.terms
     check_own(command.by, terms)
-    check_terms(command.consent_id, terms, now)
+    check_terms(command.consent_id, terms, command.policy_version, now)
     check_record(terms, command.record)
     earlier = find_consent(access, command.consent_id)
     if earlier is not None:
@@ -345,8 +345,10 @@ def _fields(terms: ConsentTerms) -> dict[str, Any]:
     return {field.name: getattr(terms, field.name) for field in fields(terms)}
 
 
-def _consent_codes() -> Mapping[str, list[str]]:
-    """The purposes and categories that the newest policy lets consent carry."""
-    bases: Any = POLICY_DATA[max(POLICY_DATA)]["bases"]
-    codes: Mapping[str, list[str]] = bases[Basis.CONSENT]
+def consent_codes(policy_version: int) -> Mapping[str, list[str]]:
+    """The purposes and categories that this version of the policy lets consent carry."""
+    codes: Mapping[str, list[str]] | None = bases_of(policy_version).get(Basis.CONSENT)
+    if codes is None:
+        message = "this build does not know the policy in force"
+        raise Refused(Reason.POLICY_VERSION_STATE, message)
     return codes

@@ -1,6 +1,7 @@
 """The consumers domain: which facts a command makes of one meter, and what time alone makes due.
 
-An empty answer means that it is already so. The rules stand in `occupancy` and `consent`.
+An empty answer means that it is already so. The rules stand in `occupancy`, `consent`
+and `objecting`.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final, get_args
 
-from domains.consumers import consent, occupancy
-from domains.consumers.chain import MeterRecord
+from domains.consumers import consent, objecting, occupancy
+from domains.consumers.chain import MeterChoices
 from domains.consumers.commands import (
+    AllowUse,
     AppointAgent,
     ConsumersCommand,
     DeclineConsent,
@@ -21,6 +23,7 @@ from domains.consumers.commands import (
     GrantConsent,
     LapseConsent,
     NarrowConsent,
+    ObjectToUse,
     RequestConsent,
     ResumeConsent,
     RevokeConsent,
@@ -56,6 +59,8 @@ _RULES: Final[Mapping[type, Callable[[MeterAccess, Any, datetime], ConsumersEven
     ResumeConsent: consent.resume,
     RevokeConsent: consent.end_consent,
     WithdrawConsent: consent.end_consent,
+    ObjectToUse: objecting.object_to_use,
+    AllowUse: objecting.allow_use,
 }
 
 
@@ -79,7 +84,7 @@ CONSUMERS: Final = Domain(
     signer=SignerRole.CONSUMERS,
     version=1,
     events={f"consumers.{event.__name__}": event for event in get_args(ConsumersEvent)},
-    state_type=MeterRecord,
+    state_type=MeterChoices,
     initial=MeterAccess,
     evolve=evolve,
     decide=decide,

@@ -178,6 +178,28 @@ class ConsentWithdrawn:
     decided_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class UseObjected:
+    """The occupier objects to reads under this basis for this purpose; those after this point of
+    the log are refused.
+    """
+
+    basis: str
+    purpose: str
+    tenancy_id: str
+    decided_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class UseAllowed:
+    """The occupier takes its objection back."""
+
+    basis: str
+    purpose: str
+    tenancy_id: str
+    decided_at: datetime
+
+
 ConsumersEvent = (
     TenancyStarted
     | TenancyEnded
@@ -195,6 +217,8 @@ ConsumersEvent = (
     | ConsentResumed
     | ConsentRevoked
     | ConsentWithdrawn
+    | UseObjected
+    | UseAllowed
 )
 
 ConsumersEvents = tuple[ConsumersEvent, ...]

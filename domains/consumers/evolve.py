@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final, TypeVar
 
+from domains.consumers import objecting
 from domains.consumers.chain import as_kept, linked, with_terms
 from domains.consumers.events import (
     AgentAppointed,
@@ -30,6 +31,8 @@ from domains.consumers.events import (
     SupplyStarted,
     TenancyEnded,
     TenancyStarted,
+    UseAllowed,
+    UseObjected,
 )
 from spine.errors import Bug, Reason, Refused
 from spine.policy import Appointment, Consent, ConsentState, MeterAccess, Supply, Tenancy
@@ -82,6 +85,8 @@ def _evolve(access: MeterAccess, event: ConsumersEvent) -> MeterAccess:
             served = find_appointment(access, event.agent, event.agent_role, event.effective_to)
             done = replace(served, effective_to=event.effective_to)
             return replace(access, appointments=_swap(access.appointments, served, done))
+        case UseObjected() | UseAllowed():
+            return objecting.after(access, event)
         case ConsentTermsRecorded():
             return with_terms(access, _agreed(access, event.consent_id), event)
         case _:

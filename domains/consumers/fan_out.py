@@ -34,6 +34,7 @@ from spine.domain import Actor, Domain
 from spine.errors import NotPermitted, Reason, Refused
 from spine.event import SignerRole
 from spine.policy import Role
+from spine.policy_data import FIRST_POLICY
 
 METERS_MAX: Final = 1_000
 
@@ -114,6 +115,7 @@ class OrderFanOut:
     evidence: str = ""
     reason: str = ""
     record: RecordTerms | None = None
+    policy_version: int = FIRST_POLICY
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +249,7 @@ def _check_first(command: OrderFanOut, now: datetime) -> None:
         raise Refused(Reason.CONSENT_UNKNOWN, "no consent of that id was ordered")
     terms = _terms_of(command)
     check_own(command.by, terms)
-    check_terms(command.consent_id, terms, now)
+    check_terms(command.consent_id, terms, command.policy_version, now)
     check_record(terms, command.record)
     if not command.mpxns:
         raise Refused(Reason.FIELD_MISSING, "a consent names at least one meter")
@@ -281,7 +283,7 @@ def _changes(state: FanOut, last: FanOutOrdered, command: OrderFanOut, now: date
         case Action.NARROW:
             _check_answered(last)
             terms = _terms_of(command)
-            check_terms(command.consent_id, terms, now)
+            check_terms(command.consent_id, terms, command.policy_version, now)
             if is_wider(terms, state.terms):
                 raise Refused(Reason.CONSENT_WIDER, "a wider scope needs fresh consent")
             return not _same(terms, state.terms)
@@ -304,7 +306,7 @@ def _grants(state: FanOut, last: FanOutOrdered, command: OrderFanOut, now: datet
     if last.answer_by is not None and now >= last.answer_by:
         raise Refused(Reason.CONSENT_LAPSED, "the time to answer has run out")
     terms = _terms_of(command)
-    check_terms(command.consent_id, terms, now)
+    check_terms(command.consent_id, terms, command.policy_version, now)
     check_record(terms, command.record)
     wider = is_wider(terms, state.terms) or record_is_wider(
         command.record, state.record(last.number)

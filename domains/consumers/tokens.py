@@ -22,6 +22,7 @@ from spine.event import SignerRole
 from spine.gb import iso_milliseconds
 from spine.ledger.note import Note, VerifierKey, Verify, sign
 from spine.policy import Consent, MeterAccess, Role, consent_refusal
+from spine.policy_data import FIRST_POLICY
 from spine.trust import Equivalence, Participant, SigningKey
 
 FIRST_LINE: Final = "energyos.consent-token.v1"
@@ -189,10 +190,11 @@ def reader_refusal(
     now: datetime,
     equivalence: Equivalence | None,
     scheme: str,
+    policy_version: int = FIRST_POLICY,
 ) -> Reason | None:
     """Why the data user counts in that scheme in none of the roles that read by consent."""
     refusals = [
-        accreditation_refusal(participant, role, now, purpose, equivalence, scheme)
+        accreditation_refusal(participant, role, now, purpose, equivalence, scheme, policy_version)
         for role in READERS
     ]
     return None if None in refusals else min(refusals, key=_telling)

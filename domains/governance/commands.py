@@ -1,6 +1,7 @@
 """What can be asked of governance, each about one subject: a key, a party, the policy or the table
 of equal accreditations (`equivalence.py`), or what a party is given as identifiers
-(`identification.py`).
+(`identification.py`). `policy_version` is the one in force, which the coordinator fills in where
+the command is decided (`spine.in_force`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Final
 from domains.governance.equivalence import AdoptEquivalenceTable
 from domains.governance.identification import SetIdentifiers
 from spine.domain import Actor
+from spine.policy_data import FIRST_POLICY
 from spine.trust import (
     EQUIVALENCE_SUBJECT,
     POLICY_SUBJECT,
@@ -62,6 +64,7 @@ class GrantAccreditation:
     purposes: tuple[str, ...]
     effective_from: datetime
     effective_to: datetime | None = None
+    policy_version: int = FIRST_POLICY
 
 
 @dataclass(frozen=True, slots=True)

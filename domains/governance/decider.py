@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import Any, Final, get_args
+from typing import Final, get_args
 
 from domains.governance.commands import (
     AdmitParticipant,
@@ -41,7 +41,7 @@ from spine.domain import Domain
 from spine.errors import NotPermitted, Reason, Refused
 from spine.event import SignerRole
 from spine.policy import Role
-from spine.policy_data import POLICY_DATA, data_hash
+from spine.policy_data import POLICY_DATA, data_hash, purposes_of
 from spine.trust import (
     GOVERNANCE_TOPIC,
     Accreditation,
@@ -152,7 +152,7 @@ def _grant(participant: Participant, command: GrantAccreditation) -> GovernanceE
     check_role(command.role)
     if not command.scheme:
         raise Refused(Reason.FIELD_MISSING, "an accreditation has a scheme", field="scheme")
-    if not set(command.purposes) <= _purposes_of(command.role):
+    if not set(command.purposes) <= purposes_of(command.policy_version, command.role):
         raise Refused(Reason.CODE_UNKNOWN, "a purpose is not one of the role", field="purposes")
     until = command.effective_to
     if until is not None and until <= command.effective_from:
@@ -199,12 +199,6 @@ def check_role(role: str) -> None:
     if role not in ACCREDITABLE:
         message = f"a role is one of {', '.join(sorted(ACCREDITABLE))}"
         raise Refused(Reason.CODE_UNKNOWN, message, field="role")
-
-
-def _purposes_of(role: str) -> set[str]:
-    """The purposes that any basis of the newest policy lets the role claim."""
-    bases: Any = POLICY_DATA[max(POLICY_DATA)]["bases"]
-    return {p for terms in bases.values() if role in terms["roles"] for p in terms["purposes"]}
 
 
 def _withdraw(participant: Participant, command: WithdrawAccreditation) -> GovernanceEvents:

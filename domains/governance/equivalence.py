@@ -10,11 +10,11 @@ import csv
 import re
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields
-from typing import Any, Final
+from typing import Final
 
 from spine.domain import Actor
 from spine.errors import Invalid, Reason, Refused
-from spine.policy_data import POLICY_DATA
+from spine.policy_data import FIRST_POLICY, purposes_of
 from spine.trust import (
     Equivalence,
     EquivalenceRow,
@@ -37,6 +37,7 @@ class AdoptEquivalenceTable:
     by: Actor
     version: int
     rows: tuple[EquivalenceRow, ...]
+    policy_version: int = FIRST_POLICY
 
 
 def adopt(
@@ -45,11 +46,11 @@ def adopt(
     """The fact that adopts the table; none if it is in force already.
 
     Refused  FIELD_INVALID: too many rows, one twice, a scheme equal to itself, no code;
-             CODE_UNKNOWN: a purpose that no policy of this build knows;
+             CODE_UNKNOWN: a purpose that the policy in force does not know;
              EQUIVALENCE_STATE: the version is not the next one
     """
     rows = tuple(sorted(command.rows, key=astuple))
-    _check(rows)
+    _check(rows, purposes_of(command.policy_version))
     in_force = state if isinstance(state, Equivalence) else Equivalence(0, ())
     if in_force == Equivalence(command.version, rows):
         return ()
@@ -59,12 +60,11 @@ def adopt(
     return (EquivalenceTableAdopted(command.version, rows),)
 
 
-def _check(rows: tuple[EquivalenceRow, ...]) -> None:
+def _check(rows: tuple[EquivalenceRow, ...], purposes: frozenset[str]) -> None:
     if len(rows) > ROWS_MAX:
         raise Refused(Reason.FIELD_INVALID, f"at most {ROWS_MAX} rows", field="rows")
     if len(set(rows)) < len(rows):
         raise Refused(Reason.FIELD_INVALID, "a row stands there twice", field="rows")
-    purposes = _purposes()
     for row in rows:
         schemes, tiers = (row.from_scheme, row.to_scheme), (row.from_tier, row.to_tier)
         if not all(_CODE.fullmatch(code) for code in (*schemes, *filter(None, tiers))):
@@ -74,11 +74,6 @@ def _check(rows: tuple[EquivalenceRow, ...]) -> None:
             raise Refused(Reason.FIELD_INVALID, "a row leads to another scheme", field="rows")
         if not {row.from_purpose, row.to_purpose} <= purposes:
             raise Refused(Reason.CODE_UNKNOWN, "a row is about a known purpose", field="rows")
-
-
-def _purposes() -> set[str]:
-    bases: Any = POLICY_DATA[max(POLICY_DATA)]["bases"]
-    return {purpose for terms in bases.values() for purpose in terms["purposes"]}
 
 
 def parse_table(text: str) -> tuple[EquivalenceRow, ...]:

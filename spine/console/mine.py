@@ -11,6 +11,7 @@ import typer
 
 from spine.console.client import Client, stamp
 from spine.console.context import As, AsJson, Mpxn, instant
+from spine.console.objecting import objections
 from spine.console.output import say, say_json, table, when
 from spine.console.parties import client
 from spine.policy import Basis
@@ -27,6 +28,7 @@ def add_to(app: typer.Typer) -> None:
     """The commands of this module."""
     mine = typer.Typer(no_args_is_help=True, help="What concerns you.")
     mine.command("consents")(consents)
+    mine.command("objections")(objections)
     mine.command("switches")(switches)
     mine.command("reads")(reads)
     app.add_typer(mine, name="my")

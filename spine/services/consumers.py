@@ -31,7 +31,7 @@ from spine.policy import MeterAccess, Role
 from spine.runtime import Process, Runtime
 from spine.sealing import VAULT_FILE, Vault
 from spine.server import Service
-from spine.services import bulk, terms, wire
+from spine.services import bulk, objecting, terms, wire
 from spine.services.background import every, keep_quarantined
 from spine.services.consent_answers import ConsentAnswers, LegOf
 from spine.services.erasures import erasures
@@ -53,7 +53,7 @@ FOLDED: Final = (
 )
 
 
-class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
+class ConsumersService(objecting.Objecting):
     """Takes the commands about tenancies, supply, agents and consents.
 
     The decider judges role and party. Errors are those of `Coordinator.handle`, Invalid for a

@@ -31,6 +31,7 @@ from spine.coordinator import Coordinator, Handled, Order
 from spine.domain import Actor
 from spine.errors import Bug, Conflict, NotPermitted, Pushback, Reason, Refused, SpineError
 from spine.event import LogRecord
+from spine.in_force import under_policy
 from spine.policy import Role
 from spine.rows import SUBJECT_PREFIX, Applied, subject_history
 
@@ -231,7 +232,8 @@ class FanOuts:
         fold = self._meters.live(mpxn).stored.fold
         row = fold.subject(mpxn)
         try:
-            if self._meters.domain.decide(row.state, command, datetime.now(UTC)):
+            given = under_policy(fold, command)
+            if self._meters.domain.decide(row.state, given, datetime.now(UTC)):
                 raise Refused(Reason.CONSENT_UNKNOWN, "the leg was refused at the time")
         except SpineError as refusal:
             return LegDone(mpxn, error=refusal)

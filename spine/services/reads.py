@@ -34,6 +34,7 @@ from spine.ledger.register import FOLDED, LATEST, Outcome, Read, ReadRegister, V
 from spine.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from spine.log import LogReader
 from spine.log_thread import ReaderThread
+from spine.objections import objections_of
 from spine.policy import MeterAccess, Role, Supply, Tenancy
 from spine.runtime import Process
 from spine.server import Service
@@ -302,7 +303,17 @@ def _own_meter(mpxn: str, access: MeterAccess, consumer_ref: str) -> Any:
             for supply in supplies
             for begin, end in _common(stay, supply)
         ],
+        objections=_objected(access, {stay.tenancy_id for stay in own}),
     )
+
+
+def _objected(access: MeterAccess, tenancies: set[str]) -> list[Any]:
+    """The uses to which an occupier of these objects, each once."""
+    uses = {(o.basis, o.purpose): o for o in objections_of(access) if o.tenancy_id in tenancies}
+    return [
+        ledger_pb2.Objection(basis=basis, purpose=purpose, objected_at=wire.stamp(one.objected_at))
+        for (basis, purpose), one in sorted(uses.items())
+    ]
 
 
 def _common(stay: Tenancy, supply: Supply) -> Iterator[tuple[datetime, datetime | None]]:

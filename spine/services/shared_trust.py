@@ -21,6 +21,7 @@ from spine.domain import Actor
 from spine.errors import Invalid, NotPermitted, Pushback, Reason
 from spine.event import NO_PREDECESSOR, DataPosition, from_epoch_ms, murmur2_partition
 from spine.governance.v1 import governance_pb2
+from spine.in_force import policy_in_force
 from spine.partition import PartitionFold
 from spine.server import Service
 from spine.services import terms, wire
@@ -92,12 +93,13 @@ class SharedTrustService(shared_trust_pb2_grpc.SharedTrustServicer):
 
     def _judged(self, fold: PartitionFold, question: Any, now: datetime) -> Any:
         scheme, table = self._side.scheme, fold.equivalence()
+        version = policy_in_force(fold)
         role, purpose = question.role, question.purpose
         participant = fold.participant(question.party)
         refusal = (
             fold.closed(ANY)
             or _unknown(fold, role, purpose)
-            or accreditation_refusal(participant, role, now, purpose, table, scheme)
+            or accreditation_refusal(participant, role, now, purpose, table, scheme, version)
         )
         if refusal is not None:
             return shared_trust_pb2.Judgement(reason=refusal)
@@ -105,7 +107,7 @@ class SharedTrustService(shared_trust_pb2_grpc.SharedTrustServicer):
         if participant is not None and table is not None:
             live = [a for a in participant.accreditations if a.role == role and a.live_at(now)]
             if not any(a.scheme == scheme and a.is_for(purpose) for a in live):
-                rows = (row_for(a, purpose, table, scheme) for a in live)
+                rows = (row_for(a, purpose, table, scheme, version) for a in live)
                 row = next((found for found in rows if found is not None), None)
         shown = None if row is None else governance_pb2.EquivalenceRow(**asdict(row))
         return shared_trust_pb2.Judgement(counts=True, row=shown)
@@ -152,7 +154,7 @@ def _leg(scheme: str, token: tokens.ConsentToken, mpxn: str, fold: PartitionFold
     access = None if row.offset == NO_PREDECESSOR else row.state
     participant, table = fold.participant(token.data_user), fold.equivalence()
     return tokens.leg_refusal(token, access, fold.closed(mpxn), now) or tokens.reader_refusal(
-        participant, token.purpose, now, table, scheme
+        participant, token.purpose, now, table, scheme, policy_in_force(fold)
     )
 
 
@@ -192,7 +194,9 @@ class ConsentTokensService(shared_trust_pb2_grpc.ConsentTokensServicer):
 def _check_reader(token: tokens.ConsentToken, fold: PartitionFold, scheme: str) -> None:
     """NotPermitted unless the data user of a token counts in that scheme."""
     participant, table = fold.participant(token.data_user), fold.equivalence()
-    refusal = tokens.reader_refusal(participant, token.purpose, token.issued_at, table, scheme)
+    refusal = tokens.reader_refusal(
+        participant, token.purpose, token.issued_at, table, scheme, policy_in_force(fold)
+    )
     if refusal is not None:
         raise NotPermitted(refusal, "the data user does not count here")
 

@@ -649,7 +649,7 @@ def test_an_answer_of_another_reducer_version_is_not_judged() -> None:
 @pytest.mark.parametrize(
     ("adopted", "why"),
     [
-        (trust.PolicyVersionAdopted(2, bytes(32)), "policy version 2 is not at hand"),
+        (trust.PolicyVersionAdopted(9, bytes(32)), "policy version 9 is not at hand"),
         (
             trust.PolicyVersionAdopted(1, bytes(32)),
             "the data of policy version 1 at hand are not those adopted",

@@ -68,7 +68,7 @@ WRONG_FILES = {
 OF_FILES = {Reason.FILE_EMPTY, Reason.FILE_UNRECOGNISED, Reason.FILE_UNREADABLE}
 # They start what would be missing, or need nothing that could be.
 STARTS_EVERYTHING = {"up", "demo", "loadtest"}
-NEEDS_NOTHING = {"schemas check", "coordinators", "quarantine held"}
+NEEDS_NOTHING = {"schemas check", "coordinators", "quarantine held", "policy list"}
 # They wait for a broker, as a process should.
 IS_A_PROCESS = {"coordinator", "dsi", "readings", "ledger run", "witness"}
 # They look at what stands in the data folder before they ask anybody.

@@ -106,6 +106,13 @@ TERMS: Final = {
 READ: Final = {"mpxn": HOME, "purpose": "ENERGY_ADVICE", "basis": "CONSENT"}
 AT_METER: Final = {"mpxn": BEHIND, "asset_id": ASSET}
 AGENT: Final = {"mpxn": MPAN, "agent": "agent-1", "agent_role": "data_service"}
+NEWEST: Final = max(POLICY_DATA)
+USE: Final = {
+    "mpxn": MPAN,
+    "basis": "OPT_OUT",
+    "purpose": "BILLING",
+    "consumer_ref": "c-bad",
+}
 SUPPLY: Final = {"mpxn": BULKY, "supplier": SUPPLIER, "effective_from": FROM}
 POINT: Final = {"mpxn": METERED, "registered_from": FROM}
 BULK: Final = {"idempotency_key": "bad-input-bulk"}
@@ -324,9 +331,10 @@ CASES: Final[dict[str, dict[str, Case]]] = {
         ),
         "AdoptPolicyVersion": Case(
             BOARD,
-            {"version": 1, "data_hash": data_hash(POLICY_DATA[1])},
+            {"version": NEWEST, "data_hash": data_hash(POLICY_DATA[NEWEST])},
             (
                 bad("FIELD_INVALID", data_hash=bytes(32)),
+                bad("POLICY_VERSION_STATE", version=1, data_hash=data_hash(POLICY_DATA[1])),
                 bad("POLICY_VERSION_STATE", version=99),
                 bad("ROLE_NOT_ALLOWED", by=ADVISER),
             ),
@@ -478,6 +486,34 @@ CASES: Final[dict[str, dict[str, Case]]] = {
             (
                 bad("FIELD_INVALID", reason="because"),
                 bad("CONSENT_NOT_YOURS", by=SUPPLIER),
+            ),
+        ),
+        "ObjectToUse": Case(
+            PORTAL,
+            USE,
+            (
+                bad("FIELD_MISSING", basis=""),
+                bad("FIELD_INVALID", basis="no code"),
+                bad("FIELD_MISSING", purpose=""),
+                bad("FIELD_MISSING", consumer_ref=""),
+                bad("FIELD_INVALID", consumer_ref="no reference"),
+                bad("OBJECTION_NOT_POSSIBLE", basis="CONTRACT"),
+                bad("OBJECTION_NOT_POSSIBLE", purpose="CURIOSITY"),
+                bad("NOT_AN_OCCUPIER", consumer_ref="c-else"),
+                bad("NOT_AN_OCCUPIER", mpxn=UNKNOWN),
+                bad("MPXN_FORMAT", mpxn="12"),
+                bad("ROLE_NOT_ALLOWED", by=SUPPLIER),
+            ),
+        ),
+        "AllowUse": Case(
+            PORTAL,
+            USE,
+            (
+                bad("FIELD_MISSING", basis=""),
+                bad("FIELD_MISSING", purpose=""),
+                bad("FIELD_INVALID", consumer_ref="no reference"),
+                bad("NOT_AN_OCCUPIER", consumer_ref="c-else"),
+                bad("ROLE_NOT_ALLOWED", by=ADVISER),
             ),
         ),
         "RevokeConsent": Case(

@@ -71,6 +71,7 @@ HISTORIES: Mapping[str, Domain] = {
     "assets": BTM_ASSETS,
     "orders": CONSENT_FAN_OUT,
     "records": CONSUMERS,
+    "objections": CONSUMERS,
     "erasures": ERASURES,
     "acknowledgements": ACKNOWLEDGEMENTS,
     "webhooks": ACKNOWLEDGEMENTS,

@@ -77,7 +77,9 @@ def _questions(
                 for name, said in told[trust.EQUIVALENCE_SUBJECT]
                 if name == "EquivalenceTableAdopted"
             ]
-            asked.append((decided, now, rights(plain(request), meter, party, now, tables)))
+            version = decided.policy_version
+            entitled = rights(plain(request), meter, party, now, tables, version)
+            asked.append((decided, now, entitled))
 
     stored.catch_up(reader, on_record=listen)
     reader.close()

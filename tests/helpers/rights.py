@@ -11,6 +11,10 @@ the history for each question, by the rules as the sector states them:
 - The subject (art. 15): what was metered while living there, then and after.
 - Licence duty and contract: the supplier for the days it supplied, the agent for those of its
   appointment.
+- Since the second policy: a supplier bills by daily values unless the occupier objects (a basis of
+  its own, the contract carries monthly ones only); settlement opens half hours unless the occupier
+  objects. An objection holds for what was metered while whoever made it lived there, and shuts
+  values, not the standing data of the meter.
 - Nobody but a consumer reads without a live accreditation for role and purpose, and no one
   suspended does. Once there is a table of equal accreditations, one of another scheme than the
   DSI's opens nothing by itself: a line of the last table has to say so, for its tier and purpose.
@@ -21,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 Fields = Mapping[str, Any]
@@ -51,6 +56,12 @@ OPEN_TO = {
     "CONTRACT": ({"supplier"}, {"BILLING"}, {"DAILY", "REGISTER", "METERING_POINT"}),
     "SUBJECT": ({"consumer"}, {"OWN_USE"}, METER_DATA | {"CONSENTS"}),
 }
+DUTY, DAILY_VALUES = ("LEGAL_OBLIGATION", "SETTLEMENT"), ("OPT_OUT", "BILLING")
+MAY_BE_REFUSED = {DUTY: {"HH_CONSUMPTION", "EXPORT"}, DAILY_VALUES: {"DAILY"}}
+OPEN_TO_SINCE_2 = OPEN_TO | {
+    "OPT_OUT": ({"supplier"}, {"BILLING"}, {"DAILY", "METERING_POINT"}),
+    "CONTRACT": ({"supplier"}, {"BILLING"}, {"REGISTER", "METERING_POINT"}),
+}
 QUANTITIES = {"HH_CONSUMPTION": {"AI", "RI"}, "EXPORT": {"AE", "RE"}}
 
 
@@ -68,27 +79,33 @@ def rights(
     party: Sequence[Event],
     now: datetime,
     tables: Sequence[Sequence[Fields]] = (),
+    policy: int = 1,
 ) -> list[Right]:
     """Every right the caller has to what it asks, at `now`; empty if it has none.
 
     `meter` are the events of the meter, `party` those of governance about the caller, `tables` the
-    lines of every table of equal accreditations that was adopted.
+    lines of every table of equal accreditations that was adopted, `policy` the version in force.
     """
-    if not _is_a_question_at_all(request) or not _accredited(request, party, now, tables):
+    open_to = OPEN_TO if policy == 1 else OPEN_TO_SINCE_2
+    if not _is_a_question_at_all(request, open_to):
+        return []
+    if not _accredited(request, party, now, tables):
         return []
     found = {
         "CONSENT": _by_consents,
         "SUBJECT": _of_the_subject,
         "LEGAL_OBLIGATION": _of_the_appointed,
+        "OPT_OUT": _of_the_appointed,
         "CONTRACT": _of_the_appointed,
     }[request["basis"]](request, meter, now)
     asked = (request["interval_from"], request["interval_to"])
-    cut = (Right(one.consent_id, tuple(_within(one.spans, asked))) for one in found)
+    shut = _objected_to(request, meter) if policy > 1 else []
+    cut = (Right(one.consent_id, tuple(_within(_outside(one.spans, shut), asked))) for one in found)
     return [one for one in cut if one.spans]
 
 
-def _is_a_question_at_all(request: Fields) -> bool:
-    roles, purposes, categories = OPEN_TO.get(request["basis"], (set(), set(), set()))
+def _is_a_question_at_all(request: Fields, open_to: Mapping[str, Any]) -> bool:
+    roles, purposes, categories = open_to.get(request["basis"], (set(), set(), set()))
     return (
         request["role"] in WELL_KNOWN_ROLES & roles
         and request["purpose"] in purposes
@@ -231,6 +248,38 @@ def _of_the_appointed(request: Fields, meter: Sequence[Event], now: datetime) ->
     held = tuple((start, end) for start, end in spans if start < end)
     if held:
         yield Right("", held)
+
+
+def _objected_to(request: Fields, meter: Sequence[Event]) -> list[Span]:
+    """The stays of those whose last word on this use was no."""
+    use = (request["basis"], request["purpose"])
+    if request["category"] not in MAY_BE_REFUSED.get(use, set()):
+        return []
+    last_word = {
+        said["tenancy_id"]: name
+        for name, said in meter
+        if name in ("UseObjected", "UseAllowed") and (said["basis"], said["purpose"]) == use
+    }
+    stays = (_stay(meter, who) for who, name in last_word.items() if name == "UseObjected")
+    return [stay for stay in stays if stay is not None]
+
+
+def _outside(spans: Sequence[Span], shut: Sequence[Span]) -> list[Span]:
+    """What of the spans is left, cut at every edge of what is shut."""
+    edges = sorted({edge for span in (*spans, *shut) for edge in span})
+    left: list[Span] = []
+    for start, end in spans:
+        inside = [start, *(edge for edge in edges if start < edge < end), end]
+        whole: list[datetime] = []
+        for begin, stop in pairwise(inside):
+            if any(lost[0] <= begin and stop <= lost[1] for lost in shut):
+                continue
+            if whole and whole[-1] == begin:
+                whole[-1] = stop
+            else:
+                whole += [begin, stop]
+        left += zip(whole[::2], whole[1::2], strict=True)
+    return left
 
 
 def _within(spans: Sequence[Span], asked: Span) -> Iterator[Span]:

@@ -321,6 +321,12 @@ VALUES: Final[dict[str, object]] = {
     "consumers/SupplyStarted/1": consumers.SupplyStarted("supplier-1", at(1, 1)),
     "consumers/TenancyEnded/1": consumers.TenancyEnded("t-1", at(8, 1)),
     "consumers/TenancyStarted/1": consumers.TenancyStarted("t-1", "c-1", at(1, 1), SEALED),
+    "consumers/UseAllowed/1": consumers.UseAllowed(
+        "LEGAL_OBLIGATION", "SETTLEMENT", "t-1", at(7, 1)
+    ),
+    "consumers/UseObjected/1": consumers.UseObjected(
+        "LEGAL_OBLIGATION", "SETTLEMENT", "t-1", at(6, 1)
+    ),
     "consumers/WebhookRemoved/1": WebhookRemoved("user-1", "data_user", "GONE", at(6, 1)),
     "consumers/WebhookSet/1": WebhookSet(
         "user-1", "data_user", "https://user-1.example/changes", at(5, 1)

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from domains.btm_assets import BTM_ASSETS
 from domains.consumers.acknowledgements import ACKNOWLEDGEMENTS
+from domains.consumers.decider import CONSUMERS
 from domains.consumers.erasure import ERASURES
 from domains.consumers.fan_out import CONSENT_FAN_OUT
 from domains.governance.decider import GOVERNANCE
@@ -245,6 +246,14 @@ def records_story() -> list[LogRecord]:
     alone = command(METER, recorded, previous=previous, id=b"alone" + bytes(11))
     scene.facts(alone)
     return scene.log.records
+
+
+def objections_story() -> list[LogRecord]:
+    """One meter whose occupier objects to a use, and to another that it allows again."""
+    no, yes = VALUES["consumers/UseObjected/1"], VALUES["consumers/UseAllowed/1"]
+    other = replace(no, basis="OPT_OUT", purpose="BILLING")  # type: ignore[type-var]
+    events = (VALUES["consumers/TenancyStarted/1"], no, other, yes)
+    return facts_story(CONSUMERS, BY_CONSUMERS, METER, *events)
 
 
 def erasures_story() -> list[LogRecord]:

@@ -25,6 +25,7 @@ SIGNING = ("tests/core/test_signing.py",)
 STORE = ("tests/core/test_store.py",)
 POLICY = ("tests/core/test_policy.py",)
 AUDIT = ("tests/core/test_audit.py",)
+IN_FORCE = ("tests/core/test_in_force.py",)
 CONSENT = ("tests/domains/consumers",)
 EQUIVALENCE = ("tests/core/test_accreditation.py",)
 OF_TOKENS = ("tests/domains/consumers/test_tokens.py",)
@@ -297,6 +298,35 @@ MUTANTS: tuple[Mutant, ...] = (
         "if POLICY_HASHES[policy.version] != policy.data_hash:",
         "if False:",
         (*PARTITION, *AUDIT),
+    ),
+    # Objections
+    Mutant(
+        "an objection shuts what it is about",
+        "spine/policy_v2.py",
+        "return Refuse(Reason.OPTED_OUT) if opened and not left else Permit(left)",
+        "return decision",
+        IN_FORCE,
+    ),
+    Mutant(
+        "a rule goes by the version of the policy in force",
+        "spine/in_force.py",
+        "return FIRST_POLICY if policy is None else policy.version",
+        "return 2",
+        IN_FORCE,
+    ),
+    Mutant(
+        "a consumer objects for itself alone",
+        "domains/consumers/objecting.py",
+        "    if command.by.role == Role.CONSUMER and command.by.party != command.consumer_ref:\n",
+        "    if False:\n",
+        ("tests/domains/consumers/test_objecting.py",),
+    ),
+    Mutant(
+        "an objection outlives every other fact of its meter",
+        "domains/consumers/chain.py",
+        "    return _with(access, tuple(records), objections_of(access))\n",
+        "    return _with(access, tuple(records), ())\n",
+        ("tests/domains/consumers/test_objecting.py",),
     ),
     # Time
     Mutant(

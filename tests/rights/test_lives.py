@@ -34,7 +34,8 @@ from domains.consumers.record import RecordTerms
 from spine import trust
 from spine.domain import Actor
 from spine.errors import SpineError
-from spine.policy import POLICIES, Basis, MeterAccess, Permit, Role, Situation
+from spine.policies import POLICIES
+from spine.policy import Basis, MeterAccess, Permit, Role, Situation
 from tests.helpers.access import access_request
 from tests.helpers.judging import permitted_by, plain
 from tests.helpers.rights import agree, rights

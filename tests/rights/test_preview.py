@@ -14,7 +14,8 @@ from domains.consumers.evolve import evolve
 from domains.consumers.preview import OTHERS_MAX, Opened, changed, difference, opened_by
 from spine.errors import Reason, Refused
 from spine.gb import Interval
-from spine.policy import POLICIES, Category, MeterAccess, Permit, Situation
+from spine.policies import POLICIES
+from spine.policy import Category, MeterAccess, Permit, Situation
 from spine.trust import Accreditation, Participant
 from tests.helpers.access import access_request
 from tests.rights.test_rights import DAYS, START, Life

@@ -16,13 +16,13 @@ import pytest
 
 from domains.consumers import events as consumers
 from domains.consumers.evolve import evolve
-from spine import policy, trust
+from spine import policy, policy_v2, trust
 from spine.accreditation import accreditation_refusal
 from spine.errors import Reason, SpineError
 from spine.event import AccessRequest
 from spine.gb import Interval
+from spine.policies import POLICIES
 from spine.policy import (
-    POLICIES,
     Basis,
     Category,
     Decision,
@@ -55,6 +55,7 @@ class Life:
     governance: dict[str, list[Event]] = field(default_factory=dict)
     standing: dict[str, trust.Standing] = field(default_factory=dict)
     tables: list[trust.Equivalence] = field(default_factory=list)
+    policy: int = 1
 
     def moment(self) -> datetime:
         return START + timedelta(hours=self.rng.randrange(-24, DAYS * 24))
@@ -154,6 +155,10 @@ class Life:
         ]
         if tenancy not in known:
             made += [consumers.TenancyStarted(tenancy, f"c-{tenancy[-1]}", at)] * 6
+        if self.policy > 1:
+            use = choose((("LEGAL_OBLIGATION", "SETTLEMENT"), ("OPT_OUT", "BILLING"), ("WHIM", "")))
+            said = choose((consumers.UseObjected, consumers.UseObjected, consumers.UseAllowed))
+            made += [said(*use, tenancy, at)] * 8
         return choose(made)
 
     def agreed(self, consent: str, tenancy: str) -> consumers.ConsentGranted:
@@ -217,6 +222,7 @@ class Life:
                 (Role.SUPPLIER, Basis.LEGAL_OBLIGATION, "SETTLEMENT"),
                 (Role.DATA_SERVICE, Basis.LEGAL_OBLIGATION, "SETTLEMENT"),
                 (Role.SUPPLIER, Basis.CONTRACT, "BILLING"),
+                *([(Role.SUPPLIER, Basis.OPT_OUT, "BILLING")] if self.policy > 1 else []),
             )
         )
         category = self.rng.choice(("HH_CONSUMPTION", "EXPORT", "METERING_POINT", "DAILY"))
@@ -234,25 +240,26 @@ class Life:
         participant = self.standing.get(request.party, trust.Standing()).participant
         known = self.access if self.meter else None
         table = self.tables[-1] if self.tables else None
-        return POLICIES[1](request, Situation(known, participant, now, equivalence=table))
+        judge = POLICIES[self.policy]
+        return judge(request, Situation(known, participant, now, equivalence=table))
 
     def rights(self, request: AccessRequest, now: datetime) -> list[Right]:
         """What the calculator says."""
         party = self.governance.get(request.party, [])
         tables = [[asdict(row) for row in table.rows] for table in self.tables]
-        return rights(plain(request), self.meter, party, now, tables)
+        return rights(plain(request), self.meter, party, now, tables, self.policy)
 
 
 def categories(rng: random.Random) -> tuple[str, ...]:
     return tuple(rng.sample([str(c) for c in Category][:6], rng.randrange(1, 4)))
 
 
-def ask(seed: int, count: int) -> tuple[int, list[str]]:
+def ask(seed: int, count: int, policy: int = 1) -> tuple[int, list[str]]:
     """How many questions were permitted, and every disagreement."""
     rng, permitted, disagreed = random.Random(seed), 0, []
     for number in range(count):
         if number % QUESTIONS_A_LIFE == 0:
-            life = Life(rng)
+            life = Life(rng, policy=policy)
             life.live()
         request, now = life.question(), life.moment()
         decision, found = life.decide(request, now), life.rights(request, now)
@@ -262,8 +269,9 @@ def ask(seed: int, count: int) -> tuple[int, list[str]]:
     return permitted, disagreed
 
 
-def test_policy_and_calculator_never_disagree() -> None:
-    permitted, disagreed = ask(2026, QUESTIONS)
+@pytest.mark.parametrize("version", POLICIES)
+def test_policy_and_calculator_never_disagree(version: int) -> None:
+    permitted, disagreed = ask(2025 + version, QUESTIONS, version)
     assert not disagreed, disagreed[0]
     assert permitted > QUESTIONS / 50, "hardly anything was permitted: the questions are too poor"
 
@@ -273,11 +281,11 @@ NAIVE: dict[str, tuple[str, Any]] = {
     "accreditation does not matter": ("_accreditation", lambda *_: None),
     "a missing row is a yes": (
         "accreditation_refusal",
-        lambda who, role, now, purpose, table: accreditation_refusal(who, role, now, purpose),
+        lambda who, role, now, purpose, table, **_: accreditation_refusal(who, role, now, purpose),
     ),
     "a row for another purpose will do": (
         "accreditation_refusal",
-        lambda who, role, now, purpose, table: next(
+        lambda who, role, now, purpose, table, **_: next(
             (None for p in PURPOSES if not accreditation_refusal(who, role, now, p, table)),
             Reason.ACCREDITATION_MISSING,
         ),
@@ -285,7 +293,7 @@ NAIVE: dict[str, tuple[str, Any]] = {
     "any purpose and category will do": ("_claim", lambda *_: None),
     "a consent opens every category": ("_covers", lambda *_: True),
     "the oldest consent is as good as the widest": ("_opened", lambda *_: 0),
-    "history reaches back before moving in": ("_stretch", lambda *_: (Interval(*ALWAYS),)),
+    "history reaches back before moving in": ("stretch", lambda *_: (Interval(*ALWAYS),)),
 }
 
 
@@ -296,3 +304,22 @@ def test_a_policy_that_leaves_a_rule_out_is_found(
     rule, naive = NAIVE[name]
     monkeypatch.setattr(policy, rule, naive)
     assert ask(2, 10_000)[1]
+
+
+NAIVE_ABOUT_OBJECTIONS: dict[str, tuple[str, Any]] = {
+    "an objection is noted and not heeded": ("objections_of", lambda access: ()),
+    "an objection holds for ever": ("stretch", lambda *_: (Interval(*ALWAYS),)),
+    "an objection shuts whatever is asked": (
+        "_shut",
+        lambda basis: [str(c) for c in Category],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NAIVE_ABOUT_OBJECTIONS)
+def test_a_second_policy_that_is_naive_about_objections_is_found(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule, naive = NAIVE_ABOUT_OBJECTIONS[name]
+    monkeypatch.setattr(policy_v2, rule, naive)
+    assert ask(2, 10_000, 2)[1]

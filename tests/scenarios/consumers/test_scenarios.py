@@ -2,7 +2,7 @@
 
 `given.yaml` is what happened, `when.yaml` the command and its time. `then.yaml` states the events
 or the refusal, and reads with the interval they are permitted or the reason they are refused for;
-`suspended` says that the reader is, as a participant.
+`suspended` says that the reader is, as a participant; `policy` is the version that judges, else 1.
 `reads_before` are judged before the command, `shown` is what the adviser is shown, `told` who is
 told which state, and `record` the newest version of the record; each of them may be `_before`.
 """
@@ -23,7 +23,8 @@ from domains.consumers.events import ConsumersEvent
 from domains.consumers.views import consents_for
 from spine.errors import Reason
 from spine.gb import Interval
-from spine.policy import POLICIES, MeterAccess, Permit, Refuse, Situation
+from spine.policies import POLICIES
+from spine.policy import MeterAccess, Permit, Refuse, Situation
 from spine.trust import Accreditation, Participant
 from tests.helpers.access import access_request
 from tests.helpers.specification import given
@@ -51,7 +52,7 @@ def judge(access: MeterAccess, read: dict[str, Any]) -> Permit | Refuse:
     request = access_request(interval, **read["by"], **read["for"])
     suspended = read.get("suspended", False)
     participant = Participant("any", suspended, accreditations=(held,))
-    return POLICIES[1](request, Situation(access, participant, now))
+    return POLICIES[read.get("policy", 1)](request, Situation(access, participant, now))
 
 
 def check(access: MeterAccess, read: dict[str, Any]) -> None:
