@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,8 +21,6 @@ from spine.signing import Signer
 
 # Who is told whose consent it is; a data user asks without knowing who lives there.
 KEEPS_RECEIPTS: Final = frozenset({Role.CONSUMER, Role.CONSENT_SERVICE})
-
-LegOf = Callable[[MeterAccess], ConsumersCommand]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +57,21 @@ class ConsentAnswers:
         return receipts.receipt(place, mpxn, access, consent, wire.now(), by)
 
     async def dry_run(
-        self, consent_id: str, mpxns: Sequence[str], leg: LegOf | Mapping[str, Any], by: Actor
+        self,
+        consent_id: str,
+        mpxns: Sequence[str],
+        leg: ConsumersCommand | Mapping[str, ConsumersCommand],
+        by: Actor,
     ) -> Any:
         """What the command would come to at each meter; the first refusal if all refuse.
 
-        `leg` gives each meter its command, or is what was ordered at home: nothing for a meter that
-        is not in it.
+        `leg` is the command for every meter, or by meter what was ordered at home: nothing for a
+        meter that is not in it.
         """
         legs, errors = [], list[SpineError]()
         for mpxn in mpxns:
             try:
-                command = (
-                    leg.get(mpxn) if isinstance(leg, Mapping) else leg(self.meters.state(mpxn))
-                )
+                command = leg.get(mpxn) if isinstance(leg, Mapping) else leg
                 legs.append(await self._rehearsed(consent_id, mpxn, command, by))
             except (Refused, Conflict) as error:
                 errors.append(error)

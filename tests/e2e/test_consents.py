@@ -101,7 +101,9 @@ def test_the_record_is_shown_in_its_blocks_and_its_versions_are_a_chain(
     broken = said("consent", "receipt", *paths, code=EXIT_DIFFERENT)
     assert broken["faults"] == [f"{consent_id} at {occupied}: version 2 is not what its hash says"]
     refused = ("--granularity", "DAY", "--category", "HH_CONSUMPTION")
-    ran = CliRunner().invoke(app, ["consent", "grant", occupied, *TERMS, *DATES, *refused, *own])
+    ran = CliRunner().invoke(
+        command_line(), ["consent", "grant", occupied, *TERMS, *DATES, *refused, *own]
+    )
     assert isinstance(ran.exception, grpc.RpcError)
     assert error_from(ran.exception).reason == "GRANULARITY_TOO_FINE"
 

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from domains.consumers import commands as c
+from domains.consumers.actions import Action
 from domains.consumers.decider import CONSUMERS
 from domains.consumers.fan_out import (
     CONSENT_FAN_OUT,
-    Action,
     CompleteFanOut,
     FanOut,
     OrderFanOut,
