@@ -8,7 +8,8 @@ is at home in `consumers.acknowledgements.v1` (`acknowledgements.py`), subject t
 Rules:
 1. The data user of a consent is told each state that others or time brought about.
 2. A data service of the meter is told that a consent which was once granted is suspended or over:
-   its id and state, and nothing of who read what for which purpose. So is each recipient whom the
+   its id and state, and nothing of who read what for which purpose. The supplier of the meter is
+   not told: it reads by its supply, and has nothing to stop. So is each recipient whom the
    record of the consent names, as the data user is, whoever ended it.
 3. The consumer is told each state of its consents, a request that waits for its answer among them,
    and what was done in its name: the facts of a meter do not tell its own commands from those of

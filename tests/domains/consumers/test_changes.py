@@ -36,10 +36,13 @@ from domains.consumers.events import (
     ConsentResumed,
     ConsentRevoked,
     ConsentSuspended,
+    ConsentTermsRecorded,
     ConsentWithdrawn,
+    SupplyStarted,
     TenancyEnded,
     TenancyStarted,
 )
+from domains.consumers.record import RecordTerms
 from domains.consumers.views import ShownState
 from spine.domain import Actor, fold
 from spine.errors import NotPermitted, Reason
@@ -217,6 +220,42 @@ def test_a_consumer_is_told_nothing_of_a_bar_and_no_others_consent() -> None:
     theirs = replace(granted("k-2", 3 * HOUR), tenancy_id="t-2", consumer_ref="c-2")
     assert told_consumer(left, came, theirs) == ()
     assert [change.receiver for change in told(left, came, theirs)] == ["adviser"]
+
+
+SUPPLIED = SupplyStarted("north", BEGUN)
+SHARED = ConsentTermsRecorded(
+    "k-1", RecordTerms(onward_sharing=True, recipients=("north",)), BEGUN + HOUR
+)
+IN_EACH_STATE: tuple[tuple[Any, ...], ...] = (
+    (requested("k-1", HOUR),),
+    (granted("k-1", HOUR),),
+    (granted("k-1", HOUR), SUSPENDED),
+    (granted("k-1", HOUR), REVOKED),
+    (granted("k-1", HOUR), ConsentWithdrawn("k-1", BEGUN + 2 * HOUR)),
+    (granted("k-1", HOUR), TenancyEnded("t-1", BEGUN + 5 * HOUR)),
+)
+
+
+def told_naively(*events: Any) -> set[tuple[str, str]]:
+    """As if the meter's supplier were told as its data services are, because it holds readings."""
+    as_service = AgentAppointed("north", Role.DATA_SERVICE, BEGUN)
+    return {*states(told(*events, as_service))} - {*states(told(*events))}
+
+
+def test_the_supplier_of_the_meter_is_no_holder_and_learns_of_nobody_elses_consent() -> None:
+    """That its customer had let somebody in, it would learn from the end of that alone."""
+    for events in IN_EACH_STATE:
+        assert not {who for who, _ in states(told(SUPPLIED, *events))} & {"north"}
+    assert told_naively(SUPPLIED, granted("k-1", HOUR), REVOKED) == {("north", ShownState.REVOKED)}
+
+
+def test_a_supplier_is_told_as_a_data_user_and_as_a_recipient() -> None:
+    own = granted("k-1", HOUR, "north")
+    assert states(told(SUPPLIED, own, REVOKED)) == [("north", ShownState.REVOKED)]
+    shared = told(SUPPLIED, granted("k-1", HOUR), SHARED, REVOKED)
+    assert states(shared) == [("adviser", ShownState.REVOKED), ("north", ShownState.REVOKED)]
+    supplier = Actor(Role.SUPPLIER, "north")
+    assert [change.is_for(supplier) for change in shared] == [False, True]
 
 
 def test_no_consumer_has_to_acknowledge_and_everybody_else_does() -> None:
