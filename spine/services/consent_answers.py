@@ -10,10 +10,12 @@ from typing import Any, Final
 from domains.consumers import preview, receipts
 from domains.consumers.commands import ConsumersCommand
 from domains.consumers.evolve import find_consent, is_bar
+from domains.consumers.views import shown_state
 from spine.consumers.v1 import consumers_pb2
 from spine.coordinator import Coordinator
 from spine.domain import Actor
-from spine.errors import Conflict, Refused, SpineError
+from spine.errors import Conflict, NotPermitted, Reason, Refused, SpineError
+from spine.gb import parse_mpxn
 from spine.policy import Consent, MeterAccess, Role
 from spine.services import wire
 from spine.services.legs import LegDone
@@ -47,6 +49,35 @@ class ConsentAnswers:
         if consent is not None and given and done.handled and by.role in KEEPS_RECEIPTS:
             made.receipt = self._receipt(done.mpxn, access, consent)
         return made
+
+    async def receipt(self, request: Any) -> Any:
+        """The receipt of one leg for whom it concerns, after all that was acknowledged before.
+
+        NotPermitted  ROLE_NOT_ALLOWED, NOT_PERMITTED: not the caller's, or no such consent
+        Refused       CONSENT_NOT_ANSWERED: it was asked for and never granted
+        """
+        by, mpxn = wire.caller(), str(parse_mpxn(request.mpxn))
+        consent_id = wire.identifier(request.consent_id, "consent_id")
+        if by.role not in KEEPS_RECEIPTS:
+            raise NotPermitted(Reason.ROLE_NOT_ALLOWED, "receipts are for consumers")
+        self._own(mpxn, consent_id, by)  # before anything is appended for the caller
+        await self.meters.level(mpxn)
+        access, consent = self._own(mpxn, consent_id, by)
+        return consumers_pb2.GetReceiptResponse(
+            receipt=self._receipt(mpxn, access, consent),
+            version=consent.version,
+            state=shown_state(consent, access, wire.now()),
+        )
+
+    def _own(self, mpxn: str, consent_id: str, by: Actor) -> tuple[MeterAccess, Consent]:
+        access = self.meters.state(mpxn)
+        consent = _known(access, consent_id)
+        theirs = consent is not None and by.party == consent.consumer_ref
+        if consent is None or not (theirs or by.role == Role.CONSENT_SERVICE):
+            raise NotPermitted(Reason.NOT_PERMITTED, "the caller has no such consent there")
+        if consent.answer_by is not None:
+            raise Refused(Reason.CONSENT_NOT_ANSWERED, "the request was never granted")
+        return access, consent
 
     def _receipt(self, mpxn: str, access: MeterAccess, consent: Consent) -> str:
         """As of the meter's last applied entry: who folds the log so far finds the same."""

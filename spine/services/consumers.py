@@ -231,6 +231,10 @@ class ConsumersService(consumers_pb2_grpc.ConsumersServicer):
         command = commands.WithdrawConsent(order.by, order.consent_id)
         return await self._consent(request, order, command)
 
+    async def GetReceipt(self, request: Any, context: Any) -> Any:
+        """How a consent stands at a meter, for its consumer to keep."""
+        return await self._answers.receipt(request)
+
     async def Bulk(self, request: Any, context: Any) -> Any:
         """Commands by the thousand, each as by a call of its own."""
         done = await bulk.carry_out(

@@ -28,7 +28,7 @@ from spine.coordinator import Coordinator, Order
 from spine.domain import Actor
 from spine.embedded import EmbeddedKafka
 from spine.errors import Pushback, Reason
-from spine.event import LogRecord, SignerRole
+from spine.event import Facts, LogRecord, RecordType, SignerRole
 from spine.governance.v1 import governance_pb2, governance_pb2_grpc
 from spine.identity import Identity
 from spine.installation import DOMAINS
@@ -555,6 +555,28 @@ async def test_who_consents_keeps_a_receipt_and_who_asks_learns_of_nobody(world:
         assert (found.says["consumer"], found.says["metering point"]) == (anna, mpxn)
 
 
+async def test_a_consumer_gets_the_receipt_of_what_was_given_in_its_name(world: World) -> None:
+    mpxn = new_mpan()
+    anna, other = await world.home(mpxn), await world.home(new_mpan())
+    given = await world.consume("GrantConsent", grant(anna, mpxn))
+    bulk = consumers_pb2.BulkCommand(grant_consent=grant(anna, mpxn, consent_id=f"k-bulk-{mpxn}"))
+    await world.consume("Bulk", consumers_pb2.BulkRequest(commands=[bulk]))
+    await world.consume("RevokeConsent", about("Revoke", f"k-bulk-{mpxn}", mpxn))
+    known = receipts.receipt_key(
+        world.runtime.identity.log_id, world.runtime.signer(SignerRole.CONSUMERS).public_key
+    )
+    for consent_id, state in ((given.consent_id, "ACTIVE"), (f"k-bulk-{mpxn}", "REVOKED")):
+        request = consumers_pb2.GetReceiptRequest(mpxn=mpxn, consent_id=consent_id)
+        answer = await world.consume("GetReceipt", request, Role.CONSUMER, anna)
+        found = receipts.read(answer.receipt, verify, known)
+        assert found.intact and (answer.state, answer.version) == (state, 1)
+        said = {name: found.says[name] for name in ("consent", "state", "consumer")}
+        assert said == {"consent": consent_id, "state": state, "consumer": anna}
+        for role, party in ((Role.CONSUMER, other), (Role.DATA_USER, ADVISER)):
+            refused = await failure(world.consume("GetReceipt", request, role, party))
+            assert refused.code == "PERMISSION_DENIED"
+
+
 async def test_a_grant_sent_again_is_replayed_with_the_same_id(world: World) -> None:
     mpxn = new_mpan()
     anna = await world.home(mpxn)
@@ -936,6 +958,31 @@ async def test_a_tightening_command_that_lost_a_race_is_run_again(world: World) 
         )
     assert answer.legs[0].state == "REVOKED" and not answer.replayed
     assert getattr(world.consent(mpxn, "k-rival"), "state", "") == "ACTIVE"
+
+
+async def only_appended(meters: Coordinator, subject: str) -> None:
+    """The naive level: it appends as the true one does, and answers from the fold as it stands."""
+    place = (meters.domain.topic, meters.live(subject).stored.partition)
+    await meters._writer.write(RecordType.FACTS, *place, Facts(*place, ()))
+
+
+async def test_a_receipt_is_of_all_that_was_acknowledged_before(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by another coordinator, of whose record this one's fold has yet to hear."""
+    mpxn = new_mpan()
+    anna = await world.home(mpxn)
+    by, found = Actor(Role.CONSUMER, anna), []
+    for consent_id, level in (("k-true", Coordinator.level), ("k-stale", only_appended)):
+        await world.consume("GrantConsent", grant(anna, mpxn, consent_id=consent_id))
+        revoke = RevokeConsent(by, consent_id)
+        order = Order(mpxn, revoke, by, "RevokeConsent", consent_id, bytes(32))
+        request = consumers_pb2.GetReceiptRequest(mpxn=mpxn, consent_id=consent_id)
+        monkeypatch.setattr(Coordinator, "level", level)
+        async with rival(world) as other:
+            asking = world.consume("GetReceipt", request, Role.CONSUMER, anna)
+            found.append((await raced(world, other.handle(order), asking)).state)
+    assert found == ["REVOKED", "ACTIVE"]
 
 
 async def test_two_coordinators_given_one_command_carry_it_out_once(world: World) -> None:
