@@ -102,6 +102,8 @@ class FanOuts:
             return len(mpxns) > 1 or bool(state.orders)
         if not state.orders or set(mpxns) != set(state.mpxns):
             return False
+        if action == Action.RESUME and (state.last is None or state.last.action != Action.SUSPEND):
+            return False  # what is suspended was so at its meter alone
         try:
             check_own(by, state.terms)
         except NotPermitted:

@@ -697,6 +697,22 @@ async def test_consents_given_one_by_one_are_revoked_together(world: World) -> N
     assert [leg.state for leg in revoked.legs] == ["REVOKED", "REVOKED"]
 
 
+@pytest.mark.parametrize("held_at", [1, 2])
+async def test_what_was_suspended_at_some_meters_is_resumed_by_naming_all(
+    world: World, held_at: int
+) -> None:
+    """Home knows of no suspension of the whole, and would find nothing to resume."""
+    meters = (new_mpan(), new_mpan(), new_mpan())
+    anna = await world.home(*meters)
+    granted = await world.consume("GrantConsent", grant(anna, *meters))
+    held = about("Suspend", granted.consent_id, *meters[:held_at], reason="CHECK")
+    await world.consume("SuspendConsent", held)
+    states = [getattr(world.consent(m, granted.consent_id), "state", "") for m in meters]
+    assert states == ["SUSPENDED"] * held_at + ["ACTIVE"] * (3 - held_at)
+    resumed = await world.consume("ResumeConsent", about("Resume", granted.consent_id, *meters))
+    assert [(leg.state, leg.refused) for leg in resumed.legs] == [("ACTIVE", "")] * 3
+
+
 async def test_a_narrowing_reaches_every_meter(world: World) -> None:
     meters = (new_mpan(), new_mpan())
     anna = await world.home(*meters)
