@@ -8,10 +8,14 @@ is at home in `consumers.acknowledgements.v1` (`acknowledgements.py`), subject t
 Rules:
 1. The data user of a consent is told each state that others or time brought about.
 2. A data service of the meter is told that a consent which was once granted is suspended or over:
-   its id and state, and nothing of who read what for which purpose. So is each recipient whom the
+   its id and state, and nothing of who read what for which purpose. The supplier of the meter is
+   not told: it reads by its supply, and has nothing to stop. So is each recipient whom the
    record of the consent names, as the data user is, whoever ended it.
-3. At a meter, a receiver is told one change at a time, the oldest first, and notices after that.
-4. Only the receiver acknowledges, and once is enough.
+3. The consumer is told each state of its consents, a request that waits for its answer among them,
+   and what was done in its name: the facts of a meter do not tell its own commands from those of
+   the consent service for it, and what it never asked for it has to learn of.
+4. At a meter, a receiver is told one change at a time, the oldest first, and notices after that.
+5. Only the receiver acknowledges, and once is enough. A consumer does not have to.
 """
 
 from __future__ import annotations
@@ -122,12 +126,17 @@ class Change:
 
     @property
     def due(self) -> datetime:
-        """Until when it is to be acknowledged. Nobody has to acknowledge a notice."""
+        """Until when it is to be acknowledged, by who has to."""
         return self.since + OVERDUE_AFTER
 
+    @property
+    def obliges(self) -> bool:
+        """Whether it has to be acknowledged: no notice, and nothing by a consumer."""
+        return not self.is_notice and self.told_as is not Role.CONSUMER
+
     def overdue(self, now: datetime) -> bool:
-        """Whether it has waited for too long, if it is not acknowledged. A notice never has."""
-        return not self.is_notice and now > self.due
+        """Whether it has waited for too long, if it is not acknowledged and has to be."""
+        return self.obliges and now > self.due
 
 
 def changes(mpxn: str, access: MeterAccess, now: datetime) -> tuple[Change, ...]:
@@ -140,7 +149,9 @@ def changes(mpxn: str, access: MeterAccess, now: datetime) -> tuple[Change, ...]
         if state is ShownState.LAPSED and consent.state is not ConsentState.LAPSED:
             continue  # the event of it is on its way
         since = _since(consent, access, state)
-        receivers = set() if state in _OWN else {(consent.data_user, Role.DATA_USER)}
+        receivers = {(consent.consumer_ref, Role.CONSUMER)}
+        if state not in _OWN:
+            receivers.add((consent.data_user, Role.DATA_USER))
         if state in SHUT and consent.answer_by is None:
             recipients = terms_of(access, consent.consent_id).recipients
             receivers |= {(recipient, Role.DATA_USER) for recipient in recipients}

@@ -137,13 +137,16 @@ class GrantConsent:
 
 @dataclass(frozen=True, slots=True)
 class NarrowConsent:
-    """Allow fewer categories, a shorter history or an earlier end from now on."""
+    """Allow fewer categories, a shorter history or an earlier end from now on.
+
+    None leaves it as it is.
+    """
 
     by: Actor
     consent_id: str
-    categories: tuple[str, ...]
-    history_from: datetime
-    expires: datetime
+    categories: tuple[str, ...] | None = None
+    history_from: datetime | None = None
+    expires: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

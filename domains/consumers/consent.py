@@ -222,12 +222,15 @@ def narrow(access: MeterAccess, command: NarrowConsent, now: datetime) -> Consum
     consent = _known(access, command.consent_id)
     check_own(command.by, consent)
     _check_stands(consent, access, now)
-    scope = (command.categories, command.history_from, command.expires)
-    if not command.categories:
+    categories = consent.categories if command.categories is None else command.categories
+    history_from = command.history_from or consent.history_from
+    expires = command.expires or consent.expires
+    scope = (categories, history_from, expires)
+    if not categories:
         raise Refused(Reason.FIELD_MISSING, "a consent names at least one category")
     if scope_is_wider(*scope, consent):
         raise Refused(Reason.CONSENT_WIDER, "a wider scope needs fresh consent")
-    if command.expires <= consent.valid_from:
+    if expires <= consent.valid_from:
         raise Refused(Reason.INTERVAL_INVALID, "the consent would expire before it is valid")
     if scope == (consent.categories, consent.history_from, consent.expires):
         return ()

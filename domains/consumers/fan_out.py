@@ -10,25 +10,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
-from enum import StrEnum
-from typing import Final
+from typing import Final, TypeVar
 
-from domains.consumers.commands import (
-    ConsentTerms,
-    DeclineConsent,
-    GrantConsent,
-    NarrowConsent,
-    RequestConsent,
-    ResumeConsent,
-    RevokeConsent,
-    SuspendConsent,
-    WithdrawConsent,
-    check_own,
-    check_role,
-)
+from domains.consumers import tightenings
+from domains.consumers.actions import COMMANDS, Action, check_meters
+from domains.consumers.commands import ConsentTerms, check_own, check_role
 from domains.consumers.consent import check_may_resume, check_terms, is_wider, outranks
 from domains.consumers.events import ConsentTermsRecorded
 from domains.consumers.record import RecordTerms, check_record, record_is_wider, says_the_same
+from domains.consumers.tightenings import OrderTightening, Tightening, TighteningOrdered
 from spine import trust
 from spine.domain import Actor, Domain
 from spine.errors import NotPermitted, Reason, Refused
@@ -36,32 +26,6 @@ from spine.event import SignerRole
 from spine.policy import Role
 from spine.policy_data import FIRST_POLICY
 
-METERS_MAX: Final = 1_000
-
-
-class Action(StrEnum):
-    """What an order does at each of its meters."""
-
-    REQUEST = "REQUEST"
-    GRANT = "GRANT"
-    DECLINE = "DECLINE"
-    NARROW = "NARROW"
-    SUSPEND = "SUSPEND"
-    RESUME = "RESUME"
-    REVOKE = "REVOKE"
-    WITHDRAW = "WITHDRAW"
-
-
-_COMMANDS: Final[dict[str, type]] = {
-    Action.REQUEST: RequestConsent,
-    Action.GRANT: GrantConsent,
-    Action.DECLINE: DeclineConsent,
-    Action.NARROW: NarrowConsent,
-    Action.SUSPEND: SuspendConsent,
-    Action.RESUME: ResumeConsent,
-    Action.REVOKE: RevokeConsent,
-    Action.WITHDRAW: WithdrawConsent,
-}
 _LOOSENING: Final = frozenset({Action.REQUEST, Action.GRANT, Action.RESUME})
 _FINAL: Final = {
     Action.DECLINE: Reason.CONSENT_DECLINED,
@@ -69,6 +33,7 @@ _FINAL: Final = {
     Action.WITHDRAW: Reason.CONSENT_WITHDRAWN,
 }
 _GRANTED: Final = (Action.GRANT, Action.RESUME)
+Kept = TypeVar("Kept", "Order", Tightening)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +111,15 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class FanOut:
-    """Everything ordered for one consent, first to last."""
+    """Everything ordered for one consent, first to last, and apart what tightens without terms."""
 
     orders: tuple[Order, ...] = ()
+    tightenings: tuple[Tightening, ...] = ()
+
+    @property
+    def every(self) -> tuple[Order | Tightening, ...]:
+        """All orders by number."""
+        return tuple(sorted((*self.orders, *self.tightenings), key=lambda o: o.ordered.number))
 
     @property
     def last(self) -> FanOutOrdered | None:
@@ -171,12 +142,13 @@ class FanOut:
         return next((o.record for o in self.orders if o.ordered.number == number), None)
 
 
-def tightens(command: OrderFanOut | CompleteFanOut) -> bool:
+FanOutCommand = OrderFanOut | OrderTightening | CompleteFanOut
+FanOutEvent = FanOutOrdered | TighteningOrdered | FanOutCompleted | ConsentTermsRecorded
+
+
+def tightens(command: FanOutCommand) -> bool:
     """Whether the order can only take access away, so that a lost race may be run again."""
-    return isinstance(command, CompleteFanOut) or command.action not in _LOOSENING
-
-
-FanOutEvent = FanOutOrdered | FanOutCompleted | ConsentTermsRecorded
+    return not isinstance(command, OrderFanOut) or command.action not in _LOOSENING
 
 
 def evolve(state: FanOut, event: FanOutEvent) -> FanOut:
@@ -186,19 +158,23 @@ def evolve(state: FanOut, event: FanOutEvent) -> FanOut:
             *earlier, last = state.orders
             if last.ordered.ordered_at != event.decided_at or last.record is not None:
                 raise Refused(Reason.CONSENT_STATE, "the record is of the order beside it")
-            return FanOut((*earlier, replace(last, record=event.terms)))
+            return replace(state, orders=(*earlier, replace(last, record=event.terms)))
         case FanOutOrdered():
             kept = tuple(_overtaken(order, event.action) for order in state.orders)
-            return FanOut((*kept, Order(event)))
+            return replace(state, orders=(*kept, Order(event)))
+        case TighteningOrdered():
+            return replace(state, tightenings=(*state.tightenings, Tightening(event)))
         case FanOutCompleted():
             return FanOut(
-                tuple(
-                    replace(order, completed_at=event.completed_at)
-                    if order.ordered.number == event.number
-                    else order
-                    for order in state.orders
-                )
+                tuple(_completed(order, event) for order in state.orders),
+                tuple(_completed(order, event) for order in state.tightenings),
             )
+
+
+def _completed(order: Kept, event: FanOutCompleted) -> Kept:
+    if order.ordered.number != event.number:
+        return order
+    return replace(order, completed_at=event.completed_at)
 
 
 def _overtaken(order: Order, action: str) -> Order:
@@ -207,15 +183,15 @@ def _overtaken(order: Order, action: str) -> Order:
     return replace(order, superseded=True) if order.is_open and overtakes else order
 
 
-def decide(
-    state: FanOut, command: OrderFanOut | CompleteFanOut, now: datetime
-) -> tuple[FanOutEvent, ...]:
+def decide(state: FanOut, command: FanOutCommand, now: datetime) -> tuple[FanOutEvent, ...]:
     """The order that a command makes at home at `now`; raises `Refused` with the reason."""
     if isinstance(command, CompleteFanOut):
         return _complete(state, command, now)
-    if command.action not in _COMMANDS:
+    if isinstance(command, OrderTightening):
+        return (tightenings.ordered(command, len(state.every) + 1, now),)
+    if command.action not in COMMANDS:
         raise Refused(Reason.CODE_UNKNOWN, "no such action")
-    check_role(_COMMANDS[command.action], command.by)
+    check_role(COMMANDS[command.action], command.by)
     if state.last is None:
         _check_first(command, now)
     else:
@@ -235,7 +211,7 @@ def decide(
 def _complete(state: FanOut, command: CompleteFanOut, now: datetime) -> tuple[FanOutCompleted, ...]:
     if command.by.role != Role.COORDINATOR:
         raise NotPermitted(Reason.ROLE_NOT_ALLOWED, "only a coordinator completes an order")
-    order = next((o for o in state.orders if o.ordered.number == command.number), None)
+    order = next((o for o in state.every if o.ordered.number == command.number), None)
     if order is None:
         raise Refused(Reason.CONSENT_UNKNOWN, "there is no such order")
     if not order.is_open:
@@ -251,12 +227,7 @@ def _check_first(command: OrderFanOut, now: datetime) -> None:
     check_own(command.by, terms)
     check_terms(command.consent_id, terms, command.policy_version, now)
     check_record(terms, command.record)
-    if not command.mpxns:
-        raise Refused(Reason.FIELD_MISSING, "a consent names at least one meter")
-    if len(command.mpxns) > METERS_MAX:
-        raise Refused(Reason.REQUEST_TOO_LARGE, f"a consent names at most {METERS_MAX} meters")
-    if len(set(command.mpxns)) < len(command.mpxns):
-        raise Refused(Reason.FIELD_INVALID, "a meter is named twice")
+    check_meters(command.mpxns)
     if command.action == Action.REQUEST:
         if command.answer_by is None:
             raise Refused(Reason.FIELD_MISSING, "a request says until when to answer")
@@ -353,7 +324,7 @@ def _meters(state: FanOut, command: OrderFanOut) -> tuple[str, ...]:
 def _order(state: FanOut, command: OrderFanOut, now: datetime) -> FanOutOrdered:
     new_terms = command.action in (Action.REQUEST, Action.GRANT, Action.NARROW)
     return FanOutOrdered(
-        len(state.orders) + 1,
+        len(state.every) + 1,
         command.consent_id,
         command.action,
         _meters(state, command),
@@ -372,9 +343,10 @@ CONSENT_FAN_OUT: Final = Domain(
     name="consumers",
     topic=trust.CONSUMERS_REFERENCE,
     signer=SignerRole.CONSUMERS,
-    version=2,
+    version=3,
     events={
         "consumers.FanOutOrdered": FanOutOrdered,
+        "consumers.TighteningOrdered": TighteningOrdered,
         "consumers.FanOutCompleted": FanOutCompleted,
         "consumers.ConsentTermsRecorded": ConsentTermsRecorded,
     },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from domains.consumers.actions import Action
 from domains.consumers.commands import (
     ConsumersCommand,
     DeclineConsent,
@@ -13,19 +14,22 @@ from domains.consumers.commands import (
     SuspendConsent,
     WithdrawConsent,
 )
-from domains.consumers.fan_out import Action, FanOut, FanOutOrdered
+from domains.consumers.fan_out import FanOut, FanOutOrdered
 from domains.consumers.record import RecordTerms
+from domains.consumers.tightenings import TighteningOrdered
 from spine.domain import Actor
 from spine.errors import Bug
 
+Ordered = FanOutOrdered | TighteningOrdered
 
-def open_orders(state: FanOut) -> tuple[FanOutOrdered, ...]:
+
+def open_orders(state: FanOut) -> tuple[Ordered, ...]:
     """The orders whose legs may be missing, in the order in which they are to be sent."""
-    return tuple(order.ordered for order in state.orders if order.is_open)
+    return tuple(order.ordered for order in state.every if order.is_open)
 
 
 def legs(
-    order: FanOutOrdered, record: RecordTerms | None = None
+    order: Ordered, record: RecordTerms | None = None
 ) -> tuple[tuple[str, ConsumersCommand], ...]:
     """What to send to each meter of the order: exactly this, whoever sends it and however often.
 
@@ -34,19 +38,20 @@ def legs(
     return tuple((mpxn, _leg(order, record)) for mpxn in order.mpxns)
 
 
-def _leg(order: FanOutOrdered, record: RecordTerms | None) -> ConsumersCommand:
-    by = Actor(order.actor_role, order.actor_party)
-    consent_id, terms = order.consent_id, order.terms
-    match order.action:
-        case Action.REQUEST:
+def _leg(order: Ordered, record: RecordTerms | None) -> ConsumersCommand:
+    by, consent_id = Actor(order.actor_role, order.actor_party), order.consent_id
+    if order.action == Action.NARROW:
+        scope = order if isinstance(order, TighteningOrdered) else order.terms
+        left = scope.categories or None, scope.history_from, scope.expires
+        return NarrowConsent(by, consent_id, *left)
+    if isinstance(order, FanOutOrdered):
+        terms = order.terms
+        if order.action == Action.REQUEST:
             assert order.answer_by is not None
             return RequestConsent(by, consent_id, terms, order.answer_by, record)
-        case Action.GRANT:
+        if order.action == Action.GRANT:
             return GrantConsent(by, consent_id, terms, order.channel, order.evidence, record)
-        case Action.NARROW:
-            return NarrowConsent(
-                by, consent_id, terms.categories, terms.history_from, terms.expires
-            )
+    match order.action:
         case Action.SUSPEND:
             return SuspendConsent(by, consent_id, order.reason)
         case Action.DECLINE:

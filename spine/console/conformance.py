@@ -70,7 +70,8 @@ class Finding:
 class Sandbox:
     """What checks may change: a meter, whoever lives there, and a data user, by their identities.
 
-    `stranger` is a party that has nothing to do with them. Empty: not given.
+    `others` are further meters of the same home, `stranger` a party that has nothing to do with
+    them. Empty: not given.
     """
 
     mpxn: str = ""
@@ -78,6 +79,12 @@ class Sandbox:
     data_user: str = ""
     stranger: str = ""
     purpose: str = "ENERGY_ADVICE"
+    others: tuple[str, ...] = ()
+
+    @property
+    def mpxns(self) -> tuple[str, ...]:
+        """All its meters."""
+        return tuple(filter(None, (self.mpxn, *self.others)))
 
 
 class Ends:

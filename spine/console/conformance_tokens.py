@@ -57,20 +57,20 @@ def _token(subject: Subject) -> str:
     grant = consumers_pb2.GrantConsentRequest(
         idempotency_key=consent_id,
         consent_id=consent_id,
-        mpxns=[box.mpxn],
+        mpxns=box.mpxns,
         data_user=box.data_user,
         terms=terms,
     )
     subject.tried = consent_id
     subject.ends.consumers("GrantConsent", grant, box.consumer)
     subject.consent_id = consent_id
-    wanted = shared_trust_pb2.IssueConsentTokenRequest(consent_id=consent_id, mpxns=[box.mpxn])
+    wanted = shared_trust_pb2.IssueConsentTokenRequest(consent_id=consent_id, mpxns=box.mpxns)
     subject.token = subject.ends.token(wanted, box.data_user).token
     try:
         said = tokens.read(subject.token)
     except Invalid as unread:
         raise Fails("no token", unread.message) from None
-    granted = (consent_id, box.data_user, (box.mpxn,), box.purpose, ("HH_CONSUMPTION",))
+    granted = (consent_id, box.data_user, box.mpxns, box.purpose, ("HH_CONSUMPTION",))
     named = (said.consent_id, said.data_user, said.mpxns, said.purpose, said.categories)
     if named != granted:
         raise Fails(f"a token of {named}", f"what was granted is {granted}")
@@ -95,10 +95,25 @@ def _checked_by_both(subject: Subject) -> str:
         said = _checked(subject, end, token)
         if not said.valid:
             raise Fails(f"{end}: {said.reason}", "the token is genuine and its consent live")
-        if [leg.mpxn for leg in said.legs] != [subject.sandbox.mpxn]:
+        if tuple(leg.mpxn for leg in said.legs) != subject.sandbox.mpxns:
             came = f"{end}: {len(said.legs)} metering points"
             raise Fails(came, "the metering points are not those of the consent")
-    return "valid on both sides, of the same metering point"
+    return "valid on both sides, of the same metering points"
+
+
+def _identifiers(subject: Subject) -> str:
+    """One consent is one on both sides: by id, version, data user and meter, at every meter."""
+    token, box = _made(subject), subject.sandbox
+    if len(box.mpxns) == 1:
+        raise NotRun("it needs --other-mpxn, a second meter of the same home")
+    granted = [(subject.consent_id, 1, box.data_user, mpxn) for mpxn in box.mpxns]
+    for end in SCHEME_OF:
+        legs = _checked(subject, end, token).legs
+        found = [(leg.consent_id, leg.version, leg.data_user, leg.mpxn) for leg in legs]
+        if found != granted:
+            came = "; ".join(" ".join(map(str, leg)) for leg in found)
+            raise Fails(f"{end}: {came or 'nothing'}", "it is not the one consent that was granted")
+    return f"one consent at {len(granted)} metering points, the same on both sides"
 
 
 def _tampered(subject: Subject) -> str:
@@ -135,7 +150,7 @@ def _revoked(subject: Subject, consent_id: str) -> Any:
     revoke = consumers_pb2.RevokeConsentRequest(
         idempotency_key=f"r-{uuid.uuid4().hex}",
         consent_id=consent_id,
-        mpxns=[subject.sandbox.mpxn],
+        mpxns=subject.sandbox.mpxns,
     )
     return subject.ends.consumers("RevokeConsent", revoke, subject.sandbox.consumer)
 
@@ -152,9 +167,9 @@ def _revoke(subject: Subject) -> str:
     if not subject.consent_id:
         raise NotRun("no consent was granted: see technical.token")
     answer = _revoked(subject, subject.consent_id)
-    state = answer.legs[0].state if answer.legs else ""
-    if state != "REVOKED":
-        raise Fails(state or "no state", "the consumer revoked it")
+    states = {leg.state for leg in answer.legs}
+    if states != {"REVOKED"}:
+        raise Fails(", ".join(sorted(states)) or "no state", "the consumer revoked it")
     subject.revoked = True
     return "acknowledged"
 
@@ -209,6 +224,7 @@ TECHNICAL: Final = (
     Check("technical.one-log", "do both sides fold one log?", _one_log),
     Check("technical.token", "does a token say exactly what was granted?", _token),
     Check("technical.checked-by-both", "do both sides find it valid?", _checked_by_both),
+    Check("technical.identifiers", "do both sides mean the same by each identifier?", _identifiers),
     Check("technical.tampered", "do both sides refuse one that was changed?", _tampered),
     Check("technical.stranger", "does a stranger learn nothing of it?", _stranger),
     Check("technical.revoked", "does the consumer's revocation stand?", _revoke),

@@ -48,6 +48,10 @@ def conformance(
     dsi: Address = "",
     governance: Address = "",
     mpxn: Annotated[str, typer.Option(help="A meter to try consents on.")] = "",
+    others: Annotated[
+        list[str] | None,
+        typer.Option("--other-mpxn", help="A second meter of the same home, repeatable."),
+    ] = None,
     consumer: Annotated[str, typer.Option(help="Identity of who lives there.")] = "",
     data_user: Annotated[
         str, typer.Option(help="Identity and party of a data user; suspended for a moment.")
@@ -65,7 +69,8 @@ def conformance(
     addresses = {end: at or target_of(data_dir, end) for end, at in given.items()}
     ends = Ends(addresses, data_dir / "identities", as_)
     try:
-        found = examine(Subject(ends, Sandbox(mpxn, consumer, data_user, stranger, purpose)))
+        box = Sandbox(mpxn, consumer, data_user, stranger, purpose, tuple(others or ()))
+        found = examine(Subject(ends, box))
     finally:
         ends.close()
     if as_json:

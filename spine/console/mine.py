@@ -31,6 +31,7 @@ def add_to(app: typer.Typer) -> None:
     mine.command("objections")(objections)
     mine.command("switches")(switches)
     mine.command("reads")(reads)
+    mine.command("receipt")(receipt)
     app.add_typer(mine, name="my")
 
 
@@ -68,6 +69,30 @@ def switches(as_: As, as_json: AsJson = False) -> None:
     else:
         columns = ("meter", "supplier", "from", "to")
         table("Your suppliers", columns, (tuple(line.values()) for line in listed))
+
+
+def receipt(
+    consent_id: Annotated[str, typer.Argument(help="The consent.")],
+    mpxn: Mpxn,
+    as_: As,
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="Folder to write it to, beside earlier ones.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The signed receipt of a consent of yours as it stands, whoever gave it in your name."""
+    found = client(as_).consumers("GetReceipt", mpxn=mpxn, consent_id=consent_id)
+    name = f"{consent_id}-{found.version}-{found.state}-{mpxn}.txt"
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(found.receipt, "utf-8")
+    if as_json:
+        file = {} if folder is None else {"file": name}
+        say_json({"version": found.version, "state": found.state, "receipt": found.receipt} | file)
+    elif folder is None:
+        typer.echo(found.receipt, nl=False)  # as it is signed, byte for byte
+    else:
+        say(f"receipt in {folder / name}: check it with `spine consent receipt`")
 
 
 def _consents_at(caller: Client, mpxn: str, alias: str) -> Iterator[dict[str, str]]:

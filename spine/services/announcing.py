@@ -34,6 +34,8 @@ from spine.services.outstanding import Outstanding
 IN_FLIGHT_MAX: Final = 1_000
 LISTED_MAX: Final = 1_000
 FOLLOW_POLL_S: Final = 0.2
+# What waits for a consumer is made anew at each look.
+CONSUMER_POLL_TURNS: Final = 10
 OVERSEES: Final = frozenset({Role.GOVERNANCE, Role.CONSENT_SERVICE})
 
 
@@ -55,6 +57,7 @@ class ChangesService(consumers_pb2_grpc.ChangesServicer):
         by, this = self._receiver(), object()
         sent: dict[str, Sent] = {}
         self._following[by] = this  # and the call that was open until now ends
+        pause_s = FOLLOW_POLL_S * (CONSUMER_POLL_TURNS if by.role == Role.CONSUMER else 1)
         try:
             while self._following.get(by) is this:
                 waiting = self._known.waiting(by)
@@ -62,14 +65,14 @@ class ChangesService(consumers_pb2_grpc.ChangesServicer):
                 meters = list(islice(waiting, IN_FLIGHT_MAX))
                 random.shuffle(meters)  # or two receivers could find by it what both are told of
                 for mpxn in meters:
-                    change, now = self._first(mpxn, by), wire.now()
+                    change, now = next(iter(waiting.get(mpxn, ())), None), wire.now()
                     if change is None:
                         continue
                     sending = send(sent.get(mpxn), change, now, random.random())
                     if sending is not None:
                         sent[mpxn] = sending
                         yield _told(change, now, sending.times)
-                await asyncio.sleep(FOLLOW_POLL_S)
+                await asyncio.sleep(pause_s)
         finally:
             if self._following.get(by) is this:
                 del self._following[by]
@@ -124,9 +127,6 @@ class ChangesService(consumers_pb2_grpc.ChangesServicer):
     def _mine(self, mpxn: str, by: Actor) -> list[Change]:
         """What waits for the caller at a meter, the first first."""
         return [*self._known.waiting(by).get(mpxn, ())]
-
-    def _first(self, mpxn: str, by: Actor) -> Change | None:
-        return next(iter(self._mine(mpxn, by)), None)
 
     def _receiver(self) -> Actor:
         by = wire.caller()

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from domains.consumers import preview, receipts
 from domains.consumers.commands import ConsumersCommand
 from domains.consumers.evolve import find_consent, is_bar
+from domains.consumers.views import shown_state
 from spine.consumers.v1 import consumers_pb2
 from spine.coordinator import Coordinator
 from spine.domain import Actor
-from spine.errors import Conflict, Refused, SpineError
+from spine.errors import Conflict, NotPermitted, Reason, Refused, SpineError
+from spine.gb import parse_mpxn
 from spine.policy import Consent, MeterAccess, Role
 from spine.services import wire
 from spine.services.legs import LegDone
@@ -21,8 +23,6 @@ from spine.signing import Signer
 
 # Who is told whose consent it is; a data user asks without knowing who lives there.
 KEEPS_RECEIPTS: Final = frozenset({Role.CONSUMER, Role.CONSENT_SERVICE})
-
-LegOf = Callable[[MeterAccess], ConsumersCommand]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,35 @@ class ConsentAnswers:
             made.receipt = self._receipt(done.mpxn, access, consent)
         return made
 
+    async def receipt(self, request: Any) -> Any:
+        """The receipt of one leg for whom it concerns, after all that was acknowledged before.
+
+        NotPermitted  ROLE_NOT_ALLOWED, NOT_PERMITTED: not the caller's, or no such consent
+        Refused       CONSENT_NOT_ANSWERED: it was asked for and never granted
+        """
+        by, mpxn = wire.caller(), str(parse_mpxn(request.mpxn))
+        consent_id = wire.identifier(request.consent_id, "consent_id")
+        if by.role not in KEEPS_RECEIPTS:
+            raise NotPermitted(Reason.ROLE_NOT_ALLOWED, "receipts are for consumers")
+        self._own(mpxn, consent_id, by)  # before anything is appended for the caller
+        await self.meters.level(mpxn)
+        access, consent = self._own(mpxn, consent_id, by)
+        return consumers_pb2.GetReceiptResponse(
+            receipt=self._receipt(mpxn, access, consent),
+            version=consent.version,
+            state=shown_state(consent, access, wire.now()),
+        )
+
+    def _own(self, mpxn: str, consent_id: str, by: Actor) -> tuple[MeterAccess, Consent]:
+        access = self.meters.state(mpxn)
+        consent = _known(access, consent_id)
+        theirs = consent is not None and by.party == consent.consumer_ref
+        if consent is None or not (theirs or by.role == Role.CONSENT_SERVICE):
+            raise NotPermitted(Reason.NOT_PERMITTED, "the caller has no such consent there")
+        if consent.answer_by is not None:
+            raise Refused(Reason.CONSENT_NOT_ANSWERED, "the request was never granted")
+        return access, consent
+
     def _receipt(self, mpxn: str, access: MeterAccess, consent: Consent) -> str:
         """As of the meter's last applied entry: who folds the log so far finds the same."""
         fold = self.meters.live(mpxn).stored.fold
@@ -59,19 +88,21 @@ class ConsentAnswers:
         return receipts.receipt(place, mpxn, access, consent, wire.now(), by)
 
     async def dry_run(
-        self, consent_id: str, mpxns: Sequence[str], leg: LegOf | Mapping[str, Any], by: Actor
+        self,
+        consent_id: str,
+        mpxns: Sequence[str],
+        leg: ConsumersCommand | Mapping[str, ConsumersCommand],
+        by: Actor,
     ) -> Any:
         """What the command would come to at each meter; the first refusal if all refuse.
 
-        `leg` gives each meter its command, or is what was ordered at home: nothing for a meter that
-        is not in it.
+        `leg` is the command for every meter, or by meter what was ordered at home: nothing for a
+        meter that is not in it.
         """
         legs, errors = [], list[SpineError]()
         for mpxn in mpxns:
             try:
-                command = (
-                    leg.get(mpxn) if isinstance(leg, Mapping) else leg(self.meters.state(mpxn))
-                )
+                command = leg.get(mpxn) if isinstance(leg, Mapping) else leg
                 legs.append(await self._rehearsed(consent_id, mpxn, command, by))
             except (Refused, Conflict) as error:
                 errors.append(error)

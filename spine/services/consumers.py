@@ -13,11 +13,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-from domains.consumers import commands, decider, erasure, fan_out
+from domains.consumers import commands, decider, erasure, fan_out, tightenings
+from domains.consumers.actions import Action
 from domains.consumers.commands import ConsumersCommand, check_role
-from domains.consumers.evolve import find_consent, is_bar
-from domains.consumers.fan_out import Action, OrderFanOut
+from domains.consumers.fan_out import OrderFanOut
 from domains.consumers.legs import legs
+from domains.consumers.tightenings import OrderTightening
 from spine import trust
 from spine.admission import is_dry_run
 from spine.claims import Claims
@@ -27,13 +28,13 @@ from spine.domain import Actor
 from spine.errors import Conflict, Reason, Refused
 from spine.event import SignerRole
 from spine.gb import parse_mpxn
-from spine.policy import MeterAccess, Role
+from spine.policy import Role
 from spine.runtime import Process, Runtime
 from spine.sealing import VAULT_FILE, Vault
 from spine.server import Service
 from spine.services import bulk, objecting, terms, wire
 from spine.services.background import every, keep_quarantined
-from spine.services.consent_answers import ConsentAnswers, LegOf
+from spine.services.consent_answers import ConsentAnswers
 from spine.services.erasures import erasures
 from spine.services.holds import watch_holds
 from spine.services.lapses import Lapses
@@ -160,13 +161,13 @@ class ConsumersService(objecting.Objecting):
             record=record,
         )
         command = commands.RequestConsent(by, consent_id, agreed, answer_by, record)
-        return await self._consent(request, order, lambda access: command)
+        return await self._consent(request, order, command)
 
     async def DeclineConsent(self, request: Any, context: Any) -> Any:
         """The consumer says no to a request."""
         order = self._ending(request, Action.DECLINE)
         command = commands.DeclineConsent(order.by, order.consent_id)
-        return await self._consent(request, order, lambda access: command)
+        return await self._consent(request, order, command)
 
     async def GrantConsent(self, request: Any, context: Any) -> Any:
         """The consumer consents, unasked or in answer to a request."""
@@ -189,18 +190,13 @@ class ConsumersService(objecting.Objecting):
             record=record,
         )
         command = commands.GrantConsent(by, consent_id, agreed, channel, evidence, record)
-        return await self._consent(request, order, lambda access: command)
+        return await self._consent(request, order, command)
 
     async def NarrowConsent(self, request: Any, context: Any) -> Any:
         """The consumer allows less from now on; what the request leaves out stays as it is."""
         order = self._ending(request, Action.NARROW)
         narrowed = terms.narrowed(request)
-
-        def leg(access: MeterAccess) -> ConsumersCommand:
-            consent = find_consent(access, order.consent_id)
-            if consent is None or is_bar(consent):
-                raise Refused(Reason.CONSENT_UNKNOWN, "the meter has no such consent")
-            return commands.NarrowConsent(order.by, order.consent_id, *narrowed(consent))
+        leg = commands.NarrowConsent(order.by, order.consent_id, *terms.stated(request))
 
         def home(state: fan_out.FanOut) -> OrderFanOut:
             categories, history_from, expires = narrowed(state.terms)
@@ -215,25 +211,29 @@ class ConsumersService(objecting.Objecting):
         """Nothing is read under the consent until it is resumed."""
         order = self._ending(request, Action.SUSPEND, wire.code(request.reason, "reason"))
         command = commands.SuspendConsent(order.by, order.consent_id, order.reason)
-        return await self._consent(request, order, lambda access: command)
+        return await self._consent(request, order, command)
 
     async def ResumeConsent(self, request: Any, context: Any) -> Any:
         """A suspension is lifted by who imposed it."""
         order = self._ending(request, Action.RESUME, wire.optional_code(request.reason, "reason"))
         command = commands.ResumeConsent(order.by, order.consent_id)
-        return await self._consent(request, order, lambda access: command)
+        return await self._consent(request, order, command)
 
     async def RevokeConsent(self, request: Any, context: Any) -> Any:
         """The consumer ends the consent."""
         order = self._ending(request, Action.REVOKE, wire.optional_code(request.reason, "reason"))
         command = commands.RevokeConsent(order.by, order.consent_id)
-        return await self._consent(request, order, lambda access: command)
+        return await self._consent(request, order, command)
 
     async def WithdrawConsent(self, request: Any, context: Any) -> Any:
         """The data user gives the consent up."""
         order = self._ending(request, Action.WITHDRAW, wire.optional_code(request.reason, "reason"))
         command = commands.WithdrawConsent(order.by, order.consent_id)
-        return await self._consent(request, order, lambda access: command)
+        return await self._consent(request, order, command)
+
+    async def GetReceipt(self, request: Any, context: Any) -> Any:
+        """How a consent stands at a meter, for its consumer to keep."""
+        return await self._answers.receipt(request)
 
     async def Bulk(self, request: Any, context: Any) -> Any:
         """Commands by the thousand, each as by a call of its own."""
@@ -257,20 +257,20 @@ class ConsumersService(objecting.Objecting):
         self,
         request: Any,
         order: OrderFanOut,
-        leg: LegOf,
+        leg: ConsumersCommand,
         home: Callable[[fan_out.FanOut], OrderFanOut] | None = None,
     ) -> Any:
         """Order it at home or give it straight to the meters named; answer with every leg."""
         method = f"{order.action.title()}Consent"
         mpxns, by, consent_id = order.mpxns, order.by, order.consent_id
         positions = []
-        at_home = self._fan_outs.at_home(by, consent_id, Action(order.action), mpxns)
-        if at_home:
-            command = order if home is None else home(self._home.state(consent_id))
+        command = await self._at_home(request, method, order, leg, home)
         if is_dry_run(request):
-            tried = await self._ordered(consent_id, command, by) if at_home else leg
-            return await self._answers.dry_run(consent_id, mpxns, tried, by)
-        if at_home:
+            if isinstance(command, OrderFanOut):
+                legs_of = await self._ordered(consent_id, command, by)
+                return await self._answers.dry_run(consent_id, mpxns, legs_of, by)
+            return await self._answers.dry_run(consent_id, mpxns, leg, by)
+        if command is not None:
             about = "" if order.terms is None else order.terms.consumer_ref
             given = await self._sealing.order(request, method, consent_id, command, by, about)
             handled, found = await self._fan_outs.order(given)
@@ -293,6 +293,26 @@ class ConsumersService(objecting.Objecting):
             replayed=replayed,
         )
 
+    async def _at_home(
+        self,
+        request: Any,
+        method: str,
+        order: OrderFanOut,
+        leg: ConsumersCommand,
+        home: Callable[[fan_out.FanOut], OrderFanOut] | None,
+    ) -> OrderFanOut | OrderTightening | None:
+        """What is ordered at home: the order of the whole consent, or one that only tightens, so
+        that a crash leaves none of several meters out; None for what goes straight to its meters.
+        """
+        by, consent_id, mpxns = order.by, order.consent_id, order.mpxns
+        if self._fan_outs.at_home(by, consent_id, Action(order.action), mpxns):
+            return order if home is None else home(self._home.state(consent_id))
+        if len(mpxns) == 1 or is_dry_run(request) or not tightenings.tightens(leg):
+            return None
+        tightening = OrderTightening(by, leg, mpxns)
+        sent = wire.order(request, method, consent_id, tightening, by)
+        return tightening if await self._fan_outs.takes_away(sent) else None
+
     async def _ordered(self, consent_id: str, command: OrderFanOut, by: Actor) -> dict[str, Any]:
         """The legs that the order would be sent as; none if it is already so."""
         found = await self._home.rehearse(consent_id, command, by)
@@ -300,11 +320,10 @@ class ConsumersService(objecting.Objecting):
         return {} if found.after == found.before else dict(legs(last.ordered, last.record))
 
     async def _leg(
-        self, request: Any, method: str, mpxn: str, leg: LegOf, by: Actor, of: int
+        self, request: Any, method: str, mpxn: str, command: Any, by: Actor, of: int
     ) -> LegDone:
         """One meter on its own. Beside others, a refusal or a lost race is this leg's answer."""
         try:
-            command = leg(self._meters.state(mpxn))
             await self._fan_outs.check_known(mpxn, command)
             agreed = getattr(command, "terms", None)
             about = "" if agreed is None else agreed.consumer_ref

@@ -18,15 +18,11 @@ from weakref import WeakValueDictionary
 
 import structlog
 
+from domains.consumers.actions import ENDING, Action
 from domains.consumers.commands import WithdrawConsent, check_own
 from domains.consumers.evolve import find_consent
-from domains.consumers.fan_out import (
-    Action,
-    CompleteFanOut,
-    FanOut,
-    FanOutOrdered,
-)
-from domains.consumers.legs import legs, open_orders
+from domains.consumers.fan_out import CompleteFanOut, FanOut
+from domains.consumers.legs import Ordered, legs, open_orders
 from spine.coordinator import Coordinator, Handled, Order
 from spine.domain import Actor
 from spine.errors import Bug, Conflict, NotPermitted, Pushback, Reason, Refused, SpineError
@@ -37,7 +33,6 @@ from spine.rows import SUBJECT_PREFIX, Applied, subject_history
 
 LEG_ATTEMPTS: Final = 8
 LEGS_AT_ONCE: Final = 32
-_ENDING: Final = frozenset({Action.DECLINE, Action.REVOKE, Action.WITHDRAW})
 _READERS: Final = frozenset({Role.DATA_USER, Role.SUPPLIER})
 _BEGINNING: Final = frozenset({Action.REQUEST, Action.GRANT})
 _log = structlog.get_logger()
@@ -89,7 +84,8 @@ class FanOuts:
         self._open_before = set(self._open)
         for consent_id in sorted(stuck):
             try:
-                await self.send(consent_id)
+                await self.send(consent_id, ending=True)
+                await self.send(consent_id, ending=False)
             except SpineError as error:
                 _log.warning("fan_out.not_sent", reason=str(error.reason))
 
@@ -98,20 +94,39 @@ class FanOuts:
     def at_home(self, by: Actor, consent_id: str, action: Action, mpxns: Sequence[str]) -> bool:
         """Whether this is ordered at home, or goes straight to the meters that were named.
 
-        Home is for several meters. A later command goes there if it names all meters of the
-        consent; one that names some, or that somebody else's order stands in the way of, is carried
-        out just where it was asked for.
+        Home is for several meters. A later command is an order of the consent if it names all its
+        meters; see `takes_away` of one that names some, or that somebody else's order is in the way
+        of.
         """
         state = self._state(consent_id)
         if action in _BEGINNING:
             return len(mpxns) > 1 or bool(state.orders)
         if not state.orders or set(mpxns) != set(state.mpxns):
             return False
+        if action == Action.RESUME and (state.last is None or state.last.action != Action.SUSPEND):
+            return False  # what is suspended was so at its meter alone
         try:
             check_own(by, state.terms)
         except NotPermitted:
             return False
         return True
+
+    async def takes_away(self, order: Order) -> bool:
+        """Whether a tightening changes anything at a meter, or was ordered: only then is it worth
+        an order. Otherwise anybody could fill the home of anybody's consent.
+        """
+        if self._home.earlier(order) is not None:
+            return True
+        command = order.command.command
+        for mpxn in order.command.mpxns:
+            try:
+                await self.check_known(mpxn, command)
+                found = await self._meters.rehearse(mpxn, command, command.by)
+            except Refused:
+                continue
+            if found.after != found.before:
+                return True
+        return False
 
     async def check_known(self, mpxn: str, command: Any) -> None:
         """NotPermitted(NOT_PERMITTED) for a reader that gives up what it never had.
@@ -139,7 +154,7 @@ class FanOuts:
         """
         handled = await self._home.handle(order)
         ordered = self._ordered(order, handled)
-        sent = await self.send(order.subject)
+        sent = await self.send(order.subject, ending=ordered.action in ENDING)
         done = []
         record = self._state(ordered.consent_id).record(ordered.number)
         for mpxn, command in legs(ordered, record):
@@ -149,18 +164,18 @@ class FanOuts:
             done.append(leg)
         return handled, tuple(done)
 
-    async def send(self, consent_id: str) -> dict[tuple[int, str], LegDone]:
-        """Send every leg of the consent's open orders, in their order, and complete them.
+    async def send(self, consent_id: str, *, ending: bool) -> dict[tuple[int, str], LegDone]:
+        """Send every leg of the open orders that end the consent, or of the others, in their order,
+        and complete them.
 
         What ends the consent does not wait for what is under way: it stands above it at each meter.
         """
-        ending = {o.action for o in open_orders(self._state(consent_id))} <= _ENDING
-        name = f"{consent_id}/{ending}"
-        lock = self._locks.setdefault(name, asyncio.Lock())
+        lock = self._locks.setdefault(f"{consent_id}/{ending}", asyncio.Lock())
         async with lock:
             done: dict[tuple[int, str], LegDone] = {}
             missing: dict[str, SpineError] = {}
-            for order in open_orders(self._state(consent_id)):
+            found = open_orders(self._state(consent_id))
+            for order in (each for each in found if (each.action in ENDING) is ending):
                 record = self._state(consent_id).record(order.number)
                 sending = [self._send(order, *leg, missing) for leg in legs(order, record)]
                 for leg in await asyncio.gather(*sending):
@@ -172,7 +187,7 @@ class FanOuts:
             return done
 
     async def _send(
-        self, order: FanOutOrdered, mpxn: str, command: Any, missing: dict[str, SpineError]
+        self, order: Ordered, mpxn: str, command: Any, missing: dict[str, SpineError]
     ) -> LegDone:
         """One leg. It was decided at home that it shall be, so a lost race is run again."""
         if mpxn in missing:
@@ -181,6 +196,7 @@ class FanOuts:
         async with self._at_once:
             for _ in range(LEG_ATTEMPTS):
                 try:
+                    await self.check_known(mpxn, command)
                     return LegDone(mpxn, await self._meters.handle(leg))
                 except Conflict as conflict:
                     if conflict.reason is not Reason.RACE_LOST:
@@ -191,7 +207,7 @@ class FanOuts:
                     return LegDone(mpxn, error=error)
         return LegDone(mpxn, error=Pushback(Reason.OVERLOADED, "too much happens at the meter"))
 
-    async def _complete(self, order: FanOutOrdered) -> None:
+    async def _complete(self, order: Ordered) -> None:
         complete = CompleteFanOut(self._by, order.number)
         key = f"{order.consent_id}/{order.number}"
         digest = sha256(key.encode()).digest()
@@ -209,7 +225,7 @@ class FanOuts:
         assert isinstance(state, FanOut)
         return state
 
-    def _ordered(self, order: Order, handled: Handled) -> FanOutOrdered:
+    def _ordered(self, order: Order, handled: Handled) -> Ordered:
         """What stands at home for this command: its own order, or the one that said so before."""
         if not handled.changed:
             orders = [o.ordered for o in self._state(order.subject).orders]
@@ -221,10 +237,10 @@ class FanOuts:
         for row in past:
             if (row.offset, row.entry) == (handled.offset, handled.entry):
                 assert isinstance(row.state, FanOut)
-                return row.state.orders[-1].ordered
+                return row.state.every[-1].ordered
         raise Bug("an order was applied and is not in its history")
 
-    def _found(self, order: FanOutOrdered, mpxn: str, command: Any) -> LegDone:
+    def _found(self, order: Ordered, mpxn: str, command: Any) -> LegDone:
         """What became of a leg that was decided earlier; a refusal leaves no fact to look up."""
         leg = _leg(order, mpxn, command)
         if (earlier := self._meters.earlier(leg)) is not None:
@@ -243,7 +259,7 @@ class FanOuts:
         )
 
 
-def _leg(order: FanOutOrdered, mpxn: str, command: Any) -> Order:
+def _leg(order: Ordered, mpxn: str, command: Any) -> Order:
     """The leg as a command at its meter: the same, under the same key, whoever sends it."""
     by = Actor(order.actor_role, order.actor_party)
     key = f"{order.consent_id}/{order.number}"

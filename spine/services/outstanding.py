@@ -19,7 +19,7 @@ from spine.coordinator import Coordinator
 from spine.domain import Actor
 from spine.event import LogRecord
 from spine.live import LiveFold
-from spine.policy import MeterAccess
+from spine.policy import MeterAccess, Role
 from spine.rows import SUBJECT_PREFIX, Applied
 from spine.services import wire
 
@@ -40,6 +40,12 @@ class Backlog:
     first_due: datetime
     outstanding: int = 0
     overdue: int = 0
+
+
+def _told_parties(mpxn: str, access: MeterAccess, now: datetime) -> tuple[Change, ...]:
+    """What there is to tell of a meter to others than its consumers."""
+    found = told(mpxn, access, now)
+    return tuple(change for change in found if change.told_as is not Role.CONSUMER)
 
 
 class Shelf(Generic[Item]):
@@ -82,7 +88,7 @@ class Shelf(Generic[Item]):
         It may be as much as there are meters, so all else goes on while it is counted.
         """
         found: dict[str, Backlog] = {}
-        # Of a receiver only once its turn has come: consumers with notices may be many.
+        # Of a receiver only once its turn has come: receivers may be many.
         meters = chain.from_iterable(tuple(self.waiting(each).values()) for each in tuple(self._of))
         for place, item in enumerate(chain.from_iterable(meters), start=1):
             if place % COUNTED_A_TURN == 0:
@@ -95,6 +101,33 @@ class Shelf(Generic[Item]):
                 theirs.outstanding += 1
                 theirs.overdue += item.overdue(now)
         return sorted(found.values(), key=lambda theirs: theirs.party)
+
+
+class Consumers:
+    """What each consumer has still to take in, made when it is asked for.
+
+    There are as many consumers as homes, few look and none has to, so all that is kept of one is at
+    which meters it ever had a consent.
+    """
+
+    def __init__(self, tells: Callable[[str], Iterable[Change]]) -> None:
+        self._tells = tells
+        self._meters: dict[str, tuple[str, ...]] = {}
+
+    def put(self, mpxn: str, access: MeterAccess) -> None:
+        """Take in whose consents the meter has."""
+        for consumer in {each.consumer_ref for each in access.consents if not is_bar(each)}:
+            known = self._meters.get(consumer, ())
+            if mpxn not in known:
+                self._meters[consumer] = (*known, mpxn)
+
+    def waiting(self, consumer: Actor) -> Mapping[str, tuple[Change, ...]]:
+        """By meter, what that consumer has not acknowledged, the first first."""
+        found: dict[str, tuple[Change, ...]] = {}
+        for mpxn in self._meters.get(consumer.party, ()):
+            if theirs := tuple(change for change in self._tells(mpxn) if change.is_for(consumer)):
+                found[mpxn] = theirs
+        return found
 
 
 class Outstanding:
@@ -113,8 +146,9 @@ class Outstanding:
         self._now = now
         self._meters, self._acknowledgements = meters, acknowledgements
         self._changes: Shelf[Change] = Shelf(
-            told, self._is_acknowledged, lambda change: not change.is_notice
+            _told_parties, self._is_acknowledged, lambda change: change.obliges
         )
+        self._consumers = Consumers(self._unacknowledged)
         self.deletions: Shelf[Deletion] = Shelf(deletions, self._is_acknowledged)
         self._by_time: list[tuple[datetime, str]] = []
         self._timed: dict[str, datetime] = {}
@@ -155,10 +189,12 @@ class Outstanding:
 
     def waiting(self, receiver: Actor) -> Mapping[str, tuple[Change, ...]]:
         """By meter, what a party has to acknowledge in that role, the first first."""
+        if receiver.role == Role.CONSUMER:
+            return self._consumers.waiting(receiver)
         return self._changes.waiting(receiver)
 
     async def backlogs(self) -> list[Backlog]:
-        """Everybody who has a change to acknowledge. Notices oblige nobody."""
+        """Everybody who has to acknowledge a change. No consumer has to, and nobody a notice."""
         return await self._changes.backlogs(self._now())
 
     def owed(self, mpxn: str, by: Actor) -> list[tuple[Deletion, datetime | None]]:
@@ -199,12 +235,17 @@ class Outstanding:
         access, now = self._meters.state(mpxn), self._now()
         if not access.consents:
             return
+        self._consumers.put(mpxn, access)
         self._changes.put(mpxn, access, now)
         self.deletions.put(mpxn, access, now)
         moment = next_by_time(access, now)
         if moment is not None and self._timed.get(mpxn) != moment:
             self._timed[mpxn] = moment
             heapq.heappush(self._by_time, (moment, mpxn))
+
+    def _unacknowledged(self, mpxn: str) -> Iterator[Change]:
+        found = told(mpxn, self._meters.state(mpxn), self._now())
+        return (change for change in found if not self._is_acknowledged(change.id))
 
     def _is_acknowledged(self, change_id: str) -> bool:
         return self._acknowledgements.state(change_id).decided_at is not None

@@ -1,4 +1,6 @@
-"""Pushes what waits for receivers to where each wants it: one engine for every way of telling.
+"""Pushes what waits for receivers to where each wants it: one engine for every way of calling them.
+
+Who calls itself is told on that call (`announcing.py`), by the same index and the same waits.
 
 What waits follows from the folds, so nothing is queued here that could be lost: the engine only
 remembers what it sent when, and a process that starts again begins with the shortest wait. Another

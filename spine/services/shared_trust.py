@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from domains.consumers import receipts, tokens
+from domains.consumers.evolve import find_consent
 from spine import trust
 from spine.access import AccessLog
 from spine.accreditation import CCS, DSI, accreditation_refusal, row_for
@@ -131,8 +132,8 @@ class SharedTrustService(shared_trust_pb2_grpc.SharedTrustServicer):
             return shared_trust_pb2.CheckConsentTokenResponse(reason=refusal)
         refusals = [_leg(side.scheme, token, mpxn, fold) for mpxn, fold in folds.items()]
         legs = [
-            shared_trust_pb2.LegCheck(mpxn=mpxn, valid=refusal is None, reason=refusal or "")
-            for mpxn, refusal in zip(folds, refusals, strict=True)
+            _shown_leg(token, mpxn, fold, refusal)
+            for (mpxn, fold), refusal in zip(folds.items(), refusals, strict=True)
         ]
         reason = next((refusal for refusal in refusals if refusal is not None), "")
         return shared_trust_pb2.CheckConsentTokenResponse(
@@ -155,6 +156,23 @@ def _leg(scheme: str, token: tokens.ConsentToken, mpxn: str, fold: PartitionFold
     participant, table = fold.participant(token.data_user), fold.equivalence()
     return tokens.leg_refusal(token, access, fold.closed(mpxn), now) or tokens.reader_refusal(
         participant, token.purpose, now, table, scheme, policy_in_force(fold)
+    )
+
+
+def _shown_leg(
+    token: tokens.ConsentToken, mpxn: str, fold: PartitionFold, refusal: Reason | None
+) -> Any:
+    """The answer for one meter: of a valid leg, how this side's own fold identifies the consent."""
+    if refusal is not None:
+        return shared_trust_pb2.LegCheck(mpxn=mpxn, reason=refusal)
+    consent = find_consent(fold.subject(mpxn).state, token.consent_id)
+    assert consent is not None
+    return shared_trust_pb2.LegCheck(
+        mpxn=mpxn,
+        valid=True,
+        consent_id=consent.consent_id,
+        version=consent.version,
+        data_user=consent.data_user,
     )
 
 

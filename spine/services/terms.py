@@ -12,7 +12,7 @@ from domains.consumers.record import RecordTerms
 from spine.domain import Actor
 from spine.errors import Invalid, Reason
 from spine.gb import parse_mpxn
-from spine.policy import Consent, Role
+from spine.policy import Role
 from spine.services import wire
 
 METERS_MAX: Final = 100
@@ -56,11 +56,18 @@ def agreed(request: Any, data_user: str, consumer_ref: str) -> ConsentTerms:
     )
 
 
-def narrowed(request: Any) -> Callable[[ConsentTerms | Consent], Scope]:
+def stated(request: Any) -> tuple[tuple[str, ...] | None, datetime | None, datetime | None]:
+    """What a narrowing says of categories, start of the history and expiry; None stays as it is."""
+    return (
+        _categories(request.categories, "categories") if request.categories else None,
+        wire.optional_instant(request, "history_from"),
+        wire.optional_instant(request, "expires"),
+    )
+
+
+def narrowed(request: Any) -> Callable[[ConsentTerms], Scope]:
     """What is left of a scope by this request; what it leaves out stays as it was."""
-    categories = _categories(request.categories, "categories") if request.categories else None
-    history_from = wire.optional_instant(request, "history_from")
-    expires = wire.optional_instant(request, "expires")
+    categories, history_from, expires = stated(request)
     return lambda old: (
         categories or old.categories,
         history_from or old.history_from,

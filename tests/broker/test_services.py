@@ -10,6 +10,7 @@ from hashlib import sha256
 from itertools import count
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 from uuid import uuid4
 
 import grpc
@@ -28,7 +29,7 @@ from spine.coordinator import Coordinator, Order
 from spine.domain import Actor
 from spine.embedded import EmbeddedKafka
 from spine.errors import Pushback, Reason
-from spine.event import LogRecord, SignerRole
+from spine.event import Facts, LogRecord, RecordType, SignerRole
 from spine.governance.v1 import governance_pb2, governance_pb2_grpc
 from spine.identity import Identity
 from spine.installation import DOMAINS
@@ -39,8 +40,9 @@ from spine.policy_data import POLICY_DATA, data_hash
 from spine.runtime import Process, Runtime
 from spine.sealing import VAULT_FILE, Vault
 from spine.server import Failure, connect, error_from
-from spine.services.consumers import start_consumers
+from spine.services.consumers import SEND_MISSING_EVERY_S, start_consumers
 from spine.services.governance import start_governance
+from spine.services.legs import FanOuts
 from spine.services.terms import agreed
 from spine.signing import verify
 from spine.store import MemoryRows
@@ -554,6 +556,28 @@ async def test_who_consents_keeps_a_receipt_and_who_asks_learns_of_nobody(world:
         assert (found.says["consumer"], found.says["metering point"]) == (anna, mpxn)
 
 
+async def test_a_consumer_gets_the_receipt_of_what_was_given_in_its_name(world: World) -> None:
+    mpxn = new_mpan()
+    anna, other = await world.home(mpxn), await world.home(new_mpan())
+    given = await world.consume("GrantConsent", grant(anna, mpxn))
+    bulk = consumers_pb2.BulkCommand(grant_consent=grant(anna, mpxn, consent_id=f"k-bulk-{mpxn}"))
+    await world.consume("Bulk", consumers_pb2.BulkRequest(commands=[bulk]))
+    await world.consume("RevokeConsent", about("Revoke", f"k-bulk-{mpxn}", mpxn))
+    known = receipts.receipt_key(
+        world.runtime.identity.log_id, world.runtime.signer(SignerRole.CONSUMERS).public_key
+    )
+    for consent_id, state in ((given.consent_id, "ACTIVE"), (f"k-bulk-{mpxn}", "REVOKED")):
+        request = consumers_pb2.GetReceiptRequest(mpxn=mpxn, consent_id=consent_id)
+        answer = await world.consume("GetReceipt", request, Role.CONSUMER, anna)
+        found = receipts.read(answer.receipt, verify, known)
+        assert found.intact and (answer.state, answer.version) == (state, 1)
+        said = {name: found.says[name] for name in ("consent", "state", "consumer")}
+        assert said == {"consent": consent_id, "state": state, "consumer": anna}
+        for role, party in ((Role.CONSUMER, other), (Role.DATA_USER, ADVISER)):
+            refused = await failure(world.consume("GetReceipt", request, role, party))
+            assert refused.code == "PERMISSION_DENIED"
+
+
 async def test_a_grant_sent_again_is_replayed_with_the_same_id(world: World) -> None:
     mpxn = new_mpan()
     anna = await world.home(mpxn)
@@ -674,6 +698,22 @@ async def test_consents_given_one_by_one_are_revoked_together(world: World) -> N
     assert [leg.state for leg in revoked.legs] == ["REVOKED", "REVOKED"]
 
 
+@pytest.mark.parametrize("held_at", [1, 2])
+async def test_what_was_suspended_at_some_meters_is_resumed_by_naming_all(
+    world: World, held_at: int
+) -> None:
+    """Home knows of no suspension of the whole, and would find nothing to resume."""
+    meters = (new_mpan(), new_mpan(), new_mpan())
+    anna = await world.home(*meters)
+    granted = await world.consume("GrantConsent", grant(anna, *meters))
+    held = about("Suspend", granted.consent_id, *meters[:held_at], reason="CHECK")
+    await world.consume("SuspendConsent", held)
+    states = [getattr(world.consent(m, granted.consent_id), "state", "") for m in meters]
+    assert states == ["SUSPENDED"] * held_at + ["ACTIVE"] * (3 - held_at)
+    resumed = await world.consume("ResumeConsent", about("Resume", granted.consent_id, *meters))
+    assert [(leg.state, leg.refused) for leg in resumed.legs] == [("ACTIVE", "")] * 3
+
+
 async def test_a_narrowing_reaches_every_meter(world: World) -> None:
     meters = (new_mpan(), new_mpan())
     anna = await world.home(*meters)
@@ -750,6 +790,93 @@ async def test_a_revocation_killed_half_way_is_completed_and_acknowledged_when_w
     again = await world.consume("RevokeConsent", revoke)
     assert again.replayed and [leg.state for leg in again.legs] == ["REVOKED", "REVOKED"]
     assert states("k-naive", others) == ["REVOKED", "ACTIVE"]
+
+
+async def test_what_tightens_at_some_meters_or_was_given_one_by_one_is_completed_too(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The naive way sends it straight to the meters, and what it had not got to stays open."""
+    kinds = ("k-some", "k-singly", "k-in-bulk", "k-straight")
+    meters = {kind: (new_mpan(), new_mpan()) for kind in kinds}
+    late = {two[1].encode() for two in meters.values()}
+    anna = await world.home(new_mpan(), *(mpxn for two in meters.values() for mpxn in two))
+    for kind in ("k-some", "k-straight"):
+        more = (*meters[kind], new_mpan())  # where she does not live
+        await world.consume("GrantConsent", grant(anna, *more, consent_id=kind))
+    for mpxn in meters["k-singly"]:
+        await world.consume("GrantConsent", grant(anna, mpxn, consent_id="k-singly"))
+    bulk = [grant(anna, mpxn, consent_id="k-in-bulk") for mpxn in meters["k-in-bulk"]]
+    commands = [consumers_pb2.BulkCommand(grant_consent=one) for one in bulk]
+    await world.consume("Bulk", consumers_pb2.BulkRequest(commands=commands))
+
+    narrow = about("Narrow", "k-some", *meters["k-some"], expires=stamp(in_days(5)))
+    revoke = about("Revoke", "k-singly", *meters["k-singly"])
+    withdraw = about("Withdraw", "k-in-bulk", *meters["k-in-bulk"])
+    sent = [
+        ("NarrowConsent", narrow, Role.CONSUMER, anna),
+        ("RevokeConsent", revoke, Role.CONSUMER, anna),
+        ("WithdrawConsent", withdraw, Role.DATA_USER, ADVISER),
+    ]
+    straight = about("Revoke", "k-straight", *meters["k-straight"])
+    async with broken(world.consumers, lambda topic, key: key in late):
+        for call in sent:
+            pending = await failure(world.consume(*call))
+            assert (pending.code, pending.reason) == ("UNAVAILABLE", Reason.INDETERMINATE)
+        with monkeypatch.context() as naive:
+            naive.setattr(FanOuts, "takes_away", AsyncMock(return_value=False))
+            await failure(world.consume("RevokeConsent", straight))
+        await world.consumers.stop()
+    world.consumers = await start_consumers(world.runtime)
+
+    def stands(kind: str) -> list[tuple[str, int]]:
+        found = (world.consent(mpxn, kind) for mpxn in meters[kind])
+        return [(one.state, one.version) for one in found if one is not None]
+
+    whole = {
+        "k-some": [("ACTIVE", 2)] * 2,
+        "k-singly": [("REVOKED", 1)] * 2,
+        "k-in-bulk": [("WITHDRAWN", 1)] * 2,
+    }
+    async with asyncio.timeout(10):
+        while {kind: stands(kind) for kind in whole} != whole:
+            await asyncio.sleep(0.02)
+    for call, expected in zip(sent, whole.values(), strict=True):
+        again = await world.consume(*call)
+        assert again.replayed
+        assert [(leg.state, leg.version) for leg in again.legs] == expected
+    await asyncio.sleep(2 * SEND_MISSING_EVERY_S)
+    assert stands("k-straight") == [("REVOKED", 1), ("ACTIVE", 1)]
+
+
+async def test_nothing_is_ordered_at_home_for_a_stranger(world: World) -> None:
+    """Whoever is refused at every meter leaves no order with somebody else's consent."""
+    meters = (new_mpan(), new_mpan())
+    anna = await world.home(*meters)
+    for mpxn in meters:
+        await world.consume("GrantConsent", grant(anna, mpxn, consent_id="k-annas"))
+    stranger = await world.home(new_mpan())
+    homes = orders_at_home(world, "k-annas")
+    for call in (
+        ("RevokeConsent", about("Revoke", "k-annas", *meters), Role.CONSUMER, stranger),
+        ("WithdrawConsent", about("Withdraw", "k-annas", *meters), Role.DATA_USER, "rival"),
+        ("WithdrawConsent", about("Withdraw", "k-none", *meters), Role.DATA_USER, "rival"),
+    ):
+        refused = await failure(world.consume(*call))
+        assert refused.code == "PERMISSION_DENIED"
+    assert orders_at_home(world, "k-annas") == homes == 0
+    assert orders_at_home(world, "k-none") == 0
+    for _ in range(2):  # and who has nothing left to take back orders it no more
+        await world.consume("RevokeConsent", about("Revoke", "k-annas", *meters))
+    assert orders_at_home(world, "k-annas") == 1
+
+
+def orders_at_home(world: World, consent_id: str) -> int:
+    assert world.consumers.folds is not None
+    return sum(
+        len(live.stored.fold.subject(consent_id).state.every)
+        for (topic, _), live in world.consumers.folds.folds.items()
+        if topic == trust.CONSUMERS_REFERENCE
+    )
 
 
 async def test_what_ends_a_consent_overtakes_a_leg_that_is_still_missing(world: World) -> None:
@@ -848,6 +975,31 @@ async def test_a_tightening_command_that_lost_a_race_is_run_again(world: World) 
         )
     assert answer.legs[0].state == "REVOKED" and not answer.replayed
     assert getattr(world.consent(mpxn, "k-rival"), "state", "") == "ACTIVE"
+
+
+async def only_appended(meters: Coordinator, subject: str) -> None:
+    """The naive level: it appends as the true one does, and answers from the fold as it stands."""
+    place = (meters.domain.topic, meters.live(subject).stored.partition)
+    await meters._writer.write(RecordType.FACTS, *place, Facts(*place, ()))
+
+
+async def test_a_receipt_is_of_all_that_was_acknowledged_before(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by another coordinator, of whose record this one's fold has yet to hear."""
+    mpxn = new_mpan()
+    anna = await world.home(mpxn)
+    by, found = Actor(Role.CONSUMER, anna), []
+    for consent_id, level in (("k-true", Coordinator.level), ("k-stale", only_appended)):
+        await world.consume("GrantConsent", grant(anna, mpxn, consent_id=consent_id))
+        revoke = RevokeConsent(by, consent_id)
+        order = Order(mpxn, revoke, by, "RevokeConsent", consent_id, bytes(32))
+        request = consumers_pb2.GetReceiptRequest(mpxn=mpxn, consent_id=consent_id)
+        monkeypatch.setattr(Coordinator, "level", level)
+        async with rival(world) as other:
+            asking = world.consume("GetReceipt", request, Role.CONSUMER, anna)
+            found.append((await raced(world, other.handle(order), asking)).state)
+    assert found == ["REVOKED", "ACTIVE"]
 
 
 async def test_two_coordinators_given_one_command_carry_it_out_once(world: World) -> None:

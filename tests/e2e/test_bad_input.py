@@ -516,6 +516,17 @@ CASES: Final[dict[str, dict[str, Case]]] = {
                 bad("ROLE_NOT_ALLOWED", by=ADVISER),
             ),
         ),
+        "GetReceipt": Case(
+            PORTAL,
+            {"consent_id": "given", "mpxn": MPAN},
+            (
+                bad("FIELD_MISSING", consent_id=""),
+                bad("CONSENT_NOT_ANSWERED", consent_id="asked"),
+                bad("NOT_PERMITTED", consent_id="never-was"),
+                bad("NOT_PERMITTED", mpxn=UNKNOWN),
+                bad("ROLE_NOT_ALLOWED", by=ADVISER),
+            ),
+        ),
         "RevokeConsent": Case(
             PORTAL,
             {"consent_id": "never-given", "mpxns": [MPAN]},

@@ -1,4 +1,4 @@
-"""A data user is told of every change of its consents, whatever is killed, until it says so."""
+"""Everybody is told of every change of its consents, whatever is killed, until it says so."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -150,6 +150,37 @@ def test_what_waits_is_shown_to_its_receiver_and_counted_for_governance(
     )
     assert done.exit_code == 0, done.output
     assert waiting(adviser) == []
+
+
+def test_a_consumer_is_told_what_waits_for_its_answer_and_what_others_did(
+    spine: Installation, adviser: Client
+) -> None:
+    name = f"told-{SECOND}"
+    consumer = spine.as_(name)
+    while found := waiting(consumer):
+        acknowledge(consumer, found[0])
+    now = datetime.now(UTC)
+    terms = {
+        "purpose": "ENERGY_ADVICE",
+        "categories": ["HH_CONSUMPTION"],
+        "history_from": stamp(now - timedelta(days=30)),
+        "valid_from": stamp(now),
+        "expires": stamp(now + timedelta(days=30)),
+    }
+    asked = adviser.consumers(
+        "RequestConsent", mpxns=[SECOND], terms=terms, answer_by=stamp(now + timedelta(days=7))
+    ).consent_id
+    told = first_told(consumer)
+    assert (told.consent_id, told.state, told.overdue) == (asked, "REQUESTED", False)
+    assert told.change_id in said("changes", "list", "--as", name, "--json")
+    assert refusal(lambda: acknowledge(adviser, told)) == "CHANGE_UNKNOWN"
+    acknowledge(consumer, told)
+    assert waiting(consumer) == []
+    adviser.consumers("WithdrawConsent", consent_id=asked, mpxns=[SECOND])
+    (told,) = waiting(consumer)
+    assert (told.consent_id, told.state) == (asked, "WITHDRAWN")
+    receivers = {r.party for r in spine.as_(OPERATOR).changes("ListReceivers").receivers}
+    assert not receivers & {told.consent_id, f"told-{FIRST}", name}
 
 
 class Hook(BaseHTTPRequestHandler):

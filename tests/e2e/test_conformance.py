@@ -14,15 +14,15 @@ from typer.testing import CliRunner
 
 from spine.cli import command_line
 from spine.console.client import stamp
-from spine.console.context import OPERATOR
+from spine.console.context import CONSENT_SERVICE, OPERATOR
 from spine.console.output import EXIT_DIFFERENT
 from spine.console.parties import issue
 from spine.errors import Reason
 from spine.policy import Role
 from spine.server import error_from
-from tests.e2e.conftest import Installation, grant
+from tests.e2e.conftest import SINCE, Installation, grant
 
-MPAN = "1900012346018"
+MPAN, SECOND = "1900012346018", "1900012346027"
 BY_ROW, NO_ROW, MEMBER, SUSPENDED = "conf-row", "conf-none", "conf-member", "conf-suspended"
 COLUMNS = "from_scheme,from_tier,from_purpose,to_scheme,to_tier,to_purpose"
 ROW = "CCS,2,ENERGY_ADVICE,DSI,1,ENERGY_ADVICE"
@@ -46,6 +46,13 @@ def trusted(spine: Installation) -> Installation:
     board.governance("SuspendParticipant", party=SUSPENDED, reason="INQUIRY")
     spine.meter(MPAN, "north-supply")
     spine.occupier(MPAN, "conf-home")
+    spine.as_(CONSENT_SERVICE).consumers(
+        "StartTenancy",
+        mpxn=SECOND,
+        tenancy_id=spine.tenancies["conf-home"],
+        consumer_ref=spine.references["conf-home"],
+        effective_from=stamp(SINCE),
+    )
     return spine
 
 
@@ -114,7 +121,8 @@ def test_a_token_is_good_at_both_sides_until_its_consent_is_revoked(
 
 def test_both_sides_pass_every_check(trusted: Installation, tmp_path: Path) -> None:
     adopt(tmp_path, trusted, ROW)
-    sandbox = ("--mpxn", MPAN, "--consumer", "conf-home", "--data-user", BY_ROW)
+    home = ("--mpxn", MPAN, "--other-mpxn", SECOND, "--consumer", "conf-home")
+    sandbox = (*home, "--data-user", BY_ROW)
     code, report = run("conformance", *sandbox, "--stranger", MEMBER)
     wrong = [one for one in report["checks"] if one["verdict"] != "PASS"]
     assert (code, wrong) == (0, [])

@@ -64,6 +64,10 @@ def test_a_consumer_asks_first_and_keeps_the_receipts(occupied: str, tmp_path: P
     assert set(kept) == {f"{consent_id}-1-{s}-{occupied}.txt" for s in ("ACTIVE", "REVOKED")}
     states = [said("consent", "receipt", path)["says"]["state"] for path in kept.values()]
     assert set(states) == {"ACTIVE", "REVOKED"}
+    mine = said("my", "receipt", consent_id, occupied, *own, "--out", tmp_path)
+    assert (mine["state"], mine["file"]) == ("REVOKED", f"{consent_id}-1-REVOKED-{occupied}.txt")
+    assert said("consent", "receipt", tmp_path / mine["file"])["intact"]
+    assert run("my", "receipt", consent_id, occupied, *own).startswith("energyos.consent-receipt")
 
 
 def test_the_record_is_shown_in_its_blocks_and_its_versions_are_a_chain(

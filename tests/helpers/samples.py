@@ -14,6 +14,7 @@ from domains.consumers.deletions import DeletionConfirmed
 from domains.consumers.erasure import SubjectErased, SubjectRestricted
 from domains.consumers.fan_out import FanOutCompleted, FanOutOrdered
 from domains.consumers.record import RecordTerms
+from domains.consumers.tightenings import TighteningOrdered
 from domains.consumers.webhooks import WebhookRemoved, WebhookSet
 from domains.governance import holds
 from domains.metering.events import (
@@ -321,6 +322,19 @@ VALUES: Final[dict[str, object]] = {
     "consumers/SupplyStarted/1": consumers.SupplyStarted("supplier-1", at(1, 1)),
     "consumers/TenancyEnded/1": consumers.TenancyEnded("t-1", at(8, 1)),
     "consumers/TenancyStarted/1": consumers.TenancyStarted("t-1", "c-1", at(1, 1), SEALED),
+    "consumers/TighteningOrdered/1": TighteningOrdered(
+        2,
+        "consent-1",
+        "NARROW",
+        (METER,),
+        ("TARIFF",),
+        at(4, 1),
+        None,
+        "",
+        "CONSUMER",
+        "c-1",
+        at(5, 1),
+    ),
     "consumers/UseAllowed/1": consumers.UseAllowed(
         "LEGAL_OBLIGATION", "SETTLEMENT", "t-1", at(7, 1)
     ),

@@ -20,17 +20,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from domains.consumers import commands as c
+from domains.consumers.actions import Action
 from domains.consumers.chain import HASH_LINE, broken, lines, record_of, terms_of
 from domains.consumers.decider import CONSUMERS
 from domains.consumers.fan_out import (
     CONSENT_FAN_OUT,
-    Action,
     CompleteFanOut,
     FanOut,
     OrderFanOut,
 )
 from domains.consumers.legs import legs, open_orders
 from domains.consumers.record import RecordTerms
+from domains.consumers.tightenings import OrderTightening
 from spine import trust
 from spine.domain import Actor
 from spine.errors import SpineError
@@ -47,6 +48,11 @@ ADVISER = "adviser"
 SERVICE = Actor(Role.CONSENT_SERVICE, "ccs")
 BOARD = Actor(Role.GOVERNANCE, "board")
 ENDS = frozenset({Action.REVOKE, Action.WITHDRAW, Action.DECLINE})
+AN_END: dict[str, Callable[..., Any]] = {
+    Action.REVOKE: c.RevokeConsent,
+    Action.WITHDRAW: c.WithdrawConsent,
+    Action.DECLINE: c.DeclineConsent,
+}
 CATEGORIES = ("HH_CONSUMPTION", "EXPORT")
 DAY = timedelta(days=1)
 ASKED = (START - 60 * DAY, START + 120 * DAY)
@@ -82,6 +88,7 @@ class Lives(RuleBasedStateMachine):
         self.told: dict[str, list[Any]] = {mpxn: [] for mpxn in METERS}
         self.home = dict.fromkeys(CONSENTS, FanOut())
         self.applied: set[tuple[str, int, str]] = set()
+        self.refused: set[tuple[str, int, str]] = set()
         self.standing, self.said_of_adviser = trust.Standing(), list[Any]()
         self.tables: list[trust.Equivalence] = []
         self.over: set[tuple[str, str]] = set()
@@ -237,12 +244,7 @@ class Lives(RuleBasedStateMachine):
 
     @rule(mpxn=meters, k=consents, kind=st.sampled_from(sorted(ENDS)))
     def one_is_ended(self, mpxn: str, k: str, kind: str) -> None:
-        made: dict[str, Callable[..., Any]] = {
-            Action.REVOKE: c.RevokeConsent,
-            Action.WITHDRAW: c.WithdrawConsent,
-            Action.DECLINE: c.DeclineConsent,
-        }
-        self.give(mpxn, made[kind](SERVICE, k))
+        self.give(mpxn, AN_END[kind](SERVICE, k))
 
     # Consents of both meters: ordered at home, then leg by leg
 
@@ -257,7 +259,7 @@ class Lives(RuleBasedStateMachine):
         record: RecordTerms | None = None,
     ) -> None:
         by, terms = Actor(Role.CONSUMER, who), self.terms(who, of, history, term)
-        self.order(OrderFanOut(by, k, Action.GRANT, METERS, terms, record=record))
+        self.order(k, OrderFanOut(by, k, Action.GRANT, METERS, terms, record=record))
 
     @precondition(lambda self: any(state.orders for state in self.home.values()))
     @rule(k=consents, action=later_actions, of=some_categories)
@@ -273,17 +275,27 @@ class Lives(RuleBasedStateMachine):
                 terms.valid_from,
                 terms.expires,
             )
-        self.order(OrderFanOut(SERVICE, k, action, METERS, terms, reason="INQUIRY"))
+        self.order(k, OrderFanOut(SERVICE, k, action, METERS, terms, reason="INQUIRY"))
 
-    def order(self, command: OrderFanOut) -> None:
-        state = self.home[command.consent_id]
+    @rule(
+        k=consents,
+        at=st.sampled_from((METERS, METERS[:1], METERS[1:])),
+        kind=st.sampled_from(sorted(ENDS)),
+        by=st.sampled_from((SERVICE, Actor(Role.CONSUMER, "c-1"))),
+    )
+    def some_are_ended(self, k: str, at: tuple[str, ...], kind: str, by: Actor) -> None:
+        """At home too, whoever's consent it is at each, and whether or not it was ordered there."""
+        self.order(k, OrderTightening(by, AN_END[kind](by, k), at))
+
+    def order(self, k: str, command: OrderFanOut | OrderTightening) -> None:
+        state = self.home[k]
         try:
             events = CONSENT_FAN_OUT.decide(state, command, self.now)
         except SpineError:
             return
         for event in events:
             state = CONSENT_FAN_OUT.evolve(state, event)
-        self.home[command.consent_id] = state
+        self.home[k] = state
 
     @rule(k=consents, alive=st.integers(0, 8))
     def legs_are_sent(self, k: str, alive: int) -> None:
@@ -295,12 +307,15 @@ class Lives(RuleBasedStateMachine):
                     return
                 alive -= 1
                 leg = (k, order.number, mpxn)
-                if not self.is_applied(leg) and self.give(mpxn, command):
-                    self.applied.add(leg)
-            by = Actor(Role.COORDINATOR, "consumers")
-            done = CompleteFanOut(by, order.number)
-            for event in CONSENT_FAN_OUT.decide(self.home[k], done, self.now):
-                self.home[k] = CONSENT_FAN_OUT.evolve(self.home[k], event)
+                if not self.is_applied(leg):
+                    decided = self.applied if self.give(mpxn, command) else self.refused
+                    decided.add(leg)
+            self.complete(k, order.number)
+
+    def complete(self, k: str, number: int) -> None:
+        done = CompleteFanOut(Actor(Role.COORDINATOR, "consumers"), number)
+        for event in CONSENT_FAN_OUT.decide(self.home[k], done, self.now):
+            self.home[k] = CONSENT_FAN_OUT.evolve(self.home[k], event)
 
     # What holds whatever happened
 
@@ -340,6 +355,23 @@ class Lives(RuleBasedStateMachine):
                 for ahead in (0, 10, 60):
                     request, now = self.question(k, category), self.now + ahead * DAY
                     assert not isinstance(self.judged(mpxn, request, now), Permit), (mpxn, k)
+
+    @invariant()
+    def a_completed_end_shut_every_meter_it_named(self) -> None:
+        """But where the meter refused its leg, and one of the consent service to revoke or withdraw
+        none refuses.
+        """
+        for k, state in self.home.items():
+            for order in state.every:
+                said = order.ordered
+                if said.action not in ENDS or order.completed_at is None:
+                    continue
+                for mpxn in said.mpxns:
+                    if (k, said.number, mpxn) not in self.refused:
+                        assert not any(self.opens(mpxn, k)), (k, said.number, mpxn)
+                    else:
+                        by_service = said.actor_role == SERVICE.role
+                        assert said.action == Action.DECLINE or not by_service
 
     @invariant()
     def the_state_is_what_the_events_make_of_it(self) -> None:
@@ -401,6 +433,41 @@ def test_a_leg_that_is_sent_again_after_a_crash_loosens_nothing() -> None:
     naive = Forgetful()
     a_crash_in_a_resumption(naive)
     assert any(naive.opens(METERS[0], "k-1")), "the naive coordinator must lift the hold"
+
+
+class Hasty(Lives):
+    """A coordinator that completes an order whose last legs a crash left unsent."""
+
+    def legs_are_sent(self, k: str, alive: int) -> None:
+        before = open_orders(self.home[k])
+        super().legs_are_sent(k, alive)
+        for order in before:
+            self.complete(k, order.number)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_end_that_is_completed_too_soon_is_found(whole: bool) -> None:
+    for machine in (Lives(), Hasty()):
+        for mpxn in METERS:
+            machine.somebody_moves_in(mpxn, "c-1", -10)
+            machine.one_is_granted(mpxn, "k-1", "c-1", CATEGORIES, -5, 20)
+        machine.both_are_granted("k-1", "c-1", CATEGORIES, -5, 20)
+        machine.legs_are_sent("k-1", 8)
+        if whole:
+            machine.both_are_changed("k-1", Action.REVOKE, CATEGORIES)
+        else:
+            machine.some_are_ended("k-1", METERS, Action.REVOKE, SERVICE)
+        machine.legs_are_sent("k-1", 1)
+        machine.what_is_over_or_held_opens_nothing_now_or_later()
+        if isinstance(machine, Hasty):
+            with pytest.raises(AssertionError):
+                machine.a_completed_end_shut_every_meter_it_named()
+        else:
+            machine.a_completed_end_shut_every_meter_it_named()
+            machine.legs_are_sent("k-1", 8)
+            assert not open_orders(machine.home["k-1"])
+            machine.a_completed_end_shut_every_meter_it_named()
+            assert not any(machine.opens(METERS[1], "k-1"))
 
 
 def test_a_rule_that_is_left_out_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

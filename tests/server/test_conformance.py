@@ -56,6 +56,7 @@ from tests.helpers.records import (
     LOG_ID,
     METER,
     MOVED_IN,
+    NEIGHBOUR,
     PARTITION,
     TOOLS,
     command,
@@ -66,7 +67,7 @@ from tests.helpers.records import (
 ROW = trust.EquivalenceRow("CCS", "2", "ENERGY_ADVICE", "DSI", "1", "ENERGY_ADVICE")
 ADVISER, NO_ROW, MEMBER, HELD_BACK = "by-row", "no-row", "own-scheme", "held-back"
 STRANGER, CONSUMER = "stranger", "c-1"
-SANDBOX = Sandbox(METER, CONSUMER, ADVISER, STRANGER)
+SANDBOX = Sandbox(METER, CONSUMER, ADVISER, STRANGER, others=(NEIGHBOUR,))
 
 
 class World:
@@ -99,7 +100,8 @@ class World:
             self.govern(trust.party_subject(party), held)
         self.govern(trust.party_subject(HELD_BACK), trust.ParticipantSuspended("INQUIRY"))
         self.govern(trust.EQUIVALENCE_SUBJECT, trust.EquivalenceTableAdopted(1, (ROW,)))
-        self.happen(moved_in())
+        for mpxn in SANDBOX.mpxns:
+            self.happen(moved_in(), mpxn)
 
     @property
     def fold(self) -> PartitionFold:
@@ -112,9 +114,9 @@ class World:
         home = self.home.keep(self.home.facts(said, by=BY_GOVERNANCE, keyed=False))
         self._send(self.log.copy(home, before))
 
-    def happen(self, event: object) -> None:
-        row = self.fold.subject(METER)
-        said: Command = command(METER, event, previous=(row.offset, row.entry))
+    def happen(self, event: object, mpxn: str) -> None:
+        row = self.fold.subject(mpxn)
+        said: Command = command(mpxn, event, previous=(row.offset, row.entry))
         self._send(self.log.facts(said), deaf=type(event) is self.deaf_to)
 
     def _send(self, record: LogRecord, deaf: bool = False) -> None:
@@ -214,12 +216,15 @@ class Consumers(consumers_pb2_grpc.ConsumersServicer):
             expires,
             datetime.now(UTC),
         )
-        self.world.happen(granted)
+        for mpxn in request.mpxns:
+            self.world.happen(granted, mpxn)
         return consumers_pb2.ConsentResponse(consent_id=request.consent_id)
 
     async def RevokeConsent(self, request: Any, context: Any) -> Any:
-        self.world.happen(ConsentRevoked(request.consent_id, datetime.now(UTC)))
-        return consumers_pb2.ConsentResponse(legs=[consumers_pb2.Leg(state="REVOKED")])
+        for mpxn in request.mpxns:
+            self.world.happen(ConsentRevoked(request.consent_id, datetime.now(UTC)), mpxn)
+        legs = [consumers_pb2.Leg(mpxn=mpxn, state="REVOKED") for mpxn in request.mpxns]
+        return consumers_pb2.ConsentResponse(legs=legs)
 
 
 @dataclass
@@ -253,6 +258,36 @@ class AcceptsTheRevoked(SharedTrustService):
         said = await super().CheckConsentToken(request, context)
         if said.reason == Reason.CONSENT_REVOKED:
             return shared_trust_pb2.CheckConsentTokenResponse(valid=True)
+        return said
+
+
+class NamesItAnew(SharedTrustService):
+    """Knows a consent by an id of its own at each meter."""
+
+    async def CheckConsentToken(self, request: Any, context: Any) -> Any:
+        said = await super().CheckConsentToken(request, context)
+        for leg in said.legs:
+            leg.consent_id = f"{leg.consent_id}-{leg.mpxn}"
+        return said
+
+
+class CountsAnew(SharedTrustService):
+    """Counts the versions of a consent by itself."""
+
+    async def CheckConsentToken(self, request: Any, context: Any) -> Any:
+        said = await super().CheckConsentToken(request, context)
+        for number, leg in enumerate(said.legs, start=1):
+            leg.version = number
+        return said
+
+
+class KnowsTheUserByAnotherName(SharedTrustService):
+    """Says to whom a consent is given by a name of its own."""
+
+    async def CheckConsentToken(self, request: Any, context: Any) -> Any:
+        said = await super().CheckConsentToken(request, context)
+        for leg in said.legs:
+            leg.data_user = leg.data_user.upper()
         return said
 
 
@@ -516,6 +551,14 @@ async def test_without_a_sandbox_nothing_is_tried_and_nothing_counts_as_passed(t
     assert not town.world.fold.subject(METER).state.consents
 
 
+async def test_of_one_meter_alone_it_cannot_be_said_what_an_identifier_means(town: Town) -> None:
+    await town.serve()
+    found = await town.examine(replace(SANDBOX, others=()))
+    not_passed = {check: said for check, said in found.items() if said[0] is not Verdict.PASS}
+    why = "it needs --other-mpxn, a second meter of the same home"
+    assert not_passed == {"technical.identifiers": (Verdict.NOT_RUN, why)}
+
+
 class AnswersNoMore(SharedTrustService):
     """Answers nobody once somebody is suspended that was not."""
 
@@ -603,6 +646,13 @@ BROKEN: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"consent_side": AcceptsTheRevoked},
         {"technical.revocation-at-consumers"},
     ),
+    "names it anew": ({"data_side": NamesItAnew}, {"technical.identifiers"}),
+    "the consent side names it anew": (
+        {"consent_side": NamesItAnew},
+        {"technical.identifiers"},
+    ),
+    "counts anew": ({"data_side": CountsAnew}, {"technical.identifiers"}),
+    "another name": ({"data_side": KnowsTheUserByAnotherName}, {"technical.identifiers"}),
     "believes the text": ({"data_side": BelievesTheText}, {"technical.tampered"}),
     "tells strangers": ({"data_side": TellsStrangers}, {"technical.stranger"}),
     "reads on a token": ({"dsi": ReadsOnAToken}, {"technical.read"}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -35,10 +36,13 @@ from domains.consumers.events import (
     ConsentResumed,
     ConsentRevoked,
     ConsentSuspended,
+    ConsentTermsRecorded,
     ConsentWithdrawn,
+    SupplyStarted,
     TenancyEnded,
     TenancyStarted,
 )
+from domains.consumers.record import RecordTerms
 from domains.consumers.views import ShownState
 from spine.domain import Actor, fold
 from spine.errors import NotPermitted, Reason
@@ -71,7 +75,14 @@ def granted(consent_id: str, after: timedelta, data_user: str = "adviser") -> Co
 
 
 def told(*events: Any, now: datetime = NOW) -> tuple[Change, ...]:
-    return changes(METER, fold(CONSUMERS, (MOVED_IN, *events)), now)
+    """What is told to others than the consumer."""
+    found = changes(METER, fold(CONSUMERS, (MOVED_IN, *events)), now)
+    return tuple(change for change in found if change.told_as is not Role.CONSUMER)
+
+
+def told_consumer(*events: Any, now: datetime = NOW) -> tuple[Change, ...]:
+    found = changes(METER, fold(CONSUMERS, (MOVED_IN, *events)), now)
+    return tuple(change for change in found if change.is_for(ANNA))
 
 
 def states(found: Iterable[Change]) -> list[tuple[str, str]]:
@@ -96,6 +107,7 @@ def requested(consent_id: str, after: timedelta) -> ConsentRequested:
     )
 
 
+ANNA = Actor(Role.CONSUMER, "c-1")
 REVOKED = ConsentRevoked("k-1", BEGUN + 3 * HOUR)
 STORIES: dict[str, tuple[tuple[Any, ...], datetime, list[tuple[str, ShownState]]]] = {
     "a grant is told to the data user": (
@@ -155,6 +167,102 @@ STORIES: dict[str, tuple[tuple[Any, ...], datetime, list[tuple[str, ShownState]]
 def test_who_is_told_what(story: str) -> None:
     events, now, expected = STORIES[story]
     assert states(told(*events, now=now)) == expected
+
+
+SUSPENDED = ConsentSuspended("k-1", Role.GOVERNANCE, "INQUIRY", BEGUN + 2 * HOUR)
+TO_THE_CONSUMER: dict[str, tuple[tuple[Any, ...], datetime, ShownState]] = {
+    "a request that waits for its answer": (
+        (requested("k-1", HOUR),),
+        BEGUN + HOUR,
+        ShownState.REQUESTED,
+    ),
+    "and that it was not answered in time": (
+        (requested("k-1", HOUR), ConsentLapsed("k-1", ANSWER_BY)),
+        NOW,
+        ShownState.LAPSED,
+    ),
+    "what was given in its name": ((granted("k-1", HOUR),), NOW, ShownState.ACTIVE),
+    "and taken back": ((granted("k-1", HOUR), REVOKED), NOW, ShownState.REVOKED),
+    "a suspension": ((granted("k-1", HOUR), SUSPENDED), NOW, ShownState.SUSPENDED),
+    "its lifting": (
+        (granted("k-1", HOUR), SUSPENDED, ConsentResumed("k-1", BEGUN + 3 * HOUR)),
+        NOW,
+        ShownState.ACTIVE,
+    ),
+    "that the data user gave it up": (
+        (granted("k-1", HOUR), ConsentWithdrawn("k-1", BEGUN + 2 * HOUR)),
+        NOW,
+        ShownState.WITHDRAWN,
+    ),
+    "expiry": ((granted("k-1", HOUR),), EXPIRES, ShownState.EXPIRED),
+    "the end with the tenancy": (
+        (granted("k-1", HOUR), TenancyEnded("t-1", BEGUN + 5 * HOUR)),
+        NOW,
+        ShownState.ENDED,
+    ),
+}
+
+
+@pytest.mark.parametrize("story", TO_THE_CONSUMER)
+def test_the_consumer_is_told_what_became_of_its_consent(story: str) -> None:
+    events, now, expected = TO_THE_CONSUMER[story]
+    (change,) = told_consumer(*events, now=now)
+    assert (change.consent_id, change.state) == ("k-1", expected)
+    assert decide(fold(ACKNOWLEDGEMENTS, ()), AcknowledgeChange(ANNA, change), NOW)
+    assert not change.is_for(Actor(Role.CONSUMER, "c-2"))
+    assert not change.is_for(Actor(Role.DATA_USER, "c-1"))
+
+
+def test_a_consumer_is_told_nothing_of_a_bar_and_no_others_consent() -> None:
+    assert told_consumer(REVOKED) == ()
+    left = TenancyEnded("t-1", BEGUN + HOUR)
+    came = TenancyStarted("t-2", "c-2", BEGUN + 2 * HOUR)
+    theirs = replace(granted("k-2", 3 * HOUR), tenancy_id="t-2", consumer_ref="c-2")
+    assert told_consumer(left, came, theirs) == ()
+    assert [change.receiver for change in told(left, came, theirs)] == ["adviser"]
+
+
+SUPPLIED = SupplyStarted("north", BEGUN)
+SHARED = ConsentTermsRecorded(
+    "k-1", RecordTerms(onward_sharing=True, recipients=("north",)), BEGUN + HOUR
+)
+IN_EACH_STATE: tuple[tuple[Any, ...], ...] = (
+    (requested("k-1", HOUR),),
+    (granted("k-1", HOUR),),
+    (granted("k-1", HOUR), SUSPENDED),
+    (granted("k-1", HOUR), REVOKED),
+    (granted("k-1", HOUR), ConsentWithdrawn("k-1", BEGUN + 2 * HOUR)),
+    (granted("k-1", HOUR), TenancyEnded("t-1", BEGUN + 5 * HOUR)),
+)
+
+
+def told_naively(*events: Any) -> set[tuple[str, str]]:
+    """As if the meter's supplier were told as its data services are, because it holds readings."""
+    as_service = AgentAppointed("north", Role.DATA_SERVICE, BEGUN)
+    return {*states(told(*events, as_service))} - {*states(told(*events))}
+
+
+def test_the_supplier_of_the_meter_is_no_holder_and_learns_of_nobody_elses_consent() -> None:
+    """That its customer had let somebody in, it would learn from the end of that alone."""
+    for events in IN_EACH_STATE:
+        assert not {who for who, _ in states(told(SUPPLIED, *events))} & {"north"}
+    assert told_naively(SUPPLIED, granted("k-1", HOUR), REVOKED) == {("north", ShownState.REVOKED)}
+
+
+def test_a_supplier_is_told_as_a_data_user_and_as_a_recipient() -> None:
+    own = granted("k-1", HOUR, "north")
+    assert states(told(SUPPLIED, own, REVOKED)) == [("north", ShownState.REVOKED)]
+    shared = told(SUPPLIED, granted("k-1", HOUR), SHARED, REVOKED)
+    assert states(shared) == [("adviser", ShownState.REVOKED), ("north", ShownState.REVOKED)]
+    supplier = Actor(Role.SUPPLIER, "north")
+    assert [change.is_for(supplier) for change in shared] == [False, True]
+
+
+def test_no_consumer_has_to_acknowledge_and_everybody_else_does() -> None:
+    late = NOW + timedelta(days=3_000)
+    (theirs,), (adviser,) = told_consumer(granted("k-1", HOUR)), told(granted("k-1", HOUR))
+    assert (theirs.obliges, theirs.overdue(late)) == (False, False)
+    assert (adviser.obliges, adviser.overdue(late)) == (True, True)
 
 
 def test_each_receiver_is_told_the_oldest_first() -> None:

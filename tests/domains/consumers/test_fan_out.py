@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from domains.consumers.actions import METERS_MAX, Action
 from domains.consumers.commands import (
     DeclineConsent,
     GrantConsent,
@@ -17,8 +18,6 @@ from domains.consumers.commands import (
 )
 from domains.consumers.fan_out import (
     CONSENT_FAN_OUT,
-    METERS_MAX,
-    Action,
     CompleteFanOut,
     FanOutCompleted,
     FanOutOrdered,
@@ -26,6 +25,7 @@ from domains.consumers.fan_out import (
     tightens,
 )
 from domains.consumers.legs import legs, open_orders
+from domains.consumers.tightenings import OrderTightening, TighteningOrdered
 from spine.domain import Actor
 from spine.errors import Reason
 from tests.domains.consumers.home import (
@@ -194,6 +194,73 @@ def test_a_suspension_overtakes_what_loosens_and_waits_for_what_narrows() -> Non
 def test_every_order_says_exactly_what_to_send_to_each_meter(action: str, command: Any) -> None:
     said = ordered(1, action, answer_by=day(7), channel="web", evidence="e-1", reason="complaint")
     assert legs(said) == tuple((mpxn, command) for mpxn in METERS)
+
+
+def tightening(command: Any, *mpxns: str) -> OrderTightening:
+    return OrderTightening(command.by, command, mpxns or METERS)
+
+
+def less(number: int, action: str, by: Actor = ANNA, **changes: Any) -> TighteningOrdered:
+    said: dict[str, Any] = {"categories": (), "history_from": None, "expires": None, "reason": ""}
+    return TighteningOrdered(
+        number,
+        "k-1",
+        action,
+        METERS,
+        actor_role=by.role,
+        actor_party=by.party,
+        ordered_at=NOW,
+        **(said | changes),
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (DeclineConsent(ANNA, "k-1"), less(1, "DECLINE")),
+        (SuspendConsent(SERVICE, "k-1", "x"), less(1, "SUSPEND", SERVICE, reason="x")),
+        (RevokeConsent(BEN, "k-1"), less(1, "REVOKE", BEN)),
+        (WithdrawConsent(RIVAL, "k-1"), less(1, "WITHDRAW", RIVAL)),
+        (NarrowConsent(ANNA, "k-1", ("TARIFF",)), less(1, "NARROW", categories=("TARIFF",))),
+        (NarrowConsent(ANNA, "k-1", expires=day(9)), less(1, "NARROW", expires=day(9))),
+    ],
+)
+def test_a_tightening_is_ordered_without_terms_and_sent_as_it_came(command: Any, said: Any) -> None:
+    """Whose consent it is, each meter judges: home need not know of it."""
+    home = given(CONSENT_FAN_OUT).at(NOW).when(tightening(command)).then(said)
+    assert open_orders(home.state) == (said,)
+    assert legs(said) == tuple((mpxn, command) for mpxn in METERS)
+    done = home.when(CompleteFanOut(COORDINATOR, 1)).then(FanOutCompleted(1, said.action, NOW))
+    assert open_orders(done.state) == ()
+    done.when(CompleteFanOut(COORDINATOR, 1)).nothing()
+    done.when(first()).then(ordered(2, "GRANT"))
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        (tightening(ResumeConsent(SERVICE, "k-1")), Reason.CODE_UNKNOWN),
+        (OrderTightening(BEN, RevokeConsent(ANNA, "k-1"), METERS), Reason.CODE_UNKNOWN),
+        (tightening(RevokeConsent(ADVISER, "k-1")), Reason.ROLE_NOT_ALLOWED),
+        (tightening(RevokeConsent(ANNA, "")), Reason.FIELD_MISSING),
+        (OrderTightening(ANNA, RevokeConsent(ANNA, "k-1"), ()), Reason.FIELD_MISSING),
+        (tightening(RevokeConsent(ANNA, "k-1"), METERS[0], METERS[0]), Reason.FIELD_INVALID),
+    ],
+)
+def test_what_cannot_be_ordered_as_a_tightening(command: Any, reason: Reason) -> None:
+    given(CONSENT_FAN_OUT, GRANTED).at(NOW).when(command).refused(reason)
+
+
+def test_orders_count_together_and_an_end_of_the_whole_leaves_a_tightening_to_be_sent() -> None:
+    """It may name meters at which the same id was given one by one."""
+    home = given(CONSENT_FAN_OUT, GRANTED).at(NOW)
+    held = home.when(tightening(SuspendConsent(SERVICE, "k-1", ""))).then(
+        less(2, "SUSPEND", SERVICE)
+    )
+    revoked = ordered(3, "REVOKE")
+    ended = held.when(order("REVOKE")).then(revoked)
+    assert open_orders(ended.state) == (less(2, "SUSPEND", SERVICE), revoked)
+    assert tightens(tightening(RevokeConsent(ANNA, "k-1")))
 
 
 def test_an_action_loosens_or_tightens() -> None:

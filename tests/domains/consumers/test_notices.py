@@ -154,8 +154,8 @@ def test_each_is_told_what_is_for_it_in_its_role() -> None:
             command = AcknowledgeChange(by, to_consumer)
             ACKNOWLEDGEMENTS.decide(ACKNOWLEDGEMENTS.initial(), command, ENDS)
     found = told(METER, access(lasting(LONG)), ENDS)
-    consumers = {change.state for change in found if change.is_for(CONSUMER)}
-    assert consumers == {Notice.REMINDER, Notice.RENEWAL}, "and of changes nothing"
+    consumers = [change.state for change in found if change.is_for(CONSUMER)]
+    assert consumers == [ShownState.ACTIVE, Notice.REMINDER, Notice.RENEWAL], "notices last"
 
 
 def test_each_years_reminder_is_another() -> None:
@@ -168,7 +168,8 @@ def test_each_years_reminder_is_another() -> None:
 def test_no_notice_is_ever_overdue_and_none_counts_as_outstanding() -> None:
     assert not the(Notice.REMINDER, CONSUMER, year(1)).overdue(LONG)
     world = World(lasting(LONG))
-    world.acknowledge(world.known.waiting(ADVISER)[METER][0].id)
+    for by in (ADVISER, CONSUMER):
+        world.acknowledge(world.known.waiting(by)[METER][0].id)
     world.now = ENDS
     asyncio.run(world.known.look())
     assert world.waiting() == [("k-1", Notice.RENEWAL)]
@@ -179,8 +180,7 @@ def test_no_notice_is_ever_overdue_and_none_counts_as_outstanding() -> None:
     assert world.waiting(CONSUMER) == [("k-1", Notice.RENEWAL)]
     world.now = LONG
     asyncio.run(world.known.look())
-    assert world.waiting(CONSUMER) == []
-    assert world.waiting() == [("k-1", ShownState.EXPIRED)]
+    assert world.waiting(CONSUMER) == world.waiting() == [("k-1", ShownState.EXPIRED)]
 
 
 def from_acknowledgement(acknowledged: list[datetime]) -> datetime:
@@ -254,7 +254,7 @@ def test_a_message_says_whether_it_is_a_change_or_a_notice() -> None:
     assert kinds == {"ACTIVE": "consent.changed", "RENEWAL": "consent.notice"}
 
 
-async def test_a_consumer_follows_its_notices_and_nothing_else(
+async def test_a_consumer_follows_what_is_for_it_and_nothing_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     world = World(lasting(LONG))
@@ -269,11 +269,14 @@ async def test_a_consumer_follows_its_notices_and_nothing_else(
         answer = await service.ListChanges(consumers_pb2.ListChangesRequest(), nothing)
         shown[str(by)] = [change.state for change in answer.changes]
     assert shown == {
-        str(CONSUMER): ["REMINDER", "RENEWAL"],
+        str(CONSUMER): ["ACTIVE", "REMINDER", "RENEWAL"],
         str(ADVISER): ["ACTIVE", "RENEWAL"],
         str(Actor(Role.CONSUMER, "c-2")): [],
         str(Actor(Role.CONSUMER, "adviser")): [],
     }
     monkeypatch.setattr("spine.services.wire.caller", lambda: CONSUMER)
     told_first = await anext(service.FollowChanges(nothing, nothing))
-    assert (told_first.state, told_first.overdue, told_first.times) == ("REMINDER", False, 1)
+    assert (told_first.state, told_first.overdue, told_first.times) == ("ACTIVE", False, 1)
+    world.acknowledge(told_first.change_id)
+    then = await anext(service.FollowChanges(nothing, nothing))
+    assert (then.state, then.overdue, then.times) == ("REMINDER", False, 1)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from domains.consumers import notices
 from domains.consumers.changes import OVERDUE_AFTER, Acknowledgement, Change
 from domains.consumers.decider import CONSUMERS
 from domains.consumers.events import AgentAppointed, ConsentRevoked
@@ -29,6 +30,7 @@ from spine.services.webhooks import Deliveries, message
 from spine.signing import sign, verify
 from spine.webhook import is_genuine, signed_headers
 from tests.domains.consumers.test_changes import (
+    ANNA,
     BEGUN,
     EXPIRES,
     HOUR,
@@ -119,6 +121,42 @@ async def test_who_follows_from_elsewhere_ends_the_call_that_was_open(
     await asyncio.sleep(0)
     assert not waits.done(), "another party's call goes on"
     waits.cancel()
+
+
+async def test_consumers_who_never_look_are_neither_kept_nor_counted() -> None:
+    """The naive index keeps what waits for each of them for ever, and calls it overdue."""
+    world = World()
+    told = fold(CONSUMERS, (MOVED_IN, granted("k-1", HOUR)))
+    for number in range(50):
+        world.meters.states[f"m-{number}"] = told
+        world.known.take_in(f"m-{number}")
+    for mpxn, theirs in dict(world.known.waiting(ADVISER)).items():
+        world.taken.states[theirs[0].id] = Acknowledgement(world.now)
+        world.known.take_in(mpxn)
+    world.now += timedelta(days=90)
+    assert len(world.known.waiting(ANNA)) == 50
+    assert await world.known.backlogs() == []
+    assert world.known._changes._of == {}, "the renewal comes later"
+    naive: outstanding.Shelf[Change] = outstanding.Shelf(notices.told, world.known._is_acknowledged)
+    for number in range(50):
+        naive.put(f"m-{number}", told, world.now)
+    assert [theirs.outstanding for theirs in await naive.backlogs(world.now)] == [50]
+
+
+def test_a_consumer_is_told_until_it_acknowledges_and_after_a_restart() -> None:
+    world = World(granted("k-1", HOUR))
+    (change,) = world.known.waiting(ANNA)[METER]
+    assert change.state is ShownState.ACTIVE
+    world.acknowledge(change.id)
+    assert world.waiting(ANNA) == [] and world.known.waiting(ANNA) == {}
+    world.happen(REVOKED)
+    assert world.waiting(ANNA) == [("k-1", ShownState.REVOKED)]
+    assert world.waiting() == [("k-1", ShownState.REVOKED)], "each acknowledges for itself"
+    world.known = world.started()
+    world.known.take_in(METER)
+    assert world.waiting(ANNA) == [("k-1", ShownState.REVOKED)]
+    world.now = EXPIRES
+    assert world.waiting(Actor(Role.CONSUMER, "c-2")) == []
 
 
 async def posted(world: World, withheld: Callable[[Actor], bool]) -> list[Any]:

@@ -417,7 +417,8 @@ def test_each_recipient_is_told_of_the_end_and_nobody_else(end: Any) -> None:
     }
     assert {("partner", Role.DATA_USER), ("insurer", Role.DATA_USER)} <= told
     own = {("adviser", Role.DATA_USER)} if not isinstance(end, ConsentWithdrawn) else set()
-    assert told == own | {("partner", Role.DATA_USER), ("insurer", Role.DATA_USER)}
+    consumer = {("c-anna", Role.CONSUMER)}
+    assert told == own | consumer | {("partner", Role.DATA_USER), ("insurer", Role.DATA_USER)}
     assert not naive & {"partner", "insurer", "stranger"}
     assert len({one.id for one in found}) == len(found)
 
@@ -430,14 +431,14 @@ def test_recipients_are_told_nothing_of_what_goes_on_or_never_was() -> None:
         (*HOME, requested(), RECORDED, ConsentDeclined("k-1", MAY + HOUR)),
     ):
         told = {one.receiver for one in changes(METER, fold(CONSUMERS, events), NOW)}
-        assert told <= {"adviser"}
+        assert told <= {"adviser", "c-anna"}
     granted_without: tuple[Any, ...] = (
         *(*HOME, requested(), RECORDED),
         granted(at=MAY + HOUR),
         ConsentRevoked("k-1", MAY + 2 * HOUR),
     )
     told = {one.receiver for one in changes(METER, fold(CONSUMERS, granted_without), NOW)}
-    assert told == {"adviser"}
+    assert told == {"adviser", "c-anna"}
 
 
 def test_the_service_says_it_for_the_consumer() -> None:
