@@ -36,7 +36,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def consents(as_: As, as_json: AsJson = False) -> None:
-    """Every consent at your meters, live or over, who it is for, and when it was last used."""
+    """Every consent at your meters, live or over: for whom, who else gets it, its last use."""
     caller = client(as_)
     listed = [
         line
@@ -46,7 +46,7 @@ def consents(as_: As, as_json: AsJson = False) -> None:
     if as_json:
         say_json(listed)
         return
-    terms = ("data user", "purpose", "categories", "expires")
+    terms = ("data user", "recipients", "purpose", "categories", "expires")
     columns = ("meter", "consent", "state", *terms, "last read", "record", "take it back with")
     shown = (line | {"record": line["record"][:HASH_CHARS]} for line in listed)
     table("Your consents", columns, (tuple(line.values()) for line in shown))
@@ -115,6 +115,7 @@ def _consents_at(caller: Client, mpxn: str, alias: str) -> Iterator[dict[str, st
             "consent_id": consent.consent_id,
             "state": consent.state,
             "data_user": consent.data_user,
+            "recipients": ", ".join(consent.record.purpose.recipients),
             "purpose": consent.purpose,
             "categories": ", ".join(consent.categories),
             "expires": when(consent.expires),

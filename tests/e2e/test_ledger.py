@@ -37,6 +37,7 @@ from tests.helpers.perse import perse
 MPAN = "1600000000029"
 NEIGHBOUR, TOGETHER, NO_METER = "1600000000038", "1600000000047", "1600000000056"
 MOVED = "1600000000065"
+RECIPIENTS = ["ledger-insurer", "ledger-partner"]
 TIMES = [datetime(year, 1, 1, tzinfo=UTC) for year in (2013, 2015, 2016)]
 DAY = (datetime(2024, 7, 1, tzinfo=UTC), datetime(2024, 7, 2, tzinfo=UTC))
 TERMS: dict[str, Any] = {
@@ -93,6 +94,7 @@ def place(spine: Installation, tmp_path_factory: pytest.TempPathFactory) -> str:
         MPAN,
         "bright-advice",
         consent_id="consent-of-ledger-reader",
+        record={"onward_sharing": True, "recipients": RECIPIENTS},
     )
     spine.party("ledger-flex", Role.DATA_USER)
     issue(spine.data_dir, Role.AUDITOR, "ledger-auditor")
@@ -261,7 +263,7 @@ def test_only_what_was_released_is_vouched_for(spine: Installation, place: str) 
 def test_a_consumer_finds_its_consents_and_suppliers_and_takes_one_back(
     spine: Installation, place: str
 ) -> None:
-    """The commands that are shown beside each consent are those that end it."""
+    """Each is listed, live or over, with recipients and last use; what is shown to end it does."""
     spine.occupier(MOVED, "ledger-mover")
     spine.as_(CONSENT_SERVICE).consumers(
         "StartSupply", mpxn=MOVED, supplier="north-supply", effective_from=stamp(SINCE)
@@ -288,10 +290,13 @@ def test_a_consumer_finds_its_consents_and_suppliers_and_takes_one_back(
     until(lambda: told("my", "consents", "--as", "ledger-reader")[0]["last_read"] != "")
     (line,) = told("my", "consents", "--as", "ledger-reader")
     assert (line["mpxn"], line["state"], line["data_user"]) == (MPAN, "ACTIVE", "bright-advice")
+    assert line["recipients"] == ", ".join(RECIPIENTS)
+    last_read = line["last_read"]
     _, *words = shlex.split(line["revoke"])
     assert CliRunner().invoke(command_line(), words).exit_code == 0
     (line,) = told("my", "consents", "--as", "ledger-reader")
-    assert (line["state"], line["revoke"]) == ("REVOKED", "")
+    assert (line["state"], line["revoke"]) == ("REVOKED", ""), "what is over is listed too"
+    assert line["recipients"] == ", ".join(RECIPIENTS) and line["last_read"] >= last_read
     with pytest.raises(grpc.RpcError):
         list(spine.as_("bright-advice").readings(MPAN, **TERMS))
     with pytest.raises(grpc.RpcError) as refused:
