@@ -31,7 +31,9 @@ from tests.helpers.specification import given
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
+README = (ROOT / "domains/consumers/README.md").read_text()
 RULES = re.compile(r"^(\d+)\. (.*?)(?=^\d+\. |^\S)", re.M | re.S)
+NAMED = re.compile(r"`([a-z_/.:]+)`")
 TYPES = {t.__name__: t for t in get_args(ConsumersCommand) + get_args(ConsumersEvent)}
 
 
@@ -99,21 +101,58 @@ def test_case(case: Path) -> None:
 
 def rules() -> dict[int, set[str]]:
     """Each numbered rule of the domain's README, and the scenarios and tests it names."""
-    readme = (ROOT / "domains/consumers/README.md").read_text()
-    _, _, rest = readme.partition("## The rules, and the scenario that shows each\n")
+    _, _, rest = README.partition("## The rules, and the scenario that shows each\n")
     stated, _, _ = rest.partition("\n## ")
     return {
-        int(number): set(re.findall(r"`([a-z_/.]+)`", text))
-        for number, text in RULES.findall(f"{stated}\nend")
+        int(number): set(NAMED.findall(text)) for number, text in RULES.findall(f"{stated}\nend")
     }
 
 
+def cases() -> set[str]:
+    """The scenarios by name."""
+    return {p.parent.name for p in HERE.glob("*/when.yaml")}
+
+
+def is_there(named: str) -> bool:
+    """Whether there is that scenario, that file of tests, or after `::` that test in it."""
+    name, _, test = named.partition("::")
+    if named in cases():
+        return True
+    path = ROOT / name
+    return path.is_file() and (not test or f"def {test}(" in path.read_text())
+
+
+def shown_by_nothing(readme: str) -> list[str]:
+    """The numbered lists that name no scenario and no test up to the next list or heading."""
+    lists = re.split(r"^(?=1\. )", re.sub(r"^## ", "\x00", readme, flags=re.M), flags=re.M)[1:]
+    texts = [text.partition("\x00")[0] for text in lists]
+    return [
+        text
+        for text in texts
+        if not any(n.startswith("tests/") or n in cases() for n in NAMED.findall(text))
+    ]
+
+
+def test_every_numbered_list_names_what_shows_it_and_that_is_there() -> None:
+    assert len(re.findall(r"^1\. ", README, re.M)) > 5
+    assert shown_by_nothing(README) == []
+    named = {name for name in NAMED.findall(README) if name.startswith("tests/")}
+    assert [name for name in named - {"tests/scenarios/consumers/"} if not is_there(name)] == []
+
+
+def test_a_list_that_names_nothing_or_what_is_not_there_is_found() -> None:
+    naive = "## A\n1. It stands.\n2. `due` too.\n## B\n1. So. `narrowing`\n\nAlso:\n1. No.\n"
+    assert [text.split()[1] for text in shown_by_nothing(naive)] == ["It", "No."]
+    this = "tests/scenarios/consumers/test_scenarios.py"
+    assert is_there(this) and is_there(f"{this}::test_case") and is_there("narrowing")
+    assert not is_there("tests/test_nowhere.py") and not is_there(f"{this}::test_no_such")
+
+
 def test_every_rule_has_its_scenario_and_every_scenario_its_rule() -> None:
-    cases = {p.parent.name for p in HERE.glob("*/when.yaml")}
     stated = rules()
     assert list(stated) == list(range(1, len(stated) + 1)) and len(stated) > 10
     for number, named in stated.items():
         assert named, f"rule {number} is shown by nothing"
-        for name in named - cases:
-            assert (ROOT / name).is_file(), f"rule {number} names {name}, which is not there"
-    assert cases == cases & set().union(*stated.values())
+        for name in named:
+            assert is_there(name), f"rule {number} names {name}, which is not there"
+    assert cases() <= set().union(*stated.values())
