@@ -28,6 +28,7 @@ from spine.console.conformance import (
     BOARD,
     CONSENT_SIDE,
     DATA_SIDE,
+    REVOCATION_REACHES_S,
     Ends,
     Sandbox,
     Subject,
@@ -701,6 +702,16 @@ async def test_a_side_that_has_not_heard_of_the_revocation_is_named(town: Town) 
     await town.serve()
     town.world.deaf_to = ConsentRevoked
     assert await town.failing() == REVOCATION | {"technical.read"}
+
+
+async def test_a_no_that_comes_after_the_limit_is_named(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Honest sides within 5 s; of a limit that nobody could keep, both are too late."""
+    await town.serve()
+    assert REVOCATION_REACHES_S == 5.0
+    monkeypatch.setattr("spine.console.conformance_tokens.REVOCATION_REACHES_S", 0.0)
+    assert await town.failing() == REVOCATION | {"technical.revocation-at-consumers"}
 
 
 async def test_a_side_that_serves_nothing_of_it_fails_and_is_not_passed_over(town: Town) -> None:
