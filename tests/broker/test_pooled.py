@@ -56,6 +56,7 @@ from spine.services.governance import start_governance
 from spine.services.ledger import start_ledger
 from spine.services.metering import start_metering
 from tests.helpers.accredited import accredit
+from tests.helpers.judging import judge
 from tests.helpers.leaves import leaves
 from tests.helpers.log import open_new_log
 
@@ -624,3 +625,10 @@ async def test_the_log_names_meters_as_ever(world: World) -> None:
     for party in (ONE, PLAIN_ONE):
         assert named[party] == set(world.members)
     assert named.keys() == set(USERS)
+
+
+async def test_the_calculator_agrees_with_every_decision_of_the_run(world: World) -> None:
+    """Under whatever identifiers it was asked."""
+    count, disagreed = await asyncio.to_thread(judge, world.runtime)
+    assert count > MEMBERS
+    assert disagreed == [], "\n".join(disagreed[:5])

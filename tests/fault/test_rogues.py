@@ -41,6 +41,7 @@ from tests.fault.checkers import unbalanced, unexplained
 from tests.fault.digests import same_again
 from tests.fault.installation import Faulty
 from tests.fault.nemesis import kills
+from tests.helpers.judging import judge
 from tests.helpers.town import (
     ADVISER,
     CONSUMER,
@@ -363,6 +364,8 @@ async def test_whatever_was_written_the_log_still_explains_itself(
     assert unbalanced(report) == []
     assert unexplained(report, kills) == []
     assert await asyncio.to_thread(same_again, town.runtime, "guest") == []
+    _, disagreed = await asyncio.to_thread(judge, town.runtime)
+    assert disagreed == []
 
 
 @pytest_asyncio.fixture(autouse=True, loop_scope="module")

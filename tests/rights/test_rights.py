@@ -1,7 +1,9 @@
 """The policy and the rights calculator, two readings of the same rules, never disagree.
 
-`make rights` asks a million questions; the tests ask some thousands. The access records of every
-run on a broker go through the same comparison (`tests/helpers/judging.py`).
+`make rights` asks a million questions; the tests ask some thousands. The decisions on rights in a
+log go through the same comparison (`tests/helpers/judging.py`) wherever the tests run a town
+(`tests/helpers/town.py`), the pools (`tests/broker/test_pooled.py`), the installation of
+`tests/e2e` or a fault installation, there up to its last audit. Those of load runs do not.
 """
 
 from __future__ import annotations
