@@ -54,18 +54,19 @@ EVENTS: tuple[ConsumersEvent, ...] = (
 
 
 class Caller:
-    """Anna's client, answered by the fold of her meter and one read under each of two consents."""
+    """Anna's client, answered by the fold of her meter; two reads were answered and one was not."""
 
     def ledger(self, method: str, **asked: Any) -> Any:
         if method == "ListOwnMeters":
             return SimpleNamespace(meters=[SimpleNamespace(mpxn=MPXN)])
-        read = {"at": wire.stamp(READ_AT), "release": "RELEASED"}
-        later = read | {"at": wire.stamp(NOW), "release": "REFUSED"}
         return ledger_pb2.ListReadsResponse(
             reads=[
-                ledger_pb2.Read(consent_id="k-live", **later),
-                ledger_pb2.Read(consent_id="k-live", **read),
-                ledger_pb2.Read(consent_id="k-expired", **read),
+                ledger_pb2.Read(consent_id=under, at=wire.stamp(at), release=release)
+                for under, at, release in (
+                    ("k-live", NOW, "REFUSED"),
+                    ("k-live", READ_AT, "RELEASED"),
+                    ("k-expired", READ_AT, "RELEASED"),
+                )
             ]
         )
 
