@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from domains.consumers.decider import CONSUMERS
+from domains.governance.decider import GOVERNANCE
 from spine import trust
 from spine.policy_data import POLICY_HASHES
 from spine.replay import StoredFold
@@ -16,8 +18,6 @@ from tests.core.test_in_force import OBJECTS, Log
 from tests.helpers.judging import judge
 from tests.helpers.records import (
     CODEC,
-    CONSUMERS,
-    GOVERNANCE,
     LOG_ID,
     METER,
     PARTITIONS,
