@@ -50,7 +50,14 @@ POLICY_DATA_V2: Final[Mapping[str, Any]] = {
             "finer than a day, and any to other users, by explicit consent for a stated purpose, "
             "which can be withdrawn at any time. That a reminder is due each 12 months is as "
             "understood.",
-            "not_applied": [],
+            "not_applied": [
+                {
+                    "rule": "A competent independent organisation (CIO) assesses the privacy of "
+                    "another user before its first access, as understood of the Smart Energy Code.",
+                    "instead": "The end of its accreditation stands for the expiry of the "
+                    "assessment: no fact says who assessed it.",
+                },
+            ],
         },
         "LEGAL_OBLIGATION": {
             "roles": ["supplier", "data_service"],

@@ -1,13 +1,14 @@
 """Every decision of a log, held against the independent calculator of rights.
 
 The fold says which events count and what it decided; from there on the calculator knows nothing of
-it: it is told the events in their order and asked what they entitle to.
+it: it is told the events in their order and asked what they entitle to, by the version of the
+policy that they adopted last and not by the one that the fold says it went by.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ from spine import trust
 from spine.errors import Reason
 from spine.event import LogRecord, from_epoch_ms
 from spine.policy import Decision, Permit
+from spine.policy_data import FIRST_POLICY
 from spine.rows import Applied, Decided
 from spine.runtime import Runtime
 from tests.helpers.rights import Event, Right, Span, agree, rights
@@ -56,6 +58,12 @@ def judge(runtime: Runtime, untold: Collection[str] = ()) -> tuple[int, list[str
     return count, disagreed
 
 
+def adopted(policy: Sequence[Event]) -> int:
+    """The version in force after these events of the policy's subject."""
+    versions = [int(said["version"]) for name, said in policy if name == "PolicyVersionAdopted"]
+    return versions[-1] if versions else FIRST_POLICY
+
+
 def _questions(
     runtime: Runtime, scratch: Path, partition: int, untold: Collection[str]
 ) -> list[Question]:
@@ -77,7 +85,7 @@ def _questions(
                 for name, said in told[trust.EQUIVALENCE_SUBJECT]
                 if name == "EquivalenceTableAdopted"
             ]
-            version = decided.policy_version
+            version = adopted(told[trust.POLICY_SUBJECT])
             entitled = rights(plain(request), meter, party, now, tables, version)
             asked.append((decided, now, entitled))
 

@@ -3,7 +3,8 @@
 A state machine gives commands to the deciders as a coordinator would: at a meter, or at home and
 from there as legs, which a crash may leave unsent or have sent again. After every step the policy
 and the calculator, which share no code, say the same of who may read; what was acknowledged as
-over or held opens nothing; and the state is what the events alone make of it.
+over, held or objected to opens nothing; and the state is what the events alone make of it. A life
+is judged by one version of the policy, and may go over to a later one.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from spine import trust
 from spine.domain import Actor
 from spine.errors import SpineError
 from spine.policies import POLICIES
-from spine.policy import Basis, MeterAccess, Permit, Role, Situation
+from spine.policy import Basis, MeterAccess, Permit, Role, Situation, stretch
 from tests.helpers.access import access_request
 from tests.helpers.judging import permitted_by, plain
 from tests.helpers.rights import agree, rights
@@ -54,12 +55,16 @@ AN_END: dict[str, Callable[..., Any]] = {
     Action.DECLINE: c.DeclineConsent,
 }
 CATEGORIES = ("HH_CONSUMPTION", "EXPORT")
+# The uses that need no consent and can be objected to, each with a category that this shuts.
+SHUT = {("LEGAL_OBLIGATION", "SETTLEMENT"): "HH_CONSUMPTION", ("OPT_OUT", "BILLING"): "DAILY"}
+SUPPLIERS = ("north", "south")
 DAY = timedelta(days=1)
 ASKED = (START - 60 * DAY, START + 120 * DAY)
 
 meters = st.sampled_from(METERS)
 consents = st.sampled_from(CONSENTS)
 people = st.sampled_from(("c-1", "c-2"))
+uses = st.sampled_from(tuple(SHUT))
 some_categories = st.sampled_from((CATEGORIES, CATEGORIES[:1], CATEGORIES[1:]))
 days = st.integers(-20, 20)
 # What a record may say: nothing, too coarse for some, more than was asked, a contradiction.
@@ -78,6 +83,31 @@ later_actions = st.sampled_from(
 )
 
 
+def under_consent(k: str, category: str) -> Any:
+    """What the adviser asks under a consent; under any, if it is not named."""
+    asked = access_request(ASKED, category=category, consent_id=k)
+    assert asked.basis == Basis.CONSENT and asked.party == ADVISER
+    return asked
+
+
+def of_use(use: tuple[str, str], category: str, supplier: str) -> Any:
+    """What a supplier asks of a use that needs no consent."""
+    basis, purpose = use
+    terms = {"role": Role.SUPPLIER, "basis": basis, "purpose": purpose, "category": category}
+    return access_request(ASKED, party=supplier, **terms)
+
+
+QUESTIONS = (
+    *(under_consent(*asked) for asked in product((*CONSENTS, ""), CATEGORIES)),
+    *(
+        of_use(use, category, supplier)
+        for use, supplier in product(SHUT, SUPPLIERS)
+        for category in (SHUT[use], "METERING_POINT")  # and what an objection does not shut
+    ),
+)
+ASKED_PLAINLY = [(request, plain(request)) for request in QUESTIONS]
+
+
 class Lives(RuleBasedStateMachine):
     """What coordinators keep of two meters and two consents, and what was acknowledged to whom."""
 
@@ -89,13 +119,17 @@ class Lives(RuleBasedStateMachine):
         self.home = dict.fromkeys(CONSENTS, FanOut())
         self.applied: set[tuple[str, int, str]] = set()
         self.refused: set[tuple[str, int, str]] = set()
-        self.standing, self.said_of_adviser = trust.Standing(), list[Any]()
+        self.standing, self.said_of_party = trust.Standing(), list[Any]()
         self.tables: list[trust.Equivalence] = []
         self.over: set[tuple[str, str]] = set()
         self.held: set[tuple[str, str]] = set()
+        self.objected: set[tuple[str, tuple[str, str], str]] = set()
+        self.policy = min(POLICIES)
         self.tenancies = 0
+        # One party's standing serves the adviser and both suppliers.
         self.govern(trust.ParticipantAdmitted("Bright Advice"))
-        self.govern(trust.AccreditationGranted("data_user", "CCS", "1", (), ASKED[0], None))
+        for role, scheme in (("data_user", "CCS"), ("supplier", "DSI")):
+            self.govern(trust.AccreditationGranted(role, scheme, "1", (), ASKED[0], None))
 
     # How commands are carried out
 
@@ -120,6 +154,16 @@ class Lives(RuleBasedStateMachine):
                 self.held.add((mpxn, command.consent_id))
             case c.ResumeConsent():
                 self.held.discard((mpxn, command.consent_id))
+            case c.ObjectToUse():
+                self.objected.update(self.of_the_stays(mpxn, command))
+            case c.AllowUse():
+                self.objected.difference_update(self.of_the_stays(mpxn, command))
+
+    def of_the_stays(self, mpxn: str, command: Any) -> set[tuple[str, tuple[str, str], str]]:
+        """The use at each stay of the consumer until now."""
+        use, who = (command.basis, command.purpose), command.consumer_ref
+        stays = self.access[mpxn].tenancies
+        return {(mpxn, use, stay.tenancy_id) for stay in stays if stay.consumer_ref == who}
 
     def is_applied(self, leg: tuple[str, int, str]) -> bool:
         """Whether the fold knows the leg's command id: then a second send changes nothing."""
@@ -129,7 +173,7 @@ class Lives(RuleBasedStateMachine):
         after = trust.evolve(self.standing, event)
         assert isinstance(after, trust.Standing)
         self.standing = after
-        self.said_of_adviser.append((type(event).__name__, plain(event)))
+        self.said_of_party.append((type(event).__name__, plain(event)))
 
     def terms(self, who: str, categories: tuple[str, ...], history: int, term: int) -> Any:
         start = self.now + min(term, 0) * DAY
@@ -141,10 +185,17 @@ class Lives(RuleBasedStateMachine):
 
     # Who lives there, and time
 
-    @initialize(of=some_categories, sent=st.integers(0, 2), alone=st.booleans())
-    def one_lives_at_both(self, of: tuple[str, ...], sent: int, alone: bool) -> None:
+    @initialize(
+        of=some_categories,
+        sent=st.integers(0, 2),
+        alone=st.booleans(),
+        version=st.sampled_from(sorted(POLICIES)),
+    )
+    def one_lives_at_both(self, of: tuple[str, ...], sent: int, alone: bool, version: int) -> None:
         """Most lives begin like this: somebody lives there and allows something."""
+        self.policy = version
         for mpxn in METERS:
+            self.give(mpxn, c.StartSupply(SERVICE, SUPPLIERS[0], self.now - 15 * DAY))
             self.somebody_moves_in(mpxn, "c-1", -10)
         if alone:
             self.one_is_granted(METERS[0], "k-2", "c-1", of, -5, 20)
@@ -169,14 +220,27 @@ class Lives(RuleBasedStateMachine):
         for tenancy in self.access[mpxn].tenancies[-1:]:
             self.give(mpxn, c.EndTenancy(SERVICE, tenancy.tenancy_id, self.now + at * DAY))
 
-    @rule(mpxn=meters, supplier=st.sampled_from(("north", "south")))
+    @rule(mpxn=meters, supplier=st.sampled_from(SUPPLIERS))
     def the_supplier_changes(self, mpxn: str, supplier: str) -> None:
         before = {k: self.opens(mpxn, k) for k in CONSENTS}
         self.give(mpxn, c.StartSupply(SERVICE, supplier, self.now))
         assert {k: self.opens(mpxn, k) for k in CONSENTS} == before
 
+    @precondition(lambda self: self.policy < max(POLICIES))
     @rule()
-    def the_adviser_is_suspended_or_reinstated(self) -> None:
+    def the_next_policy_is_adopted(self) -> None:
+        self.policy += 1
+
+    @rule(mpxn=meters, who=people, use=uses, allowed=st.booleans())
+    def a_use_is_objected_to_or_allowed(
+        self, mpxn: str, who: str, use: tuple[str, str], allowed: bool
+    ) -> None:
+        by = Actor(Role.CONSUMER, who)
+        said = c.AllowUse(by, *use, who) if allowed else c.ObjectToUse(by, *use, who, self.policy)
+        self.give(mpxn, said)
+
+    @rule()
+    def the_party_is_suspended_or_reinstated(self) -> None:
         participant = self.standing.participant
         assert participant is not None
         said = trust.ParticipantReinstated if participant.suspended else trust.ParticipantSuspended
@@ -319,20 +383,15 @@ class Lives(RuleBasedStateMachine):
 
     # What holds whatever happened
 
-    def question(self, k: str, category: str) -> Any:
-        asked = access_request(ASKED, category=category, consent_id=k)
-        assert asked.basis == Basis.CONSENT and asked.party == ADVISER
-        return asked
-
     def judged(self, mpxn: str, request: Any, now: datetime) -> Any:
         known = self.access[mpxn] if self.told[mpxn] else None
         table = self.tables[-1] if self.tables else None
         participant = self.standing.participant
-        return POLICIES[1](request, Situation(known, participant, now, equivalence=table))
+        return POLICIES[self.policy](request, Situation(known, participant, now, equivalence=table))
 
     def opens(self, mpxn: str, k: str) -> list[bool]:
         return [
-            isinstance(self.judged(mpxn, self.question(k, category), self.now), Permit)
+            isinstance(self.judged(mpxn, under_consent(k, category), self.now), Permit)
             for category in CATEGORIES
         ]
 
@@ -340,21 +399,31 @@ class Lives(RuleBasedStateMachine):
     def policy_and_calculator_agree(self) -> None:
         for mpxn in METERS:
             meter = [(type(event).__name__, plain(event)) for event in self.told[mpxn]]
-            for k in (*CONSENTS, ""):
-                for category in CATEGORIES:
-                    request = self.question(k, category)
-                    tables = [[asdict(row) for row in table.rows] for table in self.tables]
-                    found = rights(plain(request), meter, self.said_of_adviser, self.now, tables)
-                    decision = self.judged(mpxn, request, self.now)
-                    assert agree(permitted_by(decision), found), (decision, found)
+            tables = [[asdict(row) for row in table.rows] for table in self.tables]
+            for request, asked in ASKED_PLAINLY:
+                found = rights(asked, meter, self.said_of_party, self.now, tables, self.policy)
+                decision = self.judged(mpxn, request, self.now)
+                assert agree(permitted_by(decision), found), (decision, found)
 
     @invariant()
     def what_is_over_or_held_opens_nothing_now_or_later(self) -> None:
         for mpxn, k in self.over | self.held:
             for category in CATEGORIES:
                 for ahead in (0, 10, 60):
-                    request, now = self.question(k, category), self.now + ahead * DAY
+                    request, now = under_consent(k, category), self.now + ahead * DAY
                     assert not isinstance(self.judged(mpxn, request, now), Permit), (mpxn, k)
+
+    @invariant()
+    def what_is_objected_to_opens_nothing_of_that_stay(self) -> None:
+        """Whoever supplies the meter, and however much later it is read."""
+        for mpxn, use, tenancy_id in self.objected:
+            stay = next(t for t in self.access[mpxn].tenancies if t.tenancy_id == tenancy_id)
+            lived = stretch(stay.effective_from, stay.effective_to)
+            for supplier in SUPPLIERS:
+                found = self.judged(mpxn, of_use(use, SHUT[use], supplier), self.now)
+                parts = found.covered if isinstance(found, Permit) else ()
+                opened = [one for one, its in product(parts, lived) if one.intersect(its)]
+                assert not opened, (mpxn, use, opened)
 
     @invariant()
     def a_completed_end_shut_every_meter_it_named(self) -> None:
@@ -480,6 +549,25 @@ def test_a_rule_that_is_left_out_is_found(monkeypatch: pytest.MonkeyPatch) -> No
     for naive in (
         machine.policy_and_calculator_agree,
         machine.what_is_over_or_held_opens_nothing_now_or_later,
+    ):
+        with pytest.raises(AssertionError):
+            naive()
+
+
+def test_an_objection_that_is_noted_and_not_heeded_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine = Lives()
+    machine.one_lives_at_both(CATEGORIES, 2, False, max(POLICIES))
+    for use in SHUT:
+        machine.a_use_is_objected_to_or_allowed(METERS[0], "c-1", use, False)
+    assert len(machine.objected) == len(SHUT)
+    machine.policy_and_calculator_agree()
+    machine.what_is_objected_to_opens_nothing_of_that_stay()
+    monkeypatch.setattr("spine.policy_v2.objections_of", lambda access: ())
+    for naive in (
+        machine.policy_and_calculator_agree,
+        machine.what_is_objected_to_opens_nothing_of_that_stay,
     ):
         with pytest.raises(AssertionError):
             naive()
