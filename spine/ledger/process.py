@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ import structlog
 
 from spine import telemetry, trust
 from spine.codec import Codec
-from spine.errors import Bug, Pushback, Reason, SpineError
+from spine.errors import Bug, Pushback, Reason
 from spine.files import claimed, write_whole
 from spine.follower import LogFollower, PointReader
 from spine.identity import signing_key
@@ -146,7 +146,7 @@ class Keeper:
             self._refuse(unfit)
             return
         work = (self._follow, self._publish, self._look_again)
-        self._tasks = [asyncio.create_task(each()) for each in work]
+        self._tasks = [asyncio.create_task(self._watched(each)) for each in work]
 
     @property
     def keeps(self) -> bool:
@@ -220,6 +220,13 @@ class Keeper:
 
     # On the loop
 
+    async def _watched(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do it; what ends it unforeseen ends the signing, for nothing goes on unchecked."""
+        try:
+            await work()
+        except Exception as error:
+            self._refuse(error)
+
     async def _follow(self) -> None:
         """Take what comes, seal when it is time; begin again whenever the log was out of reach."""
         sealed_at = 0.0
@@ -247,10 +254,10 @@ class Keeper:
             await asyncio.sleep(CHECK_LOG_EVERY_S)
             try:
                 await asyncio.to_thread(self._checked)
-            except LogUnfit as unfit:
-                self._refuse(unfit)
-            except SpineError as error:
-                _log.warning("ledger.not_checked", reason=str(error.reason))
+            except Pushback as pushback:
+                _log.warning("ledger.not_checked", reason=str(pushback.reason))
+            except Exception as error:  # the log differs, or nobody knows that it does not
+                self._refuse(error)
 
     def _checked(self) -> None:
         assert self.book is not None
@@ -316,10 +323,12 @@ class Keeper:
                 evidence = {"witnesses": who, "ours": str(self._pending.note)}
                 self.book.keep_evidence(kind, evidence)
 
-    def _refuse(self, unfit: LogUnfit) -> None:
-        self.refusal = unfit.message
-        telemetry.ledger_alarms.add(1, {"kind": "log-differs"})
-        _log.error("ledger.refuses_to_sign", reason=unfit.message)
+    def _refuse(self, error: Exception) -> None:
+        """Sign nothing any more: the log is another one, or nobody can tell that it is not."""
+        differs = isinstance(error, LogUnfit)
+        self.refusal = error.message if isinstance(error, LogUnfit) else f"failed: {error!r}"
+        telemetry.ledger_alarms.add(1, {"kind": "log-differs" if differs else "not-checked"})
+        _log.error("ledger.refuses_to_sign", reason=self.refusal)
 
     def _write_keys(self) -> None:
         """Say whose signatures a head of ours bears; an auditor compares it with what they know."""
