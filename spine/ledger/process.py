@@ -213,6 +213,8 @@ class Keeper:
 
     def _seal(self) -> Sealed | None:
         assert self.book is not None
+        if self.refusal:
+            return None
         return self.book.seal(time.time_ns() // 1_000_000)
 
     def _grown_since(self, old: int, sealed: Sealed) -> dict[str, Any]:
@@ -278,6 +280,8 @@ class Keeper:
                 self._write_keys()
                 said = await self._witnesses.cosign(pending, self._grown_since)
                 self._sound(said)
+                if self.refusal:
+                    return
                 if len(said.signatures) >= self._witnesses.quorum:
                     await self._show(pending, said)
                     continue

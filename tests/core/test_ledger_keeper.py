@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ import pytest
 from spine.event import LogRecord
 from spine.ledger import book as books
 from spine.ledger import process
-from spine.ledger.cosigning import Witnesses
+from spine.ledger.cosigning import Cosigned, Witnesses
 from spine.ledger.note import Checkpoint
 from spine.ledger.process import Keeper
 from spine.log import Kafka, LogUnfit
@@ -181,6 +182,51 @@ async def test_a_look_that_fails_unforeseen_ends_them_as_well(log: Log, tmp_path
         await until(lambda: not keeper.keeps)
         assert "Input/output error" in keeper.refusal
         await signs_nothing_more(keeper, log)
+
+
+async def test_no_head_is_sealed_of_what_was_read_before_the_refusal(
+    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads, go_on = threading.Event(), threading.Event()
+
+    def slow(follower: Follower, timeout_ms: int) -> list[LogRecord]:
+        reads.set()
+        assert go_on.wait(WAIT_S)
+        return [record(1)]
+
+    async with kept(log, tmp_path) as keeper:
+        monkeypatch.setattr(Follower, "poll", slow)
+        await until(reads.is_set)
+        log.rewritten = True
+        await until(lambda: not keeper.keeps)
+        go_on.set()
+        await until(lambda: keeper._tasks[0].done())
+        assert keeper.book is not None
+        assert keeper.book.places[PLACES[0]] == 2, "it was read"
+        assert (keeper.book.size, size_published(keeper), len(log.heads)) == (1, 1, 1)
+
+
+async def test_no_head_is_published_that_was_cosigned_as_the_refusal_came(
+    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(*given: Any) -> Cosigned:
+        asked.set()
+        await go_on.wait()
+        return Cosigned()
+
+    async with kept(log, tmp_path) as keeper:
+        monkeypatch.setattr(Witnesses, "cosign", slow)
+        log.write()
+        async with asyncio.timeout(WAIT_S):
+            await asked.wait()
+        log.rewritten = True
+        await until(lambda: not keeper.keeps)
+        go_on.set()
+        await until(lambda: keeper._tasks[1].done())
+        assert keeper.book is not None and keeper.book.size == 2, "it was sealed before"
+        assert (size_published(keeper), len(log.heads)) == (1, 1)
 
 
 async def test_work_that_ends_unforeseen_is_said_and_not_only_stopped(
