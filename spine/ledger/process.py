@@ -38,6 +38,7 @@ POLL_MS: Final = 100
 # What comes meanwhile is read at once: a question to the broker costs more than the records do.
 GATHER_S: Final = 0.05
 CHECK_LOG_EVERY_S: Final = 10.0
+UNCHECKED_FOR_S: Final = 3 * CHECK_LOG_EVERY_S
 HELD_BACK_AFTER_S: Final = 5.0
 PAUSE_S: Final = 1.0
 _log = structlog.get_logger()
@@ -76,10 +77,13 @@ def last_published(reader: LogReader, codec: Codec, key: VerifierKey) -> Note | 
 
 
 def check_log(book: Book, reader: PointReader) -> None:
-    """LogUnfit(LOG_DIFFERS) unless the log still holds the last record of every tree."""
-    leaves = book.last_leaves()
-    held = reader.records_at({(leaf.topic, leaf.partition): leaf.offset for leaf in leaves})
-    book.check_log(leaves, lambda leaf: held[leaf.topic, leaf.partition])
+    """LogUnfit(LOG_DIFFERS) unless the log still holds the last record of every tree.
+
+    Pushback(LOG_UNREACHABLE) if a partition is silent; those that answer are judged all the same.
+    """
+    leaves = {(leaf.topic, leaf.partition): leaf for leaf in book.last_leaves()}
+    for place, held in reader.found_at({p: leaf.offset for p, leaf in leaves.items()}):
+        book.check_log([leaves[place]], {leaves[place]: held}.get)
 
 
 @dataclass(slots=True)
@@ -126,6 +130,8 @@ class Keeper:
         self._pending: Sealed | None = None
         self._pending_since = 0.0
         self._alarmed = False
+        self._looked_at = time.monotonic()
+        self._unchecked = False
         self._accused: set[str] = set()
         self._claim: IO[str] | None = None
         self._keys: list[str] = []
@@ -157,6 +163,11 @@ class Keeper:
     def held_back(self) -> bool:
         """Whether a head has waited for witnesses for so long that the alarm was raised."""
         return self._alarmed
+
+    @property
+    def unchecked(self) -> bool:
+        """Whether no look at the log succeeded for so long that no head is sealed meanwhile."""
+        return self._unchecked
 
     def sign(self, text: str) -> Note:
         """A statement under the ledger's key; never a head, which only an epoch is a reason for.
@@ -195,6 +206,7 @@ class Keeper:
             check_log(book, reader)
         finally:
             reader.close()
+        self._looked_at = time.monotonic()
         self.book = book
         self._follower = LogFollower(self._kafka, book.places)
         sealed = book.sealed
@@ -213,9 +225,18 @@ class Keeper:
 
     def _seal(self) -> Sealed | None:
         assert self.book is not None
-        if self.refusal:
+        if self.refusal or self._out_of_sight():
             return None
         return self.book.seal(time.time_ns() // 1_000_000)
+
+    def _out_of_sight(self) -> bool:
+        """Whether the last good look is too long ago to sign on; the alarm is raised once."""
+        unseen_s = time.monotonic() - self._looked_at
+        before, self._unchecked = self._unchecked, unseen_s > UNCHECKED_FOR_S
+        if self._unchecked and not before:
+            telemetry.ledger_alarms.add(1, {"kind": "not-checked"})
+            _log.error("ledger.alarm", kind="not-checked", seconds=round(unseen_s, 1))
+        return self._unchecked
 
     def _grown_since(self, old: int, sealed: Sealed) -> dict[str, Any]:
         return self._library.growth(old, sealed.note, sealed.heads)
@@ -252,11 +273,14 @@ class Keeper:
 
     async def _look_again(self) -> None:
         """Now and then, whether the log still is what was read; beside the work, which goes on."""
+        pause = CHECK_LOG_EVERY_S
         while not self.refusal:
-            await asyncio.sleep(CHECK_LOG_EVERY_S)
+            await asyncio.sleep(pause)
             try:
                 await asyncio.to_thread(self._checked)
+                self._looked_at, pause = time.monotonic(), CHECK_LOG_EVERY_S
             except Pushback as pushback:
+                pause = min(PAUSE_S, CHECK_LOG_EVERY_S)
                 _log.warning("ledger.not_checked", reason=str(pushback.reason))
             except Exception as error:  # the log differs, or nobody knows that it does not
                 self._refuse(error)

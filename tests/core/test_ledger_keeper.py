@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from spine.errors import Pushback, Reason
 from spine.event import LogRecord
 from spine.ledger import book as books
 from spine.ledger import process
@@ -43,6 +44,7 @@ class Log:
     rewritten: bool = False
     looks: int = 0
     fails: Exception | None = None
+    answers: bool = False
     heads: list[bytes] = field(default_factory=list)
 
     def write(self) -> None:
@@ -76,12 +78,14 @@ class Follower:
 class Reader:
     log: Log
 
-    def records_at(self, offsets: dict[Place, int]) -> dict[Place, LogRecord | None]:
+    def found_at(self, offsets: dict[Place, int]) -> Iterator[tuple[Place, LogRecord | None]]:
         self.log.looks += 1
+        says = "rewritten" if self.log.rewritten else ""
+        for place, offset in offsets.items():
+            if self.log.fails is None or self.log.answers:
+                yield place, record(offset, place, says)
         if self.log.fails is not None:
             raise self.log.fails
-        says = "rewritten" if self.log.rewritten else ""
-        return {place: record(offset, place, says) for place, offset in offsets.items()}
 
     def close(self) -> None:
         """Nothing is held."""
@@ -182,6 +186,41 @@ async def test_a_look_that_fails_unforeseen_ends_them_as_well(log: Log, tmp_path
         await until(lambda: not keeper.keeps)
         assert "Input/output error" in keeper.refusal
         await signs_nothing_more(keeper, log)
+
+
+SILENT = Pushback(Reason.LOG_UNREACHABLE, "the log does not answer")
+
+
+async def test_where_no_look_succeeds_for_long_no_head_is_sealed_until_one_does(
+    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with kept(log, tmp_path) as keeper:
+        log.fails = SILENT
+        looks = log.looks
+        log.write()
+        await until(lambda: size_published(keeper) == 2 and log.looks > looks + 2)
+        assert not keeper.unchecked, "it is not yet long"
+        monkeypatch.setattr(process, "UNCHECKED_FOR_S", 0.0)
+        await until(lambda: keeper.unchecked)
+        assert keeper.book is not None
+        sealed_then = keeper.book.size
+        for _ in range(ROUNDS):
+            log.write()
+            await asyncio.sleep(0.005)
+        assert keeper.book.size == sealed_then and keeper.keeps
+        monkeypatch.setattr(process, "UNCHECKED_FOR_S", WAIT_S)
+        log.fails = None
+        await until(lambda: size_published(keeper) > sealed_then)
+        assert not keeper.unchecked
+
+
+async def test_a_partition_that_answers_is_judged_while_another_is_silent(
+    log: Log, tmp_path: Path
+) -> None:
+    async with kept(log, tmp_path) as keeper:
+        log.fails, log.answers, log.rewritten = SILENT, True, True
+        await until(lambda: not keeper.keeps)
+        assert "no longer holds the record at" in keeper.refusal
 
 
 async def test_no_head_is_sealed_of_what_was_read_before_the_refusal(
