@@ -8,7 +8,9 @@ to the root that was signed, or the log below it is another one and nothing is s
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,7 +199,8 @@ class Book:
         folder = self._folder / EVIDENCE
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            path = folder / f"{kind}-{len(list(folder.iterdir())):04d}.json"
+            # In order of time, and another one for each thread: two may find something at once.
+            path = folder / f"{kind}-{time.time_ns()}-{secrets.token_hex(4)}.json"
             write_whole(path, json.dumps(content, indent=2).encode(), sync=True)
         except OSError as error:
             _log.error("ledger.alarm", kind=kind, evidence=content, not_kept=str(error))

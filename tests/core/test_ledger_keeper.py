@@ -6,9 +6,11 @@ The real keeper, over a log that is a list and a broker that takes everything.
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,6 +21,7 @@ import pytest
 
 from spine.errors import Pushback, Reason
 from spine.event import LogRecord
+from spine.files import write_whole
 from spine.ledger import book as books
 from spine.ledger import process
 from spine.ledger.cosigning import Cosigned, Witnesses
@@ -295,3 +298,26 @@ def test_what_contradicts_is_said_whether_its_evidence_can_be_kept_or_not(
         book.check_log(book.last_leaves(), lambda leaf: None)
     with pytest.raises(LogUnfit, match="rolled back"):
         before.check_published(made.note, verify)
+
+
+def test_what_two_threads_find_at_once_is_kept_of_both_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has its name before the other has its file, as where a disk is slow."""
+    book, together = open_book(tmp_path), threading.Barrier(2)
+
+    def slow(path: Path, content: bytes, *, sync: bool) -> None:
+        together.wait(WAIT_S)
+        write_whole(path, content, sync=sync)
+
+    monkeypatch.setattr(books, "write_whole", slow)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda who: book.keep_evidence("fork", {"who": who}), ("one", "other")))
+    monkeypatch.undo()
+    for number in range(12):
+        book.keep_evidence("fork", {"who": number})
+    kept = [
+        json.loads(path.read_text())["who"] for path in sorted((tmp_path / "evidence").iterdir())
+    ]
+    assert set(kept[:2]) == {"one", "other"}
+    assert kept[2:] == list(range(12))
