@@ -353,6 +353,8 @@ class Keeper:
 
     def _refuse(self, error: Exception) -> None:
         """Sign nothing any more: the log is another one, or nobody can tell that it is not."""
+        if self.refusal:  # the first reason stands
+            return
         differs = isinstance(error, LogUnfit)
         self.refusal = error.message if isinstance(error, LogUnfit) else f"failed: {error!r}"
         telemetry.ledger_alarms.add(1, {"kind": "log-differs" if differs else "not-checked"})
