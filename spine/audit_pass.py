@@ -44,6 +44,7 @@ from spine.view import Hold, Void
 
 # Outcomes first: the log may grow meanwhile, and what they speak of is then found in the others.
 AUDITED: Final = (trust.OUTCOMES_TOPIC, *trust.DATA_TOPICS, trust.CONSUMER_LOG)
+VERSIONS_CONTRADICT: Final = "its records and the outcome name different reducer versions"
 NO_HONEST_SERVER: Final = "no server that keeps the rules records this"
 
 Rebuild = Callable[[Decided, Mapping[str, ReadableRows], Mapping[str, int]], Rebuilt]
@@ -185,14 +186,14 @@ class PartitionPass:
         recorded = self._outcomes.get((request.request_id, decided.member), [])
         place = (self._partition, record.offset, decided.entry)
         told = [each for each in recorded if _place(each.outcome) == place]
-        here, rests_on = [each.outcome for each in told], told[0].rests_on if told else {}
+        here = [each.outcome for each in told]
         self._decided.add((request.request_id, decided.member, record.offset, decided.entry))
         at = from_epoch_ms(record.append_ms)
         if not self._means.selection.wants(decided, at, *place[:2]):
             return
         because = ""
         if here:
-            verdict, why, because = self._compare(decided, here, vector, rests_on)
+            verdict, why, because = self._compare(decided, told, vector)
         else:
             verdict, why = self._without_outcome(decided, bool(recorded))
         permit = decision if isinstance(decision, Permit) else None
@@ -254,16 +255,18 @@ class PartitionPass:
     def _compare(
         self,
         decided: Decided,
-        outcomes: list[AccessOutcome],
+        told: list[_Told],
         vector: tuple[DataPosition, ...],
-        rests_on: Versions,
     ) -> tuple[Verdict, str, str]:
         """The record itself first, then the decision, then the answer; and what explains it."""
-        if difference := impossible(outcomes):
+        if difference := impossible(each.outcome for each in told):
             return Verdict.DIFFERENT, difference, NO_HONEST_SERVER
-        outcome, stored = outcomes[0], self._folds[trust.CONSUMER_LOG]
+        outcome, stored = told[0].outcome, self._folds[trust.CONSUMER_LOG]
+        rests_on = reducers.agreed((each.rests_on for each in told), outcome.reducer_version)
+        if rests_on is None:
+            return Verdict.DIFFERENT, VERSIONS_CONTRADICT, NO_HONEST_SERVER
         if not self._means.at_hand.judges(trust.CONSUMER_LOG, outcome.reducer_version):
-            why = f"reducer version {outcome.reducer_version} is not at hand"
+            why = f"{reducers.NOT_AT_HAND} {outcome.reducer_version} is not at hand"
             return Verdict.CANNOT_TELL, why, ""
         if difference := decided_otherwise(decided, outcome):
             unknown = (

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Self
 
+from spine.reducers import NOT_AT_HAND
 from spine.rows import Counts, Decided
 from spine.verdict import Verdict
 
@@ -117,6 +118,16 @@ class AuditReport:
         """Whether no answer differs and every fold's balance is even."""
         balanced = all(balance.counts.balanced for balance in self.balances)
         return not self.counts[Verdict.DIFFERENT] and balanced
+
+    @property
+    def not_at_hand(self) -> int:
+        """Decisions not judged because they name reducers of another build, which only who signed
+        them knows of: none is expected where no build was exchanged.
+        """
+        return sum(
+            line.verdict is Verdict.CANNOT_TELL and line.why.startswith(NOT_AT_HAND)
+            for line in self.findings
+        )
 
     def add(self, other: Self) -> None:
         """Take in what was found elsewhere."""

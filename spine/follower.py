@@ -8,16 +8,21 @@ at one record of each partition, in as many questions for thirty partitions as f
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from typing import Any, Final
 
 from kafka import TopicPartition
 from kafka.errors import KafkaError, OffsetOutOfRangeError
 
 from spine import log_client
-from spine.errors import Reason
+from spine.errors import Pushback, Reason
 from spine.event import LogRecord
 from spine.log import POLL_MS, Kafka, LogReader, LogUnfit, from_consumer
+
+# How long each partition may take where they are asked one by one, because not all answer.
+ALONE_S: Final = 1.0
+Place = tuple[str, int]
 
 
 class LogFollower(LogReader):
@@ -49,25 +54,42 @@ class LogFollower(LogReader):
 class PointReader(LogReader):
     """Reads single records, each of another partition."""
 
-    def records_at(
-        self, offsets: Mapping[tuple[str, int], int]
-    ) -> dict[tuple[str, int], LogRecord | None]:
+    def records_at(self, offsets: Mapping[Place, int]) -> dict[Place, LogRecord | None]:
         """The records at these offsets, by topic and partition; None where the log has none.
 
         What only the archive holds is read from there. Pushback(LOG_UNREACHABLE).
         """
-        found: dict[tuple[str, int], LogRecord | None] = dict.fromkeys(offsets)
-        places = {TopicPartition(*place): offset for place, offset in offsets.items()}
-        starts = log_client.ask(self._consumer.beginning_offsets, list(places))
-        ends = log_client.ask(self._consumer.end_offsets, list(places))
-        for place, offset in places.items():
-            if offset < starts[place]:
-                found[place.topic, place.partition] = self._archived(place, offset, starts[place])
-        wanted = {p: offset for p, offset in places.items() if starts[p] <= offset < ends[p]}
-        for message in self._first_from(wanted):
-            place = TopicPartition(message.topic, message.partition)
-            if message.offset == wanted[place]:
-                found[place.topic, place.partition] = from_consumer(message)
+        return dict(self.found_at(offsets))
+
+    def found_at(self, offsets: Mapping[Place, int]) -> Iterator[tuple[Place, LogRecord | None]]:
+        """The same, each as soon as it is known: the Pushback comes after all that answered."""
+        bounds = self._bounds({TopicPartition(*place): offset for place, offset in offsets.items()})
+        wanted = dict[TopicPartition, int]()
+        for place, (start, end) in bounds.items():
+            offset = offsets[place.topic, place.partition]
+            if start <= offset < end:
+                wanted[place] = offset
+            else:
+                record = self._archived(place, offset, start) if offset < start else None
+                yield (place.topic, place.partition), record
+        for place, message in self._first_from(wanted):
+            there = message is not None and message.offset == wanted[place]
+            yield (place.topic, place.partition), from_consumer(message) if there else None
+        if len(bounds) < len(offsets):
+            raise log_client.unanswered()
+
+    def _bounds(self, places: Collection[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
+        """The first offset and the one after the last of those whose leader answers."""
+        asked = self._consumer.beginning_offsets, self._consumer.end_offsets
+        try:
+            starts, ends = (log_client.ask(question, list(places)) for question in asked)
+            return {place: (starts[place], ends[place]) for place in places}
+        except Pushback:  # of all, if one is silent
+            found = dict[TopicPartition, tuple[int, int]]()
+        for place in places:
+            with suppress(Pushback):
+                start, end = (log_client.ask(each, [place], ALONE_S)[place] for each in asked)
+                found[place] = start, end
         return found
 
     def _archived(self, place: TopicPartition, offset: int, start: int) -> LogRecord | None:
@@ -76,8 +98,10 @@ class PointReader(LogReader):
             return None
         return next(iter(self._archive.read(topic, partition, offset, offset + 1)), None)
 
-    def _first_from(self, offsets: Mapping[TopicPartition, int]) -> Iterator[Any]:
-        """The first message at or after these offsets of each partition that has one."""
+    def _first_from(
+        self, offsets: Mapping[TopicPartition, int]
+    ) -> Iterator[tuple[TopicPartition, Any]]:
+        """The first message at or after these offsets of each partition; None if it has none."""
         waiting = dict(offsets)
         self._consumer.assign(list(waiting))
         for place, offset in waiting.items():
@@ -92,9 +116,10 @@ class PointReader(LogReader):
                 for place, messages in batches.items():
                     if waiting.pop(place, None) is not None:
                         self._consumer.pause(place)
-                        yield messages[0]
+                        yield place, messages[0]
                 for place in [p for p, at in waiting.items() if self._consumer.position(p) > at]:
-                    del waiting[place]  # a hole, and nothing after it
+                    del waiting[place]
+                    yield place, None  # a hole, and nothing after it
         except (
             KafkaError
         ) as error:  # also if it was cut off below us just now: asked again, we know

@@ -27,6 +27,9 @@ LETTERS: Final[Mapping[str, str]] = {
 }
 _ONE: Final = re.compile(r"([a-z])([0-9]{1,9})\.([0-9]{1,9})", re.ASCII)
 
+# How every sentence begins that says whose answers this build may not judge.
+NOT_AT_HAND: Final = "reducer version"
+
 # Version of the domain's reducers, version of governance's.
 Folded = tuple[int, int]
 # By topic.
@@ -67,6 +70,20 @@ def merged(one: Versions, other: Versions) -> Versions | None:
     return {**one, **other}
 
 
+def agreed(said: Iterable[Versions], reducer_version: int) -> Versions | None:
+    """What the records of one outcome say together; None if they contradict each other, or the
+    version that the outcome itself names, of which they are written.
+    """
+    together: Versions = {}
+    for each in said:
+        more = merged(together, each)
+        if more is None:
+            return None
+        together = more
+    own, _ = together.get(trust.CONSUMER_LOG, (reducer_version, 0))
+    return together if own == reducer_version else None
+
+
 class AtHand:
     """The versions whose answers this build may judge: its own, and those of an earlier one whose
     recorded histories it still folds to the same rows (`Domain.judges`).
@@ -90,8 +107,8 @@ class AtHand:
                 continue
             version, governance = said[topic]
             if not self.judges(topic, version):
-                return f"reducer version {version} of {topic} is not at hand"
+                return f"{NOT_AT_HAND} {version} of {topic} is not at hand"
             if governance not in governed:
                 name = self._governance.topic
-                return f"reducer version {governance} of {name} is not at hand"
+                return f"{NOT_AT_HAND} {governance} of {name} is not at hand"
         return ""

@@ -132,7 +132,8 @@ ledger_alarms = _meter.create_counter(
     *_declared(
         "spine.ledger.alarms",
         "{alarm}",
-        "What an operator must look at, by `kind`: log-differs, rolled-back, fork or held-back.",
+        "What an operator must look at. By `kind`: log-differs, not-checked, rolled-back, fork, "
+        "held-back.",
     )
 )
 changes_outstanding = _meter.create_gauge(

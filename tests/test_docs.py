@@ -26,7 +26,7 @@ from spine import event, telemetry, trust, writer
 from spine.answer import Absent, Release
 from spine.cli import command_line
 from spine.config import Settings
-from spine.console.output import EXIT_CODES, EXIT_DIFFERENT
+from spine.console.output import EXIT_CODES, EXIT_DIFFERENT, EXIT_NOT_JUDGED
 from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
 from spine.errors import Pushback, Reason
 from spine.event import RecordType, SignerRole
@@ -112,7 +112,8 @@ def test_every_command_and_option() -> None:
 
 def test_every_exit_code() -> None:
     found = [int(row[0]) for row in rows(section("## Exit codes"))]
-    said = {*SHELL_CODES, *EXIT_CODES.values(), EXIT_DIFFERENT, EXIT_FOLD_FAILED}
+    audits = {EXIT_DIFFERENT, EXIT_NOT_JUDGED}
+    said = {*SHELL_CODES, *EXIT_CODES.values(), *audits, EXIT_FOLD_FAILED}
     assert found == sorted(said)
 
 

@@ -23,7 +23,16 @@ from spine.audit_pass import Means
 from spine.audit_report import EVERYTHING, AuditReport, Line, Selection
 from spine.config import Settings
 from spine.console.context import AsJson, instant, runtime, use
-from spine.console.output import EXIT_DIFFERENT, details, err, out, say, say_json, table
+from spine.console.output import (
+    EXIT_DIFFERENT,
+    EXIT_NOT_JUDGED,
+    details,
+    err,
+    out,
+    say,
+    say_json,
+    table,
+)
 from spine.dsi.again import Rebuilder
 from spine.dsi.answering import said_at
 from spine.errors import Invalid, NotFound, Reason
@@ -86,6 +95,8 @@ def audit(
         _show(report, balances=not entry)
     if not report.ok:
         raise typer.Exit(EXIT_DIFFERENT)
+    if report.not_at_hand:
+        raise typer.Exit(EXIT_NOT_JUDGED)
 
 
 def access_list(
@@ -238,6 +249,7 @@ def as_dict(report: AuditReport) -> dict[str, object]:
     return {
         "counts": {str(verdict): report.counts[verdict] for verdict in Verdict},
         "inadmissible": report.inadmissible,
+        "not_at_hand": report.not_at_hand,
         "ok": report.ok,
         "findings": [line_json(line) for line in report.findings],
         "partitions": [
@@ -280,6 +292,8 @@ def _show(report: AuditReport, balances: bool = True) -> None:
         f"[{MARKS[verdict]}]{report.counts[verdict]} {verdict}[/]" for verdict in Verdict
     )
     say(f"Every decision made again, every answer rebuilt: {counted}")
+    if report.not_at_hand:
+        say(f"{report.not_at_hand} name reducers of another build: audit them with that build")
     if report.inadmissible:
         say(f"{report.inadmissible} access records were not validly signed and decide nothing")
 

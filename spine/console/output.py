@@ -1,7 +1,8 @@
 """How commands speak: tables for people, JSON for programs, one sentence and a code on failure.
 
 Exit codes: 0 done, 2 wrong usage, 3 refused or not permitted, 4 conflict, 5 not now (try again),
-6 an audit or a check found a difference, 7 invalid input or settings, 1 anything else.
+6 an audit or a check found a difference, 7 invalid input or settings, 8 an audit found none but
+could not judge answers of another build, 1 anything else.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ EXIT_CODES: Final[Mapping[str, int]] = {
     "RESOURCE_EXHAUSTED": 5,
 }
 EXIT_DIFFERENT: Final = 6
+EXIT_NOT_JUDGED: Final = 8
 
 # Wide enough that no id is ever cut; a terminal wraps what it cannot show.
 TABLE_WIDTH: Final = 240

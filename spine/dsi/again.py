@@ -23,9 +23,12 @@ from spine.gb import Interval
 from spine.policy import Permit
 from spine.rows import Decided
 
-# A meter-week and its columns take some 15 kB.
 KEPT_MAX: Final = 2_048
 KEPT_OF_ONE_MAX: Final = 8
+# Whoever asks chooses how long an interval is: ten years of one meter are 175,000 half hours. A
+# half hour takes some 20 to 35 bytes each time it is kept, a run of absent ones some ten times it.
+HALF_HOURS_MAX: Final = 5_000_000
+RUN_AS_HALF_HOURS: Final = 8
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -38,12 +41,22 @@ class _Kept:
     """What the log says of the half hours that were asked of one meter, and what was made of it.
 
     The number of offsets below the position that is read as of tells all versions of it apart.
+    `counted` is what it last counted for.
     """
 
+    asked: _Asked
     rows: ReadableRows
     said: Said
     columns: dict[int, Columns] = field(default_factory=dict)
     hashed: dict[tuple[int, bytes], _Hashed] = field(default_factory=dict)
+    counted: int = 0
+
+    @property
+    def half_hours(self) -> int:
+        """How many half hours it keeps, each time one is kept."""
+        runs = sum(len(absent) for _, _, absent in self.hashed.values())
+        times = 1 + len(self.columns) + len(self.hashed)
+        return self.said.count * times + runs * RUN_AS_HALF_HOURS
 
 
 class Rebuilder:
@@ -53,6 +66,7 @@ class Rebuilder:
 
     def __init__(self) -> None:
         self._kept: dict[_Asked, _Kept] = {}
+        self._half_hours = 0
 
     def __call__(
         self, decided: Decided, rows: Mapping[str, ReadableRows], below: Mapping[str, int]
@@ -75,6 +89,7 @@ class Rebuilder:
         if hashed is None:
             fresh = made.recorded, half_hours_digest(made), absent_runs(made)
             hashed = _keep(kept.hashed, key, fresh, KEPT_OF_ONE_MAX)
+        self._bound(kept)
         return Answer(*hashed, made)
 
     def _all_said(self, decided: Decided, rows: ReadableRows) -> _Kept:
@@ -84,9 +99,22 @@ class Rebuilder:
         key = decided.member, quantity, asked.start, asked.end
         kept = self._kept.get(key)
         if kept is None or kept.rows is not rows:
+            self._drop(key)
             said = everything_said(rows, decided.member, quantity, asked)
-            kept = _keep(self._kept, key, _Kept(rows, said), KEPT_MAX)
+            kept = self._kept[key] = _Kept(key, rows, said)
         return kept
+
+    def _bound(self, grown: _Kept) -> None:
+        """Count what one has grown to; those that came first go, if it is too much of all."""
+        self._half_hours += grown.half_hours - grown.counted
+        grown.counted = grown.half_hours
+        while len(self._kept) > KEPT_MAX or self._half_hours > HALF_HOURS_MAX:
+            self._drop(next(iter(self._kept)))
+
+    def _drop(self, key: _Asked) -> None:
+        gone = self._kept.pop(key, None)
+        if gone is not None:
+            self._half_hours -= gone.counted
 
 
 def _keep(kept: dict[K, V], key: K, value: V, most: int) -> V:

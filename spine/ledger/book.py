@@ -8,7 +8,9 @@ to the root that was signed, or the log below it is another one and nothing is s
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,14 +191,21 @@ class Book:
         """The root over the first epochs."""
         return Proofs(self._epochs, self._epochs.size).root(size)
 
-    def keep_evidence(self, kind: str, content: dict[str, Any]) -> Path:
-        """Put what contradicts what on the disk, under a name of its own, and say so."""
+    def keep_evidence(self, kind: str, content: dict[str, Any]) -> None:
+        """Put what contradicts what on the disk, under a name of its own, and say so.
+
+        Never an error: what was found is acted upon, also where a full disk cannot keep it.
+        """
         folder = self._folder / EVIDENCE
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{kind}-{len(list(folder.iterdir())):04d}.json"
-        write_whole(path, json.dumps(content, indent=2).encode(), sync=True)
-        _log.error("ledger.alarm", kind=kind, evidence=path.name)
-        return path
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # In order of time, and another one for each thread: two may find something at once.
+            path = folder / f"{kind}-{time.time_ns()}-{secrets.token_hex(4)}.json"
+            write_whole(path, json.dumps(content, indent=2).encode(), sync=True)
+        except OSError as error:
+            _log.error("ledger.alarm", kind=kind, evidence=content, not_kept=str(error))
+        else:
+            _log.error("ledger.alarm", kind=kind, evidence=path.name)
 
     # What lies in the folder
 

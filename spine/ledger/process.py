@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ import structlog
 
 from spine import telemetry, trust
 from spine.codec import Codec
-from spine.errors import Bug, Pushback, Reason, SpineError
+from spine.errors import Bug, Pushback, Reason
 from spine.files import claimed, write_whole
 from spine.follower import LogFollower, PointReader
 from spine.identity import signing_key
@@ -38,6 +38,7 @@ POLL_MS: Final = 100
 # What comes meanwhile is read at once: a question to the broker costs more than the records do.
 GATHER_S: Final = 0.05
 CHECK_LOG_EVERY_S: Final = 10.0
+UNCHECKED_FOR_S: Final = 3 * CHECK_LOG_EVERY_S
 HELD_BACK_AFTER_S: Final = 5.0
 PAUSE_S: Final = 1.0
 _log = structlog.get_logger()
@@ -76,10 +77,13 @@ def last_published(reader: LogReader, codec: Codec, key: VerifierKey) -> Note | 
 
 
 def check_log(book: Book, reader: PointReader) -> None:
-    """LogUnfit(LOG_DIFFERS) unless the log still holds the last record of every tree."""
-    leaves = book.last_leaves()
-    held = reader.records_at({(leaf.topic, leaf.partition): leaf.offset for leaf in leaves})
-    book.check_log(leaves, lambda leaf: held[leaf.topic, leaf.partition])
+    """LogUnfit(LOG_DIFFERS) unless the log still holds the last record of every tree.
+
+    Pushback(LOG_UNREACHABLE) if a partition is silent; those that answer are judged all the same.
+    """
+    leaves = {(leaf.topic, leaf.partition): leaf for leaf in book.last_leaves()}
+    for place, held in reader.found_at({p: leaf.offset for p, leaf in leaves.items()}):
+        book.check_log([leaves[place]], {leaves[place]: held}.get)
 
 
 @dataclass(slots=True)
@@ -126,6 +130,8 @@ class Keeper:
         self._pending: Sealed | None = None
         self._pending_since = 0.0
         self._alarmed = False
+        self._looked_at = time.monotonic()
+        self._unchecked = False
         self._accused: set[str] = set()
         self._claim: IO[str] | None = None
         self._keys: list[str] = []
@@ -146,7 +152,7 @@ class Keeper:
             self._refuse(unfit)
             return
         work = (self._follow, self._publish, self._look_again)
-        self._tasks = [asyncio.create_task(each()) for each in work]
+        self._tasks = [asyncio.create_task(self._watched(each)) for each in work]
 
     @property
     def keeps(self) -> bool:
@@ -157,6 +163,11 @@ class Keeper:
     def held_back(self) -> bool:
         """Whether a head has waited for witnesses for so long that the alarm was raised."""
         return self._alarmed
+
+    @property
+    def unchecked(self) -> bool:
+        """Whether no look at the log succeeded for so long that no head is sealed meanwhile."""
+        return self._unchecked
 
     def sign(self, text: str) -> Note:
         """A statement under the ledger's key; never a head, which only an epoch is a reason for.
@@ -195,6 +206,7 @@ class Keeper:
             check_log(book, reader)
         finally:
             reader.close()
+        self._looked_at = time.monotonic()
         self.book = book
         self._follower = LogFollower(self._kafka, book.places)
         sealed = book.sealed
@@ -213,12 +225,30 @@ class Keeper:
 
     def _seal(self) -> Sealed | None:
         assert self.book is not None
+        if self.refusal or self._out_of_sight():
+            return None
         return self.book.seal(time.time_ns() // 1_000_000)
+
+    def _out_of_sight(self) -> bool:
+        """Whether the last good look is too long ago to sign on; the alarm is raised once."""
+        unseen_s = time.monotonic() - self._looked_at
+        before, self._unchecked = self._unchecked, unseen_s > UNCHECKED_FOR_S
+        if self._unchecked and not before:
+            telemetry.ledger_alarms.add(1, {"kind": "not-checked"})
+            _log.error("ledger.alarm", kind="not-checked", seconds=round(unseen_s, 1))
+        return self._unchecked
 
     def _grown_since(self, old: int, sealed: Sealed) -> dict[str, Any]:
         return self._library.growth(old, sealed.note, sealed.heads)
 
     # On the loop
+
+    async def _watched(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do it; what ends it unforeseen ends the signing, for nothing goes on unchecked."""
+        try:
+            await work()
+        except Exception as error:
+            self._refuse(error)
 
     async def _follow(self) -> None:
         """Take what comes, seal when it is time; begin again whenever the log was out of reach."""
@@ -243,14 +273,17 @@ class Keeper:
 
     async def _look_again(self) -> None:
         """Now and then, whether the log still is what was read; beside the work, which goes on."""
+        pause = CHECK_LOG_EVERY_S
         while not self.refusal:
-            await asyncio.sleep(CHECK_LOG_EVERY_S)
+            await asyncio.sleep(pause)
             try:
                 await asyncio.to_thread(self._checked)
-            except LogUnfit as unfit:
-                self._refuse(unfit)
-            except SpineError as error:
-                _log.warning("ledger.not_checked", reason=str(error.reason))
+                self._looked_at, pause = time.monotonic(), CHECK_LOG_EVERY_S
+            except Pushback as pushback:
+                pause = min(PAUSE_S, CHECK_LOG_EVERY_S)
+                _log.warning("ledger.not_checked", reason=str(pushback.reason))
+            except Exception as error:  # the log differs, or nobody knows that it does not
+                self._refuse(error)
 
     def _checked(self) -> None:
         assert self.book is not None
@@ -271,6 +304,8 @@ class Keeper:
                 self._write_keys()
                 said = await self._witnesses.cosign(pending, self._grown_since)
                 self._sound(said)
+                if self.refusal:
+                    return
                 if len(said.signatures) >= self._witnesses.quorum:
                     await self._show(pending, said)
                     continue
@@ -316,10 +351,14 @@ class Keeper:
                 evidence = {"witnesses": who, "ours": str(self._pending.note)}
                 self.book.keep_evidence(kind, evidence)
 
-    def _refuse(self, unfit: LogUnfit) -> None:
-        self.refusal = unfit.message
-        telemetry.ledger_alarms.add(1, {"kind": "log-differs"})
-        _log.error("ledger.refuses_to_sign", reason=unfit.message)
+    def _refuse(self, error: Exception) -> None:
+        """Sign nothing any more: the log is another one, or nobody can tell that it is not."""
+        if self.refusal:  # the first reason stands
+            return
+        differs = isinstance(error, LogUnfit)
+        self.refusal = error.message if isinstance(error, LogUnfit) else f"failed: {error!r}"
+        telemetry.ledger_alarms.add(1, {"kind": "log-differs" if differs else "not-checked"})
+        _log.error("ledger.refuses_to_sign", reason=self.refusal)
 
     def _write_keys(self) -> None:
         """Say whose signatures a head of ours bears; an auditor compares it with what they know."""

@@ -207,6 +207,12 @@ async def test_a_look_at_the_log_holds_up_no_head_and_a_log_that_differs_ends_th
         go_on.set()
         await until(lambda: not process.serves())
         assert "no longer holds the record at" in process.keeper.refusal
+        assert process.keeper.book is not None
+        await asyncio.sleep(0.2)  # what was under way in another thread ends
+        last, sealed = published(settings), process.keeper.book.size
+        await append(process, b"never signed")
+        await asyncio.sleep(0.5)
+        assert (published(settings), process.keeper.book.size) == (last, sealed)
 
 
 async def test_started_again_it_goes_on_and_a_folder_rolled_back_signs_nothing(

@@ -58,13 +58,18 @@ def reads(draw: st.DrawFn) -> tuple[Decided, dict[str, int]]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(asked=st.lists(reads(), min_size=2, max_size=12), most=st.sampled_from([1, 2, 8]))
+@given(
+    asked=st.lists(reads(), min_size=2, max_size=12),
+    most=st.sampled_from([1, 2, 8]),
+    room=st.sampled_from([10, 1_000, 1_000_000]),
+)
 def test_an_answer_made_again_is_the_answer(
-    asked: list[tuple[Decided, dict[str, int]]], most: int
+    asked: list[tuple[Decided, dict[str, int]]], most: int, room: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(again, "KEPT_OF_ONE_MAX", most)
         patch.setattr(again, "KEPT_MAX", most)
+        patch.setattr(again, "HALF_HOURS_MAX", room)
         rebuilder = Rebuilder()
         for decided, below in (*asked, *asked):
             anew, kept = rebuild(decided, ROWS, below), rebuilder(decided, ROWS, below)
@@ -95,6 +100,35 @@ def test_what_is_asked_repeatedly_is_read_and_hashed_once(monkeypatch: pytest.Mo
     assert rebuilder(READ, ROWS, before).digest != first.digest, "a version less is another answer"
     other = {**ROWS, trust.READINGS_TOPIC: type(ROWS[trust.READINGS_TOPIC])()}
     assert rebuilder(READ, other, ENDS).rows == 0, "and so are other rows"
+
+
+def test_however_long_the_intervals_are_no_more_is_kept_than_a_sum_of_half_hours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A data user chooses them: to count what was asked, not how much of it, bounds nothing."""
+
+    def kept_of(many: int) -> tuple[Rebuilder, int]:
+        rebuilder = Rebuilder()
+        for number in range(many):
+            end = day(6, 2, number)
+            asked = replace(READ.request, interval_from=day(6, 1), interval_to=end)
+            permit = Permit((Interval(day(6, 1), end),))
+            decided = replace(READ, request=asked, decision=permit)
+            for at in (ENDS[trust.READINGS_TOPIC] - 1, ENDS[trust.READINGS_TOPIC]):
+                below = {**ENDS, trust.READINGS_TOPIC: at}
+                answer = rebuilder(decided, ROWS, below)
+                assert answer.digest == rebuild(decided, ROWS, below).digest
+        return rebuilder, sum(each.half_hours for each in rebuilder._kept.values())
+
+    _, naive = kept_of(20)
+    most = naive // 3
+    monkeypatch.setattr(again, "HALF_HOURS_MAX", most)
+    rebuilder, half_hours = kept_of(20)
+    assert most // 2 < half_hours <= most < naive
+    assert rebuilder._half_hours == half_hours, "it is counted as it is"
+    monkeypatch.setattr(again, "HALF_HOURS_MAX", 10)
+    rebuilder, half_hours = kept_of(2)
+    assert not rebuilder._kept and rebuilder._half_hours == half_hours == 0, "one is too much"
 
 
 def test_rows_that_are_not_there_are_missed() -> None:

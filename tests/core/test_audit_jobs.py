@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections import Counter
+from datetime import UTC, datetime
 
 import pytest
+import typer
 
+from spine.audit_report import AuditReport, Line
+from spine.console import audits
 from spine.console.audits import _start_method
+from spine.console.output import EXIT_DIFFERENT, EXIT_NOT_JUDGED
+from spine.reducers import NOT_AT_HAND
+from spine.verdict import Verdict
 
 
 @pytest.mark.parametrize("others", [0, 1])
@@ -22,3 +30,32 @@ def test_elsewhere_no_process_is_copied(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(threading, "active_count", lambda: 1)
     monkeypatch.setattr(sys, "platform", "darwin")
     assert _start_method() == "spawn"
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "code"),
+    [
+        ([], 0),
+        ([(Verdict.CANNOT_TELL, "policy version 9 is not at hand")], 0),
+        ([(Verdict.CANNOT_TELL, f"{NOT_AT_HAND} 9 is not at hand")], EXIT_NOT_JUDGED),
+        (
+            [(Verdict.CANNOT_TELL, f"{NOT_AT_HAND} 9 is not at hand"), (Verdict.DIFFERENT, "")],
+            EXIT_DIFFERENT,
+        ),
+    ],
+)
+def test_an_audit_that_cannot_judge_another_build_ends_with_a_code_of_its_own(
+    verdicts: list[tuple[Verdict, str]], code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    report = AuditReport(
+        Counter(str(verdict) for verdict, _ in verdicts),
+        [Line(verdict, why, at, 0, 1, 0, b"", "") for verdict, why in verdicts],
+    )
+    monkeypatch.setattr(audits, "run_audit", lambda *given: report)
+    ended = 0
+    try:
+        audits.audit(all_=True)
+    except typer.Exit as exited:
+        ended = exited.exit_code
+    assert ended == code

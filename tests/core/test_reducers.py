@@ -20,6 +20,7 @@ from domains.metering import METERING
 from domains.metering.events import MeterCommunicationLost
 from spine import reducers, trust
 from spine.access import OutcomeLog
+from spine.audit_pass import VERSIONS_CONTRADICT
 from spine.domain import Domain
 from spine.event import AccessOutcome, AccessOutcomes, RecordType
 from spine.reducers import AtHand, Versions, merged, read, written
@@ -97,10 +98,47 @@ def test_each_fold_that_an_answer_came_from_is_named(topic: str, governance: boo
     answered = history.ask()
     told = history.outcome(answered.record, answered.decided[0], digest=b"\x01" * 32)
     history.tell(told, rests_on={**TODAY, topic: other})
+    if topic == trust.CONSUMER_LOG and not governance:
+        assert audit(history.records()).found == [(DIFFERENT, VERSIONS_CONTRADICT)]
+        return  # the outcome names it too
     named = "governance.events.v1" if governance else topic
     version = other[1] if governance else other[0]
     why = f"reducer version {version} of {named} is not at hand"
-    assert audit(history.records()).found == [(CANNOT_TELL, why)]
+    done = audit(history.records())
+    assert done.found == [(CANNOT_TELL, why)]
+    assert done.report.not_at_hand == 1
+
+
+LATER: Versions = {**TODAY, trust.CONSUMER_LOG: (999, GOVERNANCE.version)}
+
+
+@pytest.mark.parametrize("headers", [[LATER], [TODAY, LATER], [LATER, TODAY], [None, LATER]])
+def test_a_false_answer_does_not_hide_behind_a_version_its_outcome_does_not_name(
+    headers: list[Versions | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history = lived()
+    answered = history.ask()
+    told = history.outcome(answered.record, answered.decided[0], digest=b"\x01" * 32)
+    for rests_on in headers:
+        history.tell(told, rests_on=rests_on)
+    done = audit(history.records())
+    assert done.found == [(DIFFERENT, VERSIONS_CONTRADICT)]
+    assert not done.report.ok and not done.report.not_at_hand
+    if headers == [LATER]:
+        monkeypatch.setattr(reducers, "agreed", lambda said, version: next(iter(said)))
+        naive = audit(history.records())
+        assert naive.report.ok, "a naive audit believes the header"
+
+
+def test_an_outcome_told_twice_may_rest_on_what_either_record_says() -> None:
+    """Records that share a header say more than the one outcome rests on."""
+    history = lived()
+    answered = history.ask()
+    told = history.outcome(answered.record, answered.decided[0])
+    for topic in (trust.READINGS_TOPIC, trust.METERING_TOPIC):
+        named = (trust.CONSUMER_LOG, topic)
+        history.tell(told, rests_on={each: TODAY[each] for each in named})
+    assert audit(history.records()).verdicts == {SAME: 1}
 
 
 @pytest.mark.parametrize(

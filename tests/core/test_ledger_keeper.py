@@ -1,0 +1,323 @@
+"""What the ledger's process does where its log is another one, or not to be looked at: no heads.
+
+The real keeper, over a log that is a list and a broker that takes everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spine.errors import Pushback, Reason
+from spine.event import LogRecord
+from spine.files import write_whole
+from spine.ledger import book as books
+from spine.ledger import process
+from spine.ledger.cosigning import Cosigned, Witnesses
+from spine.ledger.note import Checkpoint
+from spine.ledger.process import Keeper
+from spine.log import Kafka, LogUnfit
+from spine.opening import LogIdentity
+from spine.signing import verify
+from tests.helpers.ledger import PLACES, open_book, record, sealed
+from tests.helpers.records import CODEC
+
+WAIT_S = 10.0
+# So many rounds of the event loop and its threads that whatever is due would have happened.
+ROUNDS = 40
+Place = tuple[str, int]
+
+
+@dataclass
+class Log:
+    """What its readers are told, and the heads that were published in it."""
+
+    records: list[LogRecord] = field(default_factory=list)
+    rewritten: bool = False
+    looks: int = 0
+    fails: Exception | None = None
+    answers: bool = False
+    heads: list[bytes] = field(default_factory=list)
+
+    def write(self) -> None:
+        self.records.append(record(len(self.records)))
+
+    async def append(self, topic: str, partition: int, *given: Any) -> None:
+        self.heads.append(given[-1])
+
+    def follower(self, kafka: Kafka, begin: dict[Place, int]) -> Follower:
+        return Follower(self, begin[PLACES[0]])
+
+    def reader(self, kafka: Kafka) -> Reader:
+        return Reader(self)
+
+
+@dataclass
+class Follower:
+    log: Log
+    next: int
+
+    def poll(self, timeout_ms: int) -> list[LogRecord]:
+        came = self.log.records[self.next :]
+        self.next += len(came)
+        return came
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+@dataclass
+class Reader:
+    log: Log
+
+    def found_at(self, offsets: dict[Place, int]) -> Iterator[tuple[Place, LogRecord | None]]:
+        self.log.looks += 1
+        says = "rewritten" if self.log.rewritten else ""
+        for place, offset in offsets.items():
+            if self.log.fails is None or self.log.answers:
+                yield place, record(offset, place, says)
+        if self.log.fails is not None:
+            raise self.log.fails
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[Log]:
+    log = Log()
+    log.write()
+    monkeypatch.setattr(process, "LogFollower", log.follower)
+    monkeypatch.setattr(process, "PointReader", log.reader)
+    monkeypatch.setattr(process, "last_published", lambda *given: None)
+    monkeypatch.setattr(process, "GATHER_S", 0.001)
+    monkeypatch.setattr(process, "CHECK_LOG_EVERY_S", 0.01)
+    yield log
+
+
+@asynccontextmanager
+async def kept(log: Log, tmp_path: Path) -> AsyncIterator[Keeper]:
+    """A keeper of that log which needs no witness, running; it has published its first head."""
+    identity = LogIdentity.new(bytes(32), 2, datetime(2026, 1, 1, tzinfo=UTC))
+    keeper = Keeper(
+        tmp_path / "ledger",
+        Kafka("nowhere:1"),
+        identity,
+        PLACES,
+        CODEC,
+        log,  # type: ignore[arg-type]
+        Witnesses(dict, 0),
+        epoch_s=0.001,
+    )
+    await keeper.start()
+    try:
+        await until(lambda: size_published(keeper) == 1)
+        yield keeper
+    finally:
+        await keeper.stop()
+
+
+def size_published(keeper: Keeper) -> int:
+    assert keeper.book is not None
+    note = keeper.book.published
+    return Checkpoint.parse(note.text).size if note else 0
+
+
+async def until(what: Callable[[], bool]) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while not what():
+            await asyncio.sleep(0.005)
+
+
+async def signs_nothing_more(keeper: Keeper, log: Log) -> None:
+    """Whatever comes in now is under no head, sealed or published."""
+    assert keeper.book is not None
+    await asyncio.sleep(0.1)  # what was under way in another thread ends
+    before = keeper.book.size, size_published(keeper), len(log.heads)
+    for _ in range(ROUNDS):
+        log.write()
+        await asyncio.sleep(0.005)
+    assert (keeper.book.size, size_published(keeper), len(log.heads)) == before
+    with pytest.raises(LogUnfit):
+        keeper.sign("anything else\n")
+
+
+def unwritable(path: Path, content: bytes, *, sync: bool) -> None:
+    raise OSError(28, "No space left on device")
+
+
+# The look fails
+
+
+async def test_it_goes_on_while_looks_find_the_log_as_it_was(log: Log, tmp_path: Path) -> None:
+    async with kept(log, tmp_path) as keeper:
+        log.write()
+        await until(lambda: size_published(keeper) == 2 and log.looks > 3)
+        assert keeper.keeps
+
+
+@pytest.mark.parametrize("disk", ["whole", "full"])
+async def test_a_log_that_differs_ends_the_heads_on_a_full_disk_too(
+    log: Log, tmp_path: Path, disk: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with kept(log, tmp_path) as keeper:
+        if disk == "full":
+            monkeypatch.setattr(
+                Path, "mkdir", lambda *given, **how: unwritable(given[0], b"", sync=True)
+            )
+        log.rewritten = True
+        await until(lambda: not keeper.keeps)
+        assert "no longer holds the record at" in keeper.refusal
+        await signs_nothing_more(keeper, log)
+    assert (tmp_path / "ledger" / "evidence").exists() == (disk == "whole")
+
+
+async def test_a_look_that_fails_unforeseen_ends_them_as_well(log: Log, tmp_path: Path) -> None:
+    async with kept(log, tmp_path) as keeper:
+        log.fails = OSError(5, "Input/output error")
+        await until(lambda: not keeper.keeps)
+        assert "Input/output error" in keeper.refusal
+        await signs_nothing_more(keeper, log)
+
+
+SILENT = Pushback(Reason.LOG_UNREACHABLE, "the log does not answer")
+
+
+async def test_where_no_look_succeeds_for_long_no_head_is_sealed_until_one_does(
+    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with kept(log, tmp_path) as keeper:
+        log.fails = SILENT
+        looks = log.looks
+        log.write()
+        await until(lambda: size_published(keeper) == 2 and log.looks > looks + 2)
+        assert not keeper.unchecked, "it is not yet long"
+        monkeypatch.setattr(process, "UNCHECKED_FOR_S", 0.0)
+        await until(lambda: keeper.unchecked)
+        assert keeper.book is not None
+        sealed_then = keeper.book.size
+        for _ in range(ROUNDS):
+            log.write()
+            await asyncio.sleep(0.005)
+        assert keeper.book.size == sealed_then and keeper.keeps
+        monkeypatch.setattr(process, "UNCHECKED_FOR_S", WAIT_S)
+        log.fails = None
+        await until(lambda: size_published(keeper) > sealed_then)
+        assert not keeper.unchecked
+
+
+async def test_a_partition_that_answers_is_judged_while_another_is_silent(
+    log: Log, tmp_path: Path
+) -> None:
+    async with kept(log, tmp_path) as keeper:
+        log.fails, log.answers, log.rewritten = SILENT, True, True
+        await until(lambda: not keeper.keeps)
+        assert "no longer holds the record at" in keeper.refusal
+
+
+async def test_no_head_is_sealed_of_what_was_read_before_the_refusal(
+    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads, go_on = threading.Event(), threading.Event()
+
+    def slow(follower: Follower, timeout_ms: int) -> list[LogRecord]:
+        reads.set()
+        assert go_on.wait(WAIT_S)
+        return [record(1)]
+
+    async with kept(log, tmp_path) as keeper:
+        monkeypatch.setattr(Follower, "poll", slow)
+        await until(reads.is_set)
+        log.rewritten = True
+        await until(lambda: not keeper.keeps)
+        go_on.set()
+        await until(lambda: keeper._tasks[0].done())
+        assert keeper.book is not None
+        assert keeper.book.places[PLACES[0]] == 2, "it was read"
+        assert (keeper.book.size, size_published(keeper), len(log.heads)) == (1, 1, 1)
+
+
+async def test_no_head_is_published_that_was_cosigned_as_the_refusal_came(
+    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(*given: Any) -> Cosigned:
+        asked.set()
+        await go_on.wait()
+        return Cosigned()
+
+    async with kept(log, tmp_path) as keeper:
+        monkeypatch.setattr(Witnesses, "cosign", slow)
+        log.write()
+        async with asyncio.timeout(WAIT_S):
+            await asked.wait()
+        log.rewritten = True
+        await until(lambda: not keeper.keeps)
+        go_on.set()
+        await until(lambda: keeper._tasks[1].done())
+        assert keeper.book is not None and keeper.book.size == 2, "it was sealed before"
+        assert (size_published(keeper), len(log.heads)) == (1, 1)
+
+
+async def test_work_that_ends_unforeseen_is_said_and_not_only_stopped(
+    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with kept(log, tmp_path) as keeper:
+        monkeypatch.setattr(books, "write_whole", unwritable)
+        log.write()
+        await until(lambda: not keeper.keeps)
+        assert "No space left" in keeper.refusal
+
+
+def test_what_contradicts_is_said_whether_its_evidence_can_be_kept_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book = open_book(tmp_path)
+    made = sealed(book, [record(0)])
+    before = open_book(tmp_path / "before")
+    shutil.copytree(tmp_path / "public", tmp_path / "again" / "public")
+    shutil.copy(tmp_path / "state.json", tmp_path / "again")
+    shutil.rmtree(tmp_path / "again" / "public" / "partitions")
+    again = open_book(tmp_path / "again")
+    monkeypatch.setattr(books, "write_whole", unwritable)
+    with pytest.raises(LogUnfit, match="another root"):
+        again.append(record(0, says="rewritten"))
+    with pytest.raises(LogUnfit, match="no longer holds the record"):
+        book.check_log(book.last_leaves(), lambda leaf: None)
+    with pytest.raises(LogUnfit, match="rolled back"):
+        before.check_published(made.note, verify)
+
+
+def test_what_two_threads_find_at_once_is_kept_of_both_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has its name before the other has its file, as where a disk is slow."""
+    book, together = open_book(tmp_path), threading.Barrier(2)
+
+    def slow(path: Path, content: bytes, *, sync: bool) -> None:
+        together.wait(WAIT_S)
+        write_whole(path, content, sync=sync)
+
+    monkeypatch.setattr(books, "write_whole", slow)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda who: book.keep_evidence("fork", {"who": who}), ("one", "other")))
+    monkeypatch.undo()
+    for number in range(12):
+        book.keep_evidence("fork", {"who": number})
+    kept = [
+        json.loads(path.read_text())["who"] for path in sorted((tmp_path / "evidence").iterdir())
+    ]
+    assert set(kept[:2]) == {"one", "other"}
+    assert kept[2:] == list(range(12))
