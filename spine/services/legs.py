@@ -113,10 +113,12 @@ class FanOuts:
 
     async def takes_away(self, order: Order) -> bool:
         """Whether a tightening changes anything at a meter, or was ordered: only then is it worth
-        an order. Otherwise anybody could fill the home of anybody's consent.
+        an order. Otherwise anybody could fill the home of anybody's consent. A meter that cannot
+        say keeps it from no other: its leg waits.
         """
         if self._home.earlier(order) is not None:
             return True
+        unsure = False
         command = order.command.command
         for mpxn in order.command.mpxns:
             try:
@@ -124,9 +126,12 @@ class FanOuts:
                 found = await self._meters.rehearse(mpxn, command, command.by)
             except Refused:
                 continue
+            except Pushback:
+                unsure = True
+                continue
             if found.after != found.before:
                 return True
-        return False
+        return unsure
 
     async def check_known(self, mpxn: str, command: Any) -> None:
         """NotPermitted(NOT_PERMITTED) for a reader that gives up what it never had.

@@ -1,0 +1,108 @@
+"""What is sent to the meters of a consent while a meter, or home itself, takes no facts."""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import Any
+
+import pytest
+
+from domains.consumers.commands import (
+    RevokeConsent,
+)
+from domains.consumers.decider import CONSUMERS
+from domains.consumers.evolve import find_consent
+from domains.consumers.fan_out import CONSENT_FAN_OUT
+from domains.consumers.legs import open_orders
+from domains.consumers.tightenings import OrderTightening
+from spine.coordinator import Handled, Order, Rehearsed
+from spine.domain import Actor, Domain
+from spine.errors import Pushback, Reason
+from spine.services.legs import FanOuts
+from tests.domains.consumers.home import ANNA, HOME, NOW, granted
+
+A, B, X = "1200012345678", "1200087654321", "1200011112222"
+
+
+class Memory:
+    """A coordinator whose log is a dictionary. Subjects that are `closed` take no facts."""
+
+    def __init__(self, domain: Domain, policy: int = 1) -> None:
+        self.domain, self.policy = domain, policy
+        self.states: dict[str, Any] = {}
+        self.applied: dict[bytes, Handled] = {}
+        self.closed: set[str] = set()
+
+    def begin(self, subject: str, *events: Any) -> None:
+        self.states[subject] = reduce(self.domain.evolve, events, self.state(subject))
+
+    def state(self, subject: str) -> Any:
+        return self.states.get(subject, self.domain.initial())
+
+    def earlier(self, order: Order) -> Handled | None:
+        return self.applied.get(order.id)
+
+    async def level(self, subject: str) -> None:
+        pass
+
+    async def rehearse(self, subject: str, command: Any, by: Actor) -> Rehearsed:
+        if subject in self.closed:
+            raise Pushback(Reason.METER_CLOSED, "closed", retry_after_s=60)
+        before = self.state(subject)
+        events = self.domain.decide(before, command, NOW)
+        return Rehearsed(before, reduce(self.domain.evolve, events, before), NOW)
+
+    async def handle(self, order: Order) -> Handled:
+        if (earlier := self.earlier(order)) is not None:
+            return earlier
+        found = await self.rehearse(order.subject, order.command, order.actor)
+        changed = found.before != found.after
+        handled = Handled(self.domain.topic, 0, len(self.applied), 0, False, changed)
+        if changed:
+            self.states[order.subject] = found.after
+            self.applied[order.id] = handled
+        return handled
+
+
+class Consents(FanOuts):
+    """The consents of one home, as its coordinator orders them and sees their legs through."""
+
+    def __init__(self, *mpxns: str) -> None:
+        self.meters: Any = Memory(CONSUMERS)
+        self.home: Any = Memory(CONSENT_FAN_OUT)
+        for mpxn in mpxns:
+            self.meters.begin(mpxn, *HOME, granted())
+        super().__init__(self.meters, self.home, "consumers")
+
+    def stands(self, *mpxns: str) -> list[str]:
+        found = (find_consent(self.meters.state(mpxn), "k-1") for mpxn in mpxns)
+        return ["" if one is None else str(one.state) for one in found]
+
+
+def tighten(command: Any, *mpxns: str, key: str = "key-1") -> Order:
+    order = OrderTightening(command.by, command, mpxns)
+    return Order("k-1", order, command.by, type(command).__name__, key, b"digest")
+
+
+@pytest.mark.parametrize("mpxns", [(A, B), (B, A)])
+async def test_a_closed_meter_keeps_a_revocation_from_no_other(mpxns: tuple[str, ...]) -> None:
+    """Whatever its place: the leg to it stays missing, and is sent once it is open again."""
+    consents = Consents(A, B, X)
+    consents.meters.closed.add(B)
+    revoke = tighten(RevokeConsent(ANNA, "k-1"), *mpxns)
+    assert await consents.takes_away(revoke)
+    await consents.home.handle(revoke)
+    await consents.send("k-1", ending=True)
+    assert consents.stands(A, B, X) == ["REVOKED", "ACTIVE", "ACTIVE"]
+    assert len(open_orders(consents.home.state("k-1"))) == 1
+    consents.meters.closed.clear()
+    await consents.send("k-1", ending=True)
+    assert consents.stands(A, B, X) == ["REVOKED", "REVOKED", "ACTIVE"]
+    assert not open_orders(consents.home.state("k-1"))
+
+
+async def test_what_is_refused_at_every_open_meter_waits_for_the_closed_one() -> None:
+    consents = Consents(B)
+    consents.meters.closed.add(B)
+    assert await consents.takes_away(tighten(RevokeConsent(ANNA, "k-1"), A, B))
+    assert not await consents.takes_away(tighten(RevokeConsent(ANNA, "k-1"), A, X))
