@@ -137,6 +137,10 @@ class FanOut:
         """Every meter that the consent was ever asked for."""
         return self.orders[0].ordered.mpxns
 
+    def terms_before(self, number: int) -> ConsentTerms:
+        """The terms in force when the order of that number was made; it is not the first."""
+        return [o.ordered.terms for o in self.orders if o.ordered.number < number][-1]
+
     def record(self, number: int) -> RecordTerms | None:
         """What the record says besides the terms, by the order of that number."""
         return next((o.record for o in self.orders if o.ordered.number == number), None)

@@ -316,8 +316,8 @@ class ConsumersService(objecting.Objecting):
     async def _ordered(self, consent_id: str, command: OrderFanOut, by: Actor) -> dict[str, Any]:
         """The legs that the order would be sent as; none if it is already so."""
         found = await self._home.rehearse(consent_id, command, by)
-        last = found.after.orders[-1]
-        return {} if found.after == found.before else dict(legs(last.ordered, last.record))
+        last = found.after.orders[-1].ordered
+        return {} if found.after == found.before else dict(legs(found.after, last))
 
     async def _leg(
         self, request: Any, method: str, mpxn: str, command: Any, by: Actor, of: int

@@ -161,8 +161,7 @@ class FanOuts:
         ordered = self._ordered(order, handled)
         sent = await self.send(order.subject, ending=ordered.action in ENDING)
         done = []
-        record = self._state(ordered.consent_id).record(ordered.number)
-        for mpxn, command in legs(ordered, record):
+        for mpxn, command in legs(self._state(ordered.consent_id), ordered):
             leg = sent.get((ordered.number, mpxn)) or self._found(ordered, mpxn, command)
             if isinstance(leg.error, Pushback):
                 raise leg.error
@@ -179,10 +178,10 @@ class FanOuts:
         async with lock:
             done: dict[tuple[int, str], LegDone] = {}
             missing: dict[str, SpineError] = {}
-            found = open_orders(self._state(consent_id))
+            state = self._state(consent_id)
+            found = open_orders(state)
             for order in (each for each in found if (each.action in ENDING) is ending):
-                record = self._state(consent_id).record(order.number)
-                sending = [self._send(order, *leg, missing) for leg in legs(order, record)]
+                sending = [self._send(order, *leg, missing) for leg in legs(state, order)]
                 for leg in await asyncio.gather(*sending):
                     done[order.number, leg.mpxn] = leg
                     if isinstance(leg.error, Pushback):

@@ -7,19 +7,18 @@ from typing import Any
 
 import pytest
 
-from domains.consumers.commands import (
-    RevokeConsent,
-)
+from domains.consumers.actions import Action
+from domains.consumers.commands import NarrowConsent, RevokeConsent
 from domains.consumers.decider import CONSUMERS
 from domains.consumers.evolve import find_consent
-from domains.consumers.fan_out import CONSENT_FAN_OUT
+from domains.consumers.fan_out import CONSENT_FAN_OUT, OrderFanOut
 from domains.consumers.legs import open_orders
 from domains.consumers.tightenings import OrderTightening
 from spine.coordinator import Handled, Order, Rehearsed
 from spine.domain import Actor, Domain
-from spine.errors import Pushback, Reason
+from spine.errors import Pushback, Reason, Refused
 from spine.services.legs import FanOuts
-from tests.domains.consumers.home import ANNA, HOME, NOW, granted
+from tests.domains.consumers.home import ANNA, HOME, NOW, day, granted, terms
 
 A, B, X = "1200012345678", "1200087654321", "1200011112222"
 
@@ -106,3 +105,28 @@ async def test_what_is_refused_at_every_open_meter_waits_for_the_closed_one() ->
     consents.meters.closed.add(B)
     assert await consents.takes_away(tighten(RevokeConsent(ANNA, "k-1"), A, B))
     assert not await consents.takes_away(tighten(RevokeConsent(ANNA, "k-1"), A, X))
+
+
+async def test_a_narrowing_of_the_whole_reaches_a_meter_that_was_narrowed_by_itself() -> None:
+    """The naive leg repeats the whole scope, which is wider than what is left at such a meter."""
+    meters = (A, B, X)
+    narrower = terms(expires=day(9))
+    whole = OrderFanOut(ANNA, "k-1", Action.NARROW, meters, narrower)
+    naive = NarrowConsent(ANNA, "k-1", narrower.categories, narrower.history_from, narrower.expires)
+
+    def reads() -> list[Any]:
+        found = (find_consent(consents.meters.state(mpxn), "k-1") for mpxn in meters)
+        return [(one.categories, one.expires) for one in found if one is not None]
+
+    consents = Consents(*meters)
+    first = OrderFanOut(ANNA, "k-1", Action.GRANT, meters, terms())
+    for order in (first, tighten(NarrowConsent(ANNA, "k-1", ("TARIFF",)), A, B).command):
+        await consents.home.handle(Order("k-1", order, ANNA, "x", str(order), b"digest"))
+        await consents.send("k-1", ending=False)
+    with pytest.raises(Refused) as wider:
+        await consents.meters.rehearse(A, naive, ANNA)
+    assert wider.value.reason is Reason.CONSENT_WIDER
+    await consents.home.handle(Order("k-1", whole, ANNA, "x", "whole", b"digest"))
+    sent = await consents.send("k-1", ending=False)
+    assert not any(done.error for done in sent.values())
+    assert reads() == [(("TARIFF",), day(9))] * 2 + [(("HH_CONSUMPTION", "TARIFF"), day(9))]

@@ -236,7 +236,7 @@ def test_at_several_meters_every_leg_has_the_record() -> None:
     events = CONSENT_FAN_OUT.decide(CONSENT_FAN_OUT.initial(), order, NOW)
     state = fold(CONSENT_FAN_OUT, events)
     (ordered,) = state.orders
-    sent = [one for _, one in legs(ordered.ordered, ordered.record)]
+    sent = [one for _, one in legs(state, ordered.ordered)]
     assert [one.record for one in sent if isinstance(one, GrantConsent)] == [SHARED, SHARED]
     again = replace(order, record=replace(SHARED, tier=""))
     assert CONSENT_FAN_OUT.decide(state, again, NOW) == ()
@@ -245,7 +245,7 @@ def test_at_several_meters_every_leg_has_the_record() -> None:
     assert refused.value.reason is Reason.CONSENT_EXISTS
     asking = replace(order, by=ADVISER, action="REQUEST", answer_by=day(7))
     asked = fold(CONSENT_FAN_OUT, CONSENT_FAN_OUT.decide(CONSENT_FAN_OUT.initial(), asking, NOW))
-    (first,) = (one for _, one in legs(asked.orders[0].ordered, asked.orders[0].record)[:1])
+    (first,) = (one for _, one in legs(asked, asked.orders[0].ordered)[:1])
     assert isinstance(first, RequestConsent) and first.record == SHARED
     more = replace(order, record=replace(SHARED, recipients=("stranger",)))
     with pytest.raises(Refused) as wider:
