@@ -19,9 +19,14 @@ from weakref import WeakValueDictionary
 import structlog
 
 from domains.consumers.actions import ENDING, Action
-from domains.consumers.commands import WithdrawConsent, check_own
+from domains.consumers.commands import (
+    ResumeConsent,
+    SuspendConsent,
+    WithdrawConsent,
+    check_own,
+)
 from domains.consumers.evolve import find_consent
-from domains.consumers.fan_out import CompleteFanOut, FanOut
+from domains.consumers.fan_out import CompleteFanOut, FanOut, OrderFanOut
 from domains.consumers.legs import Ordered, legs, open_orders
 from spine.coordinator import Coordinator, Handled, Order
 from spine.domain import Actor
@@ -150,6 +155,29 @@ class FanOuts:
                 return
         message = "nothing there is the caller's to give up"
         raise NotPermitted(Reason.NOT_PERMITTED, message)
+
+    async def rehearse(self, consent_id: str, command: OrderFanOut, by: Actor) -> dict[str, Any]:
+        """The legs that the order would be sent as; none if it is already so."""
+        found = await self._home.rehearse(consent_id, command, by)
+        last = found.after.orders[-1].ordered
+        return {} if found.after == found.before else dict(legs(found.after, last))
+
+    async def held_back(
+        self, consent_id: str, command: Any, mpxns: Sequence[str]
+    ) -> dict[str, SpineError]:
+        """Where what was ordered before is still missing, and why, for a suspension or resumption
+        that goes straight to its meters: sent after it, an older one would undo it.
+
+        What is open is sent first. The call answers such an error when the rest is done.
+        """
+        if not isinstance(command, SuspendConsent | ResumeConsent):
+            return {}
+        sent = await self.send(consent_id, ending=False)
+        return {
+            mpxn: done.error
+            for (_, mpxn), done in sent.items()
+            if mpxn in mpxns and isinstance(done.error, Pushback)
+        }
 
     async def order(self, order: Order) -> tuple[Handled, tuple[LegDone, ...]]:
         """Order at home, send what is missing; the legs of this order, each as it was decided.

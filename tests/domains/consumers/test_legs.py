@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from functools import reduce
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from domains.consumers.actions import Action
-from domains.consumers.commands import NarrowConsent, RevokeConsent
+from domains.consumers.commands import NarrowConsent, ResumeConsent, RevokeConsent, SuspendConsent
 from domains.consumers.decider import CONSUMERS
 from domains.consumers.evolve import find_consent
 from domains.consumers.fan_out import CONSENT_FAN_OUT, OrderFanOut
 from domains.consumers.legs import open_orders
 from domains.consumers.tightenings import OrderTightening
+from spine.consumers.v1 import consumers_pb2
 from spine.coordinator import Handled, Order, Rehearsed
 from spine.domain import Actor, Domain
 from spine.errors import Pushback, Reason, Refused
+from spine.services.consumers import ConsumersService
 from spine.services.legs import FanOuts
-from tests.domains.consumers.home import ANNA, HOME, NOW, day, granted, terms
+from tests.domains.consumers.home import ANNA, HOME, NOW, SERVICE, day, granted, terms
 
 A, B, X = "1200012345678", "1200087654321", "1200011112222"
 
@@ -130,3 +134,75 @@ async def test_a_narrowing_of_the_whole_reaches_a_meter_that_was_narrowed_by_its
     sent = await consents.send("k-1", ending=False)
     assert not any(done.error for done in sent.values())
     assert reads() == [(("TARIFF",), day(9))] * 2 + [(("HH_CONSUMPTION", "TARIFF"), day(9))]
+
+
+def call(consents: Consents, command: Any, *mpxns: str, key: str) -> Awaitable[Any]:
+    """The call of the service that gives this command to these meters of the consent."""
+    action = type(command).__name__.removesuffix("Consent").upper()
+    answers: Any = SimpleNamespace(
+        meters=consents.meters,
+        log_id=b"log",
+        leg=lambda _, done, by: consumers_pb2.Leg(mpxn=done.mpxn),
+    )
+    service = ConsumersService(answers, consents, consents.home, cast(Any, None))
+    request = consumers_pb2.ResumeConsentRequest(idempotency_key=key, consent_id="k-1", mpxns=mpxns)
+    return service._consent(request, OrderFanOut(command.by, "k-1", action, mpxns), command)
+
+
+async def test_a_resumption_is_not_undone_by_a_suspension_that_was_ordered_before() -> None:
+    """The naive call goes straight to the meters, and a suspension still missing follows it."""
+    suspend, resume = SuspendConsent(SERVICE, "k-1", "CHECK"), ResumeConsent(SERVICE, "k-1")
+
+    async def left_open() -> Consents:
+        """The process stops between the order and its legs."""
+        consents = Consents(A, B, X)
+        await consents.home.handle(tighten(suspend, A, B))
+        return consents
+
+    naive = await left_open()
+    for mpxn in (A, B):
+        await naive.meters.handle(Order(mpxn, resume, SERVICE, "ResumeConsent", "r", b""))
+    await naive.send("k-1", ending=False)
+    assert naive.stands(A, B, X) == ["SUSPENDED", "SUSPENDED", "ACTIVE"]
+
+    consents = await left_open()
+    await call(consents, resume, A, B, key="r")
+    await consents.send("k-1", ending=False)
+    assert consents.stands(A, B, X) == ["ACTIVE"] * 3
+
+    consents = await left_open()
+    consents.meters.closed.add(B)
+    with pytest.raises(Pushback):
+        await call(consents, resume, A, B, key="r")
+    consents.meters.closed.clear()
+    await consents.send("k-1", ending=False)
+    assert consents.stands(B) == ["SUSPENDED"]
+    await call(consents, resume, A, B, key="r")
+    assert consents.stands(A, B, X) == ["ACTIVE"] * 3
+
+
+async def test_a_suspension_is_not_undone_by_a_resumption_that_was_ordered_before() -> None:
+    """It finds the meter suspended still; the naive call answers that it is already so."""
+    suspend = SuspendConsent(SERVICE, "k-1", "CHECK")
+
+    async def left_open() -> Consents:
+        consents = Consents(A, B)
+        first = OrderFanOut(ANNA, "k-1", Action.GRANT, (A, B), terms())
+        hold = OrderFanOut(SERVICE, "k-1", Action.SUSPEND, reason="CHECK")
+        lift = OrderFanOut(SERVICE, "k-1", Action.RESUME)
+        for order in (first, hold, lift):
+            if order is lift:
+                await consents.send("k-1", ending=False)
+            await consents.home.handle(Order("k-1", order, order.by, order.action, "k", b""))
+        assert consents.stands(A, B) == ["SUSPENDED"] * 2
+        return consents
+
+    naive = await left_open()
+    await naive.meters.handle(Order(B, suspend, SERVICE, "SuspendConsent", "s", b""))
+    await naive.send("k-1", ending=False)
+    assert naive.stands(A, B) == ["ACTIVE", "ACTIVE"]
+
+    consents = await left_open()
+    await call(consents, suspend, B, key="s")
+    await consents.send("k-1", ending=False)
+    assert consents.stands(A, B) == ["ACTIVE", "SUSPENDED"]
