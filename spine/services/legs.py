@@ -2,8 +2,9 @@
 
 An order is decided once at home; then each of its legs is an ordinary command at its meter, sent
 under a key that follows from the order, so whoever sends it again changes nothing (design rule 12).
-A leg is decided when its meter said yes or no. A leg that could not be sent stays missing, holds
-back only what comes after it at the same meter, and is sent again in the background.
+A leg is decided when its meter said yes or no, by a policy no older than home's. A leg that could
+not be sent stays missing, holds back only what comes after it at the same meter, and is sent again
+in the background.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from spine.coordinator import Coordinator, Handled, Order
 from spine.domain import Actor
 from spine.errors import Bug, Conflict, NotPermitted, Pushback, Reason, Refused, SpineError
 from spine.event import LogRecord
-from spine.in_force import under_policy
+from spine.in_force import policy_in_force, under_policy
 from spine.policy import Role
 from spine.rows import SUBJECT_PREFIX, Applied, subject_history
 
@@ -227,6 +228,7 @@ class FanOuts:
         leg = _leg(order, mpxn, command)
         async with self._at_once:
             for _ in range(LEG_ATTEMPTS):
+                behind = self._is_behind(order, mpxn)
                 try:
                     await self.check_known(mpxn, command)
                     return LegDone(mpxn, await self._meters.handle(leg))
@@ -236,8 +238,14 @@ class FanOuts:
                 except Bug:
                     raise
                 except SpineError as error:
-                    return LegDone(mpxn, error=error)
+                    return LegDone(mpxn, error=_undecided(error, behind) or error)
         return LegDone(mpxn, error=Pushback(Reason.OVERLOADED, "too much happens at the meter"))
+
+    def _is_behind(self, order: Ordered, mpxn: str) -> bool:
+        """Whether the meter's partition was told of an older policy than home."""
+        at = self._home.live(order.consent_id), self._meters.live(mpxn)
+        home, meter = (policy_in_force(live.stored.fold) for live in at)
+        return meter < home
 
     async def _complete(self, order: Ordered) -> None:
         complete = CompleteFanOut(self._by, order.number)
@@ -289,6 +297,17 @@ class FanOuts:
         return LegDone(
             mpxn, Handled(topic, fold.partition, row.offset, row.entry, True, changed=False)
         )
+
+
+def _undecided(error: SpineError, behind: bool) -> Pushback | None:
+    """Why a no decides nothing: home ordered it by a policy that the meter's partition has yet to
+    be told of (`behind`), or that this build does not know. The leg stays missing.
+    """
+    if error.reason is Reason.POLICY_VERSION_STATE:
+        return Pushback(Reason.POLICY_VERSION_STATE, "a build that knows the policy sends it")
+    if behind and error.reason is Reason.CODE_UNKNOWN:
+        return Pushback(Reason.FOLD_BEHIND, "the meter has yet to be told of the policy in force")
+    return None
 
 
 def _leg(order: Ordered, mpxn: str, command: Any) -> Order:

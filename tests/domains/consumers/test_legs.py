@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from copy import deepcopy
 from functools import reduce
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,13 +14,15 @@ from domains.consumers.actions import Action
 from domains.consumers.commands import NarrowConsent, ResumeConsent, RevokeConsent, SuspendConsent
 from domains.consumers.decider import CONSUMERS
 from domains.consumers.evolve import find_consent
-from domains.consumers.fan_out import CONSENT_FAN_OUT, OrderFanOut
+from domains.consumers.fan_out import CONSENT_FAN_OUT, FanOutOrdered, OrderFanOut
 from domains.consumers.legs import open_orders
 from domains.consumers.tightenings import OrderTightening
 from spine.consumers.v1 import consumers_pb2
 from spine.coordinator import Handled, Order, Rehearsed
 from spine.domain import Actor, Domain
 from spine.errors import Pushback, Reason, Refused
+from spine.in_force import under_policy
+from spine.policy_data import POLICY_DATA, POLICY_DATA_V1
 from spine.services.consumers import ConsumersService
 from spine.services.legs import FanOuts
 from tests.domains.consumers.home import ANNA, HOME, NOW, SERVICE, day, granted, terms
@@ -45,6 +48,11 @@ class Memory:
     def earlier(self, order: Order) -> Handled | None:
         return self.applied.get(order.id)
 
+    def live(self, subject: str) -> Any:
+        policy = SimpleNamespace(version=self.policy)
+        fold = SimpleNamespace(standing=lambda _: SimpleNamespace(policy=policy))
+        return SimpleNamespace(stored=SimpleNamespace(fold=fold))
+
     async def level(self, subject: str) -> None:
         pass
 
@@ -52,7 +60,8 @@ class Memory:
         if subject in self.closed:
             raise Pushback(Reason.METER_CLOSED, "closed", retry_after_s=60)
         before = self.state(subject)
-        events = self.domain.decide(before, command, NOW)
+        given = under_policy(self.live(subject).stored.fold, command)
+        events = self.domain.decide(before, given, NOW)
         return Rehearsed(before, reduce(self.domain.evolve, events, before), NOW)
 
     async def handle(self, order: Order) -> Handled:
@@ -206,3 +215,68 @@ async def test_a_suspension_is_not_undone_by_a_resumption_that_was_ordered_befor
     await call(consents, suspend, B, key="s")
     await consents.send("k-1", ending=False)
     assert consents.stands(A, B) == ["ACTIVE", "SUSPENDED"]
+
+
+async def test_a_grant_reaches_a_meter_that_learns_of_the_policy_after_home(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By the policy before, its no is none: the naive way takes it for the answer."""
+    newer: Any = deepcopy(dict(POLICY_DATA_V1)) | {"version": 99}
+    newer["bases"]["CONSENT"]["purposes"].append("ASTROLOGY")
+    asked = OrderFanOut(ANNA, "k-1", Action.GRANT, (A, B), terms(purpose="ASTROLOGY"))
+
+    async def granted_at_home() -> Consents:
+        consents = Consents()
+        for mpxn in (A, B):
+            consents.meters.begin(mpxn, *HOME)
+        consents.home.policy = 99
+        with monkeypatch.context() as build:
+            build.setitem(POLICY_DATA, 99, newer)
+            await consents.home.handle(Order("k-1", asked, ANNA, "GrantConsent", "k", b""))
+        return consents
+
+    async def reasons(consents: Consents) -> set[Any]:
+        sent = await consents.send("k-1", ending=False)
+        return {done.error and (type(done.error), done.error.reason) for done in sent.values()}
+
+    consents = await granted_at_home()
+    with monkeypatch.context() as build:
+        build.setitem(POLICY_DATA, 99, newer)
+        assert await reasons(consents) == {(Pushback, Reason.FOLD_BEHIND)}
+    consents.meters.policy = 99  # and now a build that has yet to learn it
+    assert await reasons(consents) == {(Pushback, Reason.POLICY_VERSION_STATE)}
+    monkeypatch.setitem(POLICY_DATA, 99, newer)
+    assert await reasons(consents) == {None}
+    assert consents.stands(A, B) == ["ACTIVE", "ACTIVE"]
+
+    naive = await granted_at_home()
+    with monkeypatch.context() as without:
+        without.setattr("spine.services.legs._undecided", lambda error, behind: None)
+        assert await reasons(naive) == {(Refused, Reason.CODE_UNKNOWN)}
+    naive.meters.policy = 99
+    assert await reasons(naive) == set()
+    assert naive.stands(A, B) == ["", ""]
+
+
+async def test_a_code_that_no_policy_has_is_refused_for_good() -> None:
+    """Where the meter knows the policy of home, its no is the answer."""
+    consents = Consents()
+    consents.meters.begin(A, *HOME)
+    ordered = FanOutOrdered(
+        1,
+        "k-1",
+        "GRANT",
+        (A,),
+        terms(purpose="NOSINESS"),
+        None,
+        "",
+        "",
+        "",
+        ANNA.role,
+        ANNA.party,
+        NOW,
+    )
+    consents.home.begin("k-1", ordered)
+    sent = await consents.send("k-1", ending=False)
+    assert [done.error and done.error.reason for done in sent.values()] == [Reason.CODE_UNKNOWN]
+    assert not open_orders(consents.home.state("k-1"))
