@@ -272,7 +272,7 @@ class ConsumersService(objecting.Objecting):
         if command is not None:
             about = "" if order.terms is None else order.terms.consumer_ref
             given = await self._sealing.order(request, method, consent_id, command, by, about)
-            handled, found = await self._fan_outs.order(given)
+            handled, found = await self._fan_outs.order(given, leg)
             named = {done.mpxn: done for done in found}
             legs = [named[mpxn] for mpxn in mpxns if mpxn in named]
             replayed = handled.replayed

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Final
@@ -21,6 +21,7 @@ import structlog
 
 from domains.consumers.actions import ENDING, Action
 from domains.consumers.commands import (
+    ConsumersCommand,
     ResumeConsent,
     SuspendConsent,
     WithdrawConsent,
@@ -29,6 +30,7 @@ from domains.consumers.commands import (
 from domains.consumers.evolve import find_consent
 from domains.consumers.fan_out import CompleteFanOut, FanOut, OrderFanOut
 from domains.consumers.legs import Ordered, legs, open_orders
+from domains.consumers.tightenings import tightens
 from spine.coordinator import Coordinator, Handled, Order
 from spine.domain import Actor
 from spine.errors import Bug, Conflict, NotPermitted, Pushback, Reason, Refused, SpineError
@@ -180,13 +182,21 @@ class FanOuts:
             if mpxn in mpxns and isinstance(done.error, Pushback)
         }
 
-    async def order(self, order: Order) -> tuple[Handled, tuple[LegDone, ...]]:
+    async def order(
+        self, order: Order, leg: ConsumersCommand
+    ) -> tuple[Handled, tuple[LegDone, ...]]:
         """Order at home, send what is missing; the legs of this order, each as it was decided.
 
         Refused or Conflict as by `Coordinator.handle`; Pushback if a leg could not be sent: it will
-        be, and the same order under the same key tells how it went.
+        be, and the same order under the same key tells how it went. Also if home takes no order:
+        then `leg`, if it takes access away, has gone straight to the meters.
         """
-        handled = await self._home.handle(order)
+        try:
+            handled = await self._home.handle(order)
+        except Pushback:
+            if tightens(leg):
+                await self._straight(order, leg)
+            raise
         ordered = self._ordered(order, handled)
         sent = await self.send(order.subject, ending=ordered.action in ENDING)
         done = []
@@ -196,6 +206,23 @@ class FanOuts:
                 raise leg.error
             done.append(leg)
         return handled, tuple(done)
+
+    async def _straight(self, order: Order, command: ConsumersCommand) -> None:
+        """Give the command to each meter that takes it, under the key it came with: the same call,
+        sent again, changes nothing where this has, and is ordered where anything is left to do.
+        """
+
+        async def give(mpxn: str) -> None:
+            try:
+                await self.check_known(mpxn, command)
+                async with self._at_once:
+                    await self._meters.handle(replace(order, subject=mpxn, command=command))
+            except Bug:
+                raise
+            except SpineError as error:
+                _log.warning("fan_out.not_sent", reason=str(error.reason))
+
+        await asyncio.gather(*map(give, order.command.mpxns))
 
     async def send(self, consent_id: str, *, ending: bool) -> dict[tuple[int, str], LegDone]:
         """Send every leg of the open orders that end the consent, or of the others, in their order,

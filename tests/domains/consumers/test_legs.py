@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from copy import deepcopy
+from dataclasses import replace
 from functools import reduce
 from types import SimpleNamespace
 from typing import Any, cast
@@ -46,7 +47,8 @@ class Memory:
         return self.states.get(subject, self.domain.initial())
 
     def earlier(self, order: Order) -> Handled | None:
-        return self.applied.get(order.id)
+        applied = self.applied.get(order.id)
+        return applied and replace(applied, replayed=True)
 
     def live(self, subject: str) -> Any:
         policy = SimpleNamespace(version=self.policy)
@@ -280,3 +282,36 @@ async def test_a_code_that_no_policy_has_is_refused_for_good() -> None:
     sent = await consents.send("k-1", ending=False)
     assert [done.error and done.error.reason for done in sent.values()] == [Reason.CODE_UNKNOWN]
     assert not open_orders(consents.home.state("k-1"))
+
+
+@pytest.mark.parametrize("whole", [False, True])
+async def test_a_revocation_bites_while_home_takes_no_order(whole: bool) -> None:
+    """The call is answered "not now"; sent again when home is back, it finds what it did."""
+    consents = Consents(A, B, X)
+    if whole:
+        first = OrderFanOut(ANNA, "k-1", Action.GRANT, (A, B, X), terms())
+        await consents.home.handle(Order("k-1", first, ANNA, "GrantConsent", "g", b""))
+        await consents.send("k-1", ending=False)
+    named = (A, B, X) if whole else (A, B)
+    consents.home.closed.add("k-1")
+    with pytest.raises(Pushback):
+        await call(consents, RevokeConsent(ANNA, "k-1"), *named, key="r")
+    assert consents.stands(*named) == ["REVOKED"] * len(named)
+    consents.home.closed.clear()
+    if not whole:
+        again = await call(consents, RevokeConsent(ANNA, "k-1"), *named, key="r")
+        assert again.replayed and len(again.legs) == 2
+    assert consents.stands(A, B, X) == ["REVOKED", "REVOKED", "REVOKED" if whole else "ACTIVE"]
+
+
+async def test_a_resumption_waits_for_home() -> None:
+    consents = Consents(A, B)
+    first = OrderFanOut(ANNA, "k-1", Action.GRANT, (A, B), terms())
+    hold = OrderFanOut(SERVICE, "k-1", Action.SUSPEND, reason="CHECK")
+    for order in (first, hold):
+        await consents.home.handle(Order("k-1", order, order.by, order.action, "k", b""))
+        await consents.send("k-1", ending=False)
+    consents.home.closed.add("k-1")
+    with pytest.raises(Pushback):
+        await call(consents, ResumeConsent(SERVICE, "k-1"), A, B, key="r")
+    assert consents.stands(A, B) == ["SUSPENDED"] * 2
