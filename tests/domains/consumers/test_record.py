@@ -269,6 +269,20 @@ def test_a_record_is_only_of_the_command_beside_it() -> None:
             CONSUMERS.evolve(fold(CONSUMERS, before), event)
 
 
+def test_home_takes_no_record_without_an_order_beside_it() -> None:
+    order = OrderFanOut(ANNA, "k-1", "GRANT", (METER, "1200000000005"), terms(), record=SHARED)
+    events = CONSENT_FAN_OUT.decide(CONSENT_FAN_OUT.initial(), order, NOW)
+    ordered, recorded = events
+    for before, event in (
+        ((), recorded),
+        ((ordered,), replace(recorded, decided_at=NOW + HOUR)),
+        (events, recorded),
+    ):
+        with pytest.raises(Refused) as refused:
+            CONSENT_FAN_OUT.evolve(fold(CONSENT_FAN_OUT, before), event)
+        assert refused.value.reason is Reason.CONSENT_STATE
+
+
 def test_without_a_record_a_row_is_byte_for_byte_what_it_was() -> None:
     """Stores and digests of a log without records stay; the naive row would differ in every one."""
     scene = Scene()
