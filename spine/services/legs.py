@@ -2,9 +2,9 @@
 
 An order is decided once at home; then each of its legs is an ordinary command at its meter, sent
 under a key that follows from the order, so whoever sends it again changes nothing (design rule 12).
-A leg is decided when its meter said yes or no, by a policy no older than home's. A leg that could
-not be sent stays missing, holds back only what comes after it at the same meter, and is sent again
-in the background.
+A leg is decided when its meter said yes or no, and governance had told it what home knows. A leg
+that could not be sent stays missing, holds back only what comes after it at the same meter, and is
+sent again in the background.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from domains.consumers.evolve import find_consent
 from domains.consumers.fan_out import CompleteFanOut, FanOut, OrderFanOut
 from domains.consumers.legs import Ordered, legs, open_orders
 from domains.consumers.tightenings import tightens
-from spine.coordinator import Coordinator, Handled, Order
+from spine.coordinator import ORGANISATIONS, Coordinator, Handled, Order
 from spine.domain import Actor
 from spine.errors import Bug, Conflict, NotPermitted, Pushback, Reason, Refused, SpineError
 from spine.event import LogRecord
@@ -42,6 +42,9 @@ from spine.rows import SUBJECT_PREFIX, Applied, subject_history
 LEG_ATTEMPTS: Final = 8
 LEGS_AT_ONCE: Final = 32
 _READERS: Final = frozenset({Role.DATA_USER, Role.SUPPLIER})
+_NOT_ACCREDITED: Final = frozenset(
+    {Reason.PARTICIPANT_UNKNOWN, Reason.PARTICIPANT_SUSPENDED, Reason.ACCREDITATION_MISSING}
+)
 _BEGINNING: Final = frozenset({Action.REQUEST, Action.GRANT})
 _log = structlog.get_logger()
 
@@ -255,7 +258,7 @@ class FanOuts:
         leg = _leg(order, mpxn, command)
         async with self._at_once:
             for _ in range(LEG_ATTEMPTS):
-                behind = self._is_behind(order, mpxn)
+                untold = self._untold(order, mpxn)
                 try:
                     await self.check_known(mpxn, command)
                     return LegDone(mpxn, await self._meters.handle(leg))
@@ -265,14 +268,22 @@ class FanOuts:
                 except Bug:
                     raise
                 except SpineError as error:
-                    return LegDone(mpxn, error=_undecided(error, behind) or error)
+                    return LegDone(mpxn, error=_undecided(error, untold) or error)
         return LegDone(mpxn, error=Pushback(Reason.OVERLOADED, "too much happens at the meter"))
 
-    def _is_behind(self, order: Ordered, mpxn: str) -> bool:
-        """Whether the meter's partition was told of an older policy than home."""
+    def _untold(self, order: Ordered, mpxn: str) -> frozenset[Reason]:
+        """Why the meter may say no before governance has told its partition and home the same."""
         at = self._home.live(order.consent_id), self._meters.live(mpxn)
-        home, meter = (policy_in_force(live.stored.fold) for live in at)
-        return meter < home
+        home, meter = (live.stored.fold for live in at)
+        reasons: frozenset[Reason] = frozenset()
+        if policy_in_force(meter) < policy_in_force(home):
+            reasons |= {Reason.CODE_UNKNOWN}
+        party = order.actor_party
+        if order.actor_role in ORGANISATIONS and home.participant(party) != meter.participant(
+            party
+        ):
+            reasons |= _NOT_ACCREDITED
+        return reasons
 
     async def _complete(self, order: Ordered) -> None:
         complete = CompleteFanOut(self._by, order.number)
@@ -326,14 +337,14 @@ class FanOuts:
         )
 
 
-def _undecided(error: SpineError, behind: bool) -> Pushback | None:
-    """Why a no decides nothing: home ordered it by a policy that the meter's partition has yet to
-    be told of (`behind`), or that this build does not know. The leg stays missing.
+def _undecided(error: SpineError, untold: frozenset[Reason]) -> Pushback | None:
+    """Why a no decides nothing: it follows from what governance has yet to tell (`untold`), or this
+    build does not know the policy. The leg stays missing.
     """
     if error.reason is Reason.POLICY_VERSION_STATE:
         return Pushback(Reason.POLICY_VERSION_STATE, "a build that knows the policy sends it")
-    if behind and error.reason is Reason.CODE_UNKNOWN:
-        return Pushback(Reason.FOLD_BEHIND, "the meter has yet to be told of the policy in force")
+    if error.reason in untold:
+        return Pushback(Reason.FOLD_BEHIND, "the meter has yet to be told what home knows")
     return None
 
 

@@ -21,12 +21,12 @@ from domains.consumers.tightenings import OrderTightening
 from spine.consumers.v1 import consumers_pb2
 from spine.coordinator import Handled, Order, Rehearsed
 from spine.domain import Actor, Domain
-from spine.errors import Pushback, Reason, Refused
+from spine.errors import NotPermitted, Pushback, Reason, Refused
 from spine.in_force import under_policy
 from spine.policy_data import POLICY_DATA, POLICY_DATA_V1
 from spine.services.consumers import ConsumersService
 from spine.services.legs import FanOuts
-from tests.domains.consumers.home import ANNA, HOME, NOW, SERVICE, day, granted, terms
+from tests.domains.consumers.home import ADVISER, ANNA, HOME, NOW, SERVICE, day, granted, terms
 
 A, B, X = "1200012345678", "1200087654321", "1200011112222"
 
@@ -39,6 +39,7 @@ class Memory:
         self.states: dict[str, Any] = {}
         self.applied: dict[bytes, Handled] = {}
         self.closed: set[str] = set()
+        self.admitted: set[str] = {ADVISER.party}
 
     def begin(self, subject: str, *events: Any) -> None:
         self.states[subject] = reduce(self.domain.evolve, events, self.state(subject))
@@ -52,7 +53,10 @@ class Memory:
 
     def live(self, subject: str) -> Any:
         policy = SimpleNamespace(version=self.policy)
-        fold = SimpleNamespace(standing=lambda _: SimpleNamespace(policy=policy))
+        fold = SimpleNamespace(
+            standing=lambda _: SimpleNamespace(policy=policy),
+            participant=lambda party: party if party in self.admitted else None,
+        )
         return SimpleNamespace(stored=SimpleNamespace(fold=fold))
 
     async def level(self, subject: str) -> None:
@@ -61,6 +65,8 @@ class Memory:
     async def rehearse(self, subject: str, command: Any, by: Actor) -> Rehearsed:
         if subject in self.closed:
             raise Pushback(Reason.METER_CLOSED, "closed", retry_after_s=60)
+        if by == ADVISER and by.party not in self.admitted:
+            raise NotPermitted(Reason.PARTICIPANT_UNKNOWN, "the organisation is not accredited")
         before = self.state(subject)
         given = under_policy(self.live(subject).stored.fold, command)
         events = self.domain.decide(before, given, NOW)
@@ -253,11 +259,42 @@ async def test_a_grant_reaches_a_meter_that_learns_of_the_policy_after_home(
 
     naive = await granted_at_home()
     with monkeypatch.context() as without:
-        without.setattr("spine.services.legs._undecided", lambda error, behind: None)
+        without.setattr("spine.services.legs._undecided", lambda error, untold: None)
         assert await reasons(naive) == {(Refused, Reason.CODE_UNKNOWN)}
     naive.meters.policy = 99
     assert await reasons(naive) == set()
     assert naive.stands(A, B) == ["", ""]
+
+
+async def test_a_request_reaches_a_meter_that_learns_of_its_sender_after_home(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = OrderFanOut(ADVISER, "k-1", Action.REQUEST, (A, B), terms(), answer_by=day(7))
+
+    async def requested_at_home() -> Consents:
+        consents = Consents()
+        for mpxn in (A, B):
+            consents.meters.begin(mpxn, *HOME)
+        consents.meters.admitted.clear()
+        await consents.home.handle(Order("k-1", asked, ADVISER, "RequestConsent", "k", b""))
+        return consents
+
+    naive = await requested_at_home()
+    with monkeypatch.context() as without:
+        without.setattr("spine.services.legs._undecided", lambda error, untold: None)
+        await naive.send("k-1", ending=False)
+    consents = await requested_at_home()
+    sent = await consents.send("k-1", ending=False)
+    assert {type(done.error) for done in sent.values()} == {Pushback}
+    for each in (naive, consents):
+        each.meters.admitted.add(ADVISER.party)
+        await each.send("k-1", ending=False)
+    assert consents.stands(A, B) == ["REQUESTED", "REQUESTED"]
+    assert naive.stands(A, B) == ["", ""]
+    suspended = await requested_at_home()
+    suspended.home.admitted.clear()  # both were told the same since: now the no is the answer
+    await suspended.send("k-1", ending=False)
+    assert not open_orders(suspended.home.state("k-1"))
 
 
 async def test_a_code_that_no_policy_has_is_refused_for_good() -> None:
