@@ -278,10 +278,8 @@ class FanOuts:
         reasons: frozenset[Reason] = frozenset()
         if policy_in_force(meter) < policy_in_force(home):
             reasons |= {Reason.CODE_UNKNOWN}
-        party = order.actor_party
-        if order.actor_role in ORGANISATIONS and home.participant(party) != meter.participant(
-            party
-        ):
+        here, there = (fold.participant(order.actor_party) for fold in (home, meter))
+        if order.actor_role in ORGANISATIONS and here != there:
             reasons |= _NOT_ACCREDITED
         return reasons
 
