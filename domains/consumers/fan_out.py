@@ -137,6 +137,10 @@ class FanOut:
         """Every meter that the consent was ever asked for."""
         return self.orders[0].ordered.mpxns
 
+    def terms_before(self, number: int) -> ConsentTerms:
+        """The terms in force when the order of that number was made; it is not the first."""
+        return [o.ordered.terms for o in self.orders if o.ordered.number < number][-1]
+
     def record(self, number: int) -> RecordTerms | None:
         """What the record says besides the terms, by the order of that number."""
         return next((o.record for o in self.orders if o.ordered.number == number), None)
@@ -155,10 +159,11 @@ def evolve(state: FanOut, event: FanOutEvent) -> FanOut:
     """The orders of a consent after one more fact."""
     match event:
         case ConsentTermsRecorded():
-            *earlier, last = state.orders
-            if last.ordered.ordered_at != event.decided_at or last.record is not None:
+            last = state.orders[-1] if state.orders else None
+            beside = last is not None and last.ordered.ordered_at == event.decided_at
+            if last is None or not beside or last.record is not None:
                 raise Refused(Reason.CONSENT_STATE, "the record is of the order beside it")
-            return replace(state, orders=(*earlier, replace(last, record=event.terms)))
+            return replace(state, orders=(*state.orders[:-1], replace(last, record=event.terms)))
         case FanOutOrdered():
             kept = tuple(_overtaken(order, event.action) for order in state.orders)
             return replace(state, orders=(*kept, Order(event)))

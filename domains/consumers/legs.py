@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from domains.consumers.actions import Action
 from domains.consumers.commands import (
     ConsumersCommand,
@@ -15,7 +17,6 @@ from domains.consumers.commands import (
     WithdrawConsent,
 )
 from domains.consumers.fan_out import FanOut, FanOutOrdered
-from domains.consumers.record import RecordTerms
 from domains.consumers.tightenings import TighteningOrdered
 from spine.domain import Actor
 from spine.errors import Bug
@@ -28,23 +29,20 @@ def open_orders(state: FanOut) -> tuple[Ordered, ...]:
     return tuple(order.ordered for order in state.every if order.is_open)
 
 
-def legs(
-    order: Ordered, record: RecordTerms | None = None
-) -> tuple[tuple[str, ConsumersCommand], ...]:
+def legs(state: FanOut, order: Ordered) -> tuple[tuple[str, ConsumersCommand], ...]:
     """What to send to each meter of the order: exactly this, whoever sends it and however often.
 
-    `record` is the order's, as `FanOut.record` has it.
+    `state` is any that the order is part of: nothing later changes what stands before it.
     """
-    return tuple((mpxn, _leg(order, record)) for mpxn in order.mpxns)
+    return tuple((mpxn, _leg(state, order)) for mpxn in order.mpxns)
 
 
-def _leg(order: Ordered, record: RecordTerms | None) -> ConsumersCommand:
+def _leg(state: FanOut, order: Ordered) -> ConsumersCommand:
     by, consent_id = Actor(order.actor_role, order.actor_party), order.consent_id
     if order.action == Action.NARROW:
-        scope = order if isinstance(order, TighteningOrdered) else order.terms
-        left = scope.categories or None, scope.history_from, scope.expires
-        return NarrowConsent(by, consent_id, *left)
+        return NarrowConsent(by, consent_id, *_left(state, order))
     if isinstance(order, FanOutOrdered):
+        record = state.record(order.number)
         terms = order.terms
         if order.action == Action.REQUEST:
             assert order.answer_by is not None
@@ -64,3 +62,19 @@ def _leg(order: Ordered, record: RecordTerms | None) -> ConsumersCommand:
             return WithdrawConsent(by, consent_id)
         case _:
             raise Bug(f"no leg for {order.action}")
+
+
+def _left(
+    state: FanOut, order: Ordered
+) -> tuple[tuple[str, ...] | None, datetime | None, datetime | None]:
+    """What a narrowing says of the scope. Of the terms of the whole consent only what it changed:
+    a meter that was narrowed further, by itself, would refuse the rest as wider.
+    """
+    if isinstance(order, TighteningOrdered):
+        return order.categories or None, order.history_from, order.expires
+    new, old = order.terms, state.terms_before(order.number)
+    return (
+        None if new.categories == old.categories else new.categories,
+        None if new.history_from == old.history_from else new.history_from,
+        None if new.expires == old.expires else new.expires,
+    )

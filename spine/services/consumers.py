@@ -17,7 +17,6 @@ from domains.consumers import commands, decider, erasure, fan_out, tightenings
 from domains.consumers.actions import Action
 from domains.consumers.commands import ConsumersCommand, check_role
 from domains.consumers.fan_out import OrderFanOut
-from domains.consumers.legs import legs
 from domains.consumers.tightenings import OrderTightening
 from spine import trust
 from spine.admission import is_dry_run
@@ -267,20 +266,24 @@ class ConsumersService(objecting.Objecting):
         command = await self._at_home(request, method, order, leg, home)
         if is_dry_run(request):
             if isinstance(command, OrderFanOut):
-                legs_of = await self._ordered(consent_id, command, by)
+                legs_of = await self._fan_outs.rehearse(consent_id, command, by)
                 return await self._answers.dry_run(consent_id, mpxns, legs_of, by)
             return await self._answers.dry_run(consent_id, mpxns, leg, by)
         if command is not None:
             about = "" if order.terms is None else order.terms.consumer_ref
             given = await self._sealing.order(request, method, consent_id, command, by, about)
-            handled, found = await self._fan_outs.order(given)
+            handled, found = await self._fan_outs.order(given, leg)
             named = {done.mpxn: done for done in found}
             legs = [named[mpxn] for mpxn in mpxns if mpxn in named]
             replayed = handled.replayed
             positions.append(wire.past(handled))
         else:
-            giving = (self._leg(request, method, mpxn, leg, by, len(mpxns)) for mpxn in mpxns)
+            held = await self._fan_outs.held_back(consent_id, leg, mpxns)
+            given_to = mpxns if tightenings.tightens(leg) else [m for m in mpxns if m not in held]
+            giving = (self._leg(request, method, mpxn, leg, by, len(mpxns)) for mpxn in given_to)
             legs = list(await asyncio.gather(*giving))
+            for error in held.values():
+                raise error
             replayed = all(done.handled is None or done.handled.replayed for done in legs)
         errors = [done.error for done in legs if done.error is not None]
         if len(errors) == len(legs):
@@ -312,12 +315,6 @@ class ConsumersService(objecting.Objecting):
         tightening = OrderTightening(by, leg, mpxns)
         sent = wire.order(request, method, consent_id, tightening, by)
         return tightening if await self._fan_outs.takes_away(sent) else None
-
-    async def _ordered(self, consent_id: str, command: OrderFanOut, by: Actor) -> dict[str, Any]:
-        """The legs that the order would be sent as; none if it is already so."""
-        found = await self._home.rehearse(consent_id, command, by)
-        last = found.after.orders[-1]
-        return {} if found.after == found.before else dict(legs(last.ordered, last.record))
 
     async def _leg(
         self, request: Any, method: str, mpxn: str, command: Any, by: Actor, of: int

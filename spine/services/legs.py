@@ -2,15 +2,16 @@
 
 An order is decided once at home; then each of its legs is an ordinary command at its meter, sent
 under a key that follows from the order, so whoever sends it again changes nothing (design rule 12).
-A leg is decided when its meter said yes or no. A leg that could not be sent stays missing, holds
-back only what comes after it at the same meter, and is sent again in the background.
+A leg is decided when its meter said yes or no, and governance had told it what home knows. A leg
+that could not be sent stays missing, holds back only what comes after it at the same meter, and is
+sent again in the background.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Final
@@ -19,21 +20,31 @@ from weakref import WeakValueDictionary
 import structlog
 
 from domains.consumers.actions import ENDING, Action
-from domains.consumers.commands import WithdrawConsent, check_own
+from domains.consumers.commands import (
+    ConsumersCommand,
+    ResumeConsent,
+    SuspendConsent,
+    WithdrawConsent,
+    check_own,
+)
 from domains.consumers.evolve import find_consent
-from domains.consumers.fan_out import CompleteFanOut, FanOut
+from domains.consumers.fan_out import CompleteFanOut, FanOut, OrderFanOut
 from domains.consumers.legs import Ordered, legs, open_orders
-from spine.coordinator import Coordinator, Handled, Order
+from domains.consumers.tightenings import tightens
+from spine.coordinator import ORGANISATIONS, Coordinator, Handled, Order
 from spine.domain import Actor
 from spine.errors import Bug, Conflict, NotPermitted, Pushback, Reason, Refused, SpineError
 from spine.event import LogRecord
-from spine.in_force import under_policy
+from spine.in_force import policy_in_force, under_policy
 from spine.policy import Role
 from spine.rows import SUBJECT_PREFIX, Applied, subject_history
 
 LEG_ATTEMPTS: Final = 8
 LEGS_AT_ONCE: Final = 32
 _READERS: Final = frozenset({Role.DATA_USER, Role.SUPPLIER})
+_NOT_ACCREDITED: Final = frozenset(
+    {Reason.PARTICIPANT_UNKNOWN, Reason.PARTICIPANT_SUSPENDED, Reason.ACCREDITATION_MISSING}
+)
 _BEGINNING: Final = frozenset({Action.REQUEST, Action.GRANT})
 _log = structlog.get_logger()
 
@@ -113,10 +124,12 @@ class FanOuts:
 
     async def takes_away(self, order: Order) -> bool:
         """Whether a tightening changes anything at a meter, or was ordered: only then is it worth
-        an order. Otherwise anybody could fill the home of anybody's consent.
+        an order. Otherwise anybody could fill the home of anybody's consent. A meter that cannot
+        say keeps it from no other: its leg waits.
         """
         if self._home.earlier(order) is not None:
             return True
+        unsure = False
         command = order.command.command
         for mpxn in order.command.mpxns:
             try:
@@ -124,9 +137,12 @@ class FanOuts:
                 found = await self._meters.rehearse(mpxn, command, command.by)
             except Refused:
                 continue
+            except Pushback:
+                unsure = True
+                continue
             if found.after != found.before:
                 return True
-        return False
+        return unsure
 
     async def check_known(self, mpxn: str, command: Any) -> None:
         """NotPermitted(NOT_PERMITTED) for a reader that gives up what it never had.
@@ -146,23 +162,70 @@ class FanOuts:
         message = "nothing there is the caller's to give up"
         raise NotPermitted(Reason.NOT_PERMITTED, message)
 
-    async def order(self, order: Order) -> tuple[Handled, tuple[LegDone, ...]]:
+    async def rehearse(self, consent_id: str, command: OrderFanOut, by: Actor) -> dict[str, Any]:
+        """The legs that the order would be sent as; none if it is already so."""
+        found = await self._home.rehearse(consent_id, command, by)
+        last = found.after.orders[-1].ordered
+        return {} if found.after == found.before else dict(legs(found.after, last))
+
+    async def held_back(
+        self, consent_id: str, command: Any, mpxns: Sequence[str]
+    ) -> dict[str, SpineError]:
+        """Where what was ordered before is still missing, and why, for a suspension or resumption
+        that goes straight to its meters: sent after it, an older one would undo it.
+
+        What is open is sent first. The call answers such an error when the rest is done.
+        """
+        if not isinstance(command, SuspendConsent | ResumeConsent):
+            return {}
+        sent = await self.send(consent_id, ending=False)
+        return {
+            mpxn: done.error
+            for (_, mpxn), done in sent.items()
+            if mpxn in mpxns and isinstance(done.error, Pushback)
+        }
+
+    async def order(
+        self, order: Order, leg: ConsumersCommand
+    ) -> tuple[Handled, tuple[LegDone, ...]]:
         """Order at home, send what is missing; the legs of this order, each as it was decided.
 
         Refused or Conflict as by `Coordinator.handle`; Pushback if a leg could not be sent: it will
-        be, and the same order under the same key tells how it went.
+        be, and the same order under the same key tells how it went. Also if home takes no order:
+        then `leg`, if it takes access away, has gone straight to the meters.
         """
-        handled = await self._home.handle(order)
+        try:
+            handled = await self._home.handle(order)
+        except Pushback:
+            if tightens(leg):
+                await self._straight(order, leg)
+            raise
         ordered = self._ordered(order, handled)
         sent = await self.send(order.subject, ending=ordered.action in ENDING)
         done = []
-        record = self._state(ordered.consent_id).record(ordered.number)
-        for mpxn, command in legs(ordered, record):
+        for mpxn, command in legs(self._state(ordered.consent_id), ordered):
             leg = sent.get((ordered.number, mpxn)) or self._found(ordered, mpxn, command)
             if isinstance(leg.error, Pushback):
                 raise leg.error
             done.append(leg)
         return handled, tuple(done)
+
+    async def _straight(self, order: Order, command: ConsumersCommand) -> None:
+        """Give the command to each meter that takes it, under the key it came with: the same call,
+        sent again, changes nothing where this has, and is ordered where anything is left to do.
+        """
+
+        async def give(mpxn: str) -> None:
+            try:
+                await self.check_known(mpxn, command)
+                async with self._at_once:
+                    await self._meters.handle(replace(order, subject=mpxn, command=command))
+            except Bug:
+                raise
+            except SpineError as error:
+                _log.warning("fan_out.not_sent", reason=str(error.reason))
+
+        await asyncio.gather(*map(give, order.command.mpxns))
 
     async def send(self, consent_id: str, *, ending: bool) -> dict[tuple[int, str], LegDone]:
         """Send every leg of the open orders that end the consent, or of the others, in their order,
@@ -174,10 +237,10 @@ class FanOuts:
         async with lock:
             done: dict[tuple[int, str], LegDone] = {}
             missing: dict[str, SpineError] = {}
-            found = open_orders(self._state(consent_id))
+            state = self._state(consent_id)
+            found = open_orders(state)
             for order in (each for each in found if (each.action in ENDING) is ending):
-                record = self._state(consent_id).record(order.number)
-                sending = [self._send(order, *leg, missing) for leg in legs(order, record)]
+                sending = [self._send(order, *leg, missing) for leg in legs(state, order)]
                 for leg in await asyncio.gather(*sending):
                     done[order.number, leg.mpxn] = leg
                     if isinstance(leg.error, Pushback):
@@ -195,6 +258,7 @@ class FanOuts:
         leg = _leg(order, mpxn, command)
         async with self._at_once:
             for _ in range(LEG_ATTEMPTS):
+                untold = self._untold(order, mpxn)
                 try:
                     await self.check_known(mpxn, command)
                     return LegDone(mpxn, await self._meters.handle(leg))
@@ -204,8 +268,20 @@ class FanOuts:
                 except Bug:
                     raise
                 except SpineError as error:
-                    return LegDone(mpxn, error=error)
+                    return LegDone(mpxn, error=_undecided(error, untold) or error)
         return LegDone(mpxn, error=Pushback(Reason.OVERLOADED, "too much happens at the meter"))
+
+    def _untold(self, order: Ordered, mpxn: str) -> frozenset[Reason]:
+        """Why the meter may say no before governance has told its partition and home the same."""
+        at = self._home.live(order.consent_id), self._meters.live(mpxn)
+        home, meter = (live.stored.fold for live in at)
+        reasons: frozenset[Reason] = frozenset()
+        if policy_in_force(meter) < policy_in_force(home):
+            reasons |= {Reason.CODE_UNKNOWN}
+        here, there = (fold.participant(order.actor_party) for fold in (home, meter))
+        if order.actor_role in ORGANISATIONS and here != there:
+            reasons |= _NOT_ACCREDITED
+        return reasons
 
     async def _complete(self, order: Ordered) -> None:
         complete = CompleteFanOut(self._by, order.number)
@@ -257,6 +333,17 @@ class FanOuts:
         return LegDone(
             mpxn, Handled(topic, fold.partition, row.offset, row.entry, True, changed=False)
         )
+
+
+def _undecided(error: SpineError, untold: frozenset[Reason]) -> Pushback | None:
+    """Why a no decides nothing: it follows from what governance has yet to tell (`untold`), or this
+    build does not know the policy. The leg stays missing.
+    """
+    if error.reason is Reason.POLICY_VERSION_STATE:
+        return Pushback(Reason.POLICY_VERSION_STATE, "a build that knows the policy sends it")
+    if error.reason in untold:
+        return Pushback(Reason.FOLD_BEHIND, "the meter has yet to be told what home knows")
+    return None
 
 
 def _leg(order: Ordered, mpxn: str, command: Any) -> Order:

@@ -365,8 +365,7 @@ class Lives(RuleBasedStateMachine):
     def legs_are_sent(self, k: str, alive: int) -> None:
         """Whatever is missing, in order, until all is sent or the process dies after so many."""
         for order in open_orders(self.home[k]):
-            record = self.home[k].record(order.number)
-            for mpxn, command in legs(order, record):
+            for mpxn, command in legs(self.home[k], order):
                 if alive == 0:
                     return
                 alive -= 1

@@ -19,8 +19,10 @@ from domains.consumers.commands import (
 from domains.consumers.fan_out import (
     CONSENT_FAN_OUT,
     CompleteFanOut,
+    FanOut,
     FanOutCompleted,
     FanOutOrdered,
+    Order,
     OrderFanOut,
     tightens,
 )
@@ -184,7 +186,6 @@ def test_a_suspension_overtakes_what_loosens_and_waits_for_what_narrows() -> Non
         ("REQUEST", RequestConsent(ANNA, "k-1", terms(), day(7))),
         ("GRANT", GrantConsent(ANNA, "k-1", terms(), "web", "e-1")),
         ("DECLINE", DeclineConsent(ANNA, "k-1")),
-        ("NARROW", NarrowConsent(ANNA, "k-1", ("HH_CONSUMPTION", "TARIFF"), day(3), day(12))),
         ("SUSPEND", SuspendConsent(ANNA, "k-1", "complaint")),
         ("RESUME", ResumeConsent(ANNA, "k-1")),
         ("REVOKE", RevokeConsent(ANNA, "k-1")),
@@ -193,7 +194,25 @@ def test_a_suspension_overtakes_what_loosens_and_waits_for_what_narrows() -> Non
 )
 def test_every_order_says_exactly_what_to_send_to_each_meter(action: str, command: Any) -> None:
     said = ordered(1, action, answer_by=day(7), channel="web", evidence="e-1", reason="complaint")
-    assert legs(said) == tuple((mpxn, command) for mpxn in METERS)
+    assert legs(FanOut((Order(said),)), said) == tuple((mpxn, command) for mpxn in METERS)
+
+
+@pytest.mark.parametrize(
+    ("changed", "left"),
+    [
+        ({"categories": ("TARIFF",)}, (("TARIFF",), None, None)),
+        ({"history_from": day(4)}, (None, day(4), None)),
+        ({"expires": day(9)}, (None, None, day(9))),
+        ({"expires": day(9), "history_from": day(4)}, (None, day(4), day(9))),
+    ],
+)
+def test_a_narrowing_of_the_whole_sends_no_more_than_it_changed(changed: Any, left: Any) -> None:
+    """Also when a later order has changed the rest."""
+    said = ordered(2, "NARROW", terms=terms(**changed))
+    later = ordered(3, "NARROW", terms=terms(**({"categories": ("HH_CONSUMPTION",)} | changed)))
+    for orders in ((GRANTED, said), (GRANTED, said, later)):
+        sent = legs(FanOut(tuple(map(Order, orders))), said)
+        assert sent == tuple((mpxn, NarrowConsent(ANNA, "k-1", *left)) for mpxn in METERS)
 
 
 def tightening(command: Any, *mpxns: str) -> OrderTightening:
@@ -229,7 +248,7 @@ def test_a_tightening_is_ordered_without_terms_and_sent_as_it_came(command: Any,
     """Whose consent it is, each meter judges: home need not know of it."""
     home = given(CONSENT_FAN_OUT).at(NOW).when(tightening(command)).then(said)
     assert open_orders(home.state) == (said,)
-    assert legs(said) == tuple((mpxn, command) for mpxn in METERS)
+    assert legs(home.state, said) == tuple((mpxn, command) for mpxn in METERS)
     done = home.when(CompleteFanOut(COORDINATOR, 1)).then(FanOutCompleted(1, said.action, NOW))
     assert open_orders(done.state) == ()
     done.when(CompleteFanOut(COORDINATOR, 1)).nothing()

@@ -236,7 +236,7 @@ def test_at_several_meters_every_leg_has_the_record() -> None:
     events = CONSENT_FAN_OUT.decide(CONSENT_FAN_OUT.initial(), order, NOW)
     state = fold(CONSENT_FAN_OUT, events)
     (ordered,) = state.orders
-    sent = [one for _, one in legs(ordered.ordered, ordered.record)]
+    sent = [one for _, one in legs(state, ordered.ordered)]
     assert [one.record for one in sent if isinstance(one, GrantConsent)] == [SHARED, SHARED]
     again = replace(order, record=replace(SHARED, tier=""))
     assert CONSENT_FAN_OUT.decide(state, again, NOW) == ()
@@ -245,7 +245,7 @@ def test_at_several_meters_every_leg_has_the_record() -> None:
     assert refused.value.reason is Reason.CONSENT_EXISTS
     asking = replace(order, by=ADVISER, action="REQUEST", answer_by=day(7))
     asked = fold(CONSENT_FAN_OUT, CONSENT_FAN_OUT.decide(CONSENT_FAN_OUT.initial(), asking, NOW))
-    (first,) = (one for _, one in legs(asked.orders[0].ordered, asked.orders[0].record)[:1])
+    (first,) = (one for _, one in legs(asked, asked.orders[0].ordered)[:1])
     assert isinstance(first, RequestConsent) and first.record == SHARED
     more = replace(order, record=replace(SHARED, recipients=("stranger",)))
     with pytest.raises(Refused) as wider:
@@ -267,6 +267,20 @@ def test_a_record_is_only_of_the_command_beside_it() -> None:
     ):
         with pytest.raises(Refused):
             CONSUMERS.evolve(fold(CONSUMERS, before), event)
+
+
+def test_home_takes_no_record_without_an_order_beside_it() -> None:
+    order = OrderFanOut(ANNA, "k-1", "GRANT", (METER, "1200000000005"), terms(), record=SHARED)
+    events = CONSENT_FAN_OUT.decide(CONSENT_FAN_OUT.initial(), order, NOW)
+    ordered, recorded = events
+    for before, event in (
+        ((), recorded),
+        ((ordered,), replace(recorded, decided_at=NOW + HOUR)),
+        (events, recorded),
+    ):
+        with pytest.raises(Refused) as refused:
+            CONSENT_FAN_OUT.evolve(fold(CONSENT_FAN_OUT, before), event)
+        assert refused.value.reason is Reason.CONSENT_STATE
 
 
 def test_without_a_record_a_row_is_byte_for_byte_what_it_was() -> None:
