@@ -5,11 +5,12 @@ the readings. So such a party is told
 
 - no name of a thing but its own identifier for it,
 - no place in the log, nor anything that depends on one,
-- no instant but those of half hours, and of its own calls, these by the second.
+- no instant but those of half hours, and of its own calls, these by the second,
+- nothing as it stood at an instant of its choice, which would tell all others by halving.
 
 This is the table of it. A test walks the messages: a field that is not named here fails it, and
-would be left empty. `spine.services.pairwise` carries it out. What is not hidden stands in
-docs/pairwise.md.
+would be left empty; one of a request fails it too. `spine.services.pairwise` carries it out. What
+is not hidden stands in docs/pairwise.md.
 """
 
 from __future__ import annotations
@@ -86,6 +87,12 @@ _OWN_TIME: Final = Rule(
 _DIGEST: Final = Rule(Treatment.COMPARED, "the same answer has the same digest", Kind.DIGEST)
 _CURSOR: Final = Rule(Treatment.HANDED_BACK, "holds places in the log", Kind.CURSOR)
 _LIST: Final = Rule(Treatment.SHUFFLED, "the order of MPxNs is the same to everybody")
+_ASKED: Final = _told("what the party asks for, in words of its own")
+_SHAPE: Final = _told("how the answer is to be written")
+_TERMS: Final = _told("what the party itself proposes to a consumer")
+_AS_OF: Final = Rule(
+    Treatment.REFUSED, "asked of one instant after another, it tells when something happened"
+)
 _THING: Final = _withheld("a maker's, network's or register's word for one thing in the world")
 
 FIELDS: Final[dict[str, Rule]] = dict(
@@ -154,6 +161,36 @@ FIELDS: Final[dict[str, Rule]] = dict(
             _FEW,
         ),
         *_each(DSI, "Consent.data_user RecordParties.processor", _OWN),
+        *_each(
+            DSI,
+            "GetReadingsRequest.as_of_known StreamReadingsRequest.as_of_known"
+            " GetMeteringPointRequest.as_of_valid GetMeteringPointRequest.as_of_known"
+            " ListConsentsRequest.as_of_valid ListConsentsRequest.as_of_known"
+            " ListTenanciesRequest.as_of_valid ListTenanciesRequest.as_of_known"
+            " ListAssetsRequest.as_of_valid ListAssetsRequest.as_of_known"
+            " GetAssetRequest.as_of_valid GetAssetRequest.as_of_known",
+            _AS_OF,
+        ),
+        *_each(
+            DSI,
+            "GetReadingsRequest.purpose GetReadingsRequest.basis GetReadingsRequest.category"
+            " GetReadingsRequest.measurement_quantity StreamReadingsRequest.purpose"
+            " StreamReadingsRequest.basis StreamReadingsRequest.category"
+            " StreamReadingsRequest.measurement_quantity StreamReadingsRequest.follow"
+            " GetMeteringPointRequest.purpose GetMeteringPointRequest.basis"
+            " ListConsentsRequest.purpose ListConsentsRequest.basis"
+            " ListTenanciesRequest.purpose ListTenanciesRequest.basis"
+            " ListAssetsRequest.purpose ListAssetsRequest.basis"
+            " GetAssetRequest.purpose GetAssetRequest.basis"
+            " AccessQuestion.data_user AccessQuestion.purpose AccessQuestion.category",
+            _ASKED,
+        ),
+        *_each(
+            DSI,
+            "GetReadingsRequest.page_size GetReadingsRequest.in_columns"
+            " StreamReadingsRequest.in_columns",
+            _SHAPE,
+        ),
         # The record of a consent
         *_each(
             DSI,
@@ -239,6 +276,26 @@ FIELDS: Final[dict[str, Rule]] = dict(
             "Leg.receipt Leg.opens Leg.shuts",
             _withheld("for the consumer, and names the meter"),
         ),
+        *_each(
+            CONSUMERS,
+            "RequestConsentRequest.data_user RequestConsentRequest.answer_by Terms.purpose"
+            " Terms.categories Terms.history_from Terms.valid_from Terms.expires Notice.text"
+            " Notice.language Notice.channel Notice.evidence RecordTerms.relation"
+            " RecordTerms.authentication_level RecordTerms.authentication_method RecordTerms.uprn"
+            " RecordTerms.granularity RecordTerms.onward_sharing RecordTerms.recipients"
+            " RecordTerms.processor RecordTerms.evidence_method RecordTerms.purpose_text"
+            " RecordTerms.account_reference RecordTerms.evidence_id",
+            _TERMS,
+        ),
+        *_each(
+            CONSUMERS,
+            "RequestConsentRequest.idempotency_key WithdrawConsentRequest.idempotency_key"
+            " WithdrawConsentRequest.reason ConfirmDeletionRequest.idempotency_key"
+            " SetWebhookRequest.idempotency_key SetWebhookRequest.url"
+            " RemoveWebhookRequest.idempotency_key ListChangesRequest.overdue"
+            " ListDeletionsRequest.overdue",
+            _ASKED,
+        ),
         # The ledger
         *_each(LEDGER, "ListReadsRequest.mpxn", _named(Kind.METER)),
         *_each(LEDGER, "Read.consent_id", _named(Kind.CONSENT)),
@@ -250,7 +307,8 @@ FIELDS: Final[dict[str, Rule]] = dict(
         ),
         *_each(LEDGER, "Read.proof", _withheld("signed bytes name the meter")),
         *_each(LEDGER, "Read.request_id", _told("random, fresh for every read")),
-        *_each(LEDGER, "Read.at", _OWN_TIME),
+        *_each(LEDGER, "Read.at ListReadsRequest.since", _OWN_TIME),
+        *_each(LEDGER, "ListReadsRequest.page_size", _SHAPE),
         *_each(
             LEDGER, "Read.method", Rule(Treatment.BARE, "of one asset, its id follows the method")
         ),

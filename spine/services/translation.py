@@ -248,7 +248,8 @@ def _take_back_cursor(party: Party, message: Any, name: str) -> None:
 
 def _refuse(rule: Rule) -> Act:
     def act(party: Party, message: Any, name: str) -> None:
-        if getattr(message, name):
+        # Not whether it is true: an instant that is set may be that of zero.
+        if any(set_one.name == name for set_one, _ in message.ListFields()):
             raise Invalid(Reason.IDENTIFIERS_PAIRWISE, rule.why, field=name)
 
     return act
@@ -258,6 +259,7 @@ _OPEN: Final[dict[Treatment, Callable[[Any], Act]]] = {
     Treatment.NAMED: _mean,
     Treatment.HANDED_BACK: _take_back,
     Treatment.REFUSED: _refuse,
+    Treatment.BY_SECOND: lambda rule: _by_second,
 }
 
 

@@ -12,7 +12,9 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescri
 from google.protobuf.message_factory import GetMessageClass
 
 from spine.dsi.v1 import dsi_pb2
+from spine.errors import Invalid, Reason
 from spine.identifiers import Identifiers, Kind
+from spine.ledger.v1 import ledger_pb2
 from spine.pairwise import FIELDS, REFUSED, SAME_TO_EVERYBODY, TREATED, TYPES, Treatment
 from spine.services import translation
 from spine.services.translation import Party, closed, closing, opened
@@ -57,6 +59,55 @@ def unnamed(kind: Descriptor, seen: set[str] | None = None) -> Iterator[str]:
 
 def test_the_table_says_of_every_field_of_every_answer_what_is_done_with_it() -> None:
     assert {name for kind in OUTPUTS.values() for name in unnamed(kind)} == set()
+
+
+def unlisted(kind: Descriptor) -> Iterator[str]:
+    """Fields of a request, at any depth, of which the table says nothing."""
+    for field in kind.fields:
+        rule, inside = translation.rule_of(field), field.message_type
+        if inside is not None and inside.full_name != TIMESTAMP and rule is None:
+            yield from unlisted(inside)
+        elif rule is None:
+            yield field.full_name
+
+
+def test_the_table_says_of_every_field_of_every_request_what_is_done_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    inputs = [METHODS[name].input_type for name in TREATED]
+    assert {field for kind in inputs for field in unlisted(kind)} == set()
+    field = "spine.dsi.v1.GetReadingsRequest.as_of_known"
+    monkeypatch.delitem(FIELDS, field)
+    assert {field for kind in inputs for field in unlisted(kind)} == {field}
+
+
+AS_OF = sorted(
+    (name, field.name)
+    for name in TREATED
+    for field in METHODS[name].input_type.fields
+    if field.name.startswith("as_of")
+)
+
+
+@pytest.mark.parametrize(("name", "field"), AS_OF)
+@pytest.mark.parametrize("seconds", [0, 1_700_000_000])
+def test_nothing_is_answered_as_of_an_instant_which_would_tell_instants_by_halving(
+    name: str, field: str, seconds: int
+) -> None:
+    assert len(AS_OF) == 12
+    request = GetMessageClass(METHODS[name].input_type)()
+    assert opened(ONE, request) == request
+    getattr(request, field).FromSeconds(seconds)
+    getattr(request, field).SetInParent()
+    with pytest.raises(Invalid) as refused:
+        opened(ONE, request)
+    assert (refused.value.reason, refused.value.field) == (Reason.IDENTIFIERS_PAIRWISE, field)
+
+
+def test_its_own_reads_are_looked_for_by_the_second() -> None:
+    request = ledger_pb2.ListReadsRequest()
+    request.since.FromNanoseconds(1_700_000_000_123_456_789)
+    assert opened(ONE, request).since.ToNanoseconds() == 1_700_000_000 * 10**9
 
 
 def test_a_field_that_the_table_does_not_name_is_found_and_left_empty(

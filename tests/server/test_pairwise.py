@@ -141,8 +141,13 @@ def asking(name: str, by: str = ONE, **instead: str) -> Any:
         return MADE.close(rule.kind, by, plain)
 
     request = filled(GetMessageClass(METHODS[name].input_type)(), value, 1)
-    if hasattr(request, "at_least"):
-        request.ClearField("at_least")
+    for field in request.DESCRIPTOR.fields:
+        rule = rule_of(field)
+        refused = rule is not None and rule.treatment is Treatment.REFUSED
+        if refused or field.name == "at_least":
+            request.ClearField(field.name)
+        elif rule is not None and rule.treatment is Treatment.BY_SECOND:
+            getattr(request, field.name).nanos = 0
     return request
 
 
