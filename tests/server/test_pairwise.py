@@ -74,13 +74,18 @@ class World:
         self.fails_with: Exception | None = None
         self.aborts_with: bytes | None = None
         self.standings: list[tuple[Role, str]] = []
+        self.given: dict[str, Given] = {}
+        self.turns_to: Given | None = None
 
     async def standing(self, role: Role, party: str) -> Given:
         self.standings.append((role, party))
-        return Given.PAIRWISE if party.startswith("p-") else Given.MPXN
+        as_ever = Given.PAIRWISE if party.startswith("p-") else Given.MPXN
+        return self.given.get(party, as_ever)
 
     async def handle(self, name: str, request: Any, context: Any) -> None:
         self.asked.append((name, request))
+        if self.turns_to is not None:
+            self.given = dict.fromkeys((ONE, PLAIN), self.turns_to)
         if self.fails_with is not None:
             raise self.fails_with
         if self.aborts_with is not None:
@@ -100,6 +105,8 @@ def _streamed(name: str, method: MethodDescriptor, world: World) -> Any:
     async def handle(request: Any, context: Any) -> AsyncIterator[Any]:
         yield filled(GetMessageClass(method.output_type)(), said)
         await world.handle(name, request, context)
+        if world.turns_to is not None:
+            yield filled(GetMessageClass(method.output_type)(), said)
 
     return handle
 
@@ -121,8 +128,8 @@ def said(field: FieldDescriptor) -> Value:
             return 7
 
 
-def asking(name: str, by: str = ONE, **instead: str) -> Any:
-    """A request of that method that names a meter, as `by` does: a party of its own, or plainly."""
+def asking(name: str, by: str = ONE, *, own: bool = False, **instead: str) -> Any:
+    """A request of that method that names a meter, as `by` does: PLAIN by MPxN, but for `own`."""
 
     def value(field: FieldDescriptor) -> Value:
         rule = rule_of(field)
@@ -134,7 +141,7 @@ def asking(name: str, by: str = ONE, **instead: str) -> Any:
         plain = MPAN if rule.kind is Kind.METER else f"a-{field.name}"
         if field.name in instead:
             return instead[field.name]
-        if by == PLAIN:
+        if by == PLAIN and not own:
             return plain
         if rule.treatment is Treatment.HANDED_BACK:
             return MADE.close_text(rule.kind, by, plain)
@@ -213,8 +220,11 @@ async def clients(server: SpineServer, authority: Authority) -> AsyncIterator[di
     for role, party in ((Role.DATA_USER, ONE), (Role.DATA_USER, TWO), (Role.DATA_USER, PLAIN)):
         folder = authority.issue_client(role, party).folder
         channels[party] = connect(f"127.0.0.1:{server.port}", folder)
-    folder = authority.issue_client(Role.SUPPLIER, ONE, "one-supplier").folder
-    channels["supplier"] = connect(f"127.0.0.1:{server.port}", folder)
+    for party, name in ((PLAIN, "supplier"), (ONE, "one-supplier")):
+        folder = authority.issue_client(Role.SUPPLIER, party, name).folder
+        channels[name] = connect(f"127.0.0.1:{server.port}", folder)
+    folder = authority.issue_client(Role.DATA_SERVICE, ONE, "one-service").folder
+    channels["service"] = connect(f"127.0.0.1:{server.port}", folder)
     yield {name: Client(channel) for name, channel in channels.items()}
     for channel in channels.values():
         await channel.close(None)
@@ -255,11 +265,49 @@ async def test_what_two_are_told_of_the_same_has_no_name_in_common_and_the_naive
     assert naive > 10, "or this test shows nothing"
 
 
+async def test_a_supplier_of_the_same_party_is_told_nothing_by_mpxn(
+    clients: dict[str, Client], world: World
+) -> None:
+    """It would be told of the data user's consents, and could read by them."""
+    for name in sorted(METHODS.keys() - SAME_TO_EVERYBODY):
+        failure, said_so = await clients["one-supplier"].failure(name, asking(name, PLAIN))
+        refusal = (failure.code, failure.reason)
+        assert refusal == ("PERMISSION_DENIED", "IDENTIFIERS_PAIRWISE"), (name, said_so)
+    assert not world.asked, "nothing of it was done"
+    for name in sorted(SAME_TO_EVERYBODY):
+        assert len(await clients["one-supplier"].call(name, asking(name, PLAIN))) == 1
+
+
+async def test_what_is_sent_to_a_supplier_is_named_as_to_the_data_user_of_its_party() -> None:
+    pairwise = Pairwise(World().standing, lambda: MADE)
+    assert await pairwise.of(Role.SUPPLIER, ONE) == await pairwise.of(Role.DATA_USER, ONE)
+    assert await pairwise.of(Role.SUPPLIER, PLAIN) is None
+
+
+STREAMED = sorted(name for name in TREATED if METHODS[name].server_streaming)
+
+
+@pytest.mark.parametrize(("party", "then"), [(PLAIN, Given.PAIRWISE), (ONE, Given.MPXN)])
+async def test_who_is_set_to_others_while_a_call_goes_on_is_told_no_more_by_the_old(
+    clients: dict[str, Client], world: World, party: str, then: Given
+) -> None:
+    assert len(STREAMED) == 2
+    for name in sorted(TREATED):
+        world.given, world.turns_to = {}, then
+        failure, _ = await clients[party].failure(name, asking(name, party))
+        assert (failure.code, failure.reason) == ("UNAVAILABLE", "IDENTIFIERS_CHANGED")
+        told = world.asked.pop()
+        assert told[0] == name, "it was under way"
+        world.turns_to = None
+        again = asking(name, PLAIN, own=then is Given.PAIRWISE)
+        assert len(await clients[party].call(name, again)) == 1
+
+
 async def test_to_everybody_else_all_is_as_it_was_and_their_standing_is_not_asked(
     clients: dict[str, Client], world: World
 ) -> None:
     for name, method in METHODS.items():
-        for party in (PLAIN, "supplier"):
+        for party in (PLAIN, "supplier", "service"):
             (told,) = await clients[party].call(name, asking(name, PLAIN))
             assert told == filled(GetMessageClass(method.output_type)(), said)
     assert {role for role, _ in world.standings} == {Role.DATA_USER}
