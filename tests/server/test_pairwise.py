@@ -492,8 +492,18 @@ async def test_a_stream_does_not_show_which_meters_share_a_partition(authority: 
         assert came == named and not reason
         named, came, _ = await ask(PLAIN, METERS)
         assert came != named, "the naive stream is in the order of partitions"
-        named, came, _ = await ask(ONE, METERS, follow=True)
-        assert sorted(came) == sorted(named) and came != named
+
+
+async def test_a_stream_follows_one_meter_or_one_decision_would_be_of_a_partition(
+    authority: Authority,
+) -> None:
+    async with streaming(authority, InPartitions()) as ask:
+        for mpxns in (METERS[:2], [METERS[0]] * 2):
+            assert (await ask(ONE, mpxns, follow=True))[1:] == ([], "IDENTIFIERS_PAIRWISE")
+        named, came, reason = await ask(ONE, METERS[:1], follow=True)
+        assert (came, reason) == (named, "")
+        named, came, _ = await ask(PLAIN, METERS, follow=True)
+        assert sorted(came) == sorted(named) and came != named, "the naive one follows them all"
 
 
 @pytest.mark.parametrize("passed_on", [True, False])
