@@ -49,7 +49,7 @@ class Rule(NamedTuple):
 COMMON, DSI, CONSUMERS = "spine.common.v1", "spine.dsi.v1", "spine.consumers.v1"
 LEDGER, ASSETS, TIMESTAMP = "spine.ledger.v1", "spine.btm_assets.v1", "google.protobuf.Timestamp"
 
-# Wherever they stand.
+# Wherever they stand, unless the field itself is named below.
 TYPES: Final = {
     f"{COMMON}.PositionToken": Rule(
         Treatment.HANDED_BACK, "says in which partition a meter is", Kind.POSITIONS
@@ -87,6 +87,7 @@ _OWN_TIME: Final = Rule(
 _DIGEST: Final = Rule(Treatment.COMPARED, "the same answer has the same digest", Kind.DIGEST)
 _CURSOR: Final = Rule(Treatment.HANDED_BACK, "holds places in the log", Kind.CURSOR)
 _LIST: Final = Rule(Treatment.SHUFFLED, "the order of MPxNs is the same to everybody")
+_MANY: Final = _withheld("of several meters: its length says how many partitions they are in")
 _ASKED: Final = _told("what the party asks for, in words of its own")
 _SHAPE: Final = _told("how the answer is to be written")
 _TERMS: Final = _told("what the party itself proposes to a consumer")
@@ -140,6 +141,8 @@ FIELDS: Final[dict[str, Rule]] = dict(
             "Decision.partition Decision.offset Decision.entry",
             _withheld("a place in the log; all reads of a meter are in one partition"),
         ),
+        *_each(DSI, "CheckAccessResponse.as_of", _MANY),
+        *_each(CONSUMERS, "ConsentResponse.positions", _MANY),
         *_each(DSI, "Decision.request_id", _told("random, fresh for every read")),
         *_each(DSI, "Decision.decided_at", _OWN_TIME),
         *_each(

@@ -81,9 +81,9 @@ class Plan:
 
 
 def rule_of(field: FieldDescriptor) -> Rule | None:
-    """What the table says of a field, by its type or its name; None if it says nothing."""
+    """What the table says of a field, by its name or its type; None if it says nothing."""
     kind = field.message_type
-    return (kind is not None and TYPES.get(kind.full_name)) or FIELDS.get(field.full_name)
+    return FIELDS.get(field.full_name) or (None if kind is None else TYPES.get(kind.full_name))
 
 
 @cache

@@ -11,6 +11,9 @@ import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
+from spine import trust
+from spine.common.v1 import common_pb2
+from spine.consumers.v1 import consumers_pb2
 from spine.dsi.v1 import dsi_pb2
 from spine.errors import Invalid, Reason
 from spine.identifiers import Identifiers, Kind
@@ -21,7 +24,8 @@ from spine.services.translation import Party, closed, closing, opened
 from tests.helpers.leaves import TIMESTAMP, Value, filled, leaves
 
 ROOT = Path(__file__).parents[2]
-ONE, TWO = (Party(name, Identifiers(bytes(range(64)))) for name in ("p-one", "p-two"))
+MADE = Identifiers(bytes(range(64)))
+ONE, TWO = (Party(name, MADE) for name in ("p-one", "p-two"))
 MPAN = "2000027391990"
 SEALED = (Treatment.NAMED, Treatment.HANDED_BACK, Treatment.COMPARED)
 # How fields are called that name a thing, or are handed back.
@@ -209,6 +213,34 @@ def by_path(kind: Descriptor, path: str = "") -> Iterator[tuple[str, Treatment]]
             )
         else:
             yield from by_path(inside, here)
+
+
+def token(*partitions: int, topics: tuple[str, ...] = ("consumers.events.v1",)) -> Any:
+    made = common_pb2.PositionToken(log_id=bytes(32))
+    for partition in partitions:
+        for topic in topics:
+            made.positions.add(topic=topic, partition=partition, offset=2**40)
+    return made
+
+
+def test_no_token_tells_by_its_length_in_how_many_partitions_meters_are() -> None:
+    apart, together = token(*range(8)), token(0)
+    naive = {
+        len(MADE.close_once(Kind.POSITIONS, ONE.name, each.SerializeToString()))
+        for each in (apart, together)
+    }
+    assert len(naive) == 2, "the naive token tells"
+    for made in (apart, together):
+        assert not closed(ONE, dsi_pb2.CheckAccessResponse(as_of=made)).HasField("as_of")
+        answer = consumers_pb2.ConsentResponse(consent_id="c", positions=made)
+        assert not closed(ONE, answer).HasField("positions")
+
+
+def test_tokens_of_one_meter_are_of_one_length() -> None:
+    every_topic = (*trust.DATA_TOPICS, trust.CONSUMER_LOG)
+    tokens = (token(0), token(1023, topics=every_topic), token(7, topics=every_topic[:2]))
+    answers = [closed(ONE, dsi_pb2.GetReadingsResponse(positions=each)) for each in tokens]
+    assert len({len(each.positions.sealed) for each in answers}) == 1
 
 
 def test_a_request_is_opened_to_what_it_was_closed_from() -> None:
