@@ -163,7 +163,7 @@ FIELDS: Final[dict[str, Rule]] = dict(
             " AccessAdvice.would_permit AccessAdvice.reason AccessAdvice.rule",
             _FEW,
         ),
-        *_each(DSI, "Consent.data_user RecordParties.processor", _OWN),
+        *_each(DSI, "Consent.data_user", _OWN),
         *_each(
             DSI,
             "GetReadingsRequest.as_of_known StreamReadingsRequest.as_of_known"
@@ -200,8 +200,7 @@ FIELDS: Final[dict[str, Rule]] = dict(
             "RecordSubject.relation RecordSubject.authentication_level"
             " RecordSubject.authentication_method RecordScope.granularity"
             " RecordPurpose.onward_sharing RecordPurpose.details RecordParties.tier"
-            " RecordEvidence.notice_language RecordEvidence.channel RecordEvidence.method"
-            " RecordState.changed_by RecordState.reason",
+            " RecordEvidence.method RecordState.changed_by",
             _FEW,
         ),
         *_each(DSI, "RecordHeader.version", _COUNT),
@@ -218,6 +217,12 @@ FIELDS: Final[dict[str, Rule]] = dict(
             " RecordPurpose.recipients RecordParties.holders RecordEvidence.notice_sha256"
             " RecordEvidence.evidence",
             _withheld("says who the consumer is, or is of what it gave to this party and others"),
+        ),
+        *_each(
+            DSI,
+            "RecordParties.processor RecordEvidence.notice_language RecordEvidence.channel"
+            " RecordState.reason",
+            _withheld("in words of whoever recorded it, who may say the same of nobody else"),
         ),
         *_each(
             DSI,

@@ -263,6 +263,19 @@ def test_a_request_is_opened_to_what_it_was_closed_from() -> None:
     assert request.mpxn.startswith("mtr_"), "the caller's own request stays as it is"
 
 
+def test_no_words_of_whoever_recorded_a_consent_are_told() -> None:
+    record = {
+        "parties": {"processor": "one-of-a-kind", "tier": "T1"},
+        "evidence": {"notice_language": "en-x-house7", "channel": "DESK_7", "method": "IN_PERSON"},
+        "state": {"reason": "CASE_4711", "changed_by": "governance"},
+    }
+    consent = dsi_pb2.Consent(state="SUSPENDED", record=record)
+    told = closed(ONE, dsi_pb2.ListConsentsResponse(consents=[consent])).consents[0]
+    left = {"T1", "IN_PERSON", "governance", "SUSPENDED"}
+    assert {value for _, value in leaves(told)} == left
+    assert {value for _, value in leaves(consent)} > left, "they are there to be told"
+
+
 def test_runs_that_differ_in_nothing_but_their_batch_are_told_as_one() -> None:
     columns = dsi_pb2.HalfHourColumns(values_wh=[1] * 6)
     for offset, quality in ((5, "A"), (9, "A"), (9, "E")):
