@@ -26,7 +26,7 @@ from spine.policy import Role
 from spine.server import STATUS_DETAILS, Service, current_caller
 from spine.services.singly import METHOD as SINGLY
 from spine.services.singly import singly
-from spine.services.translation import Party, closed, opened
+from spine.services.translation import Party, closed, opened, sealed
 
 # Tells what a party is given as identifiers in a role.
 Standing = Callable[[Role, str], Awaitable[trust.Identifiers]]
@@ -125,7 +125,7 @@ class Pairwise:
                 await self._check_standing(party)
                 return answer
             if name in SAME_TO_EVERYBODY:
-                return await behaviour(_handed_back(party, request), context)
+                return sealed(party, await behaviour(opened(party, request), context))
             _check_treated(name)
             meant = opened(party, request)
             try:
@@ -170,10 +170,3 @@ def _check_treated(name: str) -> None:
             "it would name things as every party knows them, and you have your own identifiers"
         )
         raise NotPermitted(Reason.IDENTIFIERS_PAIRWISE, message)
-
-
-def _handed_back(party: Party, request: Any) -> Any:
-    """The request with a position token that was sealed for the party opened."""
-    if getattr(request, "at_least", None) is None or not request.at_least.sealed:
-        return request
-    return opened(party, request)

@@ -107,6 +107,21 @@ def closing(kind: Descriptor) -> Plan:
 
 
 @cache
+def sealing(kind: Descriptor) -> Plan:
+    """How answers of that type are closed if they say the same to everybody: tokens are sealed."""
+    plan = Plan()
+    for each in kind.fields:
+        inside = each.message_type
+        if inside is None or inside.full_name == TIMESTAMP:
+            continue
+        if inside.full_name in TYPES and TYPES[inside.full_name].kind is Kind.POSITIONS:
+            plan.acts.append((_hand_out_positions, each.name))
+        elif not (inner := sealing(inside)).is_empty:
+            plan.inner.append((each.name, each.is_repeated, inner))
+    return plan
+
+
+@cache
 def opening(kind: Descriptor) -> Plan:
     """How requests of that type are opened."""
     plan = Plan()
@@ -274,4 +289,10 @@ def opened(party: Party, request: Message) -> Any:
 def closed(party: Party, answer: Message) -> Any:
     """The answer, changed in place to what the party is told."""
     closing(answer.DESCRIPTOR).carry_out(party, answer)
+    return answer
+
+
+def sealed(party: Party, answer: Message) -> Any:
+    """An answer that is the same to everybody, but for its position tokens, in place."""
+    sealing(answer.DESCRIPTOR).carry_out(party, answer)
     return answer

@@ -19,7 +19,7 @@ from spine.errors import Invalid, Reason
 from spine.identifiers import Identifiers, Kind
 from spine.ledger.v1 import ledger_pb2
 from spine.pairwise import FIELDS, REFUSED, SAME_TO_EVERYBODY, TREATED, TYPES, Treatment
-from spine.services import translation
+from spine.services import translation, wire
 from spine.services.translation import Party, closed, closing, opened
 from tests.helpers.leaves import TIMESTAMP, Value, filled, leaves
 
@@ -295,3 +295,13 @@ def test_lists_are_in_an_order_of_the_partys_own() -> None:
         assert told == sorted(told)
         orders.append([party.meant(Kind.CONSENT, text, "consent_id") for text in told])
     assert sorted(orders[0]) == ids and orders[0] != orders[1] != ids
+
+
+def test_a_sealed_token_of_a_party_that_is_given_mpxns_is_refused_and_not_overlooked() -> None:
+    log_id = bytes(32)
+    request = dsi_pb2.GetReadingsRequest(at_least=token(3))
+    assert [place.partition for place in wire.at_least(request, log_id)] == [3]
+    answer = closed(ONE, dsi_pb2.GetReadingsResponse(positions=token(3)))
+    with pytest.raises(Invalid) as refused:
+        wire.at_least(dsi_pb2.GetReadingsRequest(at_least=answer.positions), log_id)
+    assert (refused.value.reason, refused.value.field) == (Reason.POSITION_INVALID, "at_least")
