@@ -23,7 +23,7 @@ from spine.errors import NotPermitted, Pushback, Reason, SpineError
 from spine.identifiers import Identifiers
 from spine.pairwise import SAME_TO_EVERYBODY, TREATED
 from spine.policy import Role
-from spine.server import STATUS_DETAILS, Service, current_caller
+from spine.server import STATUS_DETAILS, Caller, Service, current_caller
 from spine.services.singly import METHOD as SINGLY
 from spine.services.singly import singly
 from spine.services.translation import Party, closed, opened, sealed
@@ -95,15 +95,17 @@ class Pairwise:
             return None
         return Party(party, self._identifiers())
 
-    async def _caller(self) -> Party | None:
-        caller = current_caller()
+    async def _party(self, caller: Caller) -> Party | None:
         if caller.role not in (Role.DATA_USER, Role.SUPPLIER):
             return None
         return await self.of(caller.role, caller.party)
 
-    async def _check_standing(self, before: Party | None) -> None:
-        """Pushback(IDENTIFIERS_CHANGED) if the caller was set to others since its call began."""
-        if (await self._caller() is None) != (before is None):
+    async def _check_standing(self, caller: Caller, before: Party | None) -> None:
+        """Pushback(IDENTIFIERS_CHANGED) if the caller was set to others since its call began.
+
+        The caller as it was then: a server that vouches for another goes on in its name.
+        """
+        if (await self._party(caller) is None) != (before is None):
             message = "you were set to other identifiers while this was answered; call again"
             raise Pushback(Reason.IDENTIFIERS_CHANGED, message)
 
@@ -119,18 +121,19 @@ class Pairwise:
 
     def _unary(self, name: str, behaviour: Callable[..., Awaitable[Any]]) -> Any:
         async def handle(request: Any, context: Any) -> Any:
-            party = await self._caller()
+            caller = current_caller()
+            party = await self._party(caller)
             if party is None:
                 answer = await behaviour(request, context)
-                await self._check_standing(party)
+                await self._check_standing(caller, party)
                 return answer
             if name in SAME_TO_EVERYBODY:
                 return sealed(party, await behaviour(opened(party, request), context))
-            _check_treated(name)
+            _check_treated(name, caller.role)
             meant = opened(party, request)
             try:
                 answer = await behaviour(meant, _Discreet(context))
-                await self._check_standing(party)
+                await self._check_standing(caller, party)
                 return closed(party, answer)
             except SpineError as error:
                 raise _bare_error(error) from None
@@ -139,20 +142,21 @@ class Pairwise:
 
     def _stream(self, name: str, behaviour: Callable[..., AsyncIterator[Any]]) -> Any:
         async def handle(request: Any, context: Any) -> AsyncIterator[Any]:
-            party = await self._caller()
+            caller = current_caller()
+            party = await self._party(caller)
             if party is None:
                 async with aclosing(behaviour(request, context)) as answers:  # type: ignore[type-var]
                     async for answer in answers:
-                        await self._check_standing(party)
+                        await self._check_standing(caller, party)
                         yield answer
                 return
-            _check_treated(name)
+            _check_treated(name, caller.role)
             meant, discreet = opened(party, request), _Discreet(context)
             told = partial(singly, behaviour) if name == SINGLY else behaviour
             try:
                 async with aclosing(told(meant, discreet)) as answers:  # type: ignore[type-var]
                     async for answer in answers:
-                        await self._check_standing(party)
+                        await self._check_standing(caller, party)
                         yield closed(party, answer)
             except SpineError as error:
                 raise _bare_error(error) from None
@@ -160,8 +164,8 @@ class Pairwise:
         return handle
 
 
-def _check_treated(name: str) -> None:
-    if current_caller().role is Role.SUPPLIER:
+def _check_treated(name: str, role: Role) -> None:
+    if role is Role.SUPPLIER:
         # Which reads by the data user's consents too, and names them by MPxN.
         message = "a party with pairwise identifiers is no supplier: that needs another party id"
         raise NotPermitted(Reason.IDENTIFIERS_PAIRWISE, message)

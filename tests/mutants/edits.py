@@ -1287,14 +1287,14 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a party with identifiers of its own is no supplier",
         PAIRED,
-        "    if current_caller().role is Role.SUPPLIER:\n",
+        "    if role is Role.SUPPLIER:\n",
         "    if False:\n",
         CALLS,
     ),
     Mutant(
         "who is set to other identifiers is told no more by the old",
         PAIRED,
-        "        if (await self._caller() is None) != (before is None):\n",
+        "        if (await self._party(caller) is None) != (before is None):\n",
         "        if False:\n",
         CALLS,
     ),

@@ -23,9 +23,11 @@ from spine.pairwise import SAME_TO_EVERYBODY, TREATED, Treatment
 from spine.policy import Role
 from spine.server import (
     STATUS_DETAILS,
+    Caller,
     Failure,
     Service,
     SpineServer,
+    act_for,
     build_server,
     connect,
     error_from,
@@ -76,6 +78,7 @@ class World:
         self.standings: list[tuple[Role, str]] = []
         self.given: dict[str, Given] = {}
         self.turns_to: Given | None = None
+        self.vouches_for: Caller | None = None
 
     async def standing(self, role: Role, party: str) -> Given:
         self.standings.append((role, party))
@@ -84,6 +87,8 @@ class World:
 
     async def handle(self, name: str, request: Any, context: Any) -> None:
         self.asked.append((name, request))
+        if self.vouches_for is not None:
+            act_for(self.vouches_for)
         if self.turns_to is not None:
             self.given = dict.fromkeys((ONE, PLAIN), self.turns_to)
         if self.fails_with is not None:
@@ -105,7 +110,7 @@ def _streamed(name: str, method: MethodDescriptor, world: World) -> Any:
     async def handle(request: Any, context: Any) -> AsyncIterator[Any]:
         yield filled(GetMessageClass(method.output_type)(), said)
         await world.handle(name, request, context)
-        if world.turns_to is not None:
+        if world.turns_to is not None or world.vouches_for is not None:
             yield filled(GetMessageClass(method.output_type)(), said)
 
     return handle
@@ -225,6 +230,8 @@ async def clients(server: SpineServer, authority: Authority) -> AsyncIterator[di
         channels[name] = connect(f"127.0.0.1:{server.port}", folder)
     folder = authority.issue_client(Role.DATA_SERVICE, ONE, "one-service").folder
     channels["service"] = connect(f"127.0.0.1:{server.port}", folder)
+    folder = authority.issue_client(Role.DSI, "dsi-2").folder
+    channels["server"] = connect(f"127.0.0.1:{server.port}", folder)
     yield {name: Client(channel) for name, channel in channels.items()}
     for channel in channels.values():
         await channel.close(None)
@@ -306,6 +313,17 @@ async def test_who_is_set_to_others_while_a_call_goes_on_is_told_no_more_by_the_
         world.turns_to = None
         again = asking(name, PLAIN, own=then is Given.PAIRWISE)
         assert len(await clients[party].call(name, again)) == 1
+
+
+async def test_what_a_server_passes_on_for_such_a_party_is_no_change_of_its_own_standing(
+    clients: dict[str, Client], world: World
+) -> None:
+    world.vouches_for = Caller(Role.DATA_USER, ONE, b"")
+    for name, method in METHODS.items():
+        if name.startswith("spine.dsi.v1.Members/"):
+            answers = await clients["server"].call(name, asking(name, PLAIN))
+            assert len(answers) == 1 + method.server_streaming
+    assert world.asked
 
 
 async def test_to_everybody_else_all_is_as_it_was_and_their_standing_is_not_asked(

@@ -1,6 +1,8 @@
 """What a party is given as identifiers: who can do without MPxNs, and how it is set."""
 
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -16,7 +18,10 @@ from domains.governance.identification import (
 from spine.codec import pack, unpack
 from spine.domain import Actor
 from spine.errors import Reason, Refused
+from spine.governance.v1 import governance_pb2
 from spine.policy import Role
+from spine.server import Caller, act_for
+from spine.services.governance import GovernanceService
 from spine.trust import (
     Accreditation,
     Equivalence,
@@ -129,3 +134,42 @@ def test_who_has_identifiers_of_its_own_becomes_no_supplier() -> None:
     with pytest.raises(Refused) as refused:
         check_can_be_granted("supplier", Identifiers.PAIRWISE)
     assert refused.value.reason is Reason.IDENTIFIERS_STATE
+
+
+@pytest.mark.parametrize("identifiers", list(Identifiers))
+async def test_the_service_looks_at_both_subjects_before_it_says_anything(
+    identifiers: Identifiers,
+) -> None:
+    """Each decider sees one of them only."""
+
+    class Home:
+        async def handle(self, order: Any) -> None:
+            raise LookupError(order.method)
+
+    known = SimpleNamespace(
+        participant=lambda party: accredited("supplier"),
+        identifiers=lambda role, party: identifiers,
+    )
+    live: Any = SimpleNamespace(stored=SimpleNamespace(fold=known))
+    home: Any = Home()
+    service = GovernanceService(home, home, live, live, b"")
+    grant = governance_pb2.GrantAccreditationRequest(
+        idempotency_key="k", party="adviser", role="supplier", scheme="SEC"
+    )
+    grant.effective_from.FromDatetime(NOW)
+    setting = governance_pb2.SetIdentifiersRequest(
+        idempotency_key="k", party="adviser", identifiers=identifiers, ground="NO_NEED_OF_MPXN"
+    )
+    token = act_for(Caller(Role.GOVERNANCE, "board", b""))
+    try:
+        for method, request in (
+            (service.GrantAccreditation, grant),
+            (service.SetIdentifiers, setting),
+        ):
+            with pytest.raises((Refused, LookupError)) as stopped:
+                await method(request, None)
+            refused = isinstance(stopped.value, Refused)
+            assert refused == (identifiers is Identifiers.PAIRWISE)
+            assert not refused or stopped.value.reason is Reason.IDENTIFIERS_STATE
+    finally:
+        token.var.reset(token)
