@@ -21,9 +21,10 @@ from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 from spine import trust
 from spine.errors import NotPermitted, Pushback, Reason, SpineError
 from spine.identifiers import Identifiers
+from spine.identity import Caller
 from spine.pairwise import SAME_TO_EVERYBODY, TREATED
 from spine.policy import Role
-from spine.server import STATUS_DETAILS, Caller, Service, current_caller
+from spine.server import STATUS_DETAILS, Service, current_caller
 from spine.services.singly import METHOD as SINGLY
 from spine.services.singly import singly
 from spine.services.translation import Party, closed, opened, sealed

@@ -18,12 +18,11 @@ from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
 from spine.errors import Invalid, NotPermitted, Reason, Refused, SpineError
 from spine.identifiers import Identifiers, Kind
-from spine.identity import Authority
+from spine.identity import Authority, Caller
 from spine.pairwise import SAME_TO_EVERYBODY, TREATED, Treatment
 from spine.policy import Role
 from spine.server import (
     STATUS_DETAILS,
-    Caller,
     Failure,
     Service,
     SpineServer,
@@ -133,8 +132,13 @@ def said(field: FieldDescriptor) -> Value:
             return 7
 
 
-def asking(name: str, by: str = ONE, *, own: bool = False, **instead: str) -> Any:
-    """A request of that method that names a meter, as `by` does: PLAIN by MPxN, but for `own`."""
+def asking(name: str, by: str = ONE, **instead: str) -> Any:
+    """A request of that method that names a meter, as `by` does: by its identifiers, or MPxN."""
+    return request_of(name, by, instead, own=by != PLAIN)
+
+
+def request_of(name: str, by: str, instead: dict[str, str], *, own: bool) -> Any:
+    """The same, whoever it is."""
 
     def value(field: FieldDescriptor) -> Value:
         rule = rule_of(field)
@@ -146,7 +150,7 @@ def asking(name: str, by: str = ONE, *, own: bool = False, **instead: str) -> An
         plain = MPAN if rule.kind is Kind.METER else f"a-{field.name}"
         if field.name in instead:
             return instead[field.name]
-        if by == PLAIN and not own:
+        if not own:
             return plain
         if rule.treatment is Treatment.HANDED_BACK:
             return MADE.close_text(rule.kind, by, plain)
@@ -311,7 +315,7 @@ async def test_who_is_set_to_others_while_a_call_goes_on_is_told_no_more_by_the_
         told = world.asked.pop()
         assert told[0] == name, "it was under way"
         world.turns_to = None
-        again = asking(name, PLAIN, own=then is Given.PAIRWISE)
+        again = request_of(name, party, {}, own=then is Given.PAIRWISE)
         assert len(await clients[party].call(name, again)) == 1
 
 
