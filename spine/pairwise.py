@@ -5,11 +5,12 @@ the readings. So such a party is told
 
 - no name of a thing but its own identifier for it,
 - no place in the log, nor anything that depends on one,
-- no instant but those of half hours, and of its own calls, these by the second.
+- no instant but those of half hours, and of its own calls, these by the second,
+- nothing as it stood at an instant of its choice, which would tell all others by halving.
 
 This is the table of it. A test walks the messages: a field that is not named here fails it, and
-would be left empty. `spine.services.pairwise` carries it out. What is not hidden stands in
-docs/pairwise.md.
+would be left empty; one of a request fails it too. `spine.services.pairwise` carries it out. What
+is not hidden stands in docs/pairwise.md.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Rule(NamedTuple):
 COMMON, DSI, CONSUMERS = "spine.common.v1", "spine.dsi.v1", "spine.consumers.v1"
 LEDGER, ASSETS, TIMESTAMP = "spine.ledger.v1", "spine.btm_assets.v1", "google.protobuf.Timestamp"
 
-# Wherever they stand.
+# Wherever they stand, unless the field itself is named below.
 TYPES: Final = {
     f"{COMMON}.PositionToken": Rule(
         Treatment.HANDED_BACK, "says in which partition a meter is", Kind.POSITIONS
@@ -86,6 +87,13 @@ _OWN_TIME: Final = Rule(
 _DIGEST: Final = Rule(Treatment.COMPARED, "the same answer has the same digest", Kind.DIGEST)
 _CURSOR: Final = Rule(Treatment.HANDED_BACK, "holds places in the log", Kind.CURSOR)
 _LIST: Final = Rule(Treatment.SHUFFLED, "the order of MPxNs is the same to everybody")
+_MANY: Final = _withheld("of several meters: its length says how many partitions they are in")
+_ASKED: Final = _told("what the party asks for, in words of its own")
+_SHAPE: Final = _told("how the answer is to be written")
+_TERMS: Final = _told("what the party itself proposes to a consumer")
+_AS_OF: Final = Rule(
+    Treatment.REFUSED, "asked of one instant after another, it tells when something happened"
+)
 _THING: Final = _withheld("a maker's, network's or register's word for one thing in the world")
 
 FIELDS: Final[dict[str, Rule]] = dict(
@@ -133,6 +141,8 @@ FIELDS: Final[dict[str, Rule]] = dict(
             "Decision.partition Decision.offset Decision.entry",
             _withheld("a place in the log; all reads of a meter are in one partition"),
         ),
+        *_each(DSI, "CheckAccessResponse.as_of", _MANY),
+        *_each(CONSUMERS, "ConsentResponse.positions", _MANY),
         *_each(DSI, "Decision.request_id", _told("random, fresh for every read")),
         *_each(DSI, "Decision.decided_at", _OWN_TIME),
         *_each(
@@ -153,15 +163,44 @@ FIELDS: Final[dict[str, Rule]] = dict(
             " AccessAdvice.would_permit AccessAdvice.reason AccessAdvice.rule",
             _FEW,
         ),
-        *_each(DSI, "Consent.data_user RecordParties.processor", _OWN),
+        *_each(DSI, "Consent.data_user", _OWN),
+        *_each(
+            DSI,
+            "GetReadingsRequest.as_of_known StreamReadingsRequest.as_of_known"
+            " GetMeteringPointRequest.as_of_valid GetMeteringPointRequest.as_of_known"
+            " ListConsentsRequest.as_of_valid ListConsentsRequest.as_of_known"
+            " ListTenanciesRequest.as_of_valid ListTenanciesRequest.as_of_known"
+            " ListAssetsRequest.as_of_valid ListAssetsRequest.as_of_known"
+            " GetAssetRequest.as_of_valid GetAssetRequest.as_of_known",
+            _AS_OF,
+        ),
+        *_each(
+            DSI,
+            "GetReadingsRequest.purpose GetReadingsRequest.basis GetReadingsRequest.category"
+            " GetReadingsRequest.measurement_quantity StreamReadingsRequest.purpose"
+            " StreamReadingsRequest.basis StreamReadingsRequest.category"
+            " StreamReadingsRequest.measurement_quantity StreamReadingsRequest.follow"
+            " GetMeteringPointRequest.purpose GetMeteringPointRequest.basis"
+            " ListConsentsRequest.purpose ListConsentsRequest.basis"
+            " ListTenanciesRequest.purpose ListTenanciesRequest.basis"
+            " ListAssetsRequest.purpose ListAssetsRequest.basis"
+            " GetAssetRequest.purpose GetAssetRequest.basis"
+            " AccessQuestion.data_user AccessQuestion.purpose AccessQuestion.category",
+            _ASKED,
+        ),
+        *_each(
+            DSI,
+            "GetReadingsRequest.page_size GetReadingsRequest.in_columns"
+            " StreamReadingsRequest.in_columns",
+            _SHAPE,
+        ),
         # The record of a consent
         *_each(
             DSI,
             "RecordSubject.relation RecordSubject.authentication_level"
             " RecordSubject.authentication_method RecordScope.granularity"
             " RecordPurpose.onward_sharing RecordPurpose.details RecordParties.tier"
-            " RecordEvidence.notice_language RecordEvidence.channel RecordEvidence.method"
-            " RecordState.changed_by RecordState.reason",
+            " RecordEvidence.method RecordState.changed_by",
             _FEW,
         ),
         *_each(DSI, "RecordHeader.version", _COUNT),
@@ -178,6 +217,12 @@ FIELDS: Final[dict[str, Rule]] = dict(
             " RecordPurpose.recipients RecordParties.holders RecordEvidence.notice_sha256"
             " RecordEvidence.evidence",
             _withheld("says who the consumer is, or is of what it gave to this party and others"),
+        ),
+        *_each(
+            DSI,
+            "RecordParties.processor RecordEvidence.notice_language RecordEvidence.channel"
+            " RecordState.reason",
+            _withheld("in words of whoever recorded it, who may say the same of nobody else"),
         ),
         *_each(
             DSI,
@@ -239,6 +284,26 @@ FIELDS: Final[dict[str, Rule]] = dict(
             "Leg.receipt Leg.opens Leg.shuts",
             _withheld("for the consumer, and names the meter"),
         ),
+        *_each(
+            CONSUMERS,
+            "RequestConsentRequest.data_user RequestConsentRequest.answer_by Terms.purpose"
+            " Terms.categories Terms.history_from Terms.valid_from Terms.expires Notice.text"
+            " Notice.language Notice.channel Notice.evidence RecordTerms.relation"
+            " RecordTerms.authentication_level RecordTerms.authentication_method RecordTerms.uprn"
+            " RecordTerms.granularity RecordTerms.onward_sharing RecordTerms.recipients"
+            " RecordTerms.processor RecordTerms.evidence_method RecordTerms.purpose_text"
+            " RecordTerms.account_reference RecordTerms.evidence_id",
+            _TERMS,
+        ),
+        *_each(
+            CONSUMERS,
+            "RequestConsentRequest.idempotency_key WithdrawConsentRequest.idempotency_key"
+            " WithdrawConsentRequest.reason ConfirmDeletionRequest.idempotency_key"
+            " SetWebhookRequest.idempotency_key SetWebhookRequest.url"
+            " RemoveWebhookRequest.idempotency_key ListChangesRequest.overdue"
+            " ListDeletionsRequest.overdue",
+            _ASKED,
+        ),
         # The ledger
         *_each(LEDGER, "ListReadsRequest.mpxn", _named(Kind.METER)),
         *_each(LEDGER, "Read.consent_id", _named(Kind.CONSENT)),
@@ -250,7 +315,8 @@ FIELDS: Final[dict[str, Rule]] = dict(
         ),
         *_each(LEDGER, "Read.proof", _withheld("signed bytes name the meter")),
         *_each(LEDGER, "Read.request_id", _told("random, fresh for every read")),
-        *_each(LEDGER, "Read.at", _OWN_TIME),
+        *_each(LEDGER, "Read.at ListReadsRequest.since", _OWN_TIME),
+        *_each(LEDGER, "ListReadsRequest.page_size", _SHAPE),
         *_each(
             LEDGER, "Read.method", Rule(Treatment.BARE, "of one asset, its id follows the method")
         ),

@@ -2,18 +2,20 @@
 
 A party that needs no MPxN for what it does can be given identifiers that no other party has
 (`spine.identifiers`), so that what two such parties hold cannot be put together by them. It is a
-fact for a party in a role: the same organisation as a supplier has to know the MPxN.
+fact for a party in a role. A supplier is told of the consents of its party as a data user is, and
+reads by them, so a party is one or the other: an organisation that is both has two party ids.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from spine.domain import Actor
 from spine.errors import Reason, Refused
 from spine.policy import Role
-from spine.trust import GovernanceState, Identifiers, IdentifiersSet, Standing
+from spine.trust import GovernanceState, Identifiers, IdentifiersSet, Participant, Standing
 
 # Who cannot do without the MPxN, and why. A data user reads under a consent and can.
 NEEDS_MPXN: Final = {
@@ -61,3 +63,27 @@ def set_identifiers(state: GovernanceState, command: SetIdentifiers) -> tuple[Id
     if in_force == command.identifiers:
         return ()
     return (IdentifiersSet(command.identifiers, command.ground),)
+
+
+def check_can_be_set(participant: Participant | None, identifiers: str, now: datetime) -> None:
+    """What the party's own subject says of it.
+
+    Refused  PARTICIPANT_UNKNOWN: it was never admitted;
+             IDENTIFIERS_STATE: it is a supplier, or will be, and could do nothing as such
+    """
+    if participant is None:
+        raise Refused(Reason.PARTICIPANT_UNKNOWN, "no such participant was admitted")
+    supplies = any(
+        held.role == Role.SUPPLIER and (held.effective_to is None or now < held.effective_to)
+        for held in participant.accreditations
+    )
+    if supplies and identifiers == Identifiers.PAIRWISE:
+        message = "it is accredited as a supplier; as a data user it needs another party id"
+        raise Refused(Reason.IDENTIFIERS_STATE, message, field="party")
+
+
+def check_can_be_granted(role: str, as_data_user: Identifiers) -> None:
+    """Refused(IDENTIFIERS_STATE) if a party with pairwise identifiers would become a supplier."""
+    if role == Role.SUPPLIER and as_data_user is Identifiers.PAIRWISE:
+        message = "it has pairwise identifiers; as a supplier it needs another party id"
+        raise Refused(Reason.IDENTIFIERS_STATE, message, field="party")

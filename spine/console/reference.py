@@ -199,10 +199,11 @@ def show(
         codes = [each for each in answer.codes if code in ("", each.code)]
     if code and not codes:
         raise NotFound(Reason.CODE_UNKNOWN, "no such code on any day", field="code")
-    (place,) = answer.positions.positions
+    # None to a party with pairwise identifiers, whose tokens are sealed: it says --as-of-known.
+    place = next(iter(answer.positions.positions), None)
     if as_json:
         shown = [_plain(each) for each in codes]
-        say_json({"list": list_name, "known_below": place.offset, "codes": shown})
+        say_json({"list": list_name, "known_below": place and place.offset, "codes": shown})
         return
     names = sorted({a.name for each in codes for a in each.attributes})
     rows = []
@@ -213,7 +214,8 @@ def show(
     table(list_name, ("code", "label", *names, "from", "to"), rows)
     for source, licence in sorted({(each.source, each.licence) for each in codes}):
         say(f"[dim]{source}; {licence}[/]")
-    say(f"[dim]as {place.topic} below offset {place.offset} tells it[/]")
+    if place is not None:
+        say(f"[dim]as {place.topic} below offset {place.offset} tells it[/]")
 
 
 def _plain(code: Any) -> dict[str, object]:

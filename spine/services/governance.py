@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import structlog
 
-from domains.governance import holds
+from domains.governance import holds, identification
 from domains.governance.catalogue import DATA_DOMAIN
 from domains.governance.commands import (
     AdmitParticipant,
@@ -30,12 +30,11 @@ from domains.governance.commands import (
 )
 from domains.governance.decider import subject_of, tightens
 from domains.governance.equivalence import AdoptEquivalenceTable
-from domains.governance.identification import SetIdentifiers
 from spine import trust
 from spine.claims import Claims
 from spine.coordinator import Coordinator, Order
 from spine.domain import Actor
-from spine.errors import Invalid, NotPermitted, Pushback, Reason, Refused
+from spine.errors import Invalid, NotPermitted, Pushback, Reason
 from spine.event import DataPosition, SignerRole
 from spine.governance.v1 import governance_pb2, governance_pb2_grpc
 from spine.live import LiveFold
@@ -105,9 +104,11 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
 
     async def GrantAccreditation(self, request: Any, context: Any) -> Any:
         """Let a participant act in a role."""
+        party, known = _party(request), self._live.stored.fold
+        identification.check_can_be_granted(request.role, known.identifiers(Role.DATA_USER, party))
         command = GrantAccreditation(
             wire.caller(),
-            _party(request),
+            party,
             request.role,
             wire.code(request.scheme, "scheme"),
             wire.optional_code(request.tier, "tier"),
@@ -161,10 +162,10 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
     async def SetIdentifiers(self, request: Any, context: Any) -> Any:
         """Tell a party its own identifiers, or MPxNs, from now on; it has to be admitted."""
         party, ground = _party(request), wire.code(request.ground, "ground")
-        if self._live.stored.fold.participant(party) is None:
-            raise Refused(Reason.PARTICIPANT_UNKNOWN, "no such participant was admitted")
-        role = request.role or Role.DATA_USER
-        command = SetIdentifiers(wire.caller(), party, role, request.identifiers, ground)
+        role, given = request.role or Role.DATA_USER, request.identifiers
+        known = self._live.stored.fold.participant(party)
+        identification.check_can_be_set(known, given, wire.now())
+        command = identification.SetIdentifiers(wire.caller(), party, role, given, ground)
         return await self._carry_out(request, "SetIdentifiers", command, context)
 
     async def HoldParty(self, request: Any, context: Any) -> Any:

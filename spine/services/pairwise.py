@@ -2,7 +2,8 @@
 
 What a party with pairwise identifiers asks is opened before the handler sees it, and what it is
 answered is closed, so nothing behind this knows of it: the log, the ledger and the audit name
-things as ever. Any other caller costs one look at its role, and a data user one at its standing.
+things as ever. A data user or supplier costs a look at its standing before its request and before
+each answer, as it may change while a call goes on; any other caller costs one at its role.
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ from google.rpc.error_details_pb2 import BadRequest  # type: ignore[import-untyp
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 
 from spine import trust
-from spine.errors import NotPermitted, Reason, SpineError
+from spine.errors import NotPermitted, Pushback, Reason, SpineError
 from spine.identifiers import Identifiers
+from spine.identity import Caller
 from spine.pairwise import SAME_TO_EVERYBODY, TREATED
 from spine.policy import Role
 from spine.server import STATUS_DETAILS, Service, current_caller
 from spine.services.singly import METHOD as SINGLY
 from spine.services.singly import singly
-from spine.services.translation import Party, closed, opened
+from spine.services.translation import Party, closed, opened, sealed
 
 # Tells what a party is given as identifiers in a role.
 Standing = Callable[[Role, str], Awaitable[trust.Identifiers]]
@@ -85,14 +87,28 @@ class Pairwise:
         return replace(service, servicer=self._Servicer(self, service))
 
     async def of(self, role: Role, party: str) -> Party | None:
-        """The party, if it is given identifiers of its own in that role."""
-        if await self._standing(role, party) is not trust.Identifiers.PAIRWISE:
+        """The party, if it is given identifiers of its own in that role.
+
+        A supplier is told what the data user of its party is told, so by the same ones.
+        """
+        told_as = Role.DATA_USER if role is Role.SUPPLIER else role
+        if await self._standing(told_as, party) is not trust.Identifiers.PAIRWISE:
             return None
         return Party(party, self._identifiers())
 
-    async def _caller(self) -> Party | None:
-        caller = current_caller()
-        return await self.of(caller.role, caller.party) if caller.role is Role.DATA_USER else None
+    async def _party(self, caller: Caller) -> Party | None:
+        if caller.role not in (Role.DATA_USER, Role.SUPPLIER):
+            return None
+        return await self.of(caller.role, caller.party)
+
+    async def _check_standing(self, caller: Caller, before: Party | None) -> None:
+        """Pushback(IDENTIFIERS_CHANGED) if the caller was set to others since its call began.
+
+        The caller as it was then: a server that vouches for another goes on in its name.
+        """
+        if (await self._party(caller) is None) != (before is None):
+            message = "you were set to other identifiers while this was answered; call again"
+            raise Pushback(Reason.IDENTIFIERS_CHANGED, message)
 
     class _Servicer:
         """One attribute for each method of the service."""
@@ -106,15 +122,20 @@ class Pairwise:
 
     def _unary(self, name: str, behaviour: Callable[..., Awaitable[Any]]) -> Any:
         async def handle(request: Any, context: Any) -> Any:
-            party = await self._caller()
+            caller = current_caller()
+            party = await self._party(caller)
             if party is None:
-                return await behaviour(request, context)
+                answer = await behaviour(request, context)
+                await self._check_standing(caller, party)
+                return answer
             if name in SAME_TO_EVERYBODY:
-                return await behaviour(_handed_back(party, request), context)
-            _check_treated(name)
+                return sealed(party, await behaviour(opened(party, request), context))
+            _check_treated(name, caller.role)
             meant = opened(party, request)
             try:
-                return closed(party, await behaviour(meant, _Discreet(context)))
+                answer = await behaviour(meant, _Discreet(context))
+                await self._check_standing(caller, party)
+                return closed(party, answer)
             except SpineError as error:
                 raise _bare_error(error) from None
 
@@ -122,18 +143,21 @@ class Pairwise:
 
     def _stream(self, name: str, behaviour: Callable[..., AsyncIterator[Any]]) -> Any:
         async def handle(request: Any, context: Any) -> AsyncIterator[Any]:
-            party = await self._caller()
+            caller = current_caller()
+            party = await self._party(caller)
             if party is None:
                 async with aclosing(behaviour(request, context)) as answers:  # type: ignore[type-var]
                     async for answer in answers:
+                        await self._check_standing(caller, party)
                         yield answer
                 return
-            _check_treated(name)
+            _check_treated(name, caller.role)
             meant, discreet = opened(party, request), _Discreet(context)
             told = partial(singly, behaviour) if name == SINGLY else behaviour
             try:
                 async with aclosing(told(meant, discreet)) as answers:  # type: ignore[type-var]
                     async for answer in answers:
+                        await self._check_standing(caller, party)
                         yield closed(party, answer)
             except SpineError as error:
                 raise _bare_error(error) from None
@@ -141,16 +165,13 @@ class Pairwise:
         return handle
 
 
-def _check_treated(name: str) -> None:
+def _check_treated(name: str, role: Role) -> None:
+    if role is Role.SUPPLIER:
+        # Which reads by the data user's consents too, and names them by MPxN.
+        message = "a party with pairwise identifiers is no supplier: that needs another party id"
+        raise NotPermitted(Reason.IDENTIFIERS_PAIRWISE, message)
     if name not in TREATED:
         message = (
             "it would name things as every party knows them, and you have your own identifiers"
         )
         raise NotPermitted(Reason.IDENTIFIERS_PAIRWISE, message)
-
-
-def _handed_back(party: Party, request: Any) -> Any:
-    """The request with a position token that was sealed for the party opened."""
-    if getattr(request, "at_least", None) is None or not request.at_least.sealed:
-        return request
-    return opened(party, request)

@@ -3,7 +3,8 @@
 By itself a server answers the meters of one partition after those of another. Whoever sees that
 knows which meters share one, and two parties have something to compare. Asked one by one, each
 meter is decided when its turn comes, so nothing waits with a permit; it costs a request in the log
-for each meter. A stream that follows tells of what comes as it comes, and is left as it is.
+for each meter. A stream that follows would tell of all meters of a partition by one decision, so it
+follows one meter.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, Final, NoReturn
 
 import grpc
 
-from spine.errors import NotPermitted
+from spine.errors import Invalid, NotPermitted, Reason
 
 METHOD: Final = "spine.dsi.v1.Dsi/StreamReadings"
 METERS_MAX: Final = 1_000
@@ -46,10 +47,16 @@ class _Part:
 async def singly(
     behaviour: Callable[..., AsyncIterator[Any]], request: Any, context: Any
 ) -> AsyncIterator[Any]:
-    """The chunks of the stream. It ends as the whole would: with the last refusal if all were."""
+    """The chunks of the stream. It ends as the whole would: with the last refusal if all were.
+
+    Invalid(IDENTIFIERS_PAIRWISE)  it is to follow more than one meter
+    """
     mpxns = list(request.mpxns)
+    if request.follow and len(mpxns) > 1:
+        message = "a stream of yours follows one meter"
+        raise Invalid(Reason.IDENTIFIERS_PAIRWISE, message, field="mpxns")
     each_once = len(set(mpxns)) == len(mpxns) <= METERS_MAX
-    if request.follow or not each_once or len(mpxns) < 2:  # the service says what is wrong
+    if not each_once or len(mpxns) < 2:  # the service says what is wrong
         async with aclosing(behaviour(request, context)) as chunks:  # type: ignore[type-var]
             async for chunk in chunks:
                 yield chunk

@@ -81,9 +81,9 @@ class Plan:
 
 
 def rule_of(field: FieldDescriptor) -> Rule | None:
-    """What the table says of a field, by its type or its name; None if it says nothing."""
+    """What the table says of a field, by its name or its type; None if it says nothing."""
     kind = field.message_type
-    return (kind is not None and TYPES.get(kind.full_name)) or FIELDS.get(field.full_name)
+    return FIELDS.get(field.full_name) or (None if kind is None else TYPES.get(kind.full_name))
 
 
 @cache
@@ -103,6 +103,21 @@ def closing(kind: Descriptor) -> Plan:
             inner = closing(inside)
             if not inner.is_empty:
                 plan.inner.append((each.name, each.is_repeated, inner))
+    return plan
+
+
+@cache
+def sealing(kind: Descriptor) -> Plan:
+    """How answers of that type are closed if they say the same to everybody: tokens are sealed."""
+    plan = Plan()
+    for each in kind.fields:
+        inside = each.message_type
+        if inside is None or inside.full_name == TIMESTAMP:
+            continue
+        if inside.full_name in TYPES and TYPES[inside.full_name].kind is Kind.POSITIONS:
+            plan.acts.append((_hand_out_positions, each.name))
+        elif not (inner := sealing(inside)).is_empty:
+            plan.inner.append((each.name, each.is_repeated, inner))
     return plan
 
 
@@ -248,7 +263,8 @@ def _take_back_cursor(party: Party, message: Any, name: str) -> None:
 
 def _refuse(rule: Rule) -> Act:
     def act(party: Party, message: Any, name: str) -> None:
-        if getattr(message, name):
+        # Not whether it is true: an instant that is set may be that of zero.
+        if any(set_one.name == name for set_one, _ in message.ListFields()):
             raise Invalid(Reason.IDENTIFIERS_PAIRWISE, rule.why, field=name)
 
     return act
@@ -258,6 +274,7 @@ _OPEN: Final[dict[Treatment, Callable[[Any], Act]]] = {
     Treatment.NAMED: _mean,
     Treatment.HANDED_BACK: _take_back,
     Treatment.REFUSED: _refuse,
+    Treatment.BY_SECOND: lambda rule: _by_second,
 }
 
 
@@ -272,4 +289,10 @@ def opened(party: Party, request: Message) -> Any:
 def closed(party: Party, answer: Message) -> Any:
     """The answer, changed in place to what the party is told."""
     closing(answer.DESCRIPTOR).carry_out(party, answer)
+    return answer
+
+
+def sealed(party: Party, answer: Message) -> Any:
+    """An answer that is the same to everybody, but for its position tokens, in place."""
+    sealing(answer.DESCRIPTOR).carry_out(party, answer)
     return answer

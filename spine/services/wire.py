@@ -151,8 +151,14 @@ def optional_words(text: str, field: str, longest: int) -> str:
 
 
 def at_least(request: Any, log_id: bytes) -> tuple[DataPosition, ...]:
-    """How much of the log the answer has to include; Invalid if the token is of another log."""
+    """How much of the log the answer has to include.
+
+    Invalid(POSITION_INVALID)  the token is of another log, or was sealed for somebody else
+    """
     token = request.at_least
+    if token.sealed:  # what was sealed for the caller was opened on the way here
+        message = "a sealed position token is of a party with pairwise identifiers"
+        raise Invalid(Reason.POSITION_INVALID, message, field="at_least")
     if token.positions and token.log_id != log_id:
         raise Invalid(
             Reason.POSITION_INVALID, "the position token is of another log", field="at_least"

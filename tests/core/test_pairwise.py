@@ -11,15 +11,21 @@ import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
+from spine import trust
+from spine.common.v1 import common_pb2
+from spine.consumers.v1 import consumers_pb2
 from spine.dsi.v1 import dsi_pb2
+from spine.errors import Invalid, Reason
 from spine.identifiers import Identifiers, Kind
+from spine.ledger.v1 import ledger_pb2
 from spine.pairwise import FIELDS, REFUSED, SAME_TO_EVERYBODY, TREATED, TYPES, Treatment
-from spine.services import translation
+from spine.services import translation, wire
 from spine.services.translation import Party, closed, closing, opened
 from tests.helpers.leaves import TIMESTAMP, Value, filled, leaves
 
 ROOT = Path(__file__).parents[2]
-ONE, TWO = (Party(name, Identifiers(bytes(range(64)))) for name in ("p-one", "p-two"))
+MADE = Identifiers(bytes(range(64)))
+ONE, TWO = (Party(name, MADE) for name in ("p-one", "p-two"))
 MPAN = "2000027391990"
 SEALED = (Treatment.NAMED, Treatment.HANDED_BACK, Treatment.COMPARED)
 # How fields are called that name a thing, or are handed back.
@@ -57,6 +63,55 @@ def unnamed(kind: Descriptor, seen: set[str] | None = None) -> Iterator[str]:
 
 def test_the_table_says_of_every_field_of_every_answer_what_is_done_with_it() -> None:
     assert {name for kind in OUTPUTS.values() for name in unnamed(kind)} == set()
+
+
+def unlisted(kind: Descriptor) -> Iterator[str]:
+    """Fields of a request, at any depth, of which the table says nothing."""
+    for field in kind.fields:
+        rule, inside = translation.rule_of(field), field.message_type
+        if inside is not None and inside.full_name != TIMESTAMP and rule is None:
+            yield from unlisted(inside)
+        elif rule is None:
+            yield field.full_name
+
+
+def test_the_table_says_of_every_field_of_every_request_what_is_done_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    inputs = [METHODS[name].input_type for name in TREATED]
+    assert {field for kind in inputs for field in unlisted(kind)} == set()
+    field = "spine.dsi.v1.GetReadingsRequest.as_of_known"
+    monkeypatch.delitem(FIELDS, field)
+    assert {field for kind in inputs for field in unlisted(kind)} == {field}
+
+
+AS_OF = sorted(
+    (name, field.name)
+    for name in TREATED
+    for field in METHODS[name].input_type.fields
+    if field.name.startswith("as_of")
+)
+
+
+@pytest.mark.parametrize(("name", "field"), AS_OF)
+@pytest.mark.parametrize("seconds", [0, 1_700_000_000])
+def test_nothing_is_answered_as_of_an_instant_which_would_tell_instants_by_halving(
+    name: str, field: str, seconds: int
+) -> None:
+    assert len(AS_OF) == 12
+    request = GetMessageClass(METHODS[name].input_type)()
+    assert opened(ONE, request) == request
+    getattr(request, field).FromSeconds(seconds)
+    getattr(request, field).SetInParent()
+    with pytest.raises(Invalid) as refused:
+        opened(ONE, request)
+    assert (refused.value.reason, refused.value.field) == (Reason.IDENTIFIERS_PAIRWISE, field)
+
+
+def test_its_own_reads_are_looked_for_by_the_second() -> None:
+    request = ledger_pb2.ListReadsRequest()
+    request.since.FromNanoseconds(1_700_000_000_123_456_789)
+    assert opened(ONE, request).since.ToNanoseconds() == 1_700_000_000 * 10**9
 
 
 def test_a_field_that_the_table_does_not_name_is_found_and_left_empty(
@@ -160,6 +215,34 @@ def by_path(kind: Descriptor, path: str = "") -> Iterator[tuple[str, Treatment]]
             yield from by_path(inside, here)
 
 
+def token(*partitions: int, topics: tuple[str, ...] = ("consumers.events.v1",)) -> Any:
+    made = common_pb2.PositionToken(log_id=bytes(32))
+    for partition in partitions:
+        for topic in topics:
+            made.positions.add(topic=topic, partition=partition, offset=2**40)
+    return made
+
+
+def test_no_token_tells_by_its_length_in_how_many_partitions_meters_are() -> None:
+    apart, together = token(*range(8)), token(0)
+    naive = {
+        len(MADE.close_once(Kind.POSITIONS, ONE.name, each.SerializeToString()))
+        for each in (apart, together)
+    }
+    assert len(naive) == 2, "the naive token tells"
+    for made in (apart, together):
+        assert not closed(ONE, dsi_pb2.CheckAccessResponse(as_of=made)).HasField("as_of")
+        answer = consumers_pb2.ConsentResponse(consent_id="c", positions=made)
+        assert not closed(ONE, answer).HasField("positions")
+
+
+def test_tokens_of_one_meter_are_of_one_length() -> None:
+    every_topic = (*trust.DATA_TOPICS, trust.CONSUMER_LOG)
+    tokens = (token(0), token(1023, topics=every_topic), token(7, topics=every_topic[:2]))
+    answers = [closed(ONE, dsi_pb2.GetReadingsResponse(positions=each)) for each in tokens]
+    assert len({len(each.positions.sealed) for each in answers}) == 1
+
+
 def test_a_request_is_opened_to_what_it_was_closed_from() -> None:
     asset = "urn:energyos:asset:01JZ000000000000000000BAD1"
     request = dsi_pb2.GetAssetRequest(
@@ -178,6 +261,19 @@ def test_a_request_is_opened_to_what_it_was_closed_from() -> None:
     assert (meant.mpxn, meant.asset_id, meant.consent_id) == (MPAN, asset, "my-advice")
     assert meant.at_least.SerializeToString() == plain
     assert request.mpxn.startswith("mtr_"), "the caller's own request stays as it is"
+
+
+def test_no_words_of_whoever_recorded_a_consent_are_told() -> None:
+    record = {
+        "parties": {"processor": "one-of-a-kind", "tier": "T1"},
+        "evidence": {"notice_language": "en-x-house7", "channel": "DESK_7", "method": "IN_PERSON"},
+        "state": {"reason": "CASE_4711", "changed_by": "governance"},
+    }
+    consent = dsi_pb2.Consent(state="SUSPENDED", record=record)
+    told = closed(ONE, dsi_pb2.ListConsentsResponse(consents=[consent])).consents[0]
+    left = {"T1", "IN_PERSON", "governance", "SUSPENDED"}
+    assert {value for _, value in leaves(told)} == left
+    assert {value for _, value in leaves(consent)} > left, "they are there to be told"
 
 
 def test_runs_that_differ_in_nothing_but_their_batch_are_told_as_one() -> None:
@@ -199,3 +295,13 @@ def test_lists_are_in_an_order_of_the_partys_own() -> None:
         assert told == sorted(told)
         orders.append([party.meant(Kind.CONSENT, text, "consent_id") for text in told])
     assert sorted(orders[0]) == ids and orders[0] != orders[1] != ids
+
+
+def test_a_sealed_token_of_a_party_that_is_given_mpxns_is_refused_and_not_overlooked() -> None:
+    log_id = bytes(32)
+    request = dsi_pb2.GetReadingsRequest(at_least=token(3))
+    assert [place.partition for place in wire.at_least(request, log_id)] == [3]
+    answer = closed(ONE, dsi_pb2.GetReadingsResponse(positions=token(3)))
+    with pytest.raises(Invalid) as refused:
+        wire.at_least(dsi_pb2.GetReadingsRequest(at_least=answer.positions), log_id)
+    assert (refused.value.reason, refused.value.field) == (Reason.POSITION_INVALID, "at_least")

@@ -359,6 +359,7 @@ CASES: Final[dict[str, dict[str, Case]]] = {
                 bad("CODE_UNKNOWN", identifiers="UPRN"),
                 bad("CODE_UNKNOWN", role="landlord"),
                 bad("FIELD_INVALID", role="supplier"),
+                bad("IDENTIFIERS_STATE", party="north-supply"),
                 bad("FIELD_MISSING", ground=""),
                 bad("FIELD_INVALID", ground="free text"),
                 bad("ROLE_NOT_ALLOWED", by=ADVISER),

@@ -18,7 +18,7 @@ from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
 from spine.errors import Invalid, NotPermitted, Reason, Refused, SpineError
 from spine.identifiers import Identifiers, Kind
-from spine.identity import Authority
+from spine.identity import Authority, Caller
 from spine.pairwise import SAME_TO_EVERYBODY, TREATED, Treatment
 from spine.policy import Role
 from spine.server import (
@@ -26,6 +26,7 @@ from spine.server import (
     Failure,
     Service,
     SpineServer,
+    act_for,
     build_server,
     connect,
     error_from,
@@ -74,13 +75,21 @@ class World:
         self.fails_with: Exception | None = None
         self.aborts_with: bytes | None = None
         self.standings: list[tuple[Role, str]] = []
+        self.given: dict[str, Given] = {}
+        self.turns_to: Given | None = None
+        self.vouches_for: Caller | None = None
 
     async def standing(self, role: Role, party: str) -> Given:
         self.standings.append((role, party))
-        return Given.PAIRWISE if party.startswith("p-") else Given.MPXN
+        as_ever = Given.PAIRWISE if party.startswith("p-") else Given.MPXN
+        return self.given.get(party, as_ever)
 
     async def handle(self, name: str, request: Any, context: Any) -> None:
         self.asked.append((name, request))
+        if self.vouches_for is not None:
+            act_for(self.vouches_for)
+        if self.turns_to is not None:
+            self.given = dict.fromkeys((ONE, PLAIN), self.turns_to)
         if self.fails_with is not None:
             raise self.fails_with
         if self.aborts_with is not None:
@@ -100,6 +109,8 @@ def _streamed(name: str, method: MethodDescriptor, world: World) -> Any:
     async def handle(request: Any, context: Any) -> AsyncIterator[Any]:
         yield filled(GetMessageClass(method.output_type)(), said)
         await world.handle(name, request, context)
+        if world.turns_to is not None or world.vouches_for is not None:
+            yield filled(GetMessageClass(method.output_type)(), said)
 
     return handle
 
@@ -122,7 +133,12 @@ def said(field: FieldDescriptor) -> Value:
 
 
 def asking(name: str, by: str = ONE, **instead: str) -> Any:
-    """A request of that method that names a meter, as `by` does: a party of its own, or plainly."""
+    """A request of that method that names a meter, as `by` does: by its identifiers, or MPxN."""
+    return request_of(name, by, instead, own=by != PLAIN)
+
+
+def request_of(name: str, by: str, instead: dict[str, str], *, own: bool) -> Any:
+    """The same, whoever it is."""
 
     def value(field: FieldDescriptor) -> Value:
         rule = rule_of(field)
@@ -134,15 +150,20 @@ def asking(name: str, by: str = ONE, **instead: str) -> Any:
         plain = MPAN if rule.kind is Kind.METER else f"a-{field.name}"
         if field.name in instead:
             return instead[field.name]
-        if by == PLAIN:
+        if not own:
             return plain
         if rule.treatment is Treatment.HANDED_BACK:
             return MADE.close_text(rule.kind, by, plain)
         return MADE.close(rule.kind, by, plain)
 
     request = filled(GetMessageClass(METHODS[name].input_type)(), value, 1)
-    if hasattr(request, "at_least"):
-        request.ClearField("at_least")
+    for field in request.DESCRIPTOR.fields:
+        rule = rule_of(field)
+        refused = rule is not None and rule.treatment is Treatment.REFUSED
+        if refused or field.name == "at_least":
+            request.ClearField(field.name)
+        elif rule is not None and rule.treatment is Treatment.BY_SECOND:
+            getattr(request, field.name).nanos = 0
     return request
 
 
@@ -208,8 +229,13 @@ async def clients(server: SpineServer, authority: Authority) -> AsyncIterator[di
     for role, party in ((Role.DATA_USER, ONE), (Role.DATA_USER, TWO), (Role.DATA_USER, PLAIN)):
         folder = authority.issue_client(role, party).folder
         channels[party] = connect(f"127.0.0.1:{server.port}", folder)
-    folder = authority.issue_client(Role.SUPPLIER, ONE, "one-supplier").folder
-    channels["supplier"] = connect(f"127.0.0.1:{server.port}", folder)
+    for party, name in ((PLAIN, "supplier"), (ONE, "one-supplier")):
+        folder = authority.issue_client(Role.SUPPLIER, party, name).folder
+        channels[name] = connect(f"127.0.0.1:{server.port}", folder)
+    folder = authority.issue_client(Role.DATA_SERVICE, ONE, "one-service").folder
+    channels["service"] = connect(f"127.0.0.1:{server.port}", folder)
+    folder = authority.issue_client(Role.DSI, "dsi-2").folder
+    channels["server"] = connect(f"127.0.0.1:{server.port}", folder)
     yield {name: Client(channel) for name, channel in channels.items()}
     for channel in channels.values():
         await channel.close(None)
@@ -228,7 +254,12 @@ async def test_every_method_is_opened_and_closed_or_the_same_or_refused(
             assert meant == asking(name, PLAIN), "the handler sees what is meant"
         elif name in SAME_TO_EVERYBODY:
             (told,) = await clients[ONE].call(name, asking(name, PLAIN))
-            assert told == filled(type(told)(), said)
+            tokens = [value for path, value in leaves(told) if path.endswith("sealed")]
+            as_it_is = filled(type(told)(), said)
+            assert len(tokens) == 1, "what treated calls take as at_least"
+            for each in (told, as_it_is):
+                each.ClearField("positions")
+            assert told == as_it_is
         else:
             failure, _ = await clients[ONE].failure(name, asking(name, PLAIN))
             assert (failure.code, failure.reason) == ("PERMISSION_DENIED", "IDENTIFIERS_PAIRWISE")
@@ -250,11 +281,60 @@ async def test_what_two_are_told_of_the_same_has_no_name_in_common_and_the_naive
     assert naive > 10, "or this test shows nothing"
 
 
+async def test_a_supplier_of_the_same_party_is_told_nothing_by_mpxn(
+    clients: dict[str, Client], world: World
+) -> None:
+    """It would be told of the data user's consents, and could read by them."""
+    for name in sorted(METHODS.keys() - SAME_TO_EVERYBODY):
+        failure, said_so = await clients["one-supplier"].failure(name, asking(name, PLAIN))
+        refusal = (failure.code, failure.reason)
+        assert refusal == ("PERMISSION_DENIED", "IDENTIFIERS_PAIRWISE"), (name, said_so)
+    assert not world.asked, "nothing of it was done"
+    for name in sorted(SAME_TO_EVERYBODY):
+        assert len(await clients["one-supplier"].call(name, asking(name, PLAIN))) == 1
+
+
+async def test_what_is_sent_to_a_supplier_is_named_as_to_the_data_user_of_its_party() -> None:
+    pairwise = Pairwise(World().standing, lambda: MADE)
+    assert await pairwise.of(Role.SUPPLIER, ONE) == await pairwise.of(Role.DATA_USER, ONE)
+    assert await pairwise.of(Role.SUPPLIER, PLAIN) is None
+
+
+STREAMED = sorted(name for name in TREATED if METHODS[name].server_streaming)
+
+
+@pytest.mark.parametrize(("party", "then"), [(PLAIN, Given.PAIRWISE), (ONE, Given.MPXN)])
+async def test_who_is_set_to_others_while_a_call_goes_on_is_told_no_more_by_the_old(
+    clients: dict[str, Client], world: World, party: str, then: Given
+) -> None:
+    assert len(STREAMED) == 2
+    for name in sorted(TREATED):
+        world.given, world.turns_to = {}, then
+        failure, _ = await clients[party].failure(name, asking(name, party))
+        assert (failure.code, failure.reason) == ("UNAVAILABLE", "IDENTIFIERS_CHANGED")
+        told = world.asked.pop()
+        assert told[0] == name, "it was under way"
+        world.turns_to = None
+        again = request_of(name, party, {}, own=then is Given.PAIRWISE)
+        assert len(await clients[party].call(name, again)) == 1
+
+
+async def test_what_a_server_passes_on_for_such_a_party_is_no_change_of_its_own_standing(
+    clients: dict[str, Client], world: World
+) -> None:
+    world.vouches_for = Caller(Role.DATA_USER, ONE, b"")
+    for name, method in METHODS.items():
+        if name.startswith("spine.dsi.v1.Members/"):
+            answers = await clients["server"].call(name, asking(name, PLAIN))
+            assert len(answers) == 1 + method.server_streaming
+    assert world.asked
+
+
 async def test_to_everybody_else_all_is_as_it_was_and_their_standing_is_not_asked(
     clients: dict[str, Client], world: World
 ) -> None:
     for name, method in METHODS.items():
-        for party in (PLAIN, "supplier"):
+        for party in (PLAIN, "supplier", "service"):
             (told,) = await clients[party].call(name, asking(name, PLAIN))
             assert told == filled(GetMessageClass(method.output_type)(), said)
     assert {role for role, _ in world.standings} == {Role.DATA_USER}
@@ -332,7 +412,11 @@ async def test_positions_are_taken_back_as_they_were_given_and_in_no_other_way(
     public = "spine.governance.v1.Governance/ListParticipants"
     request = asking(public, PLAIN)
     request.at_least.CopyFrom(told.positions)
-    await clients[ONE].call(public, request)
+    (told,) = await clients[ONE].call(public, request)
+    assert world.asked[-1][1].at_least.positions[0].topic == "s-topic"
+    request = asking(name)
+    request.at_least.CopyFrom(told.positions)
+    await clients[ONE].call(name, request)
     assert world.asked[-1][1].at_least.positions[0].topic == "s-topic"
 
 
@@ -439,8 +523,18 @@ async def test_a_stream_does_not_show_which_meters_share_a_partition(authority: 
         assert came == named and not reason
         named, came, _ = await ask(PLAIN, METERS)
         assert came != named, "the naive stream is in the order of partitions"
-        named, came, _ = await ask(ONE, METERS, follow=True)
-        assert sorted(came) == sorted(named) and came != named
+
+
+async def test_a_stream_follows_one_meter_or_one_decision_would_be_of_a_partition(
+    authority: Authority,
+) -> None:
+    async with streaming(authority, InPartitions()) as ask:
+        for mpxns in (METERS[:2], [METERS[0]] * 2):
+            assert (await ask(ONE, mpxns, follow=True))[1:] == ([], "IDENTIFIERS_PAIRWISE")
+        named, came, reason = await ask(ONE, METERS[:1], follow=True)
+        assert (came, reason) == (named, "")
+        named, came, _ = await ask(PLAIN, METERS, follow=True)
+        assert sorted(came) == sorted(named) and came != named, "the naive one follows them all"
 
 
 @pytest.mark.parametrize("passed_on", [True, False])
