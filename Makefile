@@ -50,7 +50,7 @@ mutants: setup ## Break each safety-bearing line in a copy, and see a test fail
 
 .PHONY: rights
 rights: setup ## Ask the policy and an independent calculator a million questions
-	SPINE_TEST_QUESTIONS=1000000 $(BIN)/pytest --timeout 900 tests/rights
+	SPINE_TEST_QUESTIONS=1000000 $(BIN)/pytest --timeout 3600 tests/rights
 
 .PHONY: load
 load: setup ## Load a small country: every answer checked, gates are ratios; about two minutes

@@ -64,9 +64,12 @@ def row_for(
 ) -> EquivalenceRow | None:
     """The row by which it counts in that scheme for that purpose; None if none does.
 
-    One that names no purposes is held for all that this version of the policy allows its role, so a
-    row from a purpose that is none of the role's leads nowhere.
+    One of that scheme itself counts as it is, and no row widens it. One that names no purposes is
+    held for all that this version of the policy allows its role, so a row from a purpose that is
+    none of the role's leads nowhere.
     """
+    if held.scheme == scheme:
+        return None
     purposes = held.purposes or purposes_of(policy_version, held.role)
     for row in equivalence.rows:
         if (

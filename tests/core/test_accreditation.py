@@ -65,6 +65,14 @@ def test_with_a_table_another_scheme_counts_by_its_row_and_no_other() -> None:
     assert judged(replace(HELD, effective_to=NOW), ROW) is Reason.ACCREDITATION_MISSING
 
 
+def test_a_row_within_a_scheme_widens_nothing() -> None:
+    """No board can adopt one, and whoever signed one all the same has opened nothing by it."""
+    own = replace(HELD, scheme=DSI, tier="1")
+    within = EquivalenceRow(DSI, "1", ADVICE, DSI, "1", FLEXIBILITY)
+    assert judged(own, within, purpose=FLEXIBILITY) is Reason.ACCREDITATION_MISSING
+    assert row_for(own, FLEXIBILITY, Equivalence(1, (within,)), DSI) is None
+
+
 def test_rows_are_not_chained() -> None:
     steps = (replace(ROW, to_scheme="REC"), replace(ROW, from_scheme="REC", from_tier="1"))
     assert judged(HELD, *steps) is Reason.ACCREDITATION_NOT_EQUIVALENT
