@@ -27,7 +27,7 @@ DETAILS: dict[str, Any] = {
     "account_reference": "A-4711",
     "evidence_id": "CALL-99",
 }
-SERVICE = Actor("consent_service", "ccs")
+SERVICE, ADVISER = Actor("consent_service", "ccs"), Actor("data_user", "adviser")
 
 
 @pytest.fixture
@@ -98,6 +98,30 @@ async def test_the_digest_of_such_a_request_tells_nobody_what_it_said(vault: Vau
     with pytest.raises(Refused) as refused:
         await seal.order(request, "GrantConsent", METER, None, ANNA, "c-anna")
     assert refused.value.reason is Reason.SUBJECT_ERASED
+
+
+@pytest.mark.parametrize("naive", [False, True])
+async def test_a_request_sent_again_after_a_move_is_the_same_one(vault: Vault, naive: bool) -> None:
+    """Keyed by who lives there, it is another one, and that tells a data user of the move."""
+
+    def request(account: str = "A-4711") -> Any:
+        said = consumers_pb2.RecordTerms(granularity="DAY", account_reference=account)
+        return consumers_pb2.RequestConsentRequest(idempotency_key="k", mpxns=[METER], record=said)
+
+    async def digest(request: Any, about: str) -> bytes:
+        if naive:
+            return vault.keyed(about, wire.request_digest(request))
+        order = sealing(vault).order(request, "RequestConsent", METER, None, ADVISER, about)
+        return (await order).digest
+
+    found = [await digest(request(), about) for about in (NOBODY, "c-anna", "c-ben")]
+    assert (len(set(found)) == 1) is not naive
+    assert vault.destroy(NOBODY) is naive, "nobody has no key"
+    assert found[1] != wire.request_digest(request())
+    other = request()
+    other.record.granularity = "READING"
+    assert await digest(other, "c-anna") != found[1]
+    assert (await digest(request("A-4712"), "c-anna") == found[1]) is not naive
 
 
 async def test_the_tier_is_what_the_data_user_holds_now_for_that_purpose(vault: Vault) -> None:
