@@ -10,7 +10,8 @@ Rules:
 2. A data service of the meter is told that a consent which was once granted is suspended or over:
    its id and state, and nothing of who read what for which purpose. The supplier of the meter is
    not told: it reads by its supply, and has nothing to stop. So is each recipient whom the
-   record of the consent names, as the data user is, whoever ended it.
+   record of the consent names, as the data user is, whoever ended it. Who could have been told
+   that it is suspended is told too that it no longer is, if the record shows that it ever was.
 3. The consumer is told each state of its consents, a request that waits for its answer among them,
    and what was done in its name: the facts of a meter do not tell its own commands from those of
    the consent service for it, and what it never asked for it has to learn of.
@@ -27,7 +28,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final, Protocol, TypeVar
 
-from domains.consumers.chain import terms_of
+from domains.consumers.chain import terms_of, was_suspended
 from domains.consumers.evolve import is_bar
 from domains.consumers.views import ShownState, shown_state
 from spine.domain import Actor
@@ -152,7 +153,8 @@ def changes(mpxn: str, access: MeterAccess, now: datetime) -> tuple[Change, ...]
         receivers = {(consent.consumer_ref, Role.CONSUMER)}
         if state not in _OWN:
             receivers.add((consent.data_user, Role.DATA_USER))
-        if state in SHUT and consent.answer_by is None:
+        resumed = state is ShownState.ACTIVE and was_suspended(access, consent)
+        if (state in SHUT or resumed) and consent.answer_by is None:
             recipients = terms_of(access, consent.consent_id).recipients
             receivers |= {(recipient, Role.DATA_USER) for recipient in recipients}
             receivers |= {
