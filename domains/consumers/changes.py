@@ -17,6 +17,9 @@ Rules:
    the consent service for it, and what it never asked for it has to learn of.
 4. At a meter, a receiver is told one change at a time, the oldest first, and notices after that.
 5. Only the receiver acknowledges, and once is enough. A consumer does not have to.
+6. Who was never admitted as a participant is told nothing and owes nothing: it got nothing here,
+   and a name that somebody made up would never answer. Nor is a recipient told that is accredited
+   as something else only, but in that role; without any accreditation left it still is.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ from domains.consumers.views import ShownState, shown_state
 from spine.domain import Actor
 from spine.errors import NotPermitted, Reason
 from spine.policy import Consent, ConsentState, MeterAccess, Role
+from spine.trust import Participant
 
 OVERDUE_AFTER: Final = timedelta(hours=72)
 FIRST_RETRY: Final = timedelta(seconds=5)
@@ -179,6 +183,19 @@ def in_order(found: Iterable[Change]) -> tuple[Change, ...]:
         return each.receiver, each.is_notice, each.since, each.consent_id, as_service
 
     return tuple(sorted(found, key=place))
+
+
+def takes_part(change: Change, access: MeterAccess, participant: Participant | None) -> bool:
+    """Whether the receiver of a change, as governance knows it, can be told it in that role."""
+    if change.told_as is not Role.DATA_USER:
+        return True
+    if participant is None:
+        return False
+    consents = (each for each in access.consents if each.consent_id == change.consent_id)
+    if any(each.data_user == change.receiver for each in consents):
+        return True
+    held = {each.role for each in participant.accreditations}
+    return not held or not held.isdisjoint((Role.DATA_USER, Role.SUPPLIER))
 
 
 def next_by_time(access: MeterAccess, now: datetime) -> datetime | None:
