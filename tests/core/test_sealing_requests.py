@@ -11,15 +11,18 @@ from typing import Any
 import pytest
 
 from domains.consumers.commands import ConsentTerms
+from domains.governance.commands import GrantAccreditation
+from domains.governance.decider import decide
 from spine.consumers.v1 import consumers_pb2
 from spine.domain import Actor
 from spine.errors import Invalid, Reason, Refused
 from spine.sealing import Vault
 from spine.services import terms, wire
 from spine.services.sealing_requests import NOBODY, RequestSealing
-from spine.trust import Accreditation, Participant
+from spine.trust import Accreditation, Participant, Standing
 from tests.domains.consumers.home import ANNA, day
 from tests.domains.consumers.home import terms as agreed_terms
+from tests.helpers.accredited import BOARD
 from tests.helpers.records import METER
 
 DETAILS: dict[str, Any] = {
@@ -137,6 +140,27 @@ async def test_the_tier_is_what_the_data_user_holds_now_for_that_purpose(vault: 
     ):
         said = await sealing(vault, *accreditations).record(asked(), "k-1", of())
         assert said.tier == tier
+
+
+async def test_no_two_accreditations_are_recorded_alike(vault: Vault) -> None:
+    """A scheme with a space would read as another scheme with a longer tier."""
+
+    async def line(scheme: str, tier: str) -> str:
+        held = Accreditation("data_user", scheme, tier, (), day(1), None)
+        return (await sealing(vault, held).record(asked(), "k-1", of())).tier
+
+    def admitted(scheme: str, tier: str) -> bool:
+        command = GrantAccreditation(BOARD, "adviser", "data_user", scheme, tier, (), day(1))
+        try:
+            return bool(decide(Standing(participant=Participant("Adviser")), command, day(2)))
+        except Refused:
+            return False
+
+    pairs = [("REC", "A B"), ("REC A", "B"), ("REC", "A"), ("REC A", ""), ("REC", "")]
+    naive = [await line(*pair) for pair in pairs]
+    assert len(set(naive)) < len(naive)
+    found = [await line(*pair) for pair in pairs if admitted(*pair)]
+    assert len(set(found)) == len(found) == 3
 
 
 @pytest.mark.parametrize(
