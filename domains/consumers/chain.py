@@ -109,6 +109,18 @@ def terms_of(access: MeterAccess, consent_id: str) -> RecordTerms:
     return RecordTerms() if record is None or record.terms is None else record.terms
 
 
+def was_suspended(access: MeterAccess, consent: Consent) -> bool:
+    """Whether a granted consent has ever been suspended; not known, so False, without a record.
+
+    A version of the record is its request, its grant, a narrowing, or else of a suspension.
+    """
+    record = record_of(access, consent.consent_id)
+    if record is None:
+        return False
+    begun = 1 if record.granted_at == record.created_at else 2
+    return record.version > begun + consent.version - 1
+
+
 def with_records(access: MeterAccess, records: Iterable[ConsentRecord]) -> MeterAccess:
     """The access with these records and no others."""
     return _with(access, tuple(records), objections_of(access))

@@ -10,12 +10,16 @@ Rules:
 2. A data service of the meter is told that a consent which was once granted is suspended or over:
    its id and state, and nothing of who read what for which purpose. The supplier of the meter is
    not told: it reads by its supply, and has nothing to stop. So is each recipient whom the
-   record of the consent names, as the data user is, whoever ended it.
+   record of the consent names, as the data user is, whoever ended it. Who could have been told
+   that it is suspended is told too that it no longer is, if the record shows that it ever was.
 3. The consumer is told each state of its consents, a request that waits for its answer among them,
    and what was done in its name: the facts of a meter do not tell its own commands from those of
    the consent service for it, and what it never asked for it has to learn of.
 4. At a meter, a receiver is told one change at a time, the oldest first, and notices after that.
 5. Only the receiver acknowledges, and once is enough. A consumer does not have to.
+6. Who was never admitted as a participant is told nothing and owes nothing: it got nothing here,
+   and a name that somebody made up would never answer. Nor is a recipient told that is accredited
+   as something else only, but in that role; without any accreditation left it still is.
 """
 
 from __future__ import annotations
@@ -27,12 +31,13 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final, Protocol, TypeVar
 
-from domains.consumers.chain import terms_of
+from domains.consumers.chain import terms_of, was_suspended
 from domains.consumers.evolve import is_bar
 from domains.consumers.views import ShownState, shown_state
 from spine.domain import Actor
 from spine.errors import NotPermitted, Reason
 from spine.policy import Consent, ConsentState, MeterAccess, Role
+from spine.trust import Participant
 
 OVERDUE_AFTER: Final = timedelta(hours=72)
 FIRST_RETRY: Final = timedelta(seconds=5)
@@ -152,7 +157,8 @@ def changes(mpxn: str, access: MeterAccess, now: datetime) -> tuple[Change, ...]
         receivers = {(consent.consumer_ref, Role.CONSUMER)}
         if state not in _OWN:
             receivers.add((consent.data_user, Role.DATA_USER))
-        if state in SHUT and consent.answer_by is None:
+        resumed = state is ShownState.ACTIVE and was_suspended(access, consent)
+        if (state in SHUT or resumed) and consent.answer_by is None:
             recipients = terms_of(access, consent.consent_id).recipients
             receivers |= {(recipient, Role.DATA_USER) for recipient in recipients}
             receivers |= {
@@ -177,6 +183,19 @@ def in_order(found: Iterable[Change]) -> tuple[Change, ...]:
         return each.receiver, each.is_notice, each.since, each.consent_id, as_service
 
     return tuple(sorted(found, key=place))
+
+
+def takes_part(change: Change, access: MeterAccess, participant: Participant | None) -> bool:
+    """Whether the receiver of a change, as governance knows it, can be told it in that role."""
+    if change.told_as is not Role.DATA_USER:
+        return True
+    if participant is None:
+        return False
+    consents = (each for each in access.consents if each.consent_id == change.consent_id)
+    if any(each.data_user == change.receiver for each in consents):
+        return True
+    held = {each.role for each in participant.accreditations}
+    return not held or not held.isdisjoint((Role.DATA_USER, Role.SUPPLIER))
 
 
 def next_by_time(access: MeterAccess, now: datetime) -> datetime | None:

@@ -67,8 +67,9 @@ _FINEST_FIRST: Final = tuple(Granularity)
 class RecordTerms:
     """The rest of a record, each part empty if it was not said.
 
-    `tier` is the data user's accreditation when it was recorded, as "scheme tier". `details` holds
-    what is personal, sealed; `details_digest` is of the same under the subject's key.
+    `tier` is the data user's accreditation when it was recorded, as "scheme tier": a scheme is one
+    word, so whatever follows the first space is the tier. `details` holds what is personal, sealed;
+    `details_digest` is of the same under the subject's key.
     """
 
     relation: str = ""

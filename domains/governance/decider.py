@@ -152,6 +152,8 @@ def _grant(participant: Participant, command: GrantAccreditation) -> GovernanceE
     check_role(command.role)
     if not command.scheme:
         raise Refused(Reason.FIELD_MISSING, "an accreditation has a scheme", field="scheme")
+    if " " in command.scheme:  # it stands before its tier in one line of a consent's record
+        raise Refused(Reason.FIELD_INVALID, "a scheme is one word", field="scheme")
     if not set(command.purposes) <= purposes_of(command.policy_version, command.role):
         raise Refused(Reason.CODE_UNKNOWN, "a purpose is not one of the role", field="purposes")
     until = command.effective_to

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -43,7 +43,11 @@ def list_changes(
 
 def receivers(as_: As = OPERATOR, as_json: AsJson = False) -> None:
     """Who has something to acknowledge, how much, and since when."""
-    found = Client(settings().data_dir, as_).changes("ListReceivers").receivers
+    client, found, more = Client(settings().data_dir, as_), list[Any](), True
+    while more:
+        after = found[-1].party if found else ""
+        page = client.changes("ListReceivers", after=after)
+        found, more = [*found, *page.receivers], page.more
     columns = ("party", "outstanding", "overdue", "oldest", "webhook")
     rows = [(r.party, r.outstanding, r.overdue, when(r.oldest), r.webhook) for r in found]
     listed("Changes of consents that wait", columns, rows, as_json)

@@ -106,12 +106,16 @@ class ChangesService(consumers_pb2_grpc.ChangesServicer):
         )
 
     async def ListReceivers(self, request: Any, context: Any) -> Any:
-        """Who has something to acknowledge, and how much of it is overdue."""
+        """Who has something to acknowledge, and how much of it is overdue; a page by party."""
         if wire.caller().role not in OVERSEES:
             raise NotPermitted(Reason.ROLE_NOT_ALLOWED, "this role does not oversee receivers")
         self._check_complete()
+        after = request.after and wire.identifier(request.after, "after")
         await self._known.look()
+        behind = (each for each in await self._known.backlogs() if each.party > after)
+        found = list(islice(behind, LISTED_MAX + 1))
         return consumers_pb2.ListReceiversResponse(
+            more=len(found) > LISTED_MAX,
             receivers=[
                 consumers_pb2.Receiver(
                     party=theirs.party,
@@ -120,8 +124,8 @@ class ChangesService(consumers_pb2_grpc.ChangesServicer):
                     oldest=wire.stamp(theirs.oldest),
                     webhook=self._has_webhook(theirs.party),
                 )
-                for theirs in await self._known.backlogs()
-            ]
+                for theirs in found[:LISTED_MAX]
+            ],
         )
 
     def _mine(self, mpxn: str, by: Actor) -> list[Change]:

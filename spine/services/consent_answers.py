@@ -60,7 +60,10 @@ class ConsentAnswers:
         consent_id = wire.identifier(request.consent_id, "consent_id")
         if by.role not in KEEPS_RECEIPTS:
             raise NotPermitted(Reason.ROLE_NOT_ALLOWED, "receipts are for consumers")
-        self._own(mpxn, consent_id, by)  # before anything is appended for the caller
+        # Before anything is appended for the caller; what it asks for may be yet to be folded.
+        lived_there = {each.consumer_ref for each in self.meters.state(mpxn).tenancies}
+        if by.role != Role.CONSENT_SERVICE and by.party not in lived_there:
+            raise _no_such_consent()
         await self.meters.level(mpxn)
         access, consent = self._own(mpxn, consent_id, by)
         return consumers_pb2.GetReceiptResponse(
@@ -74,7 +77,7 @@ class ConsentAnswers:
         consent = _known(access, consent_id)
         theirs = consent is not None and by.party == consent.consumer_ref
         if consent is None or not (theirs or by.role == Role.CONSENT_SERVICE):
-            raise NotPermitted(Reason.NOT_PERMITTED, "the caller has no such consent there")
+            raise _no_such_consent()
         if consent.answer_by is not None:
             raise Refused(Reason.CONSENT_NOT_ANSWERED, "the request was never granted")
         return access, consent
@@ -135,6 +138,10 @@ class ConsentAnswers:
 def _known(access: MeterAccess, consent_id: str) -> Consent | None:
     consent = find_consent(access, consent_id)
     return None if consent is None or is_bar(consent) else consent
+
+
+def _no_such_consent() -> NotPermitted:
+    return NotPermitted(Reason.NOT_PERMITTED, "the caller has no such consent there")
 
 
 def _opened(one: preview.Opened) -> Any:

@@ -7,10 +7,11 @@ import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from itertools import chain, count, islice
 from typing import Final, Generic, TypeVar
 
-from domains.consumers.changes import Change, Waits, outstanding, told_role
+from domains.consumers.changes import Change, Waits, outstanding, takes_part, told_role
 from domains.consumers.deletions import Deletion, deletions
 from domains.consumers.evolve import find_consent, is_bar
 from domains.consumers.notices import next_by_time, told
@@ -22,10 +23,13 @@ from spine.live import LiveFold
 from spine.policy import MeterAccess, Role
 from spine.rows import SUBJECT_PREFIX, Applied
 from spine.services import wire
+from spine.trust import AccreditationGranted, Participant, ParticipantAdmitted
 
 METERS_A_TURN: Final = 50
 # Counted before everything else that the process does has its turn.
 COUNTED_A_TURN: Final = 2_000
+# After which a party that was not told may be.
+_JOINING: Final = (ParticipantAdmitted, AccreditationGranted)
 Item = TypeVar("Item", bound=Waits)
 
 
@@ -46,6 +50,12 @@ def _told_parties(mpxn: str, access: MeterAccess, now: datetime) -> tuple[Change
     """What there is to tell of a meter to others than its consumers."""
     found = told(mpxn, access, now)
     return tuple(change for change in found if change.told_as is not Role.CONSUMER)
+
+
+def _meters(live: LiveFold) -> Iterator[str]:
+    """Every meter that a fold has by now."""
+    rows = live.stored.fold.rows.scan(SUBJECT_PREFIX, SUBJECT_PREFIX + b"\xff")
+    return (key.removeprefix(SUBJECT_PREFIX).decode() for key, _ in rows)
 
 
 class Shelf(Generic[Item]):
@@ -146,21 +156,22 @@ class Outstanding:
         self._now = now
         self._meters, self._acknowledgements = meters, acknowledgements
         self._changes: Shelf[Change] = Shelf(
-            _told_parties, self._is_acknowledged, lambda change: change.obliges
+            self._told_participants, self._is_acknowledged, lambda change: change.obliges
         )
         self._consumers = Consumers(self._unacknowledged)
-        self.deletions: Shelf[Deletion] = Shelf(deletions, self._is_acknowledged)
+        self.deletions: Shelf[Deletion] = Shelf(self._owed_by_participants, self._is_acknowledged)
         self._by_time: list[tuple[datetime, str]] = []
         self._timed: dict[str, datetime] = {}
         self._unread: list[Iterator[str]] = []
         self._changed: set[str] = set()
+        self._joined: list[LiveFold] = []
 
     def watch(self, folds: Iterable[LiveFold], acknowledged: LiveFold) -> None:
         """Look at every meter that there is, and from now on at each of which a fold says more."""
         for live in folds:
             live.listeners.append(self._on_facts)
-            rows = live.stored.fold.rows.scan(SUBJECT_PREFIX, SUBJECT_PREFIX + b"\xff")
-            self._unread.append(key.removeprefix(SUBJECT_PREFIX).decode() for key, _ in rows)
+            live.listeners.append(partial(self._on_governance, live))
+            self._unread.append(_meters(live))
         acknowledged.listeners.append(self._on_acknowledged)
 
     @property
@@ -186,6 +197,17 @@ class Outstanding:
             for mpxn in meters:
                 self.take_in(mpxn)
             await asyncio.sleep(0)
+
+    async def look_again(self) -> None:
+        """Look at every meter again once somebody takes part who maybe was not told for that.
+
+        Whoever asks for changes does not wait for it.
+        """
+        while self._joined:
+            for place, mpxn in enumerate(_meters(self._joined.pop(0)), start=1):
+                self.take_in(mpxn)
+                if place % METERS_A_TURN == 0:
+                    await asyncio.sleep(0)
 
     def waiting(self, receiver: Actor) -> Mapping[str, tuple[Change, ...]]:
         """By meter, what a party has to acknowledge in that role, the first first."""
@@ -227,6 +249,11 @@ class Outstanding:
     def _on_facts(self, record: LogRecord, applied: Applied) -> None:
         self._changed.update(subject for subject, _ in applied.events)
 
+    def _on_governance(self, live: LiveFold, record: LogRecord, applied: Applied) -> None:
+        joined = any(isinstance(event, _JOINING) for _, event in applied.events)
+        if joined and live not in self._joined:
+            self._joined.append(live)
+
     def _on_acknowledged(self, record: LogRecord, applied: Applied) -> None:
         self._changed.update(getattr(event, "mpxn", "") for _, event in applied.events)
 
@@ -242,6 +269,25 @@ class Outstanding:
         if moment is not None and self._timed.get(mpxn) != moment:
             self._timed[mpxn] = moment
             heapq.heappush(self._by_time, (moment, mpxn))
+
+    def _participant(self, mpxn: str, party: str) -> Participant | None:
+        return self._meters.live(mpxn).stored.fold.participant(party)
+
+    def _told_participants(
+        self, mpxn: str, access: MeterAccess, now: datetime
+    ) -> tuple[Change, ...]:
+        """Names that anybody may make up are not kept: nobody would ever acknowledge for them."""
+        return tuple(
+            change
+            for change in _told_parties(mpxn, access, now)
+            if takes_part(change, access, self._participant(mpxn, change.receiver))
+        )
+
+    def _owed_by_participants(
+        self, mpxn: str, access: MeterAccess, now: datetime
+    ) -> tuple[Deletion, ...]:
+        found = deletions(mpxn, access, now)
+        return tuple(each for each in found if self._participant(mpxn, each.receiver) is not None)
 
     def _unacknowledged(self, mpxn: str) -> Iterator[Change]:
         found = told(mpxn, self._meters.state(mpxn), self._now())

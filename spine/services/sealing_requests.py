@@ -3,6 +3,8 @@
 Names, contacts, notice texts and the personal part of a consent's record come in clear over TLS.
 They are sealed under the key of the consumer reference that they are about, and so is the digest
 by which a repeated request is known: who knows all else of one could try names on a bare digest.
+A request for consent names no consumer, and others may live there when it is sent again: its digest
+leaves out what is sealed, under nobody's key.
 """
 
 from __future__ import annotations
@@ -71,10 +73,16 @@ class RequestSealing:
     async def order(
         self, request: Any, method: str, subject: str, command: Any, by: Actor, about: str
     ) -> Order:
-        """The order of a request; its digest is keyed if something of it is sealed."""
+        """The order of a request; its digest is keyed if something is sealed of whom it names.
+
+        That it names: else the same request, sent again after a move, would be another one, and its
+        sender would learn by that of the move.
+        """
         order = wire.order(request, method, subject, command, by)
-        if not about or not says_what_is_sealed(request):
+        if not says_what_is_sealed(request):
             return order
+        if "consumer_ref" not in request.DESCRIPTOR.fields_by_name:
+            return replace(order, digest=_digest_of_the_rest(request))
         keyed = await asyncio.to_thread(self._vault.keyed, about, order.digest)
         return replace(order, digest=keyed)
 
@@ -99,6 +107,15 @@ def tier_of(meters: Coordinator, mpxn: str, party: str, purpose: str) -> str:
     held = () if participant is None else participant.accreditations
     fits = [a for a in held if a.role in _READERS and a.live_at(now) and a.is_for(purpose)]
     return f"{fits[0].scheme} {fits[0].tier}".strip() if fits else ""
+
+
+def _digest_of_the_rest(request: Any) -> bytes:
+    """Of a request but for the personal part of its record."""
+    rest = type(request)()
+    rest.CopyFrom(request)
+    for name in terms.DETAILS:
+        rest.record.ClearField(name)
+    return wire.request_digest(rest)
 
 
 def _plain(said: dict[str, str]) -> bytes:

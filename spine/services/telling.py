@@ -42,6 +42,7 @@ async def telling(
     known.watch(folds, said.live(""))
     await known.look(TURNS_AT_THE_START)
     every(process, LOOK_EVERY_S, known.look)
+    every(process, LOOK_EVERY_S, known.look_again)
     every(process, COUNT_EVERY_S, known.count)
     webhooks = Webhooks(keyed)
     webhooks.watch()

@@ -612,6 +612,41 @@ async def test_a_data_user_asks_and_the_occupier_answers(world: World) -> None:
         assert leg.state == state
 
 
+async def test_a_request_sent_again_after_a_move_does_not_tell_of_it(world: World) -> None:
+    """Also of several meters, which are ordered at home. It is not known by what it seals."""
+    meters = (new_mpan(), new_mpan())
+    started = [await world.consume("StartTenancy", tenancy(mpxn)) for mpxn in meters]
+    requests = [
+        consumers_pb2.RequestConsentRequest(
+            idempotency_key=key(),
+            mpxns=mpxns,
+            terms=terms(),
+            answer_by=stamp(in_days(7)),
+            record=consumers_pb2.RecordTerms(purpose_text="We look at your evenings"),
+        )
+        for mpxns in (meters[:1], meters)
+    ]
+
+    async def asked() -> list[tuple[str, bool]]:
+        found = []
+        for request in requests:
+            answer = await world.consume("RequestConsent", request, Role.DATA_USER, ADVISER)
+            found.append((answer.consent_id, answer.replayed))
+        return found
+
+    first = await asked()
+    now = stamp(datetime.now(UTC))
+    for mpxn, lived in zip(meters, started, strict=True):
+        left = consumers_pb2.EndTenancyRequest(
+            idempotency_key=key(), mpxn=mpxn, tenancy_id=lived.tenancy_id, effective_to=now
+        )
+        await world.consume("EndTenancy", left)
+        moved_in = tenancy(mpxn)
+        moved_in.effective_from.CopyFrom(now)
+        await world.consume("StartTenancy", moved_in)
+    assert await asked() == [(consent_id, True) for consent_id, _ in first]
+
+
 async def test_a_request_at_an_empty_home_is_refused(world: World) -> None:
     request = consumers_pb2.RequestConsentRequest(
         idempotency_key=key(), mpxns=[new_mpan()], terms=terms(), answer_by=stamp(in_days(7))

@@ -474,6 +474,31 @@ async def test_a_recipient_is_told_of_the_revocation_and_nobody_else_is(world: W
     await world.ask(PARTNER, "webhooks", "RemoveWebhook")
 
 
+async def test_a_name_that_was_made_up_is_no_receiver_until_it_takes_part(world: World) -> None:
+    late = "latecomer"
+    world.runtime.authority().issue_client(Role.DATA_USER, late)
+    mpxn, shared = await world.consent(onward_sharing=True, recipients=[late, "made-up"])
+    await world.revoke(mpxn, shared)
+
+    async def receivers() -> set[str]:
+        answer = await world.ask(PORTAL, "changes", "ListReceivers")
+        return {each.party for each in answer.receivers}
+
+    assert await world.waiting(late) == []
+    assert ADVISER in await receivers() and not await receivers() & {late, "made-up"}
+    await accredit(world.runtime, (Role.DATA_USER, late))
+
+    async def told() -> bool:
+        return await world.waiting(late) == [(shared, "REVOKED")]
+
+    await until(told)
+    assert late in await receivers() and "made-up" not in await receivers()
+    (change,) = (await world.ask(late, "changes", "ListChanges")).changes
+    taken = {"mpxn": mpxn, "change_id": change.change_id}
+    await world.ask(late, "changes", "AcknowledgeChange", **taken)
+    assert late not in await receivers()
+
+
 async def test_who_is_suspended_is_told_and_who_is_accredited_no_more_is_not(world: World) -> None:
     receiver = Receiver(world)
     async with receiver.up() as url:

@@ -11,15 +11,18 @@ from typing import Any
 import pytest
 
 from domains.consumers.commands import ConsentTerms
+from domains.governance.commands import GrantAccreditation
+from domains.governance.decider import decide
 from spine.consumers.v1 import consumers_pb2
 from spine.domain import Actor
 from spine.errors import Invalid, Reason, Refused
 from spine.sealing import Vault
 from spine.services import terms, wire
 from spine.services.sealing_requests import NOBODY, RequestSealing
-from spine.trust import Accreditation, Participant
+from spine.trust import Accreditation, Participant, Standing
 from tests.domains.consumers.home import ANNA, day
 from tests.domains.consumers.home import terms as agreed_terms
+from tests.helpers.accredited import BOARD
 from tests.helpers.records import METER
 
 DETAILS: dict[str, Any] = {
@@ -27,7 +30,7 @@ DETAILS: dict[str, Any] = {
     "account_reference": "A-4711",
     "evidence_id": "CALL-99",
 }
-SERVICE = Actor("consent_service", "ccs")
+SERVICE, ADVISER = Actor("consent_service", "ccs"), Actor("data_user", "adviser")
 
 
 @pytest.fixture
@@ -100,6 +103,30 @@ async def test_the_digest_of_such_a_request_tells_nobody_what_it_said(vault: Vau
     assert refused.value.reason is Reason.SUBJECT_ERASED
 
 
+@pytest.mark.parametrize("naive", [False, True])
+async def test_a_request_sent_again_after_a_move_is_the_same_one(vault: Vault, naive: bool) -> None:
+    """Keyed by who lives there, it is another one, and that tells a data user of the move."""
+
+    def request(account: str = "A-4711") -> Any:
+        said = consumers_pb2.RecordTerms(granularity="DAY", account_reference=account)
+        return consumers_pb2.RequestConsentRequest(idempotency_key="k", mpxns=[METER], record=said)
+
+    async def digest(request: Any, about: str) -> bytes:
+        if naive:
+            return vault.keyed(about, wire.request_digest(request))
+        order = sealing(vault).order(request, "RequestConsent", METER, None, ADVISER, about)
+        return (await order).digest
+
+    found = [await digest(request(), about) for about in (NOBODY, "c-anna", "c-ben")]
+    assert (len(set(found)) == 1) is not naive
+    assert vault.destroy(NOBODY) is naive, "nobody has no key"
+    assert found[1] != wire.request_digest(request())
+    other = request()
+    other.record.granularity = "READING"
+    assert await digest(other, "c-anna") != found[1]
+    assert (await digest(request("A-4712"), "c-anna") == found[1]) is not naive
+
+
 async def test_the_tier_is_what_the_data_user_holds_now_for_that_purpose(vault: Vault) -> None:
     def held(role: str, tier: str, *purposes: str, until: Any = None) -> Accreditation:
         return Accreditation(role, "REC", tier, purposes, day(1), until)
@@ -113,6 +140,27 @@ async def test_the_tier_is_what_the_data_user_holds_now_for_that_purpose(vault: 
     ):
         said = await sealing(vault, *accreditations).record(asked(), "k-1", of())
         assert said.tier == tier
+
+
+async def test_no_two_accreditations_are_recorded_alike(vault: Vault) -> None:
+    """A scheme with a space would read as another scheme with a longer tier."""
+
+    async def line(scheme: str, tier: str) -> str:
+        held = Accreditation("data_user", scheme, tier, (), day(1), None)
+        return (await sealing(vault, held).record(asked(), "k-1", of())).tier
+
+    def admitted(scheme: str, tier: str) -> bool:
+        command = GrantAccreditation(BOARD, "adviser", "data_user", scheme, tier, (), day(1))
+        try:
+            return bool(decide(Standing(participant=Participant("Adviser")), command, day(2)))
+        except Refused:
+            return False
+
+    pairs = [("REC", "A B"), ("REC A", "B"), ("REC", "A"), ("REC A", ""), ("REC", "")]
+    naive = [await line(*pair) for pair in pairs]
+    assert len(set(naive)) < len(naive)
+    found = [await line(*pair) for pair in pairs if admitted(*pair)]
+    assert len(set(found)) == len(found) == 3
 
 
 @pytest.mark.parametrize(

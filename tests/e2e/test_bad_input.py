@@ -221,7 +221,11 @@ CASES: Final[dict[str, dict[str, Case]]] = {
             passes=False,
         ),
         "ListChanges": Case(ADVISER, {}, (bad("ROLE_NOT_ALLOWED", by=PORTAL),)),
-        "ListReceivers": Case(PORTAL, {}, (bad("ROLE_NOT_ALLOWED", by=ADVISER),)),
+        "ListReceivers": Case(
+            PORTAL,
+            {},
+            (bad("ROLE_NOT_ALLOWED", by=ADVISER), bad("FIELD_INVALID", after="no such party!")),
+        ),
     },
     "Webhooks": {
         "SetWebhook": Case(

@@ -783,8 +783,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "what was asked for and never granted is no data service's concern",
         CHANGES,
-        "        if state in SHUT and consent.answer_by is None:\n",
-        "        if state in SHUT:\n",
+        "        if (state in SHUT or resumed) and consent.answer_by is None:\n",
+        "        if state in SHUT or resumed:\n",
         CONSENT,
     ),
     Mutant(
@@ -884,6 +884,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "spine/services/outstanding.py",
         "    return tuple(change for change in found if change.told_as is not Role.CONSUMER)\n",
         "    return found\n",
+        CONSENT,
+    ),
+    Mutant(
+        "a name that somebody made up is no receiver",
+        CHANGES,
+        "    if participant is None:\n        return False\n",
+        "",
         CONSENT,
     ),
     Mutant(

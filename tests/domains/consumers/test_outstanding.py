@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,10 +18,13 @@ import pytest
 from domains.consumers import notices
 from domains.consumers.changes import OVERDUE_AFTER, Acknowledgement, Change
 from domains.consumers.decider import CONSUMERS
-from domains.consumers.events import AgentAppointed, ConsentRevoked
+from domains.consumers.events import AgentAppointed, ConsentRevoked, ConsentTermsRecorded
+from domains.consumers.record import RecordTerms
 from domains.consumers.views import ShownState
 from domains.consumers.webhooks import Webhook
+from spine.consumers.v1 import consumers_pb2
 from spine.domain import Actor, fold
+from spine.errors import Invalid
 from spine.policy import Role
 from spine.rows import Applied
 from spine.services import announcing, outstanding, pushing
@@ -28,6 +32,7 @@ from spine.services.outstanding import Outstanding
 from spine.services.pushing import Outcome
 from spine.services.webhooks import Deliveries, message
 from spine.signing import sign, verify
+from spine.trust import Accreditation, AccreditationGranted, Participant, ParticipantAdmitted
 from spine.webhook import is_genuine, signed_headers
 from tests.domains.consumers.test_changes import (
     ANNA,
@@ -43,14 +48,36 @@ from tests.domains.consumers.test_changes import (
 )
 from tests.helpers.records import BY_CONSUMERS
 
+JOINED_AS_USER = AccreditationGranted(Role.DATA_USER, "DSI", "", (), BEGUN, None)
 ADVISER, COLLECTOR = Actor(Role.DATA_USER, "adviser"), Actor(Role.DATA_SERVICE, "collector")
 
 
 class Folded:
-    """The states of a coordinator's fold, which a test sets."""
+    """The states of a coordinator's fold, which a test sets. All are admitted but `strangers`."""
 
     def __init__(self, nothing: Any) -> None:
         self.states: dict[str, Any] = defaultdict(lambda: nothing)
+        self.strangers: set[str] = set()
+        self.roles: dict[str, tuple[str, ...]] = {}
+        self.listeners: list[Any] = []
+        self.next_offset = 0
+
+    @property
+    def stored(self) -> Any:
+        rows = SimpleNamespace(scan=self.scan)
+        return SimpleNamespace(fold=SimpleNamespace(participant=self.participant, rows=rows))
+
+    def live(self, subject: str) -> Any:
+        return self
+
+    def scan(self, begin: bytes, end: bytes) -> Any:
+        return ((begin + meter.encode(), b"") for meter in tuple(self.states))
+
+    def participant(self, party: str) -> Participant | None:
+        if party in self.strangers:
+            return None
+        held = (Accreditation(r, "DSI", "", (), BEGUN, None) for r in self.roles.get(party, ()))
+        return Participant(party, accreditations=tuple(held))
 
     def state(self, subject: str) -> Any:
         return self.states[subject]
@@ -93,6 +120,104 @@ def test_an_acknowledged_change_no_longer_waits_and_the_other_receiver_still_doe
     assert world.waiting(COLLECTOR) == [("k-1", ShownState.REVOKED)]
     (behind,) = asyncio.run(world.known.backlogs())
     assert (behind.party, behind.outstanding, behind.overdue) == ("collector", 1, 1)
+
+
+SENT_ON = ConsentTermsRecorded(
+    "k-1", RecordTerms(onward_sharing=True, recipients=("partner", "made-up")), BEGUN + HOUR
+)
+
+
+async def behind(world: World) -> list[str]:
+    """Who is overdue in the end, once all others have acknowledged."""
+    world.now += timedelta(days=90)
+    owing = [*await world.known.backlogs(), *await world.known.deletions.backlogs(world.now)]
+    return sorted(theirs.party for theirs in owing if theirs.overdue)
+
+
+@pytest.mark.parametrize("naive", [False, True])
+async def test_names_that_a_consumer_made_up_are_nobody_to_wait_for(
+    monkeypatch: pytest.MonkeyPatch, naive: bool
+) -> None:
+    """Each grant might name 20 fresh ones, which are kept and overdue for ever."""
+    if naive:
+        monkeypatch.setattr(outstanding, "takes_part", lambda *of: True)
+    world = World()
+    world.meters.strangers = {"made-up"}
+    world.happen(granted("k-1", HOUR), SENT_ON, REVOKED)
+    assert set(await behind(world)) - {"made-up"} == {"adviser", "collector", "partner"}
+    assert ("made-up" in await behind(world)) is naive
+    world.meters.strangers = {"made-up", "fake-user"}
+    world.happen(granted("k-2", 4 * HOUR, "fake-user"), ConsentRevoked("k-2", BEGUN + 5 * HOUR))
+    assert ("fake-user" in await behind(world)) is naive
+    kept = {receiver.party for receiver in world.known._changes._of}
+    assert kept.isdisjoint(world.meters.strangers) is not naive
+    assert await world.known.deletions.backlogs(world.now), "the adviser was a participant"
+    assert {each.party for each in world.known.deletions._of} == {"adviser"}
+
+
+@pytest.mark.parametrize(
+    ("held", "told"),
+    [
+        ((), True),
+        ((Role.SUPPLIER,), True),
+        ((Role.DATA_USER, Role.DATA_SERVICE), True),
+        ((Role.DATA_SERVICE,), False),
+    ],
+)
+def test_a_recipient_that_is_a_data_service_only_is_told_as_that(
+    held: tuple[str, ...], told: bool
+) -> None:
+    """It could never answer as a data user. A data user goes on being told, whatever it holds."""
+    world = World()
+    world.meters.roles = {"partner": held, "adviser": (Role.DATA_SERVICE,)}
+    world.happen(granted("k-1", HOUR), SENT_ON, REVOKED)
+    partner = Actor(Role.DATA_USER, "partner")
+    assert bool(world.waiting(partner)) is told
+    assert world.waiting() == [("k-1", ShownState.REVOKED)]
+    as_service = Actor(Role.DATA_SERVICE, "partner")
+    assert world.waiting(as_service) == []
+    world.happen(AgentAppointed("partner", Role.DATA_SERVICE, BEGUN))
+    assert world.waiting(as_service) == [("k-1", ShownState.REVOKED)]
+
+
+@pytest.mark.parametrize("joined", [ParticipantAdmitted("P"), JOINED_AS_USER])
+async def test_who_takes_part_later_is_told_what_waits_by_then(joined: Any) -> None:
+    """The naive index looks at no meter where nothing happens, so a restart would have to."""
+    world = World()
+    meters: Any = world.meters
+    world.known.watch([meters], meters)
+    await world.known.look()
+    world.meters.strangers = {"partner"}
+    world.happen(granted("k-1", HOUR), SENT_ON, REVOKED)
+    partner = Actor(Role.DATA_USER, "partner")
+    world.meters.strangers = set()
+    applied, record = Applied(events=[("party/partner", joined)]), SimpleNamespace()
+    for listener in world.meters.listeners[:2]:
+        listener(record, applied)
+    await world.known.look()
+    assert world.waiting(partner) == [], "nothing happened at the meter"
+    await world.known.look_again()
+    assert world.waiting(partner) == [("k-1", ShownState.REVOKED)]
+    assert world.known.complete and world.known._joined == []
+
+
+async def test_receivers_are_listed_by_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(announcing, "LISTED_MAX", 2)
+    monkeypatch.setattr("spine.services.wire.caller", lambda: Actor(Role.GOVERNANCE, "board"))
+    nothing: Any = None
+    world = World(granted("k-1", HOUR), SENT_ON, REVOKED)
+    service, after, pages = announcing.ChangesService(world.known, nothing), "", []
+    while True:
+        request = consumers_pb2.ListReceiversRequest(after=after)
+        page = await service.ListReceivers(request, nothing)
+        pages.append([each.party for each in page.receivers])
+        if not page.more:
+            break
+        after = pages[-1][-1]
+    assert pages == [["adviser", "collector"], ["made-up", "partner"]]
+    with pytest.raises(Invalid):
+        bad = consumers_pb2.ListReceiversRequest(after="no such party!")
+        await service.ListReceivers(bad, nothing)
 
 
 async def test_who_follows_from_elsewhere_ends_the_call_that_was_open(

@@ -20,7 +20,7 @@ from domains.consumers.chain import (
     lines,
     record_of,
 )
-from domains.consumers.changes import changes
+from domains.consumers.changes import SHUT, changes
 from domains.consumers.commands import GrantConsent, RequestConsent
 from domains.consumers.decider import CONSUMERS
 from domains.consumers.events import (
@@ -452,6 +452,45 @@ def test_recipients_are_told_nothing_of_what_goes_on_or_never_was() -> None:
         ConsentRevoked("k-1", MAY + 2 * HOUR),
     )
     told = {one.receiver for one in changes(METER, fold(CONSUMERS, granted_without), NOW)}
+    assert told == {"adviser", "c-anna"}
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_who_was_told_of_a_suspension_is_told_that_it_is_over(asked: bool) -> None:
+    """Told only of what is shut, they go on as if it were. A narrowing since changes nothing."""
+    at = MAY + HOUR
+    begun: tuple[Any, ...] = (*GRANTED, AgentAppointed("collector", Role.DATA_SERVICE, day(1)))
+    if asked:
+        recorded_then = replace(RECORDED, decided_at=at)
+        begun = (*HOME, requested(), RECORDED, granted(at=at), recorded_then, begun[-1])
+    narrowed = replace(NARROWED, decided_at=at + HOUR)
+    suspended = ConsentSuspended("k-1", "governance", "INQUIRY", at + 2 * HOUR)
+    resumed = ConsentResumed("k-1", at + 3 * HOUR)
+    again = replace(NARROWED, version=3, decided_at=at + 4 * HOUR)
+    rest = {("partner", Role.DATA_USER), ("insurer", Role.DATA_USER)}
+    rest |= {("collector", Role.DATA_SERVICE)}
+
+    def told(*events: Any) -> set[tuple[str, str, Role]]:
+        found = changes(METER, fold(CONSUMERS, (*begun, *events)), at + 5 * HOUR)
+        return {(one.receiver, one.state, one.told_as) for one in found}
+
+    def naive(*events: Any) -> set[tuple[str, str, Role]]:
+        return {(who, state, role) for who, state, role in told(*events) if state in SHUT}
+
+    def all_of(state: str) -> set[tuple[str, str, Role]]:
+        return {(who, state, role) for who, role in rest}
+
+    for events in ((), (narrowed,)):
+        assert not {who for who, _, _ in told(*events)} & {who for who, _ in rest}
+    assert told(narrowed, suspended) >= all_of("SUSPENDED")
+    for rest_of_it in ((suspended, resumed), (narrowed, suspended, resumed, again)):
+        assert told(*rest_of_it) >= all_of("ACTIVE")
+        assert not naive(*rest_of_it) >= all_of("ACTIVE")
+
+
+def test_without_a_record_nothing_says_that_it_was_ever_suspended() -> None:
+    events = (*HOME, granted(), *LIFE[1:3])
+    told = {one.receiver for one in changes(METER, fold(CONSUMERS, events), NOW)}
     assert told == {"adviser", "c-anna"}
 
 

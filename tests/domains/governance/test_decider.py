@@ -95,6 +95,7 @@ def withdraw(by: Actor = RECCO, scheme: str = "CCS") -> WithdrawAccreditation:
         ((), accredit(), Reason.PARTICIPANT_UNKNOWN),
         ((ADMITTED,), accredit(role="janitor"), Reason.CODE_UNKNOWN),
         ((ADMITTED,), accredit(scheme=""), Reason.FIELD_MISSING),
+        ((ADMITTED,), accredit(scheme="CCS 1"), Reason.FIELD_INVALID),
         ((ADMITTED,), accredit(purposes=("SETTLEMENT",)), Reason.CODE_UNKNOWN),
         ((ADMITTED,), accredit(effective_to=START), Reason.INTERVAL_INVALID),
         ((ADMITTED, ACCREDITED), accredit(tier="2"), Reason.ACCREDITATION_EXISTS),
