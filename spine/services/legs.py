@@ -204,10 +204,10 @@ class FanOuts:
         sent = await self.send(order.subject, ending=ordered.action in ENDING)
         done = []
         for mpxn, command in legs(self._state(ordered.consent_id), ordered):
-            leg = sent.get((ordered.number, mpxn)) or self._found(ordered, mpxn, command)
-            if isinstance(leg.error, Pushback):
-                raise leg.error
-            done.append(leg)
+            found = sent.get((ordered.number, mpxn)) or self._found(ordered, mpxn, command)
+            if isinstance(found.error, Pushback):
+                raise found.error
+            done.append(found)
         return handled, tuple(done)
 
     async def _straight(self, order: Order, command: ConsumersCommand) -> None:

@@ -92,7 +92,7 @@ class Consents(FanOuts):
         self.home: Any = Memory(CONSENT_FAN_OUT)
         for mpxn in mpxns:
             self.meters.begin(mpxn, *HOME, granted())
-        super().__init__(self.meters, self.home, "consumers")
+        super().__init__(cast(Any, self.meters), cast(Any, self.home), "consumers")
 
     def stands(self, *mpxns: str) -> list[str]:
         found = (find_consent(self.meters.state(mpxn), "k-1") for mpxn in mpxns)
