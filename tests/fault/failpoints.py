@@ -23,7 +23,7 @@ from uuid import uuid4
 
 import grpc
 
-from domains.consumers.events import ConsentGranted, ConsentRevoked
+from domains.consumers.events import ConsentGranted, ConsentRevoked, ConsentTermsRecorded
 from spine import trust
 from spine.console import context, ingesting
 from spine.console.client import Client, interval, stamp
@@ -38,6 +38,9 @@ from tests.fault.race import DAY, HISTORY_FROM, Meter
 
 T = TypeVar("T")
 PATIENCE_S: Final = 60.0
+# What one grant leaves in the log, each once, and what its revocation adds.
+GIVEN: Final = {ConsentGranted: 1, ConsentTermsRecorded: 1}
+GIVEN_AND_REVOKED: Final = GIVEN | {ConsentRevoked: 1}
 # Of the coordinator (F01), of every kind of fold (F02), of a server in the midst of a read (F03).
 OF_COORDINATORS: Final = [
     ("append.before", "consumers"),
@@ -163,7 +166,7 @@ def dies_at(spine: Faulty, name: str, point: str, meter: Meter, folder: Path) ->
     runtime = context.runtime()
     assert same_again(runtime, name) == []
     effects = effects_of(consent_id)
-    assert effects == {ConsentGranted: 1, ConsentRevoked: 1}
+    assert effects == GIVEN_AND_REVOKED, effects
 
 
 def insist_it_answers(spine: Faulty, name: str, process: subprocess.Popen[bytes]) -> None:

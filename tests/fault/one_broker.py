@@ -16,7 +16,6 @@ from typing import Any
 import grpc
 import pytest
 
-from domains.consumers.events import ConsentGranted, ConsentRevoked
 from spine.console import context
 from spine.console.client import interval
 from spine.consumers.v1 import consumers_pb2, consumers_pb2_grpc
@@ -28,6 +27,8 @@ from tests.e2e.conftest import audit
 from tests.fault.checkers import unbalanced, unexplained
 from tests.fault.digests import same_again
 from tests.fault.failpoints import (
+    GIVEN,
+    GIVEN_AND_REVOKED,
     OF_COORDINATORS,
     OF_FOLDS,
     OF_READS,
@@ -150,7 +151,7 @@ def test_a_revocation_whose_answer_was_lost_is_sent_again_and_happens_once(
         with connect_sync(f"127.0.0.1:{port}", identity) as channel:
             answer = consumers_pb2_grpc.ConsumersStub(channel).RevokeConsent(request, timeout=10)
     assert answer.replayed
-    assert effects_of(consent_id) == {ConsentGranted: 1, ConsentRevoked: 1}
+    assert effects_of(consent_id) == GIVEN_AND_REVOKED
 
 
 @pytest.mark.parametrize("name", ["dsi", "consumers", "readings"])
@@ -161,7 +162,7 @@ def test_a_process_that_was_stopped_for_longer_than_its_session_does_no_harm(
     with frozen(spine.supervisor.children[name].process.pid):
         time.sleep(9.0)
     consent_id = whole_job(spine, meters[3], tmp_path)
-    assert effects_of(consent_id) == {ConsentGranted: 1, ConsentRevoked: 1}
+    assert effects_of(consent_id) == GIVEN_AND_REVOKED
     assert same_again(context.runtime(), name) == []
 
 
@@ -184,7 +185,7 @@ def test_a_killed_broker_comes_back_with_all_it_acknowledged(
     broker.start()
     for consent_id in consents:
         revoke(spine.as_(meters[1].occupier), meters[1], consent_id)
-        assert effects_of(consent_id) == {ConsentGranted: 1, ConsentRevoked: 1}
+        assert effects_of(consent_id) == GIVEN_AND_REVOKED
     whole_job(spine, meters[1], tmp_path)
 
 
@@ -230,7 +231,7 @@ def test_an_older_kafka_folder_under_newer_stores_is_folded_anew(
     with everything_down(spine):
         shutil.copytree(broker.folder / "log", backup)
     lost = grant(spine.as_(meters[0].occupier), meters[0])
-    assert effects_of(lost) == {ConsentGranted: 1}
+    assert effects_of(lost) == GIVEN
     with everything_down(spine):
         shutil.rmtree(broker.folder / "log")
         shutil.copytree(backup, broker.folder / "log")
