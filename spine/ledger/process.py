@@ -20,7 +20,7 @@ import structlog
 
 from spine import telemetry, trust
 from spine.codec import Codec
-from spine.errors import Bug, Pushback, Reason
+from spine.errors import Bug, Pushback, Reason, SpineError
 from spine.files import claimed, write_whole
 from spine.follower import LogFollower, PointReader
 from spine.identity import signing_key
@@ -279,11 +279,12 @@ class Keeper:
             try:
                 await asyncio.to_thread(self._checked)
                 self._looked_at, pause = time.monotonic(), CHECK_LOG_EVERY_S
-            except Pushback as pushback:
+            except LogUnfit as unfit:
+                self._refuse(unfit)
+            except Exception as error:  # nobody knows now: `_out_of_sight` holds the heads back
                 pause = min(PAUSE_S, CHECK_LOG_EVERY_S)
-                _log.warning("ledger.not_checked", reason=str(pushback.reason))
-            except Exception as error:  # the log differs, or nobody knows that it does not
-                self._refuse(error)
+                reason = error.reason if isinstance(error, SpineError) else type(error).__name__
+                _log.warning("ledger.not_checked", reason=str(reason), detail=str(error))
 
     def _checked(self) -> None:
         assert self.book is not None

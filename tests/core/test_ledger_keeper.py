@@ -183,22 +183,15 @@ async def test_a_log_that_differs_ends_the_heads_on_a_full_disk_too(
     assert (tmp_path / "ledger" / "evidence").exists() == (disk == "whole")
 
 
-async def test_a_look_that_fails_unforeseen_ends_them_as_well(log: Log, tmp_path: Path) -> None:
-    async with kept(log, tmp_path) as keeper:
-        log.fails = OSError(5, "Input/output error")
-        await until(lambda: not keeper.keeps)
-        assert "Input/output error" in keeper.refusal
-        await signs_nothing_more(keeper, log)
-
-
 SILENT = Pushback(Reason.LOG_UNREACHABLE, "the log does not answer")
 
 
+@pytest.mark.parametrize("failure", [SILENT, OSError(5, "Input/output error"), KeyError("a topic")])
 async def test_where_no_look_succeeds_for_long_no_head_is_sealed_until_one_does(
-    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:
     async with kept(log, tmp_path) as keeper:
-        log.fails = SILENT
+        log.fails = failure
         looks = log.looks
         log.write()
         await until(lambda: size_published(keeper) == 2 and log.looks > looks + 2)
