@@ -495,7 +495,7 @@ async def test_a_dry_run_at_home_is_refused_as_the_order_would_be(world: World) 
 
 
 async def test_a_dry_run_at_home_tells_what_the_legs_of_the_order_come_to(world: World) -> None:
-    """The naive dry run narrows each meter's own consent, which the order will not do."""
+    """Each meter is told only what was narrowed: what it had further narrowed alone, it keeps."""
     meters = (new_mpan(), new_mpan())
     own = (Role.CONSUMER, await world.home(*meters))
     granted = await world.consume("GrantConsent", grant("", *meters), *own)
@@ -506,15 +506,17 @@ async def test_a_dry_run_at_home_tells_what_the_legs_of_the_order_come_to(world:
         narrow.dry_run = dry_run
         answer = await world.consume("NarrowConsent", narrow, *own)
         assert [(leg.state, leg.version, leg.refused) for leg in answer.legs] == [
-            ("", 0, Reason.CONSENT_WIDER),
+            ("ACTIVE", 3, ""),
             ("ACTIVE", 2, ""),
         ]
         shut = [[one.category for one in leg.shuts] for leg in answer.legs]
-        assert shut == ([[], ["HH_CONSUMPTION"]] if dry_run else [[], []])
+        assert shut == ([["HH_CONSUMPTION"], ["HH_CONSUMPTION"]] if dry_run else [[], []])
+    first, second = (world.consent(mpxn, granted.consent_id) for mpxn in meters)
+    assert first is not None and second is not None and first.expires < second.expires
     again = about("Narrow", granted.consent_id, *meters, categories=["TARIFF"], dry_run=True)
     told = await world.consume("NarrowConsent", again, *own)
     assert [(leg.version, len(leg.opens), len(leg.shuts)) for leg in told.legs] == [
-        (2, 0, 0),
+        (3, 0, 0),
         (2, 0, 0),
     ]
 
