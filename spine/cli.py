@@ -61,7 +61,6 @@ def command_line(command: str | None = None) -> typer.Typer:
     """The command line: as much of it as one command needs, or the whole."""
     app = typer.Typer(
         name="spine",
-        help="The EnergyOS digital spine: consent-gated energy data on an auditable log.",
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,

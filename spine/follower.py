@@ -120,7 +120,6 @@ class PointReader(LogReader):
                 for place in [p for p, at in waiting.items() if self._consumer.position(p) > at]:
                     del waiting[place]
                     yield place, None  # a hole, and nothing after it
-        except (
-            KafkaError
-        ) as error:  # also if it was cut off below us just now: asked again, we know
+        except KafkaError as error:
+            # Also if it was cut off below us just now: asked again, we know.
             raise log_client.unanswered() from error

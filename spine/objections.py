@@ -29,6 +29,11 @@ def objections_of(access: MeterAccess) -> tuple[Objection, ...]:
     return found
 
 
+def objecting_to(access: MeterAccess, basis: str, purpose: str) -> set[str]:
+    """The tenancies whose occupier objects to that use."""
+    return {o.tenancy_id for o in objections_of(access) if (o.basis, o.purpose) == (basis, purpose)}
+
+
 def uses_to_object_to(version: int) -> tuple[tuple[str, str], ...]:
     """The uses, as basis and purpose, that an occupier may object to under that version."""
     return tuple(

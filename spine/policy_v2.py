@@ -13,7 +13,7 @@ from typing import Any, Final
 from spine.errors import Reason
 from spine.event import AccessRequest
 from spine.gb import Interval
-from spine.objections import objections_of
+from spine.objections import objecting_to
 from spine.policy import (
     Decision,
     MeterAccess,
@@ -54,11 +54,7 @@ def _shut(basis: str) -> list[str]:
 
 def _objected(request: AccessRequest, access: MeterAccess) -> list[Interval]:
     """The stays of those who object to this use."""
-    theirs = {
-        one.tenancy_id
-        for one in objections_of(access)
-        if (one.basis, one.purpose) == (request.basis, request.purpose)
-    }
+    theirs = objecting_to(access, request.basis, request.purpose)
     stays = (t for t in access.tenancies if t.tenancy_id in theirs)
     return [part for t in stays for part in stretch(t.effective_from, t.effective_to)]
 

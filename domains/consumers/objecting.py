@@ -13,7 +13,7 @@ from domains.consumers.chain import with_objections
 from domains.consumers.commands import AllowUse, ObjectToUse, check_named
 from domains.consumers.events import ConsumersEvents, UseAllowed, UseObjected
 from spine.errors import NotPermitted, Reason, Refused
-from spine.objections import Objection, objections_of, uses_to_object_to
+from spine.objections import Objection, objecting_to, objections_of, uses_to_object_to
 from spine.policy import MeterAccess, Role
 
 
@@ -27,7 +27,7 @@ def object_to_use(access: MeterAccess, command: ObjectToUse, now: datetime) -> C
     if use not in uses_to_object_to(command.policy_version):
         message = "the policy in force lets nobody object to such a use"
         raise Refused(Reason.OBJECTION_NOT_POSSIBLE, message)
-    objected = _objected(access, *use)
+    objected = objecting_to(access, *use)
     return tuple(
         UseObjected(*use, tenancy_id, now)
         for tenancy_id in _own(access, command)
@@ -38,7 +38,7 @@ def object_to_use(access: MeterAccess, command: ObjectToUse, now: datetime) -> C
 def allow_use(access: MeterAccess, command: AllowUse, now: datetime) -> ConsumersEvents:
     """The occupier takes its objection back; of a version that is no longer in force too."""
     use = (command.basis, command.purpose)
-    objected = _objected(access, *use)
+    objected = objecting_to(access, *use)
     return tuple(
         UseAllowed(*use, tenancy_id, now)
         for tenancy_id in _own(access, command)
@@ -55,10 +55,6 @@ def _own(access: MeterAccess, command: ObjectToUse | AllowUse) -> list[str]:
     if not own:
         raise NotPermitted(Reason.NOT_AN_OCCUPIER, "the consumer never lived here")
     return own
-
-
-def _objected(access: MeterAccess, basis: str, purpose: str) -> set[str]:
-    return {o.tenancy_id for o in objections_of(access) if (o.basis, o.purpose) == (basis, purpose)}
 
 
 def after(access: MeterAccess, event: UseObjected | UseAllowed) -> MeterAccess:

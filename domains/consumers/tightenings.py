@@ -27,7 +27,6 @@ from spine.errors import Reason, Refused
 
 Tightens = DeclineConsent | NarrowConsent | RevokeConsent | SuspendConsent | WithdrawConsent
 _ACTIONS: Final = {command: Action(action) for action, command in COMMANDS.items()}
-_TIGHTENS: Final = (DeclineConsent, NarrowConsent, RevokeConsent, SuspendConsent, WithdrawConsent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +74,7 @@ class Tightening:
 
 def tightens(command: object) -> TypeGuard[Tightens]:
     """Whether it can be ordered so."""
-    return isinstance(command, _TIGHTENS)
+    return isinstance(command, Tightens)
 
 
 def ordered(command: OrderTightening, number: int, now: datetime) -> TighteningOrdered:

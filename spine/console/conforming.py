@@ -25,7 +25,7 @@ from spine.console.conformance_layers import ACCREDITATION, STANDARDS
 from spine.console.conformance_tokens import TECHNICAL, leave_nothing
 from spine.console.context import OPERATOR, As, AsJson, settings, target_of
 from spine.console.output import EXIT_DIFFERENT, listed, out, say, say_json
-from spine.console.parties import acknowledge, client
+from spine.console.parties import acknowledge, client, holding
 from spine.errors import Invalid, Reason
 
 CHECKS: Final = (*ACCREDITATION, *STANDARDS, *TECHNICAL)
@@ -125,8 +125,7 @@ def adopt(
     answer = client(as_).governance(
         "AdoptEquivalenceTable", version=version, rows=[asdict(row) for row in rows]
     )
-    holding = f"{answer.partitions_holding} of {answer.partitions_total} partitions hold it"
-    acknowledge(answer, f"table {version} adopted, {len(rows)} rows; {holding}", as_json)
+    acknowledge(answer, f"table {version} adopted, {len(rows)} rows; {holding(answer)}", as_json)
 
 
 def show(as_: As = OPERATOR, as_json: AsJson = False) -> None:

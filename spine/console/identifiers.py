@@ -8,7 +8,7 @@ import typer
 
 from spine.console.context import OPERATOR, As, AsJson, settings
 from spine.console.output import say, say_json
-from spine.console.parties import acknowledge, client
+from spine.console.parties import acknowledge, client, holding
 from spine.errors import Invalid, NotFound, Reason
 from spine.gb import parse_mpxn
 from spine.identifiers import NAMES, Identifiers, Kind
@@ -39,8 +39,7 @@ def set_identifiers(
     answer = client(as_).governance(
         "SetIdentifiers", party=party, identifiers=identifiers, ground=ground
     )
-    holding = f"{answer.partitions_holding} of {answer.partitions_total} partitions hold it"
-    acknowledge(answer, f"{party} is given {identifiers} identifiers; {holding}", as_json)
+    acknowledge(answer, f"{party} is given {identifiers} identifiers; {holding(answer)}", as_json)
 
 
 def open_identifier(

@@ -93,8 +93,12 @@ def admit(
         effective_from=stamp(datetime.now(UTC) - timedelta(minutes=1)),
     )
     issue(settings().data_dir, role, party)
-    holding = f"{answer.partitions_holding} of {answer.partitions_total} partitions hold it"
-    acknowledge(answer, f"{party} admitted as {role}; {holding}", as_json)
+    acknowledge(answer, f"{party} admitted as {role}; {holding(answer)}", as_json)
+
+
+def holding(answer: Any) -> str:
+    """How far a fact of governance has spread by the answer."""
+    return f"{answer.partitions_holding} of {answer.partitions_total} partitions hold it"
 
 
 def _authority(data_dir: Path) -> Authority:
@@ -114,8 +118,7 @@ def suspend(
 ) -> None:
     """Suspend an organisation; acknowledged once every partition of every topic holds it."""
     answer = client(as_).governance("SuspendParticipant", party=party, reason=reason)
-    holding = f"{answer.partitions_holding} of {answer.partitions_total} partitions hold it"
-    acknowledge(answer, f"{party} suspended; {holding}", as_json)
+    acknowledge(answer, f"{party} suspended; {holding(answer)}", as_json)
 
 
 def reinstate(

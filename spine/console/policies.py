@@ -8,7 +8,7 @@ import typer
 
 from spine.console.context import OPERATOR, As, AsJson
 from spine.console.output import listed
-from spine.console.parties import acknowledge, client
+from spine.console.parties import acknowledge, client, holding
 from spine.policy_data import POLICY_HASHES, bases_of
 
 VersionNumber = Annotated[int, typer.Argument(min=1, help="Version of the policy.")]
@@ -45,5 +45,4 @@ def adopt(version: VersionNumber, as_: As = OPERATOR, as_json: AsJson = False) -
     """Judge reads by another version from now on; what was decided before stays as it was."""
     asked = {"version": version, "data_hash": POLICY_HASHES.get(version, b"")}
     answer = client(as_).governance("AdoptPolicyVersion", **asked)
-    holding = f"{answer.partitions_holding} of {answer.partitions_total} partitions hold it"
-    acknowledge(answer, f"policy {version} adopted; {holding}", as_json)
+    acknowledge(answer, f"policy {version} adopted; {holding(answer)}", as_json)

@@ -46,12 +46,6 @@ class Backlog:
     overdue: int = 0
 
 
-def _told_parties(mpxn: str, access: MeterAccess, now: datetime) -> tuple[Change, ...]:
-    """What there is to tell of a meter to others than its consumers."""
-    found = told(mpxn, access, now)
-    return tuple(change for change in found if change.told_as is not Role.CONSUMER)
-
-
 def _meters(live: LiveFold) -> Iterator[str]:
     """Every meter that a fold has by now."""
     rows = live.stored.fold.rows.scan(SUBJECT_PREFIX, SUBJECT_PREFIX + b"\xff")
@@ -276,11 +270,14 @@ class Outstanding:
     def _told_participants(
         self, mpxn: str, access: MeterAccess, now: datetime
     ) -> tuple[Change, ...]:
-        """Names that anybody may make up are not kept: nobody would ever acknowledge for them."""
+        """What there is to tell of a meter to others than its consumers. Names that anybody may
+        make up are not kept: nobody would ever acknowledge for them.
+        """
         return tuple(
             change
-            for change in _told_parties(mpxn, access, now)
-            if takes_part(change, access, self._participant(mpxn, change.receiver))
+            for change in told(mpxn, access, now)
+            if change.told_as is not Role.CONSUMER
+            and takes_part(change, access, self._participant(mpxn, change.receiver))
         )
 
     def _owed_by_participants(

@@ -882,8 +882,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "what waits for consumers is not kept",
         "spine/services/outstanding.py",
-        "    return tuple(change for change in found if change.told_as is not Role.CONSUMER)\n",
-        "    return found\n",
+        "            if change.told_as is not Role.CONSUMER\n            and takes_part(",
+        "            if takes_part(",
         CONSENT,
     ),
     Mutant(

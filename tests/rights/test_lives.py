@@ -563,7 +563,7 @@ def test_an_objection_that_is_noted_and_not_heeded_is_found(
     assert len(machine.objected) == len(SHUT)
     machine.policy_and_calculator_agree()
     machine.what_is_objected_to_opens_nothing_of_that_stay()
-    monkeypatch.setattr("spine.policy_v2.objections_of", lambda access: ())
+    monkeypatch.setattr("spine.policy_v2.objecting_to", lambda access, *use: set())
     for naive in (
         machine.policy_and_calculator_agree,
         machine.what_is_objected_to_opens_nothing_of_that_stay,

@@ -309,7 +309,7 @@ def test_a_policy_that_leaves_a_rule_out_is_found(
 
 
 NAIVE_ABOUT_OBJECTIONS: dict[str, tuple[str, Any]] = {
-    "an objection is noted and not heeded": ("objections_of", lambda access: ()),
+    "an objection is noted and not heeded": ("objecting_to", lambda access, *use: set()),
     "an objection holds for ever": ("stretch", lambda *_: (Interval(*ALWAYS),)),
     "an objection shuts whatever is asked": (
         "_shut",
