@@ -30,6 +30,7 @@ FULL_EVERY: Final = 256
 ENTRY_BYTES_MAX: Final = 0xFFFF
 _RECORD_PLACE: Final = struct.Struct(">iqq")
 _LENGTH: Final = struct.Struct(">i")
+_NO_KEY: Final = CONTENT_TAG + _LENGTH.pack(-1)
 
 Place = tuple[str, int]
 
@@ -74,22 +75,24 @@ def record_entry(record: LogRecord) -> bytes:
     value, key = record.value, record.key
     parts = [HEADERS_TAG]
     for name, content in record.headers:
-        parts += (_header_name(name), _LENGTH.pack(len(content)), content)
+        parts += (_header(name, len(content)), content)
     value_digest = NO_VALUE if value is None else sha256(value).digest()
-    framed = _LENGTH.pack(-1) if key is None else _LENGTH.pack(len(key)) + key
-    return (
-        _record_tag(record.topic)
-        + _RECORD_PLACE.pack(record.partition, record.offset, record.append_ms)
-        + sha256(b"".join(parts)).digest()
-        + sha256(CONTENT_TAG + framed + value_digest).digest()
+    framed = _NO_KEY if key is None else CONTENT_TAG + _LENGTH.pack(len(key)) + key
+    return b"".join(
+        (
+            _record_tag(record.topic),
+            _RECORD_PLACE.pack(record.partition, record.offset, record.append_ms),
+            sha256(b"".join(parts)).digest(),
+            sha256(framed + value_digest).digest(),
+        )
     )
 
 
-@lru_cache(64)
-def _header_name(name: str) -> bytes:
-    """A header's name after its length: there are a dozen."""
+@lru_cache(1_024)
+def _header(name: str, length: int) -> bytes:
+    """What stands before a header's content: its name after the name's length, and its own."""
     encoded = name.encode("utf-8", "surrogatepass")
-    return _LENGTH.pack(len(encoded)) + encoded
+    return _LENGTH.pack(len(encoded)) + encoded + _LENGTH.pack(length)
 
 
 @lru_cache(64)
