@@ -1,0 +1,44 @@
+"""How a process is run, whichever it is."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from spine.config import Settings
+from spine.console import processes
+
+
+@pytest.fixture
+def thawed() -> Iterator[None]:
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("thawed")
+def test_what_a_process_has_loaded_at_its_start_is_looked_through_by_no_collection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def nothing(*_: Any, **__: Any) -> None: ...
+
+    for name in ("set_up_logging", "set_up_telemetry", "runtime"):
+        monkeypatch.setattr(processes, name, nothing)
+    monkeypatch.setattr(processes, "settings", Settings)
+    loaded: list[object] = []
+    seen: list[bool] = []
+
+    class Served:
+        async def until_signalled(self) -> None:
+            later: list[object] = []
+            seen.append(any(one is later for one in gc.get_objects()))
+            seen.append(any(one is loaded[0] for one in gc.get_objects()))
+
+    async def start(_: Any) -> Any:
+        loaded.append([])
+        return Served()
+
+    processes.run_process("dsi", start)
+    assert seen == [True, False]
