@@ -13,6 +13,7 @@ from typing import Any, Final
 import grpc
 
 from spine.consumers.v1 import seals_pb2, seals_pb2_grpc
+from spine.dsi.members import CHANNEL
 from spine.errors import Pushback, Reason, Refused
 from spine.event import Sealed
 from spine.identity import DEV_SERVER_NAME, SERVER_PREFIX
@@ -70,7 +71,9 @@ class Keyholders:
 
     def _channel(self, target: str) -> grpc.aio.Channel:
         if target not in self._channels:
-            self._channels[target] = connect(target, self._identity, server_name=DEV_SERVER_NAME)
+            self._channels[target] = connect(
+                target, self._identity, CHANNEL, server_name=DEV_SERVER_NAME
+            )
         return self._channels[target]
 
 
