@@ -172,7 +172,7 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
                 yield made
             finally:
                 for channel in made.channels.values():
-                    await channel.close()
+                    await channel.close(None)
                 await made.dsi.stop()
                 await made.consumers.stop()
 
