@@ -121,8 +121,8 @@ class Vault:
             held = self._find(subject)
         if held is None:
             return None
-        key_id, key = held
-        plain = [_opened(key, each) if each.key_id == key_id else None for each in sealed]
+        _, key = held
+        plain = [_opened(key, each) for each in sealed]
         texts = tuple(None if one is None else one.decode("utf-8", "replace") for one in plain)
         return Opened(texts, _keyed(key, bare_digest(sealed, plain)))
 

@@ -202,6 +202,18 @@ def test_a_data_user_with_a_consent_is_shown_nothing_of_it_whatever_it_calls_its
     assert found.verdicts == {"SAME": 1, "DIFFERENT": 1}
 
 
+def test_a_data_user_that_is_called_as_a_consumer_is_shown_nothing_of_it(vault: Vault) -> None:
+    history = History()
+    sealed = person(vault, "adviser", "t-1")
+    history.facts(replace(moved_in(consumer_ref="adviser"), person=sealed))
+    history.facts(granted())
+    by_consent = {"basis": Basis.CONSENT, "purpose": "ENERGY_ADVICE", "role": "data_user"}
+    asked = read(history, vault, party="adviser", **by_consent)
+    assert isinstance(asked.decided[0].decision, Permit)
+    assert shown(history, vault, asked) == []
+    assert len(shown(history, vault, read(history, vault, party="adviser"))) == 1
+
+
 def test_what_another_key_sealed_stays_shut_and_is_said_so(vault: Vault) -> None:
     history = History()
     strange = vault.seal(BEN, "notice/consent-1", NOTICE.encode())
