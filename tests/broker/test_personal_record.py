@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sqlite3
+import time
 from collections.abc import AsyncIterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -28,6 +29,7 @@ from spine.dsi.process import start_dsi
 from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
 from spine.embedded import EmbeddedKafka
 from spine.event import Sealed
+from spine.identity import SERVER_PREFIX
 from spine.policy import Role
 from spine.runtime import Process
 from spine.sealing import VAULT_FILE, Opened, Vault
@@ -262,6 +264,25 @@ async def test_another_consumers_seals_stay_shut_for_a_dsi_server_too(world: Wor
     assert b"Other Marker" not in said.SerializeToString()
 
 
+async def test_a_server_elsewhere_asks_at_the_addresses_that_are_set(
+    world: World, tmp_path: Path
+) -> None:
+    mpxn, ref = await world.lived_in()
+    runtime = world.town.runtime
+    own = Path("identities") / f"{SERVER_PREFIX}dsi"
+    shutil.copytree(runtime.settings.data_dir / own, tmp_path / own)
+    assert world.consumers.server is not None
+    peers = f"127.0.0.1:1, 127.0.0.1:{world.consumers.server.port}"
+    apart = {"data_dir": tmp_path, "consumers_peers": peers}
+    settings = runtime.settings.model_copy(update=apart)
+    keys = Keyholders(replace(runtime, settings=settings), "dsi")
+    try:
+        opened = await keys.open(ref, world.sealed(mpxn), time.monotonic() + CALL_S)
+    finally:
+        await keys.close()
+    assert NOTICE in opened.texts
+
+
 async def test_a_coordinator_that_is_away_is_a_retry_and_shows_nothing(world: World) -> None:
     mpxn, ref = await world.lived_in()
     await world.consumers.stop()
@@ -349,6 +370,23 @@ async def test_after_an_erasure_it_is_refused_and_an_audit_cannot_tell(
     failure = await world.refused(mpxn, ref)
     assert failure.reason == "SUBJECT_ERASED", "whatever the vault holds"
     assert (await world.audited(mpxn))[0].why == "erased"
+
+
+async def test_who_is_restricted_still_sees_its_record_and_an_audit_does_not(world: World) -> None:
+    mpxn, ref = await world.lived_in()
+    stub = consumers_pb2_grpc.ErasuresStub(
+        world.channel(world.consumers, Role.CONSENT_SERVICE, "ccs")
+    )
+    request = consumers_pb2.EraseSubjectRequest(
+        idempotency_key=uuid4().hex,
+        consumer_ref=ref,
+        duty="TAX_RECORDS",
+        keep_until=stamp(datetime.now(UTC) + timedelta(days=1)),
+    )
+    assert (await stub.EraseSubject(request, timeout=CALL_S)).standing == "RESTRICTED"
+    assert told(await world.record(mpxn, ref)) == ALL
+    (line,) = await world.audited(mpxn)
+    assert (line.verdict, line.why) == ("CANNOT TELL", "restricted")
 
 
 async def test_a_coordinator_that_asks_only_its_vault_is_fooled_by_an_old_one(

@@ -120,6 +120,14 @@ def test_a_bare_digest_gives_the_name_away_and_the_one_in_the_outcome_does_not(
     assert guessed(vault, sealed, naive) == [NAME.decode()], "and outlives the erasure"
 
 
+def test_the_digest_of_what_was_opened_is_for_ever() -> None:
+    sealed = [Sealed("k", b"n", b"c", context) for context in ("person/t-1", "notice/é")]
+    by_hand = b"energyos-opened-v1\0" + b"".join(
+        (b"\0\0\0\x0aperson/t-1", b"\1\0\0\0\3Ann", b"\0\0\0\x09notice/\xc3\xa9", b"\0")
+    )
+    assert bare_digest(sealed, [b"Ann", None]) == sha256(by_hand).digest()
+
+
 def test_a_vault_that_is_looked_into_is_not_changed(vault: Vault, tmp_path: Path) -> None:
     sealed = vault.seal("c-anna", "person/t-1", NAME)
     before = vault.path.read_bytes()
