@@ -7,6 +7,7 @@ elsewhere, make texts of them (UK GDPR art. 15).
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -18,6 +19,9 @@ from spine.policy import MeterAccess
 # A notice is long, and what an answer may hold is bounded.
 FIELDS_MAX: Final = 32
 NOTICE: Final = "notice"
+# As it is logged: with the number of its first field behind it, on pages after the first.
+METHOD: Final = "GetPersonalRecord"
+_PAGE: Final = re.compile(rf"{METHOD}(?:/(\d{{1,6}}))?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,12 @@ class PersonalText:
     what: str
     about: str
     text: str | None = field(repr=False)
+
+
+def first_field(method: str) -> int | None:
+    """The number of the first field that a logged method asks for; None if it asks for none."""
+    page = _PAGE.fullmatch(method)
+    return None if page is None else int(page[1] or 0)
 
 
 def sealed_for(known: Iterable[MeterAccess], consumer_ref: str) -> tuple[Sealed, ...]:

@@ -6,7 +6,6 @@ give the same answer, byte for byte, for ever.
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Final
 from domains.btm_assets import BTM_ASSETS
 from domains.btm_assets.views import AssetView, asset_views
 from domains.consumers.decider import CONSUMERS
-from domains.consumers.personal import FIELDS_MAX, sealed_for
+from domains.consumers.personal import FIELDS_MAX, first_field, sealed_for
 from domains.consumers.views import (
     ConsentView,
     TenancyView,
@@ -50,9 +49,6 @@ from spine.rows import Decided, subject_history
 
 EVERYTHING: Final = 1 << 62
 LIST_TENANCIES: Final = "ListTenancies"
-# With the number of its first field behind it, on pages after the first.
-PERSONAL_RECORD: Final = "GetPersonalRecord"
-_PERSONAL: Final = re.compile(rf"{PERSONAL_RECORD}(?:/(\d{{1,6}}))?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,8 +215,9 @@ def _known(decided: Decided, access: MeterAccess, sources: Sources) -> Sequence[
 def _consents(decided: Decided, access: MeterAccess, sources: Sources) -> Answer:
     """The caller's own consents, or tenancies, as they stood and were known at the times asked."""
     request = decided.request
-    if page := _PERSONAL.fullmatch(request.method):
-        return _personal(decided, sources, int(page[1] or 0))
+    first = first_field(request.method)
+    if first is not None:
+        return _personal(decided, sources, first)
     known = _known(decided, access, sources)
     at = request.as_of_valid
     now = at or from_epoch_ms(decided.now_ms)

@@ -12,6 +12,8 @@ from typing import Any, Final
 
 import grpc
 
+from spine import trust
+from spine.common.v1 import common_pb2
 from spine.consumers.v1 import seals_pb2, seals_pb2_grpc
 from spine.dsi.members import CHANNEL
 from spine.errors import Pushback, Reason, Refused
@@ -34,14 +36,26 @@ class Keyholders:
         self._addresses = tuple(address.strip() for address in peers if address.strip())
         self._channels: dict[str, grpc.aio.Channel] = {}
 
-    async def open(self, consumer_ref: str, sealed: Sequence[Sealed], until: float) -> Opened:
+    async def open(
+        self,
+        consumer_ref: str,
+        sealed: Sequence[Sealed],
+        place: tuple[int, int, int],
+        until: float,
+    ) -> Opened:
         """The texts of what is sealed for a consumer; asked until then (monotonic), not longer.
+
+        `place`: partition, offset and entry of its permitted request in the consumer log.
 
         Refused(SUBJECT_ERASED)  the consumer was erased
         Pushback(KEYS_NOT_AT_HAND)  nobody who has the keys answers
         """
+        partition, offset, entry = place
         request = seals_pb2.OpenSealsRequest(
             consumer_ref=consumer_ref,
+            read=common_pb2.RecordRef(
+                topic=trust.CONSUMER_LOG, partition=partition, offset=offset, entry=entry
+            ),
             seals=[
                 seals_pb2.Seal(
                     key_id=each.key_id,

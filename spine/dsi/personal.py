@@ -10,9 +10,9 @@ import asyncio
 from dataclasses import replace
 from typing import Any, Final
 
-from domains.consumers.personal import FIELDS_MAX, PersonalText, texts_of
+from domains.consumers.personal import FIELDS_MAX, METHOD, PersonalText, texts_of
 from spine.access import Vector
-from spine.dsi.answering import PERSONAL_RECORD, Answer
+from spine.dsi.answering import Answer
 from spine.dsi.keyholders import Keyholders
 from spine.dsi.reads import Judged, Query, Reads
 from spine.dsi.v1 import dsi_pb2
@@ -35,7 +35,7 @@ def method(request: Any) -> str:
     if not 0 <= first <= FIRST_MAX or first % FIELDS_MAX:
         message = "next_field of the page before, or 0"
         raise Invalid(Reason.FIELD_INVALID, message, field="first_field")
-    return f"{PERSONAL_RECORD}/{first}" if first else PERSONAL_RECORD
+    return f"{METHOD}/{first}" if first else METHOD
 
 
 class PersonalReads:
@@ -69,9 +69,12 @@ class PersonalReads:
 
     async def _opened(self, judged: Judged, made: Answer) -> tuple[Answer, list[PersonalText]]:
         """The answer with the digest of its texts, and these; else its outcome says why not."""
-        party, until = judged.decided.request.party, judged.ruling.expires_at
+        ruling, decided = judged.ruling, judged.decided
+        place = ruling.partition, ruling.offset, decided.entry
         try:
-            opened = await self._keys.open(party, made.sealed, until)
+            opened = await self._keys.open(
+                decided.request.party, made.sealed, place, ruling.expires_at
+            )
             said = zip(made.sealed, opened.texts, strict=True)
             texts = [each for sealed, text in said for each in texts_of(sealed, text)]
         except SpineError as error:

@@ -388,7 +388,7 @@ async def start_consumers(runtime: Runtime, name: str = "consumers") -> Process:
                 ConsumersService(answers, fan_outs, home, vault),
             ),
             await erasures(process, erasing, vault),
-            seals(erasing, vault),
+            seals(process, erasing, vault),
             *consent_trust(meters, runtime.identity.log_id, writer.signer),
             *await telling(process, meters, writer, claims),
             operations(process, writer),

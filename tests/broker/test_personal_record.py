@@ -20,6 +20,7 @@ import pytest
 import pytest_asyncio
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from spine import trust
 from spine.audit_report import Line, Selection
 from spine.console.audits import run_audit
 from spine.console.context import use
@@ -34,6 +35,7 @@ from spine.policy import Role
 from spine.runtime import Process
 from spine.sealing import VAULT_FILE, Opened, Vault
 from spine.server import Failure, connect, error_from
+from spine.services import logged_reads
 from spine.services.consumers import start_consumers
 from tests.helpers.log import open_new_log
 from tests.helpers.town import ADVISER, Town, settle
@@ -128,9 +130,32 @@ class World:
         request = consumers_pb2.EraseSubjectRequest(idempotency_key=uuid4().hex, consumer_ref=ref)
         assert (await stub.EraseSubject(request, timeout=CALL_S)).standing == "ERASED"
 
-    async def seals(self, role: Role, party: str, ref: str, *sealed: Sealed) -> Any:
-        stub = seals_pb2_grpc.SealsStub(self.channel(self.consumers, role, party))
-        return await stub.OpenSeals(asked_to_open(ref, *sealed), timeout=CALL_S)
+    async def seals(
+        self, ref: str, *sealed: Sealed, read: Any, role: Role = Role.DSI, **place: Any
+    ) -> Any:
+        """Have seals opened for the read of that answer, or of another `place`."""
+        stub = seals_pb2_grpc.SealsStub(self.channel(self.consumers, role, "dsi-elsewhere"))
+        at = read.decision
+        named = {"partition": at.partition, "offset": at.offset, "entry": at.entry} | place
+        request = seals_pb2.OpenSealsRequest(
+            consumer_ref=ref,
+            read={"topic": trust.CONSUMER_LOG} | named,
+            seals=[
+                {
+                    "key_id": s.key_id,
+                    "nonce": s.nonce,
+                    "ciphertext": s.ciphertext,
+                    "context": s.context,
+                }
+                for s in sealed
+            ],
+        )
+        return await stub.OpenSeals(request, timeout=CALL_S)
+
+    async def not_opened(self, *asked: Any, **how: Any) -> str:
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await self.seals(*asked, **how)
+        return error_from(failed.value).reason
 
     async def audited(self, mpxn: str, vault: Path | None = None) -> list[Line]:
         """What the audit says of the reads of a meter, in their order, once all have outcomes."""
@@ -148,16 +173,6 @@ class World:
         access = self.town.consumers.state(mpxn)
         found = [t.person for t in access.tenancies] + [c.notice for c in access.consents]
         return [each for each in found if each is not None]
-
-
-def asked_to_open(ref: str, *sealed: Sealed) -> Any:
-    return seals_pb2.OpenSealsRequest(
-        consumer_ref=ref,
-        seals=[
-            {"key_id": s.key_id, "nonce": s.nonce, "ciphertext": s.ciphertext, "context": s.context}
-            for s in sealed
-        ],
-    )
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -252,16 +267,52 @@ async def test_who_moved_in_later_is_shown_nothing_of_who_lived_there(world: Wor
 )
 async def test_only_a_dsi_server_has_seals_opened(world: World, role: Role) -> None:
     mpxn, ref = await world.lived_in()
-    with pytest.raises(grpc.aio.AioRpcError) as failed:
-        await world.seals(role, ref, ref, *world.sealed(mpxn))
-    assert error_from(failed.value).reason == "ROLE_NOT_ALLOWED"
+    read = await world.record(mpxn, ref)
+    reason = await world.not_opened(ref, *world.sealed(mpxn), read=read, role=role)
+    assert reason == "ROLE_NOT_ALLOWED"
 
 
 async def test_another_consumers_seals_stay_shut_for_a_dsi_server_too(world: World) -> None:
     (mpxn, ref), (other, _) = await world.lived_in(), await world.lived_in("Other Marker")
-    said = await world.seals(Role.DSI, "dsi", ref, *world.sealed(mpxn), *world.sealed(other))
+    read = await world.record(mpxn, ref)
+    said = await world.seals(ref, *world.sealed(mpxn), *world.sealed(other), read=read)
     assert [each.HasField("text") for each in said.opened] == [True, True, False, False]
     assert b"Other Marker" not in said.SerializeToString()
+
+
+async def test_no_seal_is_opened_without_a_permitted_read_in_the_log(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logged_reads, "FRESH_MS", 60_000)
+    (mpxn, ref), (other, whose) = await world.lived_in(), await world.lived_in()
+    mine, theirs = await world.record(mpxn, ref), await world.record(other, whose)
+    sealed = world.sealed(other)
+    assert (await world.seals(whose, *sealed, read=theirs)).opened[0].text
+    assert await world.not_opened(whose, *sealed, read=mine) == "NOT_PERMITTED", "another's read"
+    refused = await world.refused(other, ref)
+    assert refused.reason == "NOT_PERMITTED"
+    for offset in (theirs.decision.offset - 1, 0, -1):
+        reason = await world.not_opened(whose, *sealed, read=theirs, offset=offset)
+        assert reason == "NOT_PERMITTED", "no read stands there"
+    for place in ({"entry": 1}, {"partition": 99}, {"topic": trust.METERING_TOPIC}):
+        reason = await world.not_opened(whose, *sealed, read=theirs, **place)
+        assert reason == "NOT_PERMITTED", place
+    assert await world.not_opened(whose, *sealed, read=theirs, offset=10**9) == "FOLD_BEHIND"
+    monkeypatch.setattr(logged_reads, "FRESH_MS", -1)
+    assert await world.not_opened(whose, *sealed, read=theirs) == "NOT_PERMITTED", "it is over"
+
+
+async def test_a_read_that_was_refused_opens_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logged_reads, "FRESH_MS", 60_000)
+    (mpxn, ref), (other, _) = await world.lived_in(), await world.lived_in()
+    read = await world.record(mpxn, ref)
+    await world.refused(other, ref)
+    (line,) = await world.audited(other)
+    assert line.decision == "REFUSE"
+    place = {"partition": line.partition, "offset": line.offset, "entry": line.entry}
+    assert await world.not_opened(ref, *world.sealed(mpxn), read=read, **place) == "NOT_PERMITTED"
 
 
 async def test_a_server_elsewhere_asks_at_the_addresses_that_are_set(
@@ -273,11 +324,13 @@ async def test_a_server_elsewhere_asks_at_the_addresses_that_are_set(
     shutil.copytree(runtime.settings.data_dir / own, tmp_path / own)
     assert world.consumers.server is not None
     peers = f"127.0.0.1:1, 127.0.0.1:{world.consumers.server.port}"
+    at = (await world.record(mpxn, ref)).decision
+    place = at.partition, at.offset, at.entry
     apart = {"data_dir": tmp_path, "consumers_peers": peers}
     settings = runtime.settings.model_copy(update=apart)
     keys = Keyholders(replace(runtime, settings=settings), "dsi")
     try:
-        opened = await keys.open(ref, world.sealed(mpxn), time.monotonic() + CALL_S)
+        opened = await keys.open(ref, world.sealed(mpxn), place, time.monotonic() + CALL_S)
     finally:
         await keys.close()
     assert NOTICE in opened.texts

@@ -156,6 +156,7 @@ READS_AT_FAULT: Final = (
 )
 OWN: Final = {"mpxn": HOME, "purpose": "OWN_USE", "basis": "SUBJECT"}
 SEAL: Final = {"key_id": "none", "nonce": bytes(12), "ciphertext": b"x", "context": "person/t"}
+LOGGED: Final = {"topic": trust.CONSUMER_LOG, "partition": 0, "offset": 0, "entry": 0}
 PLACED: Final = {"place": "metering.events.v1-0-1-0", "reason": "MENDED"}
 PLACES_AT_FAULT: Final = (
     bad("FIELD_INVALID", place="nowhere"),
@@ -914,13 +915,18 @@ CASES: Final[dict[str, dict[str, Case]]] = {
     "Seals": {
         "OpenSeals": Case(
             SERVER,
-            {"consumer_ref": "c-bad-seals", "seals": [SEAL]},
+            {"consumer_ref": "c-bad-seals", "seals": [SEAL], "read": LOGGED},
             (
                 bad("FIELD_MISSING", consumer_ref=""),
                 bad("FIELD_INVALID", consumer_ref="two words"),
                 bad("REQUEST_TOO_LARGE", seals=[]),
                 bad("REQUEST_TOO_LARGE", seals=[SEAL] * 33),
-                bad("KEYS_NOT_AT_HAND"),
+                bad("NOT_PERMITTED"),
+                bad("NOT_PERMITTED", read=None),
+                bad("NOT_PERMITTED", read=LOGGED | {"topic": trust.METERING_TOPIC}),
+                bad("NOT_PERMITTED", read=LOGGED | {"partition": -1}),
+                bad("NOT_PERMITTED", read=LOGGED | {"offset": -1}),
+                bad("FOLD_BEHIND", read=LOGGED | {"offset": 2**62}),
                 bad("ROLE_NOT_ALLOWED", by="bad-home"),
                 bad("ROLE_NOT_ALLOWED", by=PORTAL),
             ),

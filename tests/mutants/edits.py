@@ -1379,6 +1379,20 @@ MUTANTS: tuple[Mutant, ...] = (
         (f"{OWN_RECORD}test_only_a_dsi_server_has_seals_opened",),
     ),
     Mutant(
+        "no seal is opened without a read in the log",
+        "spine/services/seals.py",
+        "        await self._reads.check(request.read, consumer_ref)\n",
+        "",
+        (f"{OWN_RECORD}test_no_seal_is_opened_without_a_permitted_read_in_the_log",),
+    ),
+    Mutant(
+        "a read that was refused opens no seal",
+        "spine/services/logged_reads.py",
+        "        isinstance(decided.decision, Permit)\n        and ",
+        "        ",
+        (f"{OWN_RECORD}test_a_read_that_was_refused_opens_nothing",),
+    ),
+    Mutant(
         "a coordinator asks the log before its vault",
         "spine/services/seals.py",
         "        if erasure.standing == Standing.ERASED:",
