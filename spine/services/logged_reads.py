@@ -36,8 +36,8 @@ class LoggedReads:
     async def check(self, place: Any, consumer_ref: str) -> None:
         """`place`: the RecordRef of a request.
 
-        NotPermitted(NOT_PERMITTED)  no permitted read of that consumer's own record stands there, or
-                                     it is over
+        NotPermitted(NOT_PERMITTED)  no permitted read of that consumer's own record stands there,
+                                     or it is over
         Pushback(FOLD_BEHIND)  the fold does not reach it
         """
         live = self._folds.get((place.topic, place.partition))
