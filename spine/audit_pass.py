@@ -316,7 +316,8 @@ class PartitionPass:
             return Verdict.DIFFERENT, why, NO_HONEST_SERVER
         difference = answered_otherwise(rebuilt, outcome)
         if not difference:
-            return Verdict.SAME, "", ""
+            cannot_tell = rebuilt.untold  # all but the texts was the same
+            return Verdict.CANNOT_TELL if cannot_tell else Verdict.SAME, cannot_tell, ""
         if unknown:
             return Verdict.CANNOT_TELL, unknown, ""
         return Verdict.DIFFERENT, difference, self._explain_answer(decided, outcome, rows, below)

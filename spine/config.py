@@ -108,6 +108,11 @@ class Settings(BaseSettings):
     readings_peers: str | None = Field(
         None, description="The same for processes that fold readings."
     )
+    consumers_peers: str | None = Field(
+        None,
+        description="host:port[,host:port] of consumers coordinators that share no data folder "
+        "with a DSI server, which has them open what a consumer asks to see of itself.",
+    )
     reflection: bool = Field(True, description="Whether the services describe themselves to tools.")
     max_deadline_s: float = Field(
         30.0,

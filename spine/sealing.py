@@ -12,6 +12,8 @@ import os
 import sqlite3
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Final, Self
@@ -19,7 +21,7 @@ from typing import Final, Self
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from spine.errors import Reason, Refused
+from spine.errors import Invalid, Reason, Refused
 from spine.event import Sealed
 
 VAULT_FILE: Final = "vault.sqlite"
@@ -36,6 +38,18 @@ CREATE TABLE IF NOT EXISTS secret (one INTEGER PRIMARY KEY CHECK (one = 1), valu
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What was sealed for a subject, in its order; None is what the subject's key does not open.
+
+    `digest`, 32 bytes, tells these texts from all others under the subject's key: whoever lacks the
+    key can try no names on it, and once the key is destroyed nobody can.
+    """
+
+    texts: tuple[str | None, ...] = field(repr=False)
+    digest: bytes
+
+
 class Vault:
     """The keys of this installation's subjects. Its calls block on the disk; any thread may call.
 
@@ -46,7 +60,6 @@ class Vault:
         self.path = path
         self._db = db
         self._lock = threading.Lock()
-        self._secret = self._read_secret()
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -62,6 +75,23 @@ class Vault:
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA secure_delete = ON")
         db.executescript(_TABLES)
+        return cls(path, db)
+
+    @classmethod
+    def look_into(cls, path: Path) -> Self:
+        """The vault in this file, to open seals and change nothing.
+
+        Invalid(FILE_UNREADABLE) if there is none that can be read.
+        """
+        uri = f"{path.resolve().as_uri()}?mode=ro"
+        try:
+            db = sqlite3.connect(
+                uri, timeout=BUSY_TIMEOUT_S, check_same_thread=False, isolation_level=None, uri=True
+            )
+            db.execute("SELECT 1 FROM keys LIMIT 1")
+        except sqlite3.Error:
+            message = f"{path} is no vault that can be read"
+            raise Invalid(Reason.FILE_UNREADABLE, message, field="vault") from None
         return cls(path, db)
 
     def seal(self, subject: str, context: str, plaintext: bytes) -> Sealed:
@@ -80,12 +110,21 @@ class Vault:
             row = self._db.execute(
                 "SELECT key FROM keys WHERE key_id = ?", (sealed.key_id,)
             ).fetchone()
-        if row is None:
+        return None if row is None else _opened(row[0], sealed)
+
+    def open_for(self, subject: str, sealed: Sequence[Sealed]) -> Opened | None:
+        """What was sealed for the subject; None if the vault has no key of it.
+
+        Refused(SUBJECT_ERASED) if its key was destroyed.
+        """
+        with self._lock:
+            held = self._find(subject)
+        if held is None:
             return None
-        try:
-            return AESGCM(row[0]).decrypt(sealed.nonce, sealed.ciphertext, sealed.context.encode())
-        except (InvalidTag, ValueError):
-            return None
+        _, key = held
+        plain = [_opened(key, each) for each in sealed]
+        texts = tuple(None if one is None else one.decode("utf-8", "replace") for one in plain)
+        return Opened(texts, _keyed(key, bare_digest(sealed, plain)))
 
     def keyed(self, subject: str, digest: bytes) -> bytes:
         """32 bytes for a digest of what is sealed for the subject, the same while its key is there.
@@ -93,7 +132,7 @@ class Vault:
         Who knows all else of a request can try names on a bare digest, long after they were erased.
         Refused(SUBJECT_ERASED) if the subject's key was destroyed.
         """
-        return hmac.digest(self._key_for(subject)[1], b"digest\0" + digest, sha256)
+        return _keyed(self._key_for(subject)[1], digest)
 
     def destroy(self, subject: str) -> bool:
         """Destroy the subject's key, for ever; returns whether there was one.
@@ -121,20 +160,54 @@ class Vault:
             self._db.close()
 
     def _key_for(self, subject: str) -> tuple[str, bytes]:
-        find = "SELECT key_id, key FROM keys WHERE subject = ?"
         with self._lock:
-            row = self._db.execute(find, (subject,)).fetchone()
-            if row is None:
-                gone = "SELECT 1 FROM destroyed WHERE subject = ?"
-                if self._db.execute(gone, (subject,)).fetchone() is not None:
-                    raise Refused(Reason.SUBJECT_ERASED, "the subject was erased")
+            held = self._find(subject)
+            if held is None:
                 fresh = (os.urandom(16).hex(), subject, os.urandom(KEY_BYTES))
                 self._db.execute("INSERT OR IGNORE INTO keys VALUES (?, ?, ?)", fresh)
-                row = self._db.execute(find, (subject,)).fetchone()
-        return row[0], row[1]
+                held = self._find(subject)
+        assert held is not None
+        return held
 
-    def _read_secret(self) -> bytes:
+    def _find(self, subject: str) -> tuple[str, bytes] | None:
+        """The subject's key and its id, if there is one; Refused if it was destroyed."""
+        find = "SELECT key_id, key FROM keys WHERE subject = ?"
+        row = self._db.execute(find, (subject,)).fetchone()
+        if row is not None:
+            return row[0], row[1]
+        gone = "SELECT 1 FROM destroyed WHERE subject = ?"
+        if self._db.execute(gone, (subject,)).fetchone() is not None:
+            raise Refused(Reason.SUBJECT_ERASED, "the subject was erased")
+        return None
+
+    @cached_property
+    def _secret(self) -> bytes:
         with self._lock:
             self._db.execute("INSERT OR IGNORE INTO secret VALUES (1, ?)", (os.urandom(KEY_BYTES),))
             secret: bytes = self._db.execute("SELECT value FROM secret").fetchone()[0]
             return secret
+
+
+def bare_digest(sealed: Sequence[Sealed], plain: Sequence[bytes | None]) -> bytes:
+    """SHA-256 over what sealed fields were opened to. For ever, and never to be shown as it is:
+    whoever knows the rest of them can try names on it.
+
+    A field: length (4) and context; then 1, length (4) and the text, or 0 if it does not open.
+    """
+    digest = sha256(b"energyos-opened-v1\0")
+    for each, text in zip(sealed, plain, strict=True):
+        context = each.context.encode()
+        digest.update(len(context).to_bytes(4) + context)
+        digest.update(b"\0" if text is None else b"\1" + len(text).to_bytes(4) + text)
+    return digest.digest()
+
+
+def _keyed(key: bytes, digest: bytes) -> bytes:
+    return hmac.digest(key, b"digest\0" + digest, sha256)
+
+
+def _opened(key: bytes, sealed: Sealed) -> bytes | None:
+    try:
+        return AESGCM(key).decrypt(sealed.nonce, sealed.ciphertext, sealed.context.encode())
+    except (InvalidTag, ValueError):
+        return None

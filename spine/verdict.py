@@ -23,6 +23,10 @@ from spine.rows import HELD_PREFIX, Decided
 from spine.view import PartitionView
 
 NOTHING: Final = bytes(32)
+# Why an answer that showed what is sealed cannot be made again.
+ERASED: Final = "erased"
+RESTRICTED: Final = "restricted"
+KEYS_NOT_AT_HAND: Final = "keys not at hand"
 CLOSED: Final = frozenset({Reason.PARTITION_CLOSED, Reason.METER_CLOSED})
 
 
@@ -45,6 +49,10 @@ class Rebuilt(Protocol):
     @property
     def digest(self) -> bytes:
         """The digest of the canonical rows."""
+
+    @property
+    def untold(self) -> str:
+        """Why its digest cannot be known any more, if so."""
 
     @property
     def absent(self) -> tuple[AbsentRun, ...]:
@@ -97,7 +105,7 @@ def decided_otherwise(decided: Decided, outcome: AccessOutcome) -> str:
 
 def answered_otherwise(rebuilt: Rebuilt, outcome: AccessOutcome) -> str:
     """Where the recorded answer departs from the one made again."""
-    if rebuilt.digest != outcome.digest:
+    if not rebuilt.untold and rebuilt.digest != outcome.digest:
         return "the answer rebuilt has another digest"
     if (rebuilt.rows, rebuilt.absent) != (outcome.rows, outcome.absent):
         return "the answer rebuilt has other rows than were recorded"

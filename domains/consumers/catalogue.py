@@ -27,7 +27,11 @@ DATA_DOMAIN: Final = DataDomain(
             "Its parties, decided for each read.",
             (trust.CONSUMER_LOG, trust.CONSUMERS_REFERENCE, trust.ACKNOWLEDGEMENTS_TOPIC),
             ("CONSENTS",),
-            ("spine.dsi.v1.Dsi/ListConsents", "spine.dsi.v1.Dsi/ListTenancies"),
+            (
+                "spine.dsi.v1.Dsi/ListConsents",
+                "spine.dsi.v1.Dsi/ListTenancies",
+                "spine.dsi.v1.Dsi/GetPersonalRecord",
+            ),
         ),
         DataSet(
             "occupancy",

@@ -8,7 +8,7 @@ key again whenever it starts, so that a vault brought back from a copy opens not
 Rules (UK GDPR art. 17(1), 17(3)(b), 18; domain.md 7.2):
 1. The consumer asks for its own reference, the consent service for anybody's.
 2. Only the consent service names a legal duty to keep, from the codes here, for at most ten years.
-   Then the subject is restricted: its key is kept, and nothing opens what it sealed.
+   Then the subject is restricted: its key is kept, and what it sealed is opened for itself alone.
 3. A restriction ends in erasure by itself when its time is up; it is neither shortened by asking
    again nor made longer.
 4. Erasure is final.

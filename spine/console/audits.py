@@ -23,6 +23,7 @@ from spine.audit_pass import Means
 from spine.audit_report import EVERYTHING, AuditReport, Line, Selection
 from spine.config import Settings
 from spine.console.context import AsJson, instant, runtime, use
+from spine.console.keys import KeysAtHand
 from spine.console.output import (
     EXIT_DIFFERENT,
     EXIT_NOT_JUDGED,
@@ -76,6 +77,9 @@ def audit(
     party: Annotated[str, typer.Option(help="Only what this party asked.")] = "",
     mpxn: Annotated[str, typer.Option("--mpxn", help="Only what was asked of this meter.")] = "",
     jobs: Annotated[int, typer.Option(min=1, help="Processes that share the partitions.")] = 1,
+    vault: Annotated[
+        Path | None, typer.Option(help="Keys of what is sealed; unset: those of the data folder.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Fold the log again, decide every read again, rebuild every answer, and compare."""
@@ -83,7 +87,7 @@ def audit(
     if all_ == (selection != EVERYTHING):
         raise typer.BadParameter("say which decisions to audit, or --all for the whole log")
     lines: list[Line] = []
-    report = run_audit(lines.append if entry else None, not as_json, selection, jobs)
+    report = run_audit(lines.append if entry else None, not as_json, selection, jobs, vault)
     if entry and not lines:
         raise NotFound(Reason.DECISION_UNKNOWN, f"the log holds no decision at {entry}")
     if as_json:
@@ -131,8 +135,12 @@ def run_audit(
     show: bool = False,
     selection: Selection = EVERYTHING,
     jobs: int = 1,
+    vault: Path | None = None,
 ) -> AuditReport:
-    """Audit the log of this data folder in throw-away stores; `jobs` processes at a time."""
+    """Audit the log of this data folder in throw-away stores; `jobs` processes at a time.
+
+    `vault`: another than the data folder's own, for answers that showed what is sealed.
+    """
     this = runtime()
     partitions: Sequence[int] = range(this.partitions)
     if selection.place is not None:
@@ -140,9 +148,9 @@ def run_audit(
     elif selection.member:
         partitions = [murmur2_partition(selection.member.encode(), this.partitions)]
     if jobs > 1 and len(partitions) > 1:
-        return _audit_apart(this, selection, partitions, on_line, show, jobs)
+        return _audit_apart(this, selection, partitions, on_line, show, jobs, vault)
     with _bar(show) as progress:
-        return _audit_here(this, selection, partitions, on_line or _unheard, progress)
+        return _audit_here(this, selection, partitions, on_line or _unheard, progress, vault)
 
 
 @contextmanager
@@ -163,17 +171,18 @@ def _audit_here(
     partitions: Sequence[int],
     on_line: Callable[[Line], None],
     progress: Callable[[int, int], None],
+    vault: Path | None,
 ) -> AuditReport:
     at_hand = AtHand(this.domains.governance, this.domains.by_topic)
-    reader = this.reader()
+    keys, reader = KeysAtHand(this, vault), this.reader()
     try:
         with tempfile.TemporaryDirectory(prefix="spine-audit-") as folder:
-            means = Means(
-                reader, Path(folder), at_hand, this.stored_fold, Rebuilder(), said_at, selection
-            )
+            rebuild, stores = Rebuilder(keys), Path(folder)
+            means = Means(reader, stores, at_hand, this.stored_fold, rebuild, said_at, selection)
             return audit_log(means, partitions, on_line, progress)
     finally:
         reader.close()
+        keys.close()
 
 
 def _audit_apart(
@@ -183,12 +192,13 @@ def _audit_apart(
     on_line: Callable[[Line], None] | None,
     show: bool,
     jobs: int,
+    vault: Path | None,
 ) -> AuditReport:
     """The same, each partition in one of several processes; lines come partition by partition."""
     report = AuditReport()
     with ProcessPoolExecutor(min(jobs, len(partitions)), get_context(_start_method())) as pool:
         tasks = [  # before the bar: it has a thread of its own
-            pool.submit(_audit_one, this.settings, selection, partition, on_line is not None)
+            pool.submit(_audit_one, this.settings, selection, partition, on_line is not None, vault)
             for partition in partitions
         ]
         with _bar(show) as progress:
@@ -221,12 +231,16 @@ def _gather(
 
 
 def _audit_one(
-    chosen: Settings, selection: Selection, partition: int, every_line: bool
+    chosen: Settings,
+    selection: Selection,
+    partition: int,
+    every_line: bool,
+    vault: Path | None,
 ) -> tuple[AuditReport, list[Line]]:
     use(chosen)
     lines: list[Line] = []
     on_line = lines.append if every_line else _unheard
-    return _audit_here(runtime(), selection, [partition], on_line, lambda *_: None), lines
+    return _audit_here(runtime(), selection, [partition], on_line, lambda *_: None, vault), lines
 
 
 def _selection(entry: str, since: str, party: str, mpxn: str) -> Selection:

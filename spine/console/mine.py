@@ -14,6 +14,7 @@ from spine.console.context import As, AsJson, Mpxn, instant
 from spine.console.objecting import objections
 from spine.console.output import say, say_json, table, when
 from spine.console.parties import client
+from spine.console.personal import record
 from spine.policy import Basis
 from spine.server import error_from
 
@@ -32,6 +33,7 @@ def add_to(app: typer.Typer) -> None:
     mine.command("switches")(switches)
     mine.command("reads")(reads)
     mine.command("receipt")(receipt)
+    mine.command("record")(record)
     app.add_typer(mine, name="my")
 
 

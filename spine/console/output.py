@@ -60,11 +60,13 @@ def say(text: str) -> None:
     out.print(text)
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table for people."""
+def table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], wrapped: str = ""
+) -> None:
+    """A table for people; the column called `wrapped` may take several lines."""
     made = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD)
     for column in columns:
-        made.add_column(column, no_wrap=True)
+        made.add_column(column, no_wrap=column != wrapped, overflow="fold")
     for row in rows:
         made.add_row(*("" if cell is None else str(cell) for cell in row))
     wide.print(made)

@@ -8,8 +8,8 @@ else, each answer's own decision and time included, is computed for each.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final, TypeVar
 
@@ -18,10 +18,12 @@ from spine import trust
 from spine.answer import Columns, absent_runs, half_hours, half_hours_digest
 from spine.domain import ReadableRows
 from spine.dsi.answering import Answer, Sources, answer, circumstances_of
-from spine.event import AbsentRun, from_epoch_ms
+from spine.event import AbsentRun, Sealed, from_epoch_ms
 from spine.gb import Interval
 from spine.policy import Permit
 from spine.rows import Decided
+from spine.sealing import Opened
+from spine.verdict import KEYS_NOT_AT_HAND
 
 KEPT_MAX: Final = 2_048
 KEPT_OF_ONE_MAX: Final = 8
@@ -33,6 +35,8 @@ RUN_AS_HALF_HOURS: Final = 8
 K = TypeVar("K")
 V = TypeVar("V")
 _Asked = tuple[str, str, datetime, datetime]
+# What was sealed for a consumer reference, opened; or why that cannot be done.
+Keys = Callable[[str, Sequence[Sealed]], Opened | str]
 _Hashed = tuple[int, bytes, tuple[AbsentRun, ...]]
 
 
@@ -59,19 +63,31 @@ class _Kept:
         return self.said.count * times + runs * RUN_AS_HALF_HOURS
 
 
+def no_keys(subject: str, sealed: Sequence[Sealed]) -> Opened | str:
+    """Of an auditor without the vault."""
+    return KEYS_NOT_AT_HAND
+
+
 class Rebuilder:
     """Makes the answers to decisions, as the DSI does, from rows that no longer change below the
     positions named. LookupError if the rows an answer needs are not among them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, keys: Keys = no_keys) -> None:
+        self._keys = keys
         self._kept: dict[_Asked, _Kept] = {}
         self._half_hours = 0
 
     def __call__(
         self, decided: Decided, rows: Mapping[str, ReadableRows], below: Mapping[str, int]
     ) -> Answer:
-        return answer(decided, decided.access, Sources(rows, below), self._readings)
+        made = answer(decided, decided.access, Sources(rows, below), self._readings)
+        if not made.sealed:
+            return made
+        opened = self._keys(decided.request.party, made.sealed)
+        if isinstance(opened, str):
+            return replace(made, untold=opened)
+        return replace(made, digest=opened.digest)
 
     def _readings(self, decided: Decided, sources: Sources) -> Answer:
         permit = decided.decision

@@ -15,6 +15,7 @@ from typing import Final
 from domains.btm_assets import BTM_ASSETS
 from domains.btm_assets.views import AssetView, asset_views
 from domains.consumers.decider import CONSUMERS
+from domains.consumers.personal import FIELDS_MAX, first_field, sealed_for
 from domains.consumers.views import (
     ConsentView,
     TenancyView,
@@ -41,9 +42,9 @@ from spine.answer import (
 )
 from spine.codec import unpack
 from spine.domain import Domain, ReadableRows
-from spine.event import AbsentRun, from_epoch_ms
+from spine.event import AbsentRun, Sealed, from_epoch_ms
 from spine.gb import Interval
-from spine.policy import Category, MeterAccess, Permit
+from spine.policy import Category, MeterAccess, Permit, Role
 from spine.rows import Decided, subject_history
 
 EVERYTHING: Final = 1 << 62
@@ -62,7 +63,11 @@ class MeteringPointRecord:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What is released: half hours, or records; `rows` counts those that carry something."""
+    """What is released: half hours, or records; `rows` counts those that carry something.
+
+    Of `sealed` fields the digest is their texts' under the consumer's key, and empty until somebody
+    has opened them; `untold` says why nobody can any more. `more` of them are on a further page.
+    """
 
     rows: int
     digest: bytes
@@ -72,6 +77,9 @@ class Answer:
     consents: tuple[ConsentView, ...] = ()
     tenancies: tuple[TenancyView, ...] = ()
     assets: tuple[AssetView, ...] = ()
+    sealed: tuple[Sealed, ...] = ()
+    more: bool = False
+    untold: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +215,9 @@ def _known(decided: Decided, access: MeterAccess, sources: Sources) -> Sequence[
 def _consents(decided: Decided, access: MeterAccess, sources: Sources) -> Answer:
     """The caller's own consents, or tenancies, as they stood and were known at the times asked."""
     request = decided.request
+    first = first_field(request.method)
+    if first is not None:
+        return _personal(decided, sources, first)
     known = _known(decided, access, sources)
     at = request.as_of_valid
     now = at or from_epoch_ms(decided.now_ms)
@@ -216,6 +227,17 @@ def _consents(decided: Decided, access: MeterAccess, sources: Sources) -> Answer
         return Answer(len(tenancies), records_digest(tenancies), tenancies=tenancies)
     consents = consents_for(stood, request.role, request.party, now)
     return Answer(len(consents), records_digest(consents), consents=consents)
+
+
+def _personal(decided: Decided, sources: Sources, first: int) -> Answer:
+    """The sealed fields under the consumer's own reference, a page of them; opened they are not."""
+    rows, below = sources.rows[trust.CONSUMER_LOG], sources.below[trust.CONSUMER_LOG]
+    known = subject_history(rows, unpack, CONSUMERS, decided.member, below)
+    request = decided.request
+    sealed = sealed_for((s.state for s in known), request.party)
+    page = sealed[first : first + FIELDS_MAX] if request.role == Role.CONSUMER else ()
+    digest = b"" if page else records_digest(())
+    return Answer(len(page), digest, sealed=page, more=first + FIELDS_MAX < len(sealed))
 
 
 def _assets(decided: Decided, sources: Sources) -> Answer:

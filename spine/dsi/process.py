@@ -11,8 +11,10 @@ from spine.access import AccessLog, Company, OutcomeLog
 from spine.dsi.advice import Adviser
 from spine.dsi.data import DataViews
 from spine.dsi.forwarding import Forwarder, ForwardingService
+from spine.dsi.keyholders import Keyholders
 from spine.dsi.members import Claims, Members, MembersService
 from spine.dsi.passports import Passports
+from spine.dsi.personal import PersonalReads
 from spine.dsi.reads import Reads
 from spine.dsi.routing import RoutedDsi, Routes
 from spine.dsi.service import DsiService
@@ -112,12 +114,14 @@ def _local_service(process: Process, folds: FaustFolds) -> DsiService:
     consumers = runtime.domains.by_topic[trust.CONSUMER_LOG]
     folded = folded_by(consumers, runtime.domains.governance)
     reads = Reads(access, outcomes, data, reader, runtime.codec.schemas.set_hash, folded)
-    watches = Watches(access)
+    watches, keys = Watches(access), Keyholders(runtime, name)
     process.on_end(data.close)
     process.on_end(reader.close)
     process.on_end(outcomes.flush)
     process.on_end(watches.close)
-    return DsiService(reads, watches, Adviser(access), log_id)
+    process.on_end(keys.close)
+    personal = PersonalReads(reads, keys)
+    return DsiService(reads, watches, Adviser(access), personal, log_id)
 
 
 async def start_readings(runtime: Runtime, name: str = "") -> Process:

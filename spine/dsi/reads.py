@@ -111,15 +111,18 @@ class Reads:
         at_least: Vector,
         as_of_known: datetime | None = None,
         as_of_valid: datetime | None = None,
+        *,
+        looking_back: bool = False,
     ) -> Vector:
         """The data positions a read of this partition will look at (rule 6).
 
-        Never beyond what is folded here; at least what the caller has seen, or Pushback.
+        Never beyond what is folded here; at least what the caller has seen, or Pushback. With
+        `looking_back`, that of the consumer log too: the answer is made from all it ever said.
         """
         for wanted in at_least:
             await self._reach(partition, wanted)
         topics = TOPICS_OF_CATEGORY.get(category, TOPICS_OF_READINGS)
-        if category in LOOKING_BACK and (as_of_known or as_of_valid):
+        if looking_back or (category in LOOKING_BACK and (as_of_known or as_of_valid)):
             topics = (*topics, trust.CONSUMER_LOG)
         return tuple([await self._position(topic, partition, as_of_known) for topic in topics])
 
@@ -248,11 +251,15 @@ class Reads:
         except Exception:
             self.withhold(judged, Reason.RELEASE_FAILED)
             raise
+        self.check_time(judged)
+        permit_until.set(judged.ruling.expires_at)
+        return made
+
+    def check_time(self, judged: Judged) -> None:
+        """Pushback(PERMIT_EXPIRED), and the outcome of it, if the permit's time is over."""
         if judged.ruling.expired:
             self.withhold(judged, Reason.PERMIT_EXPIRED)
             raise Pushback(Reason.PERMIT_EXPIRED, "the permit ran out before the answer was ready")
-        permit_until.set(judged.ruling.expires_at)
-        return made
 
     def release(self, judged: Judged, released: Answer, chunk: int = 0) -> None:
         """Record that the answer went out."""

@@ -73,6 +73,10 @@ class RoutedDsi(dsi_pb2_grpc.DsiServicer):
         """The tenancies of one metering point that concern the caller."""
         return await self._one("ListTenancies", request, context)
 
+    async def GetPersonalRecord(self, request: Any, context: Any) -> Any:
+        """What is kept sealed about the caller at one metering point."""
+        return await self._one("GetPersonalRecord", request, context)
+
     async def ListAssets(self, request: Any, context: Any) -> Any:
         """The assets that stand behind one metering point."""
         return await self._one("ListAssets", request, context)

@@ -14,7 +14,7 @@ from domains.btm_assets.checks import check_id
 from spine import trust
 from spine.access import AccessLog, Vector
 from spine.common.v1 import common_pb2
-from spine.dsi import assets, records
+from spine.dsi import assets, personal, records
 from spine.dsi.advice import QUANTITY_OF, Adviser
 from spine.dsi.answering import LIST_TENANCIES, Answer
 from spine.dsi.reads import TOPICS_OF_READINGS, Judged, Query, Reads
@@ -38,9 +38,16 @@ READABLE: Final = frozenset({Category.HH_CONSUMPTION, Category.EXPORT})
 class DsiService(dsi_pb2_grpc.DsiServicer):
     """Answers the queries of accredited parties and consumers."""
 
-    def __init__(self, reads: Reads, watches: Watches, adviser: Adviser, log_id: bytes) -> None:
+    def __init__(
+        self,
+        reads: Reads,
+        watches: Watches,
+        adviser: Adviser,
+        personal_reads: personal.PersonalReads,
+        log_id: bytes,
+    ) -> None:
         self._reads, self._watches, self._adviser = reads, watches, adviser
-        self._log_id = log_id
+        self._personal, self._log_id = personal_reads, log_id
 
     @property
     def access(self) -> Mapping[int, AccessLog]:
@@ -128,6 +135,14 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
         as_of_valid = wire.optional_instant(request, "as_of_valid")
         query = self._record_query(method, request, Category.CONSENTS, as_of_valid)
         return await self._reads.read_one(query, mpxn, self._at_least(request))
+
+    async def GetPersonalRecord(self, request: Any, context: Any) -> Any:
+        """What is kept sealed about the caller at one metering point."""
+        method, mpxn = personal.method(request), str(parse_mpxn(request.mpxn))
+        query = self._record_query(method, request, Category.CONSENTS, None)
+        judged, made, texts = await self._personal.read(query, mpxn, self._at_least(request))
+        positions = self._token(judged.ruling.vector, judged)
+        return personal.response(made, texts, request, _decision(judged), positions)
 
     async def ListAssets(self, request: Any, context: Any) -> Any:
         """The assets that stand behind one metering point."""

@@ -40,6 +40,7 @@ from spine.services.lapses import Lapses
 from spine.services.legs import FanOuts, LegDone
 from spine.services.operations import operations
 from spine.services.sealing_requests import NOBODY, RequestSealing
+from spine.services.seals import seals
 from spine.services.shared_trust import consent_trust
 from spine.services.telling import telling
 
@@ -387,6 +388,7 @@ async def start_consumers(runtime: Runtime, name: str = "consumers") -> Process:
                 ConsumersService(answers, fan_outs, home, vault),
             ),
             await erasures(process, erasing, vault),
+            seals(process, erasing, vault),
             *consent_trust(meters, runtime.identity.log_id, writer.signer),
             *await telling(process, meters, writer, claims),
             operations(process, writer),

@@ -38,6 +38,7 @@ from spine.embedded import EmbeddedKafka
 from spine.event import AccessRequests, SignerRole, murmur2_partition
 from spine.fold import FaustFolds
 from spine.identity import DEV_SERVER_NAME
+from spine.policy import Role
 from spine.runtime import LOG_FILE, Process, Runtime
 from spine.server import Failure, connect, error_from
 from spine.signing import Signer
@@ -205,6 +206,20 @@ async def test_a_server_passes_on_what_another_folds_and_the_log_says_so(
     use(town.runtime.settings.model_copy(update={"kafka_bootstrap": town.runtime.kafka.bootstrap}))
     await asyncio.to_thread(run_audit, lines.append)
     assert {line.verdict for line in lines} <= {Verdict.SAME, Verdict.UNCONFIRMED}
+
+
+async def test_a_consumers_own_record_is_passed_on_like_any_read(town: Town, pair: Pair) -> None:
+    who = town.runtime.authority().issue_client(Role.CONSUMER, CONSUMER_REF, "own-record")
+    own = dsi_pb2.GetPersonalRecordRequest(mpxn=MPAN, purpose="OWN_USE", basis="SUBJECT")
+    for server, forwarded_by in ((pair.owner, ""), (pair.other, pair.other.name)):
+        assert server.process.server is not None
+        target = f"127.0.0.1:{server.process.server.port}"
+        async with connect(target, who.folder, server_name=DEV_SERVER_NAME) as channel:
+            await dsi_pb2_grpc.DsiStub(channel).GetPersonalRecord(own, timeout=CALL_S)
+        (entry,) = (await last_requests(town)).entries
+        assert (entry.forwarded_by, entry.role) == (forwarded_by, Role.CONSUMER)
+        refused = await failure(server.dsi.GetPersonalRecord(own, timeout=CALL_S))
+        assert (refused.code, refused.reason) == ("PERMISSION_DENIED", "ROLE_NOT_ALLOWED")
 
 
 async def test_refusals_pages_and_retry_hints_are_those_of_the_owner(

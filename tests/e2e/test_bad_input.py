@@ -48,6 +48,7 @@ PROCESS: Final = {
     "Dsi": "dsi",
     "Ledger": "ledger",
     "Members": "dsi",
+    "Seals": "consumers",
     "SharedTrust": "dsi",
     "ConsentTokens": "consumers",
     "Reference": "metering",
@@ -153,6 +154,9 @@ READS_AT_FAULT: Final = (
     bad("NOT_PERMITTED", mpxn=UNKNOWN),
     bad("NOT_PERMITTED", by=STRANGER),
 )
+OWN: Final = {"mpxn": HOME, "purpose": "OWN_USE", "basis": "SUBJECT"}
+SEAL: Final = {"key_id": "none", "nonce": bytes(12), "ciphertext": b"x", "context": "person/t"}
+LOGGED: Final = {"topic": trust.CONSUMER_LOG, "partition": 0, "offset": 0, "entry": 0}
 PLACED: Final = {"place": "metering.events.v1-0-1-0", "reason": "MENDED"}
 PLACES_AT_FAULT: Final = (
     bad("FIELD_INVALID", place="nowhere"),
@@ -810,6 +814,24 @@ CASES: Final[dict[str, dict[str, Case]]] = {
         "GetMeteringPoint": Case(ADVISER, READ, READS_AT_FAULT),
         "ListConsents": Case(ADVISER, READ, READS_AT_FAULT),
         "ListTenancies": Case(ADVISER, READ, READS_AT_FAULT),
+        "GetPersonalRecord": Case(
+            "bad-home",
+            OWN,
+            (
+                bad("PURPOSE_UNKNOWN", purpose="NOSINESS"),
+                bad("FIELD_MISSING", purpose=""),
+                bad("BASIS_UNKNOWN", basis="BECAUSE"),
+                bad("BASIS_NOT_FOR_ROLE", basis="CONSENT"),
+                bad("TIME_INVALID", as_of_known=NEVER),
+                bad("FIELD_INVALID", first_field=-32),
+                bad("FIELD_INVALID", first_field=1),
+                bad("FIELD_INVALID", first_field=2**31 - 1),
+                bad("POSITION_INVALID", at_least=ELSEWHERE),
+                bad("NOT_PERMITTED", mpxn=UNKNOWN),
+                bad("ROLE_NOT_ALLOWED", by=ADVISER),
+                bad("ROLE_NOT_ALLOWED", by=SUPPLIER),
+            ),
+        ),
         "ListAssets": Case(ADVISER, READ, READS_AT_FAULT),
         "GetAsset": Case(ADVISER, READ | {"asset_id": ASSET}, READS_AT_FAULT),
         "CheckAccess": Case(
@@ -889,7 +911,29 @@ CASES: Final[dict[str, dict[str, Case]]] = {
             ),
         ),
     },
-    # What only servers ask; tests/broker/test_members.py has what passes.
+    # What only servers ask; tests/broker/test_personal_record.py has what passes.
+    "Seals": {
+        "OpenSeals": Case(
+            SERVER,
+            {"consumer_ref": "c-bad-seals", "seals": [SEAL], "read": LOGGED},
+            (
+                bad("FIELD_MISSING", consumer_ref=""),
+                bad("FIELD_INVALID", consumer_ref="two words"),
+                bad("REQUEST_TOO_LARGE", seals=[]),
+                bad("REQUEST_TOO_LARGE", seals=[SEAL] * 33),
+                bad("NOT_PERMITTED"),
+                bad("NOT_PERMITTED", read=None),
+                bad("NOT_PERMITTED", read=LOGGED | {"topic": trust.METERING_TOPIC}),
+                bad("NOT_PERMITTED", read=LOGGED | {"partition": -1}),
+                bad("NOT_PERMITTED", read=LOGGED | {"offset": -1}),
+                bad("FOLD_BEHIND", read=LOGGED | {"offset": 2**62}),
+                bad("ROLE_NOT_ALLOWED", by="bad-home"),
+                bad("ROLE_NOT_ALLOWED", by=PORTAL),
+            ),
+            passes=False,
+        ),
+    },
+    # tests/broker/test_members.py has what passes.
     "Members": {
         "Standing": Case(SERVER, {}, (bad("ROLE_NOT_ALLOWED", by=ADVISER),)),
         "Forward": Case(SERVER, {"key_id": bytes(8)}, FORGED, passes=False),

@@ -8,6 +8,7 @@ nobody sealed, and the sealed ones before the erasure, show that it finds what i
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import sqlite3
 import time
@@ -200,6 +201,12 @@ def robin(spine: Installation) -> Client:
     client.dsi("ListTenancies", mpxn=MPAN, purpose="OWN_USE", basis="SUBJECT")
     (shown,) = client.dsi("ListConsents", mpxn=MPAN, purpose="OWN_USE", basis="SUBJECT").consents
     assert shown.record.purpose.details
+    own = client.dsi("GetPersonalRecord", mpxn=MPAN, purpose="OWN_USE", basis="SUBJECT")
+    assert {text.text for text in own.texts} == SEALED
+    table = run("my", "record", MPAN, "--as", "marked")
+    assert all(marker in table for marker in SEALED)
+    told = json.loads(run("my", "record", MPAN, "--as", "marked", "--json"))
+    assert {text["text"] for text in told} == SEALED
     return client
 
 
@@ -220,6 +227,10 @@ def test_nothing_yields_a_marker_and_everything_still_proves(
         "it finds what is there"
     )
     assert before.pop(known()) >= {"topic", "store", "archive"}, "and what a guess comes to"
+    code, report = audit(spine, tmp_path, "--mpxn", MPAN, "--vault", str(vault))
+    assert (code, report["findings"]) == (0, [])
+    _, report = audit(spine, tmp_path, "--mpxn", MPAN)
+    assert {line["why"] for line in report["findings"]} == {"keys not at hand"}
     assert before == {guessed(): set()} | {needle: {"opened"} for needle in needles}
 
     assert robin.erasures("EraseSubject", consumer_ref=subject).standing == "ERASED"
@@ -235,7 +246,12 @@ def test_nothing_yields_a_marker_and_everything_still_proves(
         run("ledger", "verify", str(folder / "export"))
     code, report = audit(spine, tmp_path, "--mpxn", MPAN)
     assert code == 0 and report["counts"]["SAME"] >= 3
-    assert report["counts"]["CANNOT TELL"] == report["counts"]["DIFFERENT"] == 0
+    assert report["counts"]["DIFFERENT"] == 0
+    told = [line for line in report["findings"] if line["method"] == "GetPersonalRecord"]
+    assert {line["why"] for line in told} == {"erased"}, "whatever an old vault holds"
+    assert report["counts"]["CANNOT TELL"] == len(told) == 3
+    code, report = audit(spine, tmp_path, "--mpxn", MPAN, "--vault", str(old))
+    assert code == 0 and report["counts"]["CANNOT TELL"] == 3
 
 
 def started_at(subject: str) -> str:

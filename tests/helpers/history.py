@@ -25,7 +25,7 @@ from spine.audit import audit as run_audit
 from spine.audit_pass import AUDITED, Means
 from spine.audit_report import EVERYTHING, AuditReport, Line, Selection
 from spine.domain import Domain, ReadableRows
-from spine.dsi.again import Rebuilder
+from spine.dsi.again import Keys, Rebuilder, no_keys
 from spine.dsi.answering import Answer, Sources, answer, said_at
 from spine.event import (
     ENTRIES_ROOT_HEADER,
@@ -339,6 +339,7 @@ def audit(
     progress: Callable[[int, int], None] = lambda done, total: None,
     reader: MemoryLog | None = None,
     selection: Selection = EVERYTHING,
+    keys: Keys = no_keys,
 ) -> Audited:
     """Audit these records from nothing; a test may lend the auditor a lesser build."""
 
@@ -367,7 +368,7 @@ def audit(
             Path(folder),
             at_hand or AtHand(GOVERNANCE, BY_TOPIC),
             open_fold,
-            Rebuilder(),
+            Rebuilder(keys),
             said_at,
             selection,
         )

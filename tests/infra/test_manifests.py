@@ -530,6 +530,20 @@ def test_policies_and_the_budget_cover_every_process(overlay: Path) -> None:
             assert [str(port["port"]) for port in rule["ports"]] == ports
 
 
+@overlays
+def test_the_dsi_reaches_who_has_the_keys_and_nobody_else_gets_there_by_it(overlay: Path) -> None:
+    policies = {m["metadata"]["name"]: m["spec"] for m in of_kind(overlay, "NetworkPolicy")}
+    settings = shared_settings(overlay)
+    host, _, port = settings["SPINE_CONSUMERS_PEERS"].partition(":")
+    (service,) = [s for s in of_kind(overlay, "Service") if s["metadata"]["name"] == host]
+    assert port in {str(p["port"]) for p in service["spec"]["ports"]}
+    there, here = policies["spine-dsi-to-consumers"], policies["spine-seals-from-dsi"]
+    ((way,), (back,)) = there["egress"], here["ingress"]
+    assert way["to"] == [{"podSelector": here["podSelector"]}]
+    assert back["from"] == [{"podSelector": there["podSelector"]}]
+    assert [str(p["port"]) for p in way["ports"]] == [port]
+
+
 # Compose
 
 

@@ -50,6 +50,8 @@ NAMES, CALLS = ("tests/core/test_pairwise.py",), ("tests/server/test_pairwise.py
 PUSHING, TOLD = "spine/services/pushing.py", ("tests/server/test_pushing.py",)
 MESSAGE = ("tests/core/test_webhook.py",)
 VIEW, FOLD, ACCESS = "spine/view.py", "spine/partition.py", "spine/access.py"
+PERSONAL, OPENS = ("tests/core/test_personal.py",), ("tests/core/test_sealing.py",)
+OWN_RECORD = "tests/broker/test_personal_record.py::"
 RULES, REPLAY = "spine/policy.py", "spine/replay.py"
 ACCREDITED, TOKENS = "spine/accreditation.py", "domains/consumers/tokens.py"
 
@@ -690,7 +692,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "an answer that differs is found",
         "spine/verdict.py",
-        "    if rebuilt.digest != outcome.digest:\n",
+        "    if not rebuilt.untold and rebuilt.digest != outcome.digest:\n",
         "    if False:\n",
         AUDIT,
     ),
@@ -725,7 +727,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "names cannot be tried on a digest that stays in the log",
         "spine/sealing.py",
-        'hmac.digest(self._key_for(subject)[1], b"digest\\0" + digest, sha256)',
+        'hmac.digest(key, b"digest\\0" + digest, sha256)',
         'hmac.digest(b"", b"digest\\0" + digest, sha256)',
         ("tests/core/test_sealing.py",),
     ),
@@ -1325,5 +1327,83 @@ MUTANTS: tuple[Mutant, ...] = (
         "                random.shuffle(meters)",
         "                pass",
         ("tests/domains/consumers/test_pairwise_webhooks.py",),
+    ),
+    # What is sealed
+    Mutant(
+        "a seal is opened for its own subject only",
+        "spine/sealing.py",
+        "        plain = [_opened(key, each) for each in sealed]",
+        "        plain = [self.unseal(each) for each in sealed]",
+        OPENS,
+    ),
+    Mutant(
+        "the digest of what was opened is under the subject's key",
+        "spine/sealing.py",
+        "        return Opened(texts, _keyed(key, bare_digest(sealed, plain)))",
+        "        return Opened(texts, bare_digest(sealed, plain))",
+        OPENS,
+    ),
+    Mutant(
+        "a consumer is shown nothing of who lived there before",
+        "domains/consumers/personal.py",
+        "        if tenancy.consumer_ref == consumer_ref:",
+        "        if True:",
+        PERSONAL,
+    ),
+    Mutant(
+        "no data user is shown what is sealed",
+        "spine/dsi/answering.py",
+        "if request.role == Role.CONSUMER else ()",
+        "if True else ()",
+        PERSONAL,
+    ),
+    Mutant(
+        "erased is what the log says, whatever the vault holds",
+        "spine/console/keys.py",
+        "        if why := self._why_not(subject):",
+        "        if why := '':",
+        PERSONAL,
+    ),
+    Mutant(
+        "how many fields were shown is compared without any key",
+        "spine/verdict.py",
+        "    if (rebuilt.rows, rebuilt.absent) != (outcome.rows, outcome.absent):",
+        "    if not rebuilt.untold and rebuilt.rows != outcome.rows:",
+        PERSONAL,
+    ),
+    Mutant(
+        "only DSI servers have seals opened",
+        "spine/services/seals.py",
+        "        if current_caller().role is not Role.DSI:",
+        "        if False:",
+        (f"{OWN_RECORD}test_only_a_dsi_server_has_seals_opened",),
+    ),
+    Mutant(
+        "no seal is opened without a read in the log",
+        "spine/services/seals.py",
+        "        await self._reads.check(request.read, consumer_ref)\n",
+        "",
+        (f"{OWN_RECORD}test_no_seal_is_opened_without_a_permitted_read_in_the_log",),
+    ),
+    Mutant(
+        "a read that was refused opens no seal",
+        "spine/services/logged_reads.py",
+        "        isinstance(decided.decision, Permit)\n        and ",
+        "        ",
+        (f"{OWN_RECORD}test_a_read_that_was_refused_opens_nothing",),
+    ),
+    Mutant(
+        "a coordinator asks the log before its vault",
+        "spine/services/seals.py",
+        "        if erasure.standing == Standing.ERASED:",
+        "        if False:",
+        (f"{OWN_RECORD}test_after_an_erasure_it_is_refused_and_an_audit_cannot_tell",),
+    ),
+    Mutant(
+        "the permit's time counts while seals are opened",
+        "spine/dsi/personal.py",
+        "        self._reads.check_time(judged)\n",
+        "",
+        (f"{OWN_RECORD}test_a_permit_that_runs_out_while_seals_are_opened_shows_nothing",),
     ),
 )
