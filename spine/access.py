@@ -11,8 +11,7 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -41,8 +40,8 @@ from spine.writer import LogWriter
 MAX_REQUESTS_PER_RECORD: Final = 200
 MAX_METERS_PER_RECORD: Final = 10_000
 MAX_WAITING: Final = 4_096
-# From how many requests under way on the next record waits for more of them, and how long.
-MANY: Final = 8
+# When so many requests of a partition are under way, its next record waits this long for more.
+MANY: Final = 3
 COMPANY_S: Final = 0.01
 FOLD_TIMEOUT_S: Final = 5.0
 LATE_FOLD_S: Final = 60.0
@@ -91,33 +90,6 @@ def _nobody(ruling: Ruling, why: Reason) -> None:
     """Without a release path there is nothing to record."""
 
 
-class Company:
-    """The requests of one server that are under way, over all partitions.
-
-    A record costs whoever folds it about the same however many requests it holds, and requests come
-    out of gRPC one by one. While many are under way, the next record therefore waits a moment for
-    more of them; while few are, nobody waits.
-    """
-
-    def __init__(self, many: int = MANY, wait_s: float = COMPANY_S) -> None:
-        self._many, self._wait_s = many, wait_s
-        self._under_way = 0
-
-    @contextmanager
-    def with_one_more(self) -> Iterator[None]:
-        """One request is under way for the length of a with block."""
-        self._under_way += 1
-        try:
-            yield
-        finally:
-            self._under_way -= 1
-
-    async def gather(self) -> None:
-        """Wait for others, if there are many."""
-        if self._under_way >= self._many:
-            await asyncio.sleep(self._wait_s)
-
-
 class AccessLog:
     """Appends requests and collects the fold's decisions for one partition of the consumer log.
 
@@ -134,9 +106,10 @@ class AccessLog:
         permit_ttl_s: float,
         *,
         fence: bool = True,
-        company: Company | None = None,
+        many: int = MANY,
+        company_s: float = COMPANY_S,
     ) -> None:
-        self._company = company or Company()
+        self._many, self._company_s = many, company_s
         self._live, self._writer, self._server = live, writer, server
         self._permit_ttl_s, self._fence = permit_ttl_s, fence
         self._queue: deque[_Waiting] = deque()
@@ -169,8 +142,7 @@ class AccessLog:
             self._draining = True
             self._spawn(self._drain())
         try:
-            with self._company.with_one_more():
-                return await waiting.ruling
+            return await waiting.ruling
         finally:
             if waiting in self._queue:  # the caller went away before it was logged
                 self._queue.remove(waiting)
@@ -206,11 +178,19 @@ class AccessLog:
         """Append what is queued, a record at a time. No caller can end it."""
         try:
             while self._queue:
-                await self._company.gather()
+                if self._more_are_coming():
+                    await asyncio.sleep(self._company_s)
                 if batch := self._next_batch():
                     await self._send(batch)
         finally:
             self._draining = False
+
+    def _more_are_coming(self) -> bool:
+        """Whether the next record had better wait: it costs every process that folds it about the
+        same, however many requests it holds, and gRPC hands requests out one by one.
+        """
+        under_way = len(self._queue) + len(self._wanted)
+        return under_way >= self._many and len(self._queue) < MAX_REQUESTS_PER_RECORD
 
     def _next_batch(self) -> list[_Waiting]:
         batch: list[_Waiting] = []

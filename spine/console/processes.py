@@ -160,7 +160,7 @@ def run_process(name: str, start: Callable[[Runtime], Awaitable[Process]]) -> No
     async def live() -> None:
         process = await start(runtime(patient=True))
         # A full collection would look through all that was loaded at the start (160,000 objects)
-        # and hold up every caller meanwhile; none of it ever goes.
+        # and hold up every caller meanwhile; hardly any of it ever goes.
         gc.collect()
         gc.freeze()
         await process.until_signalled()

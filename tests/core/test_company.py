@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
-from spine.access import AccessLog, Company
+from spine.access import MAX_REQUESTS_PER_RECORD, AccessLog
 from spine.errors import Pushback
 from spine.event import AccessRequest, AccessRequests
 
@@ -65,11 +65,11 @@ def request(number: int) -> AccessRequest:
     )
 
 
-async def records_of(requests: int, company: Company) -> list[list[int]]:
+async def records_of(requests: int, *, many: int, company_s: float) -> list[list[int]]:
     """What stood together in a record, where a request comes at each turn of the loop."""
     live: Any = Live()
     writer: Any = Writer()
-    log = AccessLog(live, writer, "dsi", 2.0, company=company)
+    log = AccessLog(live, writer, "dsi", 2.0, many=many, company_s=company_s)
 
     async def ask(number: int) -> None:
         with contextlib.suppress(Pushback):
@@ -89,25 +89,39 @@ async def records_of(requests: int, company: Company) -> list[list[int]]:
 
 
 async def test_many_under_way_share_a_record_and_without_company_hardly_any_do() -> None:
-    together = await records_of(40, Company(MANY, ENOUGH_S))
+    together = await records_of(40, many=MANY, company_s=ENOUGH_S)
     assert [n for record in together for n in record] == list(range(40))
     assert len(together) <= MANY + 2
-    apart = await records_of(40, Company(many=1_000))
+    apart = await records_of(40, many=1_000, company_s=ENOUGH_S)
     assert [n for record in apart for n in record] == list(range(40))
     assert len(apart) >= 20
 
 
 async def test_few_under_way_wait_for_nobody() -> None:
-    never = Company(MANY, wait_s=3_600)
     async with asyncio.timeout(10):
-        assert len(await records_of(MANY - 1, never)) >= 3
+        assert len(await records_of(MANY - 1, many=MANY, company_s=3_600)) >= 3
+
+
+async def test_a_record_that_is_full_waits_for_nobody() -> None:
+    live: Any = Live()
+    writer: Any = Writer()
+    log = AccessLog(live, writer, "dsi", 2.0, many=1, company_s=3_600)
+    asked = [
+        asyncio.create_task(log.decide(request(number), ()))
+        for number in range(MAX_REQUESTS_PER_RECORD)
+    ]
+    async with asyncio.timeout(10):
+        while not writer.records:
+            await asyncio.sleep(0.01)
+    assert len(writer.records[0].entries) == MAX_REQUESTS_PER_RECORD
+    live.reached.set()
+    await asyncio.gather(*asked, return_exceptions=True)
 
 
 async def test_a_caller_that_goes_away_meanwhile_leaves_no_empty_record() -> None:
-    company = Company(many=1, wait_s=0.05)
     live: Any = Live()
     writer: Any = Writer()
-    log = AccessLog(live, writer, "dsi", 2.0, company=company)
+    log = AccessLog(live, writer, "dsi", 2.0, many=1, company_s=0.05)
     asked = asyncio.create_task(log.decide(request(0), ()))
     await asyncio.sleep(0)
     asked.cancel()
