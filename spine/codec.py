@@ -62,15 +62,15 @@ class Codec:
         self._readers: dict[int, Reader] = {
             schema_id: reader_of(schema.parsed) for schema_id, schema in schemas.by_id.items()
         }
-        latest = {name: schemas.named(name) for name in self._names.values()}
-        self._writers: dict[type, tuple[bytes, Writer]] = {
-            cls: (_FRAME.pack(MAGIC, latest[name].id), writer_of(latest[name].parsed))
-            for cls, name in self._names.items()
-        }
+        self._writers: dict[type, tuple[bytes, Writer]] = {}
 
     def encode(self, value: object) -> bytes:
         """Confluent-framed Avro of a record or event, in the latest version of its schema."""
-        frame, writer = self._writers[type(value)]
+        cls = type(value)
+        if cls not in self._writers:
+            schema = self.schemas.named(self._names[cls])
+            self._writers[cls] = _FRAME.pack(MAGIC, schema.id), writer_of(schema.parsed)
+        frame, writer = self._writers[cls]
         return written(writer, value, frame)
 
     def decode(self, framed: bytes) -> object:

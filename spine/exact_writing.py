@@ -15,12 +15,11 @@ from typing import Any, Final
 from spine.errors import Bug
 from spine.event import epoch_ms
 
-# Adds what a value is written as to the parts. OverflowError for a number beyond its type,
+# Adds what a value is written as to the parts. OverflowError for a number of more than 64 bits,
 # AttributeError or TypeError for a value of another shape.
 Writer = Callable[[Any, list[bytes]], None]
 
 _EPOCH_ORDINAL: Final = 719_163  # 1970-01-01 as Python counts days
-_INT_MIN, _INT_MAX = -(1 << 31), (1 << 31) - 1
 _LONG_MIN, _LONG_MAX = -(1 << 63), (1 << 63) - 1
 _SHORT: Final = tuple(bytes([number]) for number in range(0x80))
 _LENGTHS: Final = _SHORT[::2]  # of what is shorter than 64 bytes: no call
@@ -77,13 +76,7 @@ def _number(number: int) -> bytes:
 
 def _long(value: int, parts: list[bytes]) -> None:
     if not _LONG_MIN <= value <= _LONG_MAX:
-        raise OverflowError("a number beyond its type")
-    parts.append(_number(value))
-
-
-def _int(value: int, parts: list[bytes]) -> None:
-    if not _INT_MIN <= value <= _INT_MAX:
-        raise OverflowError("a number beyond its type")
+        raise OverflowError("a number of more than 64 bits")
     parts.append(_number(value))
 
 
@@ -151,7 +144,7 @@ def _record(fields: list[tuple[str, Writer]]) -> Writer:
 
 _PRIMITIVES: Final[dict[str, Writer]] = {
     "boolean": _boolean,
-    "int": _int,
+    "int": _long,  # whoever reads one refuses what is beyond its type
     "long": _long,
     "bytes": _bytes,
     "string": _string,

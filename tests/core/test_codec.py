@@ -192,9 +192,7 @@ def test_a_fact_is_of_the_type_it_says() -> None:
 
 
 def test_a_number_that_a_type_does_not_hold_is_never_written_and_read_back() -> None:
-    with pytest.raises(OverflowError):
-        CODEC.encode(Opening(1, 1 << 40, bytes(32), BEGUN, bytes(16)))
-    huge = frame(1, zigzag(1) + zigzag(1 << 40) + text("") + zigzag(0) + text(""))
+    huge = CODEC.encode(Opening(1, 1 << 40, bytes(32), BEGUN, bytes(16)))
     with pytest.raises(Malformed):
         CODEC.decode(huge)
 
@@ -346,12 +344,10 @@ def test_what_is_written_is_what_fastavro_writes_and_read_exactly(
     assert whole(reader_of(schema), out.getvalue(), 0) == plain
 
 
-@pytest.mark.parametrize(
-    ("kind", "number"), [("int", 1 << 31), ("int", -(1 << 31) - 1), ("long", 1 << 63)]
-)
-def test_a_number_beyond_its_type_is_not_written(kind: str, number: int) -> None:
+@pytest.mark.parametrize("number", [1 << 63, -(1 << 63) - 1])
+def test_a_number_of_more_than_64_bits_is_not_written(number: int) -> None:
     with pytest.raises(OverflowError):
-        written(writer_of(kind), number)
+        written(writer_of("long"), number)
 
 
 @pytest.mark.parametrize("number", [0, -1, 63, 64, -64, -65, 1 << 31, (1 << 63) - 1, -(1 << 63)])

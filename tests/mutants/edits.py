@@ -245,7 +245,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "an applied command is applied once",
         FOLD,
-        "if self.rows.get(APPLIED_PREFIX + prefix + command.id) is not None:",
+        "if self._row(APPLIED_PREFIX + prefix + command.id) is not None:",
         "if False:",
         PARTITION,
     ),
@@ -1029,8 +1029,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a key stands for one request everywhere",
         "spine/claims.py",
-        "        if claimed != digest:\n",
-        "        if False:\n",
+        "None if known[scope] == digest else _conflict()",
+        "None",
         ("tests/core/test_claims.py",),
     ),
     # One trust
