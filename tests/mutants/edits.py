@@ -267,8 +267,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "what this build cannot read closes its meter",
         FOLD,
-        "        if subject:\n            self.rows.put(CLOSED_PREFIX",
-        "        if False:\n            self.rows.put(CLOSED_PREFIX",
+        "        if subject:\n            self._put(CLOSED_PREFIX",
+        "        if False:\n            self._put(CLOSED_PREFIX",
         PARTITION,
     ),
     Mutant(
