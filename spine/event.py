@@ -374,7 +374,7 @@ def signed_bytes(
 
 def murmur2_partition(key: bytes, partitions: int) -> int:
     """The partition Kafka's default partitioner gives a key: murmur2, sign bit cleared, modulo."""
-    return (_murmur2(key) & 0x7FFFFFFF) % partitions
+    return (_murmur2(key) & 0x7FFFFFFF) % partitions if partitions > 1 else 0
 
 
 @lru_cache(HASHES_KEPT_MAX)

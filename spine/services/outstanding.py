@@ -11,7 +11,14 @@ from functools import partial
 from itertools import chain, count, islice
 from typing import Final, Generic, TypeVar
 
-from domains.consumers.changes import Change, Waits, outstanding, takes_part, told_role
+from domains.consumers.changes import (
+    PARTICIPANTS,
+    Change,
+    Waits,
+    outstanding,
+    takes_part,
+    told_role,
+)
 from domains.consumers.deletions import Deletion, deletions
 from domains.consumers.evolve import find_consent, is_bar
 from domains.consumers.notices import next_by_time, told
@@ -68,11 +75,14 @@ class Shelf(Generic[Item]):
         self._tells, self._answered, self._obliges = tells, answered, obliges
         self._of: dict[Actor, dict[str, tuple[Item, ...]]] = {}
         self._receivers: dict[str, frozenset[Actor]] = {}
+        # Few groups of receivers are of many meters, and kept once.
+        self._groups: dict[frozenset[Actor], frozenset[Actor]] = {}
 
     def put(self, mpxn: str, access: MeterAccess, now: datetime) -> None:
         """Take in how a meter stands."""
         found = outstanding(self._tells(mpxn, access, now), self._answered)
-        for receiver in self._receivers.pop(mpxn, frozenset()) - found.keys():
+        before = self._receivers.pop(mpxn, None)
+        for receiver in before - found.keys() if before else ():
             meters = self._of[receiver]
             meters.pop(mpxn, None)
             if not meters:
@@ -80,7 +90,8 @@ class Shelf(Generic[Item]):
         for receiver, theirs in found.items():
             self._of.setdefault(receiver, {})[mpxn] = theirs
         if found:
-            self._receivers[mpxn] = frozenset(found)
+            group = frozenset(found)
+            self._receivers[mpxn] = self._groups.setdefault(group, group)
 
     def waiting(self, receiver: Actor) -> Mapping[str, tuple[Item, ...]]:
         """By meter, what a party has to answer in that role, the first first."""
@@ -98,8 +109,10 @@ class Shelf(Generic[Item]):
             if place % COUNTED_A_TURN == 0:
                 await asyncio.sleep(0)
             if self._obliges(item):
-                new = Backlog(item.receiver, item.since, item.due)
-                theirs = found.setdefault(item.receiver, new)
+                theirs = found.get(item.receiver)
+                if theirs is None:
+                    theirs = Backlog(item.receiver, item.since, item.due)
+                    found[item.receiver] = theirs
                 theirs.oldest = min(theirs.oldest, item.since)
                 theirs.first_due = min(theirs.first_due, item.due)
                 theirs.outstanding += 1
@@ -275,9 +288,8 @@ class Outstanding:
         """
         return tuple(
             change
-            for change in told(mpxn, access, now)
-            if change.told_as is not Role.CONSUMER
-            and takes_part(change, access, self._participant(mpxn, change.receiver))
+            for change in told(mpxn, access, now, PARTICIPANTS)
+            if takes_part(change, access, self._participant(mpxn, change.receiver))
         )
 
     def _owed_by_participants(

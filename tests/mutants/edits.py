@@ -882,8 +882,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "what waits for consumers is not kept",
         "spine/services/outstanding.py",
-        "            if change.told_as is not Role.CONSUMER\n            and takes_part(",
-        "            if takes_part(",
+        "told(mpxn, access, now, PARTICIPANTS)",
+        "told(mpxn, access, now)",
         CONSENT,
     ),
     Mutant(
