@@ -9,6 +9,7 @@ from typing import Annotated, Final
 
 import typer
 
+from spine.collecting import collect_less_often
 from spine.config import Settings
 from spine.console.context import kafka, runtime, settings, use
 from spine.console.logs import ensure_log, issue_identities
@@ -158,6 +159,7 @@ def run_process(name: str, start: Callable[[Runtime], Awaitable[Process]]) -> No
 
     async def live() -> None:
         process = await start(runtime(patient=True))
+        collect_less_often()
         await process.until_signalled()
 
     asyncio.run(live())

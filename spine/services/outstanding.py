@@ -201,8 +201,9 @@ class Outstanding:
                     self._unread.pop()
             elif not meters:
                 return
+            now = self._now()
             for mpxn in meters:
-                self.take_in(mpxn)
+                self.take_in(mpxn, now)
             await asyncio.sleep(0)
 
     async def look_again(self) -> None:
@@ -264,11 +265,12 @@ class Outstanding:
     def _on_acknowledged(self, record: LogRecord, applied: Applied) -> None:
         self._changed.update(getattr(event, "mpxn", "") for _, event in applied.events)
 
-    def take_in(self, mpxn: str) -> None:
+    def take_in(self, mpxn: str, now: datetime | None = None) -> None:
         """Look at a meter again, whose access or acknowledgements may have changed."""
-        access, now = self._meters.state(mpxn), self._now()
+        access = self._meters.state(mpxn)
         if not access.consents:
             return
+        now = now or self._now()
         self._consumers.put(mpxn, access)
         self._changes.put(mpxn, access, now)
         self.deletions.put(mpxn, access, now)
