@@ -44,17 +44,20 @@ def notices(
 ) -> Iterator[Change]:
     """The notices of a meter at `now`, in these roles."""
     for consent in access.consents:
-        if is_bar(consent) or shown_state(consent, access, now) is not ShownState.ACTIVE:
+        if not _may_stand(consent, now):
             continue
         consumer = (consent.consumer_ref, Role.CONSUMER)
         due: list[tuple[Notice, datetime, str, Role]] = []
-        years = _years(_stands_since(consent), now)
+        since = _stands_since(consent)
+        years = _years(since, now)
         if years > 0:
-            due.append((Notice.REMINDER, _anniversary(_stands_since(consent), years), *consumer))
+            due.append((Notice.REMINDER, _anniversary(since, years), *consumer))
         at = consent.expires - RENEWAL_BEFORE
-        if _stands_since(consent) < at <= now:
+        if since < at <= now:
             due.append((Notice.RENEWAL, at, *consumer))
             due.append((Notice.RENEWAL, at, consent.data_user, Role.DATA_USER))
+        if due and shown_state(consent, access, now) is not ShownState.ACTIVE:
+            continue
         for notice, at, receiver, role in due:
             if role in to:
                 yield made(mpxn, consent, notice, at, at, receiver, role)
@@ -64,11 +67,16 @@ def next_by_time(access: MeterAccess, now: datetime) -> datetime | None:
     """When time alone next changes what there is to tell of the meter; None if it does not."""
     moments = [changes.next_by_time(access, now)]
     for consent in access.consents:
-        if not is_bar(consent) and consent.state is ConsentState.ACTIVE and now < consent.expires:
+        if _may_stand(consent, now):
             since = _stands_since(consent)
             moments.append(consent.expires - RENEWAL_BEFORE)
             moments.append(_anniversary(since, _years(since, now) + 1))
     return min((at for at in moments if at is not None and at > now), default=None)
+
+
+def _may_stand(consent: Consent, now: datetime) -> bool:
+    """Whether it stands, as far as that can be told without the tenancy."""
+    return not is_bar(consent) and consent.state is ConsentState.ACTIVE and now < consent.expires
 
 
 def _stands_since(consent: Consent) -> datetime:
