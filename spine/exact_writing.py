@@ -8,7 +8,7 @@ library that looks at each to see what it is, gives the same bytes and costs twi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from operator import attrgetter
 from typing import Any, Final
 
@@ -96,7 +96,12 @@ def _string(value: str, parts: list[bytes]) -> None:
 
 
 def _instant(value: datetime, parts: list[bytes]) -> None:
-    """Most instants of a record are written many times."""
+    """Most instants of a record are written many times. In a zone where clocks are put back, two of
+    them are equal; in UTC only what is the same is.
+    """
+    if value.tzinfo is not UTC:
+        parts.append(_number(epoch_ms(value)))
+        return
     known = _instants.get(value)
     if known is None:
         if len(_instants) >= INSTANTS_MAX:

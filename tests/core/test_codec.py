@@ -7,6 +7,7 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime, timedelta
 from io import BytesIO
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from spine.errors import Bug
 from spine.event import DataPosition, Facts, Opening, Quarantined, from_epoch_ms
 from spine.exact import reader_of, whole
 from spine.exact_writing import writer_of, written
+from spine.gb import london
 from spine.rows import Malformed, UnknownSchema
 from tests.helpers.records import BEGUN, CODEC
 from tests.helpers.samples import VALUES
@@ -342,6 +344,15 @@ def test_what_is_written_is_what_fastavro_writes_and_read_exactly(
         patch.setattr(exact_writing, "INSTANTS_MAX", most)
         assert written(writer_of(schema), as_attributes(plain), b"-") == b"-" + out.getvalue()
     assert whole(reader_of(schema), out.getvalue(), 0) == plain
+
+
+def test_two_instants_that_compare_equal_where_clocks_are_put_back_are_written_apart() -> None:
+    writer = writer_of({"type": "long", "logicalType": "timestamp-millis"})
+    twice = datetime(2024, 10, 27, 1, 30, tzinfo=london())
+    assert twice == twice.replace(fold=1)
+    first, second = (written(writer, at) for at in (twice, twice.replace(fold=1)))
+    read = reader_of({"type": "long", "logicalType": "timestamp-millis"})
+    assert whole(read, second, 0) - whole(read, first, 0) == timedelta(hours=1)
 
 
 @pytest.mark.parametrize("number", [1 << 63, -(1 << 63) - 1])
