@@ -213,6 +213,7 @@ class PartitionFold(PartitionView):
         self._put(prefix + command.subject.encode(), row)
         if domain is not self.governance:
             self.rows.put(history_row(command.subject, offset, entry), row)
+            applied.states[command.subject] = state
         self._put(
             APPLIED_PREFIX + prefix + command.id,
             self.tools.pack(AppliedCommand(offset, entry, command.request_digest)),

@@ -170,7 +170,8 @@ class Outstanding:
         self._by_time: list[tuple[datetime, str]] = []
         self._timed: dict[str, datetime] = {}
         self._unread: list[Iterator[str]] = []
-        self._changed: set[str] = set()
+        # Meters to look at again, with what their access has become where a fold has said so.
+        self._changed: dict[str, MeterAccess | None] = {}
         self._joined: list[LiveFold] = []
 
     def watch(self, folds: Iterable[LiveFold], acknowledged: LiveFold) -> None:
@@ -193,17 +194,18 @@ class Outstanding:
                 moment, mpxn = heapq.heappop(self._by_time)
                 if self._timed.get(mpxn) == moment:  # or a clock that was set back hides it
                     del self._timed[mpxn]
-                self._changed.add(mpxn)
-            meters = [self._changed.pop() for _ in range(min(len(self._changed), METERS_A_TURN))]
+                self._changed.setdefault(mpxn)
+            due = min(len(self._changed), METERS_A_TURN)
+            meters = [self._changed.popitem() for _ in range(due)]
             if not meters and self._unread:
-                meters = list(islice(self._unread[-1], METERS_A_TURN))
+                meters = [(mpxn, None) for mpxn in islice(self._unread[-1], METERS_A_TURN)]
                 if not meters:
                     self._unread.pop()
             elif not meters:
                 return
             now = self._now()
-            for mpxn in meters:
-                self.take_in(mpxn, now)
+            for mpxn, access in meters:
+                self.take_in(mpxn, now, access)
             await asyncio.sleep(0)
 
     async def look_again(self) -> None:
@@ -255,7 +257,8 @@ class Outstanding:
         telemetry.deletions_overdue.set(sum(theirs.overdue for theirs in owed))
 
     def _on_facts(self, record: LogRecord, applied: Applied) -> None:
-        self._changed.update(subject for subject, _ in applied.events)
+        for subject, _ in applied.events:
+            self._changed[subject] = applied.states.get(subject)
 
     def _on_governance(self, live: LiveFold, record: LogRecord, applied: Applied) -> None:
         joined = any(isinstance(event, _JOINING) for _, event in applied.events)
@@ -263,11 +266,14 @@ class Outstanding:
             self._joined.append(live)
 
     def _on_acknowledged(self, record: LogRecord, applied: Applied) -> None:
-        self._changed.update(getattr(event, "mpxn", "") for _, event in applied.events)
+        for _, event in applied.events:
+            self._changed.setdefault(getattr(event, "mpxn", ""))
 
-    def take_in(self, mpxn: str, now: datetime | None = None) -> None:
+    def take_in(
+        self, mpxn: str, now: datetime | None = None, access: MeterAccess | None = None
+    ) -> None:
         """Look at a meter again, whose access or acknowledgements may have changed."""
-        access = self._meters.state(mpxn)
+        access = access or self._meters.state(mpxn)
         if not access.consents:
             return
         now = now or self._now()

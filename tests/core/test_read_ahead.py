@@ -20,6 +20,7 @@ from tests.helpers.records import (
     ELSEWHERE,
     METER,
     NEIGHBOUR,
+    TOOLS,
     Scene,
     command,
     granted,
@@ -80,6 +81,8 @@ def test_rows_that_are_read_ahead_are_the_rows(data: st.DataObject) -> None:
             states = [scene.fold.subject(subject) for scene in scenes]
             assert states[0] == states[1]
             assert scenes[0].fold.closed(subject) == scenes[1].fold.closed(subject)
+        for subject, state in applied[0].states.items():
+            assert TOOLS.pack(state) == TOOLS.pack(scenes[1].fold.subject(subject).state)
         for one in commands:
             found = [scene.fold.applied_command(one.id) for scene in scenes]
             assert found[0] == found[1]
