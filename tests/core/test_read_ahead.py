@@ -12,6 +12,7 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from domains.consumers.chain import as_kept
 from spine.domain import Domain
 from spine.event import NO_PREDECESSOR, Command, Fact
 from spine.partition import PartitionFold
@@ -20,7 +21,6 @@ from tests.helpers.records import (
     ELSEWHERE,
     METER,
     NEIGHBOUR,
-    TOOLS,
     Scene,
     command,
     granted,
@@ -82,7 +82,7 @@ def test_rows_that_are_read_ahead_are_the_rows(data: st.DataObject) -> None:
             assert states[0] == states[1]
             assert scenes[0].fold.closed(subject) == scenes[1].fold.closed(subject)
         for subject, state in applied[0].states.items():
-            assert TOOLS.pack(state) == TOOLS.pack(scenes[1].fold.subject(subject).state)
+            assert state == as_kept(scenes[1].fold.subject(subject).state)
         for one in commands:
             found = [scene.fold.applied_command(one.id) for scene in scenes]
             assert found[0] == found[1]
