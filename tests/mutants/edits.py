@@ -250,6 +250,13 @@ MUTANTS: tuple[Mutant, ...] = (
         PARTITION,
     ),
     Mutant(
+        "what a record wrote counts for its next command",
+        FOLD,
+        "        if key in self._ahead:\n",
+        "        if False:\n",
+        ("tests/core/test_read_ahead.py",),
+    ),
+    Mutant(
         "copies come without a gap",
         FOLD,
         "if copy.previous_home_offset != self.head.last_copy:",
@@ -1025,6 +1032,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "        consumer = (consent.consumer_ref, Role.CONSUMER)\n",
         "        consumer = (consent.consumer_ref, Role.DATA_USER)\n",
         CONSENT,
+    ),
+    Mutant(
+        "a signature line is written one way",
+        "spine/ledger/note.py",
+        " and b64encode(raw).decode() == encoded",
+        "",
+        ("tests/core/test_ledger_note.py",),
     ),
     Mutant(
         "a key stands for one request everywhere",
