@@ -73,6 +73,7 @@ class Day:
     rows: int = 0
     recorded: int = 0
     in_s: float = 0.0
+    in_cpu_s: float = 0.0
     calls: int = 0
     fold_rows: int = 0
     fold_s: float = 0.0
@@ -119,6 +120,7 @@ def _result(meters: int, day: Day, bare: Bare) -> Result:
             "meter_days": day.recorded,
             "in_meter_days_per_s": day.rows / day.in_s,
             "in_s": day.in_s,
+            "in_metering_cpu_us_per_meter_day": day.in_cpu_s / day.rows * 1e6,
             "calls": day.calls,
             "fold_meter_days_per_s": fold_rate,
             "fold_s": day.fold_s,
@@ -144,7 +146,7 @@ async def ingest(
     """All deliveries of these days, every sender at once; then what is late or corrected."""
     total = country.meters * len(days)
     progress = Progress(note)
-    started = time.perf_counter()
+    started, cpu_s = time.perf_counter(), spine.cpu_s("metering")
     await asyncio.gather(
         *(
             _sender(spine, sender, _of(country, days, sender), day, progress, total)
@@ -152,6 +154,7 @@ async def ingest(
         )
     )
     day.in_s += time.perf_counter() - started
+    day.in_cpu_s += spine.cpu_s("metering") - cpu_s
 
 
 def _of(country: Country, days: Sequence[date], sender: str) -> Iterator[Delivery]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import cache
 from typing import Any, Final
 
 import structlog
@@ -156,7 +157,15 @@ def meters_of(request: Any) -> Sequence[str]:
 
 def _named_by(command: Any) -> Sequence[str]:
     """The meters of one command among many: its own, or those of the one it may be."""
-    if command.DESCRIPTOR.oneofs:
-        kind = command.WhichOneof(command.DESCRIPTOR.oneofs[0].name)
+    one_of, field = _naming(command.DESCRIPTOR)
+    if one_of:
+        kind = command.WhichOneof(one_of)
         return _named_by(getattr(command, kind)) if kind else ()
-    return list(command.mpxns) if hasattr(command, "mpxns") else [command.mpxn]
+    return list(command.mpxns) if field == "mpxns" else [command.mpxn]
+
+
+@cache
+def _naming(described: Any) -> tuple[str, str]:
+    """Of a kind of command: what it may be one of, or else the field that names its meters."""
+    one_of = described.oneofs[0].name if described.oneofs else ""
+    return one_of, "mpxns" if "mpxns" in described.fields_by_name else "mpxn"

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +29,10 @@ CREATE INDEX IF NOT EXISTS by_age ON claimed (at_s);
 # Nobody sends a command again after so long. Forgetting is done at the start and every so often.
 KEPT_S: Final = 30 * 86_400
 FORGET_EVERY: Final = 10_000
+ASKED_AT_ONCE: Final = 500
+
+# Role, party, method and key, and the SHA-256 of the request.
+Claim = tuple[str, str, str, str, bytes]
 
 
 class Claims:
@@ -45,27 +48,47 @@ class Claims:
 
     def claim(self, role: str, party: str, method: str, key: str, digest: bytes) -> None:
         """Bind a key to a request; Conflict(IDEMPOTENCY_CONFLICT) if it stands for another."""
-        scope = "\x1f".join((self._prefix, role, party, method, key))
-        row = (scope, digest, int(self._clock()))
-        self._db.execute("INSERT OR IGNORE INTO claimed VALUES (?, ?, ?)", row)
-        self._since_forgotten += 1
-        if self._since_forgotten >= FORGET_EVERY:
-            self.forget()
-        query = "SELECT digest FROM claimed WHERE scope = ?"
-        ((claimed,),) = self._db.execute(query, (scope,)).fetchall()
-        if claimed != digest:
-            raise Conflict(
-                Reason.IDEMPOTENCY_CONFLICT, "this idempotency key was used for another request"
-            )
+        (conflict,) = self.claim_all([(role, party, method, key, digest)])
+        if conflict is not None:
+            raise conflict
 
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """Many claims as one transaction, which costs little more than one of them."""
+    def claim_all(self, claims: Sequence[Claim]) -> list[Conflict | None]:
+        """Many as by `claim`, one after the other, in one transaction; what became of each."""
+        found: list[Conflict | None] = []
+        scopes = [self._scope(*claim[:-1]) for claim in claims]
+        at_s, new = int(self._clock()), dict[str, bytes]()
         self._db.execute("BEGIN")
         try:
-            yield
+            known = self._known(scopes)
+            for scope, claim in zip(scopes, claims, strict=True):
+                digest = claim[-1]
+                if scope not in known:
+                    known[scope] = new[scope] = digest
+                found.append(None if known[scope] == digest else _conflict())
+            rows = ((scope, digest, at_s) for scope, digest in new.items())
+            self._db.executemany("INSERT OR IGNORE INTO claimed VALUES (?, ?, ?)", rows)
         finally:
             self._db.execute("COMMIT")
+        self._forget_after(len(claims))
+        return found
+
+    def _known(self, scopes: Sequence[str]) -> dict[str, bytes]:
+        """The digests that these scopes stand for already."""
+        known: dict[str, bytes] = {}
+        for start in range(0, len(scopes), ASKED_AT_ONCE):
+            asked = scopes[start : start + ASKED_AT_ONCE]
+            places = ",".join("?" * len(asked))
+            query = f"SELECT scope, digest FROM claimed WHERE scope IN ({places})"
+            known |= dict(self._db.execute(query, asked).fetchall())
+        return known
+
+    def _scope(self, role: str, party: str, method: str, key: str) -> str:
+        return "\x1f".join((self._prefix, role, party, method, key))
+
+    def _forget_after(self, claims: int) -> None:
+        self._since_forgotten += claims
+        if self._since_forgotten >= FORGET_EVERY:
+            self.forget()
 
     def forget(self) -> None:
         """Forget the keys that were first used too long ago to be sent again."""
@@ -75,3 +98,8 @@ class Claims:
     def close(self) -> None:
         """Let go of the file."""
         self._db.close()
+
+
+def _conflict() -> Conflict:
+    message = "this idempotency key was used for another request"
+    return Conflict(Reason.IDEMPOTENCY_CONFLICT, message)

@@ -94,8 +94,10 @@ class CodeList:
 
     def find(self, code: str, day: date) -> CodeListed | None:
         """What the code means on that day; None is a no."""
-        held = [e for e in self.entries if e.code == code and e.holds_on(day)]
-        return held[-1] if held else None
+        for entry in reversed(self.entries):
+            if entry.code == code and entry.holds_on(day):
+                return entry
+        return None
 
 
 NOT_LOADED: Final = CodeList()

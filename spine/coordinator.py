@@ -8,11 +8,9 @@ locks: each names the predecessor it decided on, and the loser's record is void 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack, nullcontext
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
-from hashlib import sha256
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
@@ -24,62 +22,20 @@ from spine.event import Command, Fact, Facts, RecordType, from_epoch_ms, murmur2
 from spine.fold import FaustFolds
 from spine.in_force import under_policy
 from spine.live import LiveFold
+from spine.orders import Handled, Order, Rehearsed, next_record
 from spine.partition import PartitionFold
 from spine.policy import Role
 from spine.rows import AppliedCommand, Subject
 from spine.trust import GOVERNANCE_TOPIC, METER_KEYED
 from spine.writer import LogWriter, wall_clock_ms
 
+__all__ = ["Coordinator", "Handled", "Order", "Rehearsed", "check_accredited"]
+
 FOLD_TIMEOUT_S: Final = 10.0
 TIGHTENING_ATTEMPTS: Final = 8
-# Of the largest there are (consents), well below what a record may come to.
-COMMANDS_PER_RECORD: Final = 500
 _UNDECIDED: Final = Bug("nothing was decided")
 # Those that act only while governance accredits them.
 ORGANISATIONS: Final = frozenset({Role.DATA_USER, Role.SUPPLIER, Role.DATA_SERVICE})
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """A command with who gave it and under which idempotency key.
-
-    `method` and `party` scope the key; `digest` is the SHA-256 of the request, so that other
-    content under the same key is a conflict.
-    """
-
-    subject: str
-    command: Any
-    actor: Actor
-    method: str
-    idempotency_key: str
-    digest: bytes
-
-    @property
-    def id(self) -> bytes:
-        """16 bytes that name this command for ever."""
-        parts = (self.actor.role, self.actor.party, self.method, self.idempotency_key, self.subject)
-        return sha256("\x1f".join(parts).encode()).digest()[:16]
-
-
-@dataclass(frozen=True, slots=True)
-class Handled:
-    """Where the facts of a command stand. `replayed`: an earlier send of it had already applied."""
-
-    topic: str
-    partition: int
-    offset: int
-    entry: int
-    replayed: bool
-    changed: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Rehearsed:
-    """A subject's state and what a command would make of it at `now`."""
-
-    before: Any
-    after: Any
-    now: datetime
 
 
 class Coordinator:
@@ -224,17 +180,13 @@ class Coordinator:
         waits for the next record. Each may be refused as by `handle`, but none is tried again: the
         loser of a race is answered RACE_LOST, whatever it does.
         """
-        claims = self._claims
-        answers: list[Handled | SpineError] = []
-        with nullcontext() if claims is None else claims.together():
-            for order in orders:
-                answers.append(_UNDECIDED)
-                if claims is not None:
-                    by, key = order.actor, order.idempotency_key
-                    try:
-                        claims.claim(by.role, by.party, order.method, key, order.digest)
-                    except Conflict as conflict:
-                        answers[-1] = conflict
+        answers: list[Handled | SpineError] = [_UNDECIDED] * len(orders)
+        if self._claims is not None:
+            by_key = [
+                (o.actor.role, o.actor.party, o.method, o.idempotency_key, o.digest) for o in orders
+            ]
+            conflicts = self._claims.claim_all(by_key)
+            answers = [conflict or _UNDECIDED for conflict in conflicts]
         waiting: dict[int, list[int]] = {}
         for place, order in enumerate(orders):
             if answers[place] is _UNDECIDED:
@@ -252,10 +204,10 @@ class Coordinator:
         live = self.live(orders[places[0]].subject)
         refused: dict[Actor, SpineError | None] = {}
         while places:
-            taken, places = _next_record(orders, places)
-            async with AsyncExitStack() as held:
-                for subject in sorted(orders[place].subject for place in taken):
-                    await held.enter_async_context(self._lock(subject))
+            taken, places = next_record(orders, places)
+            async with self._locked(orders[place].subject for place in taken):
+                about = [(orders[place].subject, orders[place].id) for place in taken]
+                live.stored.fold.read_ahead(self.domain, about)
                 commands: list[Command] = []
                 decided: list[int] = []
                 for place in taken:
@@ -277,6 +229,20 @@ class Coordinator:
     def _lock(self, subject: str) -> asyncio.Lock:
         """Held while a command about the subject is on its way, so that ours do not race."""
         return self._locks.setdefault(subject, asyncio.Lock())
+
+    @asynccontextmanager
+    async def _locked(self, subjects: Iterable[str]) -> AsyncIterator[None]:
+        """Hold the locks of all these subjects, taken in one order by everybody."""
+        held: list[asyncio.Lock] = []
+        try:
+            for subject in sorted(subjects):
+                lock = self._lock(subject)
+                await lock.acquire()
+                held.append(lock)
+            yield
+        finally:
+            for lock in held:
+                lock.release()
 
     async def _decide_one(
         self, live: LiveFold, order: Order, refused: dict[Actor, SpineError | None]
@@ -366,21 +332,6 @@ def _now(fold: PartitionFold) -> datetime:
     """The time of a decision: this machine's, and never before what the log has seen (rule 11)."""
     assert fold.head is not None
     return from_epoch_ms(max(wall_clock_ms(), fold.head.now_ms))
-
-
-def _next_record(orders: Sequence[Order], places: list[int]) -> tuple[list[int], list[int]]:
-    """The orders that can share the next record, and the rest: no subject stands in one twice."""
-    taken: list[int] = []
-    rest: list[int] = []
-    subjects: set[str] = set()
-    for place in places:
-        subject = orders[place].subject
-        if subject in subjects or len(taken) == COMMANDS_PER_RECORD:
-            rest.append(place)
-        else:
-            subjects.add(subject)
-            taken.append(place)
-    return taken, rest
 
 
 async def check_accredited(folds: FaustFolds, live: LiveFold, actor: Actor) -> None:

@@ -92,11 +92,12 @@ class Domain:
     note_refused: Callable[[Any, int, Rows], None] = lambda batch, offset, rows: None
     history: HistoryLayout | None = None
     judges: frozenset[int] = frozenset()
+    # The type of a subject's row: offset, entry, state.
+    row_type: Any = field(init=False, repr=False, compare=False)
 
-    @property
-    def row_type(self) -> Any:
-        """The type of a subject's row: offset, entry, state."""
-        return tuple[int, int, self.state_type]  # type: ignore[name-defined]
+    def __post_init__(self) -> None:
+        row_type = tuple[int, int, self.state_type]  # type: ignore[name-defined]
+        object.__setattr__(self, "row_type", row_type)
 
     def event_type(self, event: object) -> str:
         """The name an event goes by in the log."""

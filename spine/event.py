@@ -12,10 +12,13 @@ import struct
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 NO_PREDECESSOR: Final = -1
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+# Of the keys that were asked for last: the same one is asked for several times in a row.
+HASHES_KEPT_MAX: Final = 16_384
 
 SIGNED_TAG: Final = b"energyos-record-v1\x00"
 SIGNATURE_HEADER: Final = "sig"
@@ -371,6 +374,11 @@ def signed_bytes(
 
 def murmur2_partition(key: bytes, partitions: int) -> int:
     """The partition Kafka's default partitioner gives a key: murmur2, sign bit cleared, modulo."""
+    return (_murmur2(key) & 0x7FFFFFFF) % partitions if partitions > 1 else 0
+
+
+@lru_cache(HASHES_KEPT_MAX)
+def _murmur2(key: bytes) -> int:
     mask = 0xFFFFFFFF
     m = 0x5BD1E995
     length = len(key)
@@ -386,5 +394,4 @@ def murmur2_partition(key: bytes, partitions: int) -> int:
         h = (h * m) & mask
     h ^= h >> 13
     h = (h * m) & mask
-    h ^= h >> 15
-    return (h & 0x7FFFFFFF) % partitions
+    return h ^ (h >> 15)

@@ -26,11 +26,14 @@ from spine.live import LiveFold, heal
 from spine.log import Kafka, LogReader
 from spine.log_thread import ReaderThread
 from spine.replay import StoredFold, rebuild
+from spine.together import Together
 
 EXIT_FOLD_FAILED: Final = 70
 WATCH_EVERY_S: Final = 2.0
 STALLED_AFTER_S: Final = 30.0
 HEAL_AFTER_ASSIGNMENT_S: Final = (0.2, 1.0, 3.0)
+# How long a record that the log holds is waited for before it is looked for there.
+ON_ITS_WAY_S: Final = 0.25
 # How long a process that opens only what it is assigned waits for its group before it answers.
 ASSIGNED_WITHIN_S: Final = 15.0
 _log = structlog.get_logger()
@@ -78,6 +81,8 @@ class FaustFolds:
         self._settling = asyncio.Lock()
         self._settled = asyncio.Event()
         self._app: Any = None
+        self._ends: dict[Place, int] = {}
+        self._ends_learnt = Together(self._learn_ends)
         self.still_s = 0.0
 
     async def start(self) -> None:
@@ -268,12 +273,30 @@ class FaustFolds:
             self._on_failure(error)
 
     async def level(self, timeout_s: float) -> None:
-        """Return once every fold has what the log holds now; else Pushback(FOLD_BEHIND)."""
-        for place, live in list(self.folds.items()):
-            end = await self._end(place)
-            if end is None:
-                raise Pushback(Reason.LOG_UNREACHABLE, "the log does not answer")
-            if end > live.next_offset and await self._holds_more(live, end):
+        """Return once every fold has what the log holds now; else Pushback(FOLD_BEHIND).
+
+        One question about all of them, and one for all who ask at once.
+        """
+        await self._ends_learnt()
+        for place, end in self._ends.items():
+            live = self.folds.get(place)
+            if live is not None and end > live.next_offset:
+                await self._reached(live, end, timeout_s)
+
+    async def _learn_ends(self) -> None:
+        if self._reader is None:
+            raise Pushback(Reason.LOG_UNREACHABLE, "the log does not answer")
+        places = list(self.folds)
+        self._ends = await self._reader.run(lambda log: log.ends(places))
+
+    async def _reached(self, live: LiveFold, end: int, timeout_s: float) -> None:
+        """Wait until the fold is there. What is missing is most often on its way, and only what
+        does not come is looked for in the log: it may be a hole.
+        """
+        try:
+            await live.passed(end - 1, min(ON_ITS_WAY_S, timeout_s))
+        except Pushback:
+            if await self._holds_more(live, end):
                 await live.passed(end - 1, timeout_s)
 
     async def _watch(self) -> None:
@@ -286,9 +309,9 @@ class FaustFolds:
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
             still_s = 0.0
-            for place, live in list(self.folds.items()):
-                end = await self._end(place)
-                if end is None:
+            for place, end in (await self._known_ends()).items():
+                live = self.folds.get(place)
+                if live is None:
                     continue
                 now = time.monotonic()
                 at, since = behind_since.get(place, (live.next_offset, now))
@@ -305,14 +328,19 @@ class FaustFolds:
                     self._on_failure(RuntimeError(f"{place[0]}-{place[1]} stands still"))
             self.still_s = still_s
 
-    async def _end(self, place: tuple[str, int]) -> int | None:
-        reader = self._reader
-        if reader is None:
-            return None
-        try:
-            return (await reader.run(lambda log: log.bounds(*place)))[1]
-        except Pushback:
-            return None
+    async def _known_ends(self) -> dict[Place, int]:
+        """Where the partitions end; if not all can be told at once, those of which it can."""
+        reader, known = self._reader, dict[Place, int]()
+        places = list(self.folds)
+        for asked in (places, *([place] for place in places)):
+            try:
+                if reader is not None:
+                    known |= await reader.run(partial(LogReader.ends, places=asked))
+                if asked is places:
+                    break
+            except Pushback:
+                continue
+        return known
 
     async def _holds_more(self, live: LiveFold, end: int) -> bool:
         """Whether a record stands between the fold and the end, and not only a real hole."""

@@ -24,4 +24,7 @@ def under_policy(view: PartitionView, command: Any) -> Any:
     """The command with the version in force, if it has a place for one (`policy_version`)."""
     if not hasattr(command, "policy_version"):
         return command
-    return replace(command, policy_version=policy_in_force(view))
+    in_force = policy_in_force(view)
+    if command.policy_version == in_force:
+        return command
+    return replace(command, policy_version=in_force)

@@ -29,11 +29,9 @@ from spine.event import (
 from spine.rows import (
     APPLIED_PREFIX,
     CLOSED_PREFIX,
-    GOVERNANCE_PREFIX,
     HEAD_ROW,
     HELD_PREFIX,
     QUARANTINE_PREFIX,
-    SUBJECT_PREFIX,
     Applied,
     AppliedCommand,
     Counts,
@@ -162,6 +160,8 @@ class PartitionFold(PartitionView):
             return
         domain = self.governance if self.topic == trust.GOVERNANCE_TOPIC else self.domain
         assert domain is not None
+        if len(facts.commands) > 1:
+            self.read_ahead(domain, [(command.subject, command.id) for command in facts.commands])
         for entry, command in enumerate(facts.commands):
             try:
                 if record.key is not None and record.key != command.subject.encode():
@@ -188,8 +188,8 @@ class PartitionFold(PartitionView):
         """Duplicate before chain, chain before content; then all facts of the command or none."""
         if self.closed(command.subject) is not None:
             raise Hold(Reason.METER_CLOSED)
-        prefix = GOVERNANCE_PREFIX if domain is self.governance else SUBJECT_PREFIX
-        if self.rows.get(APPLIED_PREFIX + prefix + command.id) is not None:
+        prefix = self._prefix(domain)
+        if self._row(APPLIED_PREFIX + prefix + command.id) is not None:
             applied.duplicates += 1
             return
         before = self.subject_row(domain, command.subject)
@@ -210,10 +210,11 @@ class PartitionFold(PartitionView):
                 raise Quarantine(Reason.RECORD_OUT_OF_RANGE) from None
             events.append(event)
         row = self.tools.pack((offset, entry, state))
-        self.rows.put(prefix + command.subject.encode(), row)
+        self._put(prefix + command.subject.encode(), row)
         if domain is not self.governance:
             self.rows.put(history_row(command.subject, offset, entry), row)
-        self.rows.put(
+            applied.states[command.subject] = state
+        self._put(
             APPLIED_PREFIX + prefix + command.id,
             self.tools.pack(AppliedCommand(offset, entry, command.request_digest)),
         )
@@ -290,6 +291,12 @@ class PartitionFold(PartitionView):
         else:
             applied.duplicates = 1
 
+    def _put(self, key: bytes, row: bytes) -> None:
+        """Write a row that may have been read ahead."""
+        self.rows.put(key, row)
+        if key in self._ahead:
+            self._ahead[key] = row
+
     def _advance(self, record: LogRecord) -> None:
         assert self.head is not None
         if record.append_ms > self.head.now_ms:
@@ -305,7 +312,7 @@ class PartitionFold(PartitionView):
         place = struct.pack(">qi", record.offset, entry)
         self.rows.put(HELD_PREFIX + place, self.tools.pack((subject, str(reason))))
         if subject:
-            self.rows.put(CLOSED_PREFIX + subject.encode(), self.tools.pack(str(reason)))
+            self._put(CLOSED_PREFIX + subject.encode(), self.tools.pack(str(reason)))
         elif self.head is not None and not self.head.closed:
             self.head = replace(self.head, closed=str(reason))
         applied.refusals.append(Refusal(entry, "held", reason, subject))

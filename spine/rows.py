@@ -136,10 +136,11 @@ class Refusal:
 
 @dataclass(slots=True)
 class Applied:
-    """What one record did to the partition."""
+    """What one record did to the partition. `states`: of the domain's subjects, after it."""
 
     subjects: list[str] = field(default_factory=list)
     events: list[tuple[str, object]] = field(default_factory=list)
+    states: dict[str, Any] = field(default_factory=dict)
     refusals: list[Refusal] = field(default_factory=list)
     duplicates: int = 0
     applied: int = 0

@@ -46,6 +46,7 @@ from spine.rows import (
 
 CLOCK_TOLERANCE_MS: Final = 5_000
 STANDINGS_CACHED_MAX: Final = 10_000
+ROWS_AHEAD_MAX: Final = 6_000
 
 
 class Void(Exception):
@@ -94,6 +95,30 @@ class PartitionView:
         self.head: Head | None = None if stored is None else self.tools.unpack(stored, Head)
         self._keys: dict[bytes, trust.SigningKey] = {}
         self._standings: dict[str, trust.GovernanceState] = {}
+        self._ahead: dict[bytes, bytes | None] = {}
+        self._states_ahead: dict[bytes, tuple[bytes, Subject]] = {}
+
+    def read_ahead(self, domain: Domain, commands: Collection[tuple[str, bytes]]) -> None:
+        """Look once at all rows that commands, by subject and id, will be decided and folded by.
+
+        What is kept of them is what the rows hold: a fold writes through it (`_put`).
+        """
+        if len(self._ahead) + 3 * len(commands) > ROWS_AHEAD_MAX:
+            self._ahead.clear()
+            self._states_ahead.clear()
+        prefix = self._prefix(domain)
+        wanted = [prefix + subject.encode() for subject, _ in commands]
+        wanted += [CLOSED_PREFIX + subject.encode() for subject, _ in commands]
+        wanted += [APPLIED_PREFIX + prefix + command_id for _, command_id in commands]
+        keys = [key for key in wanted if key not in self._ahead]
+        self._ahead.update(zip(keys, self.rows.get_many(keys), strict=True))
+
+    def _row(self, key: bytes) -> bytes | None:
+        ahead = self._ahead
+        return ahead[key] if key in ahead else self.rows.get(key)
+
+    def _prefix(self, domain: Domain) -> bytes:
+        return GOVERNANCE_PREFIX if domain is self.governance else SUBJECT_PREFIX
 
     def key(self, kid: bytes) -> trust.SigningKey | None:
         """The signing key of that id, as far as this partition has been told."""
@@ -142,7 +167,7 @@ class PartitionView:
         """Where a command id was applied; None if it was not."""
         home = self.topic == trust.GOVERNANCE_TOPIC
         prefix = GOVERNANCE_PREFIX if home else SUBJECT_PREFIX
-        stored = self.rows.get(APPLIED_PREFIX + prefix + command_id)
+        stored = self._row(APPLIED_PREFIX + prefix + command_id)
         if stored is None:
             return None
         found: AppliedCommand = self.tools.unpack(stored, AppliedCommand)
@@ -152,7 +177,7 @@ class PartitionView:
         """Why this subject, or the whole partition, is closed; None if it is open."""
         if self.head is not None and self.head.closed:
             return Reason.PARTITION_CLOSED
-        if self.rows.get(CLOSED_PREFIX + subject.encode()) is not None:
+        if self._row(CLOSED_PREFIX + subject.encode()) is not None:
             return Reason.METER_CLOSED
         return None
 
@@ -231,12 +256,17 @@ class PartitionView:
 
     def subject_row(self, domain: Domain, subject: str) -> Subject:
         """The state of a subject of that domain; its initial state if nothing was applied."""
-        prefix = GOVERNANCE_PREFIX if domain is self.governance else SUBJECT_PREFIX
-        stored = self.rows.get(prefix + subject.encode())
+        key = self._prefix(domain) + subject.encode()
+        stored = self._row(key)
         if stored is None:
             return Subject(NO_PREDECESSOR, NO_PREDECESSOR, domain.initial())
-        offset, entry, state = self.tools.unpack(stored, domain.row_type)
-        return Subject(offset, entry, state)
+        known = self._states_ahead.get(key)
+        if known is not None and known[0] is stored:
+            return known[1]
+        found = Subject(*self.tools.unpack(stored, domain.row_type))
+        if key in self._ahead:
+            self._states_ahead[key] = stored, found
+        return found
 
     def verified_role(self, record: LogRecord) -> SignerRole:
         """The role of the key that signed the record; quarantine if it is unknown here."""

@@ -25,7 +25,7 @@ Rules:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -43,6 +43,8 @@ OVERDUE_AFTER: Final = timedelta(hours=72)
 FIRST_RETRY: Final = timedelta(seconds=5)
 LAST_RETRY: Final = timedelta(minutes=10)
 RECEIVES: Final = frozenset({Role.DATA_USER, Role.SUPPLIER, Role.DATA_SERVICE, Role.CONSUMER})
+TOLD_AS: Final = RECEIVES - {Role.SUPPLIER}
+PARTICIPANTS: Final = TOLD_AS - {Role.CONSUMER}
 SHUT: Final = frozenset(
     {
         ShownState.SUSPENDED,
@@ -144,9 +146,19 @@ class Change:
         return self.obliges and now > self.due
 
 
-def changes(mpxn: str, access: MeterAccess, now: datetime) -> tuple[Change, ...]:
-    """What there is to tell of a meter at `now`, to each receiver the oldest first."""
-    found = []
+def changes(
+    mpxn: str, access: MeterAccess, now: datetime, to: frozenset[Role] = TOLD_AS
+) -> tuple[Change, ...]:
+    """What there is to tell of a meter at `now` in these roles, to each receiver the oldest
+    first.
+    """
+    return in_order(each_change(mpxn, access, now, to))
+
+
+def each_change(
+    mpxn: str, access: MeterAccess, now: datetime, to: frozenset[Role]
+) -> Iterator[Change]:
+    """The same in no order."""
     for consent in access.consents:
         if is_bar(consent):
             continue
@@ -168,9 +180,9 @@ def changes(mpxn: str, access: MeterAccess, now: datetime) -> tuple[Change, ...]
                 and served.effective_from <= since
                 and (served.effective_to is None or since < served.effective_to)
             }
-        at = consent.changed_at
-        found += [made(mpxn, consent, state, since, at, *receiver) for receiver in receivers]
-    return in_order(found)
+        for receiver, role in receivers:
+            if role in to:
+                yield made(mpxn, consent, state, since, consent.changed_at, receiver, role)
 
 
 def in_order(found: Iterable[Change]) -> tuple[Change, ...]:
@@ -182,7 +194,8 @@ def in_order(found: Iterable[Change]) -> tuple[Change, ...]:
         as_service = each.told_as is Role.DATA_SERVICE
         return each.receiver, each.is_notice, each.since, each.consent_id, as_service
 
-    return tuple(sorted(found, key=place))
+    listed = list(found)
+    return tuple(sorted(listed, key=place) if len(listed) > 1 else listed)
 
 
 def takes_part(change: Change, access: MeterAccess, participant: Participant | None) -> bool:
@@ -200,12 +213,13 @@ def takes_part(change: Change, access: MeterAccess, participant: Participant | N
 
 def next_by_time(access: MeterAccess, now: datetime) -> datetime | None:
     """When time alone next changes how a consent of the meter stands; None if it does not."""
-    moments = {t.effective_from for t in access.tenancies}
-    moments |= {t.effective_to for t in access.tenancies if t.effective_to is not None}
+    moments = [t.effective_from for t in access.tenancies]
+    moments += [t.effective_to for t in access.tenancies if t.effective_to is not None]
     for consent in access.consents:
         if not is_bar(consent):
-            moments |= {consent.valid_from, consent.expires}
-            moments |= set() if consent.answer_by is None else {consent.answer_by}
+            moments += (consent.valid_from, consent.expires)
+            if consent.answer_by is not None:
+                moments.append(consent.answer_by)
     return min((moment for moment in moments if moment > now), default=None)
 
 

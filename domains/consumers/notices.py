@@ -17,10 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from itertools import chain
 from typing import Final
 
 from domains.consumers import changes
-from domains.consumers.changes import Change, Notice, in_order, made
+from domains.consumers.changes import TOLD_AS, Change, Notice, each_change, in_order, made
 from domains.consumers.evolve import is_bar
 from domains.consumers.views import ShownState, shown_state
 from spine.policy import Consent, ConsentState, MeterAccess, Role
@@ -28,36 +29,54 @@ from spine.policy import Consent, ConsentState, MeterAccess, Role
 RENEWAL_BEFORE: Final = timedelta(days=30)
 
 
-def told(mpxn: str, access: MeterAccess, now: datetime) -> tuple[Change, ...]:
-    """All that there is to tell of a meter at `now`, changes and notices, in their order."""
-    return in_order((*changes.changes(mpxn, access, now), *notices(mpxn, access, now)))
+def told(
+    mpxn: str, access: MeterAccess, now: datetime, to: frozenset[Role] = TOLD_AS
+) -> tuple[Change, ...]:
+    """All that there is to tell of a meter at `now` in these roles, changes and notices, in their
+    order.
+    """
+    found = (each_change(mpxn, access, now, to), notices(mpxn, access, now, to))
+    return in_order(chain.from_iterable(found))
 
 
-def notices(mpxn: str, access: MeterAccess, now: datetime) -> Iterator[Change]:
-    """The notices of a meter at `now`."""
+def notices(
+    mpxn: str, access: MeterAccess, now: datetime, to: frozenset[Role] = TOLD_AS
+) -> Iterator[Change]:
+    """The notices of a meter at `now`, in these roles."""
     for consent in access.consents:
-        if is_bar(consent) or shown_state(consent, access, now) is not ShownState.ACTIVE:
+        if not _may_stand(consent, now):
             continue
         consumer = (consent.consumer_ref, Role.CONSUMER)
-        years = _years(_stands_since(consent), now)
+        due: list[tuple[Notice, datetime, str, Role]] = []
+        since = _stands_since(consent)
+        years = _years(since, now)
         if years > 0:
-            at = _anniversary(_stands_since(consent), years)
-            yield made(mpxn, consent, Notice.REMINDER, at, at, *consumer)
+            due.append((Notice.REMINDER, _anniversary(since, years), *consumer))
         at = consent.expires - RENEWAL_BEFORE
-        if _stands_since(consent) < at <= now:
-            yield made(mpxn, consent, Notice.RENEWAL, at, at, *consumer)
-            yield made(mpxn, consent, Notice.RENEWAL, at, at, consent.data_user, Role.DATA_USER)
+        if since < at <= now:
+            due.append((Notice.RENEWAL, at, *consumer))
+            due.append((Notice.RENEWAL, at, consent.data_user, Role.DATA_USER))
+        if due and shown_state(consent, access, now) is not ShownState.ACTIVE:
+            continue
+        for notice, at, receiver, role in due:
+            if role in to:
+                yield made(mpxn, consent, notice, at, at, receiver, role)
 
 
 def next_by_time(access: MeterAccess, now: datetime) -> datetime | None:
     """When time alone next changes what there is to tell of the meter; None if it does not."""
-    moments = {changes.next_by_time(access, now)}
+    moments = [changes.next_by_time(access, now)]
     for consent in access.consents:
-        if not is_bar(consent) and consent.state is ConsentState.ACTIVE and now < consent.expires:
+        if _may_stand(consent, now):
             since = _stands_since(consent)
-            moments.add(consent.expires - RENEWAL_BEFORE)
-            moments.add(_anniversary(since, _years(since, now) + 1))
+            moments.append(consent.expires - RENEWAL_BEFORE)
+            moments.append(_anniversary(since, _years(since, now) + 1))
     return min((at for at in moments if at is not None and at > now), default=None)
+
+
+def _may_stand(consent: Consent, now: datetime) -> bool:
+    """Whether it stands, as far as that can be told without the tenancy."""
+    return not is_bar(consent) and consent.state is ConsentState.ACTIVE and now < consent.expires
 
 
 def _stands_since(consent: Consent) -> datetime:

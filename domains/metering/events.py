@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import assert_never
+from typing import Final, assert_never
 
 from spine.errors import Reason, Refused
 from spine.gb import Interval, utc
@@ -40,7 +40,13 @@ class MeasurementQuantity(StrEnum):
     @property
     def direction(self) -> EnergyDirection:
         """The way of flow that this quantity counts."""
-        return EnergyDirection.IMPORT if self.endswith("I") else EnergyDirection.EXPORT
+        return _DIRECTIONS[self]
+
+
+_DIRECTIONS: Final = {
+    quantity: EnergyDirection.IMPORT if quantity.endswith("I") else EnergyDirection.EXPORT
+    for quantity in MeasurementQuantity
+}
 
 
 @dataclass(frozen=True, slots=True)

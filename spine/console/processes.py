@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Annotated, Final
 
 import typer
 
+from spine.collecting import collect_less_often
 from spine.config import Settings
 from spine.console.context import kafka, runtime, settings, use
 from spine.console.logs import ensure_log, issue_identities
@@ -159,10 +159,7 @@ def run_process(name: str, start: Callable[[Runtime], Awaitable[Process]]) -> No
 
     async def live() -> None:
         process = await start(runtime(patient=True))
-        # A full collection would look through all that was loaded at the start (160,000 objects)
-        # and hold up every caller meanwhile; hardly any of it ever goes.
-        gc.collect()
-        gc.freeze()
+        collect_less_often()
         await process.until_signalled()
 
     asyncio.run(live())

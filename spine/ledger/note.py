@@ -156,7 +156,9 @@ def parse_signature(line: str) -> Signature:
         raw = b64decode(encoded, validate=True)
     except (ValueError, Base64Error):
         raise MalformedNote("a signature line reads mark, name, signature") from None
-    if not (line.startswith(_MARK) and line.endswith("\n") and len(raw) > 4 and _is_name(name)):
+    # Base64 has bits to spare at its end, and a line is written in one way only.
+    whole = len(raw) > 4 and b64encode(raw).decode() == encoded
+    if not (line.startswith(_MARK) and line.endswith("\n") and whole and _is_name(name)):
         raise MalformedNote("a signature line reads mark, name, signature")
     return Signature(name, raw[:4], raw[4:])
 

@@ -233,13 +233,15 @@ def _registration(
     """The command of a request; what it leaves out follows from the form of its MPxN."""
     mpxn = parse_mpxn(request.mpxn)
     direction = request.energy_direction or EnergyDirection.IMPORT
-    active = next((q for q in ACTIVE if q.direction == direction), ACTIVE[0])
+    quantity = request.measurement_quantity
+    if not quantity:
+        quantity = next((q for q in ACTIVE if q.direction == direction), ACTIVE[0])
     return RegisterMeteringPoint(
         by,
         str(mpxn),
         request.fuel or (Fuel.ELECTRICITY if isinstance(mpxn, Mpan) else Fuel.GAS),
         direction,
-        request.measurement_quantity or active,
+        quantity,
         wire.required_instant(request, "registered_from"),
         request.gsp_group,
         distributors,

@@ -11,7 +11,14 @@ from functools import partial
 from itertools import chain, count, islice
 from typing import Final, Generic, TypeVar
 
-from domains.consumers.changes import Change, Waits, outstanding, takes_part, told_role
+from domains.consumers.changes import (
+    PARTICIPANTS,
+    Change,
+    Waits,
+    outstanding,
+    takes_part,
+    told_role,
+)
 from domains.consumers.deletions import Deletion, deletions
 from domains.consumers.evolve import find_consent, is_bar
 from domains.consumers.notices import next_by_time, told
@@ -68,11 +75,14 @@ class Shelf(Generic[Item]):
         self._tells, self._answered, self._obliges = tells, answered, obliges
         self._of: dict[Actor, dict[str, tuple[Item, ...]]] = {}
         self._receivers: dict[str, frozenset[Actor]] = {}
+        # Few groups of receivers are of many meters, and kept once.
+        self._groups: dict[frozenset[Actor], frozenset[Actor]] = {}
 
     def put(self, mpxn: str, access: MeterAccess, now: datetime) -> None:
         """Take in how a meter stands."""
         found = outstanding(self._tells(mpxn, access, now), self._answered)
-        for receiver in self._receivers.pop(mpxn, frozenset()) - found.keys():
+        before = self._receivers.pop(mpxn, None)
+        for receiver in before - found.keys() if before else ():
             meters = self._of[receiver]
             meters.pop(mpxn, None)
             if not meters:
@@ -80,7 +90,8 @@ class Shelf(Generic[Item]):
         for receiver, theirs in found.items():
             self._of.setdefault(receiver, {})[mpxn] = theirs
         if found:
-            self._receivers[mpxn] = frozenset(found)
+            group = frozenset(found)
+            self._receivers[mpxn] = self._groups.setdefault(group, group)
 
     def waiting(self, receiver: Actor) -> Mapping[str, tuple[Item, ...]]:
         """By meter, what a party has to answer in that role, the first first."""
@@ -98,8 +109,10 @@ class Shelf(Generic[Item]):
             if place % COUNTED_A_TURN == 0:
                 await asyncio.sleep(0)
             if self._obliges(item):
-                new = Backlog(item.receiver, item.since, item.due)
-                theirs = found.setdefault(item.receiver, new)
+                theirs = found.get(item.receiver)
+                if theirs is None:
+                    theirs = Backlog(item.receiver, item.since, item.due)
+                    found[item.receiver] = theirs
                 theirs.oldest = min(theirs.oldest, item.since)
                 theirs.first_due = min(theirs.first_due, item.due)
                 theirs.outstanding += 1
@@ -157,7 +170,8 @@ class Outstanding:
         self._by_time: list[tuple[datetime, str]] = []
         self._timed: dict[str, datetime] = {}
         self._unread: list[Iterator[str]] = []
-        self._changed: set[str] = set()
+        # Meters to look at again, with what their access has become where a fold has said so.
+        self._changed: dict[str, MeterAccess | None] = {}
         self._joined: list[LiveFold] = []
 
     def watch(self, folds: Iterable[LiveFold], acknowledged: LiveFold) -> None:
@@ -180,16 +194,18 @@ class Outstanding:
                 moment, mpxn = heapq.heappop(self._by_time)
                 if self._timed.get(mpxn) == moment:  # or a clock that was set back hides it
                     del self._timed[mpxn]
-                self._changed.add(mpxn)
-            meters = [self._changed.pop() for _ in range(min(len(self._changed), METERS_A_TURN))]
+                self._changed.setdefault(mpxn)
+            due = min(len(self._changed), METERS_A_TURN)
+            meters = [self._changed.popitem() for _ in range(due)]
             if not meters and self._unread:
-                meters = list(islice(self._unread[-1], METERS_A_TURN))
+                meters = [(mpxn, None) for mpxn in islice(self._unread[-1], METERS_A_TURN)]
                 if not meters:
                     self._unread.pop()
             elif not meters:
                 return
-            for mpxn in meters:
-                self.take_in(mpxn)
+            now = self._now()
+            for mpxn, access in meters:
+                self.take_in(mpxn, now, access)
             await asyncio.sleep(0)
 
     async def look_again(self) -> None:
@@ -241,7 +257,8 @@ class Outstanding:
         telemetry.deletions_overdue.set(sum(theirs.overdue for theirs in owed))
 
     def _on_facts(self, record: LogRecord, applied: Applied) -> None:
-        self._changed.update(subject for subject, _ in applied.events)
+        for subject, _ in applied.events:
+            self._changed[subject] = applied.states.get(subject)
 
     def _on_governance(self, live: LiveFold, record: LogRecord, applied: Applied) -> None:
         joined = any(isinstance(event, _JOINING) for _, event in applied.events)
@@ -249,13 +266,17 @@ class Outstanding:
             self._joined.append(live)
 
     def _on_acknowledged(self, record: LogRecord, applied: Applied) -> None:
-        self._changed.update(getattr(event, "mpxn", "") for _, event in applied.events)
+        for _, event in applied.events:
+            self._changed.setdefault(getattr(event, "mpxn", ""))
 
-    def take_in(self, mpxn: str) -> None:
+    def take_in(
+        self, mpxn: str, now: datetime | None = None, access: MeterAccess | None = None
+    ) -> None:
         """Look at a meter again, whose access or acknowledgements may have changed."""
-        access, now = self._meters.state(mpxn), self._now()
+        access = access or self._meters.state(mpxn)
         if not access.consents:
             return
+        now = now or self._now()
         self._consumers.put(mpxn, access)
         self._changes.put(mpxn, access, now)
         self.deletions.put(mpxn, access, now)
@@ -275,9 +296,8 @@ class Outstanding:
         """
         return tuple(
             change
-            for change in told(mpxn, access, now)
-            if change.told_as is not Role.CONSUMER
-            and takes_part(change, access, self._participant(mpxn, change.receiver))
+            for change in told(mpxn, access, now, PARTICIPANTS)
+            if takes_part(change, access, self._participant(mpxn, change.receiver))
         )
 
     def _owed_by_participants(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from functools import partial
 from typing import Final
 
 from domains.consumers import acknowledgements
@@ -20,6 +23,9 @@ from spine.writer import LogWriter
 
 LOOK_EVERY_S: Final = 0.2
 COUNT_EVERY_S: Final = 10.0
+# Where very much waits, counting it may take so much of the process's time, or be done so seldom.
+COUNTING_SHARE: Final = 0.05
+COUNTED_WITHIN_S: Final = 60.0
 TURNS_AT_THE_START: Final = 100
 
 
@@ -43,7 +49,7 @@ async def telling(
     await known.look(TURNS_AT_THE_START)
     every(process, LOOK_EVERY_S, known.look)
     every(process, LOOK_EVERY_S, known.look_again)
-    every(process, COUNT_EVERY_S, known.count)
+    every(process, COUNT_EVERY_S, partial(_counted, known))
     webhooks = Webhooks(keyed)
     webhooks.watch()
     changes = Service(
@@ -57,3 +63,10 @@ async def telling(
         DeletionsService(known, keyed, runtime.identity.log_id),
     )
     return [changes, deletions, delivering(process, known, webhooks, said, keyed)]
+
+
+async def _counted(known: Outstanding) -> None:
+    started = time.monotonic()
+    await known.count()
+    took_s = time.monotonic() - started
+    await asyncio.sleep(min(took_s / COUNTING_SHARE, COUNTED_WITHIN_S))

@@ -131,6 +131,8 @@ def record(request: Any) -> RecordTerms:
 
 def details(request: Any) -> dict[str, str]:
     """What the record of a consent seals, each part that was said. It is never part of an error."""
+    if not request.HasField("record"):
+        return {}
     sent = request.record
     said = {
         name: wire.optional_words(getattr(sent, name), f"record.{name}", longest)

@@ -8,6 +8,7 @@ import hashlib
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -83,22 +84,33 @@ def now() -> datetime:
 
 # So that adding a page to an instant is always an instant again.
 LAST_YEAR: Final = 9_000
+INSTANTS_KEPT_MAX: Final = 4_096
 
 
 def instant(written: Timestamp, field: str) -> datetime:
     """The instant a caller wrote, in whole milliseconds; Invalid(TIME_INVALID) if there is none."""
     try:
-        at = written.ToDatetime(tzinfo=UTC)
+        at = _instant(written.seconds, written.nanos)
     except (ValueError, OverflowError):
         raise Invalid(Reason.TIME_INVALID, "no such time", field=field) from None
     if at.year > LAST_YEAR:
         raise Invalid(Reason.TIME_INVALID, f"after the year {LAST_YEAR}", field=field)
-    return from_epoch_ms(epoch_ms(at))
+    return at
+
+
+@lru_cache(INSTANTS_KEPT_MAX)
+def _instant(seconds: int, nanos: int) -> datetime:
+    """Commands by the thousand say few instants."""
+    written = Timestamp(seconds=seconds, nanos=nanos)
+    return from_epoch_ms(epoch_ms(written.ToDatetime(tzinfo=UTC)))
 
 
 def optional_instant(request: Any, field: str) -> datetime | None:
     """The instant in that field; None if the field is unset or the message has no such field."""
-    if field not in request.DESCRIPTOR.fields_by_name or not request.HasField(field):
+    try:
+        if not request.HasField(field):
+            return None
+    except ValueError:  # a message without such a field
         return None
     return instant(getattr(request, field), field)
 

@@ -603,6 +603,32 @@ async def test_a_log_that_ends_in_a_hole_is_no_fold_that_stands_still(
         folds.close()
 
 
+async def test_who_asks_to_be_level_at_once_asks_the_log_once(
+    guarded: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    ends = LogReader.ends
+
+    def counted(self: LogReader, places: Any) -> Any:
+        asked.append(len(places))
+        return ends(self, places)
+
+    monkeypatch.setattr(LogReader, "ends", counted)
+    monkeypatch.setattr("spine.fold.WATCH_EVERY_S", 60)
+    folds = guarded.folds("at-once")
+    live = folds[trust.CONSUMER_LOG, PARTITION]
+    await folds.start()
+    try:
+        asked.clear()
+        last = await guarded.append(guarded.log.facts(command(NEIGHBOUR, moved_in())))
+        await asyncio.gather(*(folds.level(20) for _ in range(50)))
+        assert live.next_offset == last + 1
+        assert 1 <= len(asked) < 10  # beside what follows the log once a second
+    finally:
+        await folds.stop()
+        folds.close()
+
+
 async def test_a_fold_that_stands_still_while_the_log_goes_on_ends_the_process(
     guarded: Guarded, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from spine.claims import Claims
 from spine.errors import Conflict, Reason
@@ -35,6 +38,30 @@ def test_another_caller_method_or_key_is_another_scope(tmp_path: Path, changed: 
     )
     claims.claim(role, party, method, key, SECOND)
     claims.close()
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.lists(st.tuples(st.integers(0, 5), st.sampled_from([FIRST, SECOND]))), max_size=4)
+)
+def test_many_at_once_are_claimed_as_one_by_one(bulks: list[list[tuple[int, bytes]]]) -> None:
+    """In one bulk a key may stand twice, for the same request and for another."""
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("spine.claims.ASKED_AT_ONCE", 3)
+        at_once, singly = Claims(Path(folder) / "1", LOG), Claims(Path(folder) / "2", LOG)
+        for bulk in bulks:
+            asked = [(*SCOPE[:3], f"key-{number}", digest) for number, digest in bulk]
+            found = [conflict is not None for conflict in at_once.claim_all(asked)]
+            alone = []
+            for claim in asked:
+                try:
+                    singly.claim(*claim)
+                    alone.append(False)
+                except Conflict:
+                    alone.append(True)
+            assert found == alone
+        at_once.close()
+        singly.close()
 
 
 def test_another_log_knows_nothing_of_it(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from base64 import b64decode
 from dataclasses import replace
 
 import pytest
@@ -53,6 +54,17 @@ def test_the_published_note_is_signed_by_the_published_key() -> None:
     assert note.signed_by(key, verify) == 0
     assert str(note) == PUBLISHED_NOTE and str(key) == PUBLISHED_KEY
     assert replace(note, text=note.text.replace("your", "my")).signed_by(key, verify) is None
+
+
+def test_a_signature_is_written_one_way_though_base64_has_bits_to_spare() -> None:
+    """Read naively, another last character is the same signature."""
+    first, second = (line.split(" ")[2] for line in str(NOTE).splitlines()[-2:])
+    for encoded in (first, second):
+        last = encoded.rstrip("=")[-1]
+        other = encoded.replace(f"{last}=", f"{chr(ord(last) + 1)}=")
+        assert other != encoded and b64decode(other) == b64decode(encoded)
+        with pytest.raises(MalformedNote):
+            Note.parse(str(NOTE).replace(encoded, other))
 
 
 def test_a_checkpoint_is_signed_and_cosigned() -> None:

@@ -14,7 +14,9 @@ from spine.console import processes
 
 @pytest.fixture
 def thawed() -> Iterator[None]:
+    before = gc.get_threshold()
     yield
+    gc.set_threshold(*before)
     gc.unfreeze()
 
 

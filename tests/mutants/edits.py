@@ -247,9 +247,16 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "an applied command is applied once",
         FOLD,
-        "if self.rows.get(APPLIED_PREFIX + prefix + command.id) is not None:",
+        "if self._row(APPLIED_PREFIX + prefix + command.id) is not None:",
         "if False:",
         PARTITION,
+    ),
+    Mutant(
+        "what a record wrote counts for its next command",
+        FOLD,
+        "        if key in self._ahead:\n",
+        "        if False:\n",
+        ("tests/core/test_read_ahead.py",),
     ),
     Mutant(
         "copies come without a gap",
@@ -269,8 +276,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "what this build cannot read closes its meter",
         FOLD,
-        "        if subject:\n            self.rows.put(CLOSED_PREFIX",
-        "        if False:\n            self.rows.put(CLOSED_PREFIX",
+        "        if subject:\n            self._put(CLOSED_PREFIX",
+        "        if False:\n            self._put(CLOSED_PREFIX",
         PARTITION,
     ),
     Mutant(
@@ -884,8 +891,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "what waits for consumers is not kept",
         "spine/services/outstanding.py",
-        "            if change.told_as is not Role.CONSUMER\n            and takes_part(",
-        "            if takes_part(",
+        "told(mpxn, access, now, PARTICIPANTS)",
+        "told(mpxn, access, now)",
         CONSENT,
     ),
     Mutant(
@@ -1029,10 +1036,17 @@ MUTANTS: tuple[Mutant, ...] = (
         CONSENT,
     ),
     Mutant(
+        "a signature line is written one way",
+        "spine/ledger/note.py",
+        " and b64encode(raw).decode() == encoded",
+        "",
+        ("tests/core/test_ledger_note.py",),
+    ),
+    Mutant(
         "a key stands for one request everywhere",
         "spine/claims.py",
-        "        if claimed != digest:\n",
-        "        if False:\n",
+        "None if known[scope] == digest else _conflict()",
+        "None",
         ("tests/core/test_claims.py",),
     ),
     # One trust

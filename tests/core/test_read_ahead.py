@@ -1,0 +1,113 @@
+"""Many commands in one record: their rows are looked up at once, and nothing else changes by that.
+
+The plain fold looks at each row when its turn comes. Whatever stands in a record, duplicates,
+broken chains, meters of another partition, facts that do not fit, both leave the same rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from domains.consumers.chain import as_kept
+from spine.domain import Domain
+from spine.event import NO_PREDECESSOR, Command, Fact
+from spine.partition import PartitionFold
+from tests.helpers.records import (
+    BEGUN,
+    ELSEWHERE,
+    METER,
+    NEIGHBOUR,
+    Scene,
+    command,
+    granted,
+    moved_in,
+    resumed,
+    revoked,
+    suspended,
+)
+from tests.helpers.stories import unknown_fact
+
+
+class Plain(PartitionFold):
+    """Looks at each row by itself."""
+
+    def read_ahead(self, domain: Domain, commands: Collection[tuple[str, bytes]]) -> None:
+        return None
+
+
+class ForgetsWhatItWrites(PartitionFold):
+    """Naive: goes on with what it read before it wrote."""
+
+    def _put(self, key: bytes, row: bytes) -> None:
+        self.rows.put(key, row)
+
+
+EVENTS: tuple[object, ...] = (moved_in(), granted(), revoked(), suspended(), resumed())
+UNKNOWN = Fact("consumers.NotYetKnown", BEGUN, b"\x00" + bytes(4))
+Where = tuple[int, int]
+
+
+@st.composite
+def made(draw: st.DrawFn, places: list[Where]) -> Command:
+    """A command that may fit, or repeat an id, or break a chain, or be of another partition."""
+    subject = draw(st.sampled_from([METER, NEIGHBOUR, METER, NEIGHBOUR, ELSEWHERE]))
+    events = [draw(st.sampled_from(EVENTS)) for _ in range(draw(st.integers(0, 2)))]
+    previous = draw(st.sampled_from([(NO_PREDECESSOR, NO_PREDECESSOR), *places]))
+    command_id = draw(st.none() | st.integers(0, 3).map(lambda number: bytes([number]) * 16))
+    one = command(subject, *events, previous=previous, id=command_id)
+    if draw(st.integers(0, 9)) == 0:
+        return replace(one, facts=(*one.facts, UNKNOWN))
+    return one
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_rows_that_are_read_ahead_are_the_rows(data: st.DataObject) -> None:
+    scenes = [Scene(), Scene(Plain)]
+    for number in range(data.draw(st.integers(1, 4))):
+        last = scenes[0].last
+        places = [(last - back, entry) for back in range(number) for entry in range(4)]
+        places += [(last + 1, entry) for entry in range(3)]  # of this record itself
+        commands = data.draw(st.lists(made(places), min_size=1, max_size=6))
+        keyed = data.draw(st.booleans())
+        applied = [scene.facts(*commands, keyed=keyed) for scene in scenes]
+        assert applied[0] == applied[1]
+        assert scenes[0].digest() == scenes[1].digest()
+        for subject in (METER, NEIGHBOUR):
+            states = [scene.fold.subject(subject) for scene in scenes]
+            assert states[0] == states[1]
+            assert scenes[0].fold.closed(subject) == scenes[1].fold.closed(subject)
+        for subject, state in applied[0].states.items():
+            assert state == as_kept(scenes[1].fold.subject(subject).state)
+        for one in commands:
+            found = [scene.fold.applied_command(one.id) for scene in scenes]
+            assert found[0] == found[1]
+
+
+def test_what_a_record_itself_wrote_counts_for_its_next_command() -> None:
+    """The naive fold applies a command twice."""
+    twice = command(METER, moved_in()), command(METER, moved_in())
+    for fold_class, applied, duplicates in ((PartitionFold, 1, 1), (ForgetsWhatItWrites, 2, 0)):
+        done = Scene(fold_class).facts(*twice)
+        assert (done.applied, done.duplicates) == (applied, duplicates)
+
+
+def test_a_meter_that_a_record_closes_is_closed_for_its_next_command() -> None:
+    """As is the naive fold's, which has looked before and sees it open."""
+    for fold_class, outcomes in (
+        (PartitionFold, ["held", "held"]),
+        (ForgetsWhatItWrites, ["held"]),
+    ):
+        done = Scene(fold_class).facts(unknown_fact(METER), command(METER, moved_in("t-2")))
+        assert [refusal.outcome for refusal in done.refusals] == outcomes
+
+
+def test_what_is_kept_of_rows_is_bounded() -> None:
+    scene = Scene()
+    for number in range(40):
+        scene.facts(*(command(METER, moved_in(f"t-{number}-{n}")) for n in range(100)))
+    assert 0 < len(scene.fold._ahead) <= 6_000
