@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Mapping
+from datetime import date, datetime
 from functools import lru_cache
 from io import BytesIO
 from typing import Any, Final
@@ -20,14 +21,14 @@ from spine import event
 from spine.domain import Domain
 from spine.event import AccessRequest
 from spine.exact import Reader, reader_of, whole
-from spine.exact_writing import Writer, writer_of, written
 from spine.ledger.note import PublishedHead
 from spine.rows import Malformed, Tools, UnknownSchema
-from spine.schemas import Schemas
+from spine.schemas import Schema, Schemas
 
 MAGIC: Final = 0
 MAX_VALUE_BYTES: Final = 1 << 20
 _FRAME = struct.Struct(">bI")
+_PASSED_THROUGH = (bytes, datetime, date)
 
 SPINE_RECORDS: Final[Mapping[str, type]] = {
     f"spine.{record.__name__}": record
@@ -57,21 +58,16 @@ class Codec:
         self._names = {cls: name for name, cls in (self._records | self._events).items()}
         requests: Any = schemas.named("spine.AccessRequests").parsed
         (entries,) = (f for f in requests["fields"] if f["name"] == "entries")
-        self._entry = writer_of(entries["type"]["items"])
+        self._entry = entries["type"]["items"]
         self._last: tuple[bytes | None, object] = None, None
         self._readers: dict[int, Reader] = {
             schema_id: reader_of(schema.parsed) for schema_id, schema in schemas.by_id.items()
         }
-        self._writers: dict[type, tuple[bytes, Writer]] = {}
 
     def encode(self, value: object) -> bytes:
         """Confluent-framed Avro of a record or event, in the latest version of its schema."""
-        cls = type(value)
-        if cls not in self._writers:
-            schema = self.schemas.named(self._names[cls])
-            self._writers[cls] = _FRAME.pack(MAGIC, schema.id), writer_of(schema.parsed)
-        frame, writer = self._writers[cls]
-        return written(writer, value, frame)
+        schema = self.schemas.named(self._names[type(value)])
+        return self._frame(schema, value)
 
     def decode(self, framed: bytes) -> object:
         """The record value in those bytes; raises Malformed or UnknownSchema.
@@ -96,7 +92,15 @@ class Codec:
 
     def encode_entry(self, request: AccessRequest) -> bytes:
         """The Avro binary of one access request: what its Merkle leaf covers, after the salt."""
-        return written(self._entry, request)
+        out = BytesIO()
+        fastavro.schemaless_writer(out, self._entry, _plain(request))
+        return out.getvalue()
+
+    def _frame(self, schema: Schema, value: object) -> bytes:
+        out = BytesIO()
+        out.write(_FRAME.pack(MAGIC, schema.id))
+        fastavro.schemaless_writer(out, schema.parsed, _plain(value))
+        return out.getvalue()
 
     def _decode(self, framed: bytes, classes: Mapping[str, type]) -> object:
         if len(framed) > MAX_VALUE_BYTES or len(framed) < _FRAME.size or framed[0] != MAGIC:
@@ -144,3 +148,7 @@ _packer = msgspec.msgpack.Encoder()
 @lru_cache(maxsize=64)
 def _unpacker(kind: Any) -> msgspec.msgpack.Decoder[Any]:
     return msgspec.msgpack.Decoder(kind)
+
+
+def _plain(value: object) -> Any:
+    return msgspec.to_builtins(value, builtin_types=_PASSED_THROUGH)

@@ -1,8 +1,9 @@
 """How often a process of the spine looks for objects that only keep each other alive.
 
 Python looks after every few hundred new objects that outlive their makers, and a server makes and
-keeps many that refer to nothing of the kind. What was made while a process started, 160,000 objects,
-lives as long as it does and is not looked at again: every caller would have to wait meanwhile.
+keeps many that refer to nothing of the kind. What was made while a process started (160,000
+objects) lives as long as it does and is not looked at again: every caller would have to wait
+meanwhile.
 """
 
 from __future__ import annotations

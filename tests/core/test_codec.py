@@ -7,9 +7,7 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime, timedelta
 from io import BytesIO
-from types import SimpleNamespace
 from typing import Any
 
 import fastavro
@@ -19,13 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domains.metering import AGGREGATES, READINGS
-from spine import event, exact, exact_writing
+from spine import event, exact
 from spine.codec import MAX_VALUE_BYTES, SPINE_RECORDS, Codec
 from spine.errors import Bug
 from spine.event import DataPosition, Facts, Opening, Quarantined, from_epoch_ms
 from spine.exact import reader_of, whole
-from spine.exact_writing import writer_of, written
-from spine.gb import london
 from spine.rows import Malformed, UnknownSchema
 from tests.helpers.records import BEGUN, CODEC
 from tests.helpers.samples import VALUES
@@ -297,70 +293,6 @@ def test_what_is_read_exactly_is_what_comes_out_as_it_went_in(data: st.DataObjec
     assert exactly == outcome(lambda: read_and_written_again(schema, framed[5:]))
 
 
-def of_schema(node: Any, named: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[Any]:
-    """Plain values of a released schema, as fastavro takes them."""
-    match node:
-        case str() if node in named:
-            return named[node]
-        case ["null", inner]:
-            return st.none() | of_schema(inner, named)
-        case {"type": "record", "name": name, "fields": fields}:
-            made = st.fixed_dictionaries({f["name"]: of_schema(f["type"], named) for f in fields})
-            named[name] = made
-            return made
-        case {"type": "array", "items": items}:
-            return st.lists(of_schema(items, named), max_size=3)
-        case {"logicalType": "timestamp-millis"}:
-            return st.integers(-(1 << 45), 1 << 46).map(from_epoch_ms)
-        case {"logicalType": "date"}:
-            return st.dates()
-        case {"type": inner}:
-            return of_schema(inner, named)
-    return {
-        "boolean": st.booleans(),
-        "int": st.integers(-(1 << 31), (1 << 31) - 1),
-        "long": st.integers(-(1 << 63), (1 << 63) - 1),
-        "bytes": st.binary(max_size=200),
-        "string": st.text(max_size=150),
-    }[node]
-
-
-def as_attributes(plain: Any) -> Any:
-    """The value as an object, as the classes of records and events have it."""
-    if isinstance(plain, dict):
-        return SimpleNamespace(**{name: as_attributes(value) for name, value in plain.items()})
-    return tuple(map(as_attributes, plain)) if isinstance(plain, list) else plain
-
-
-@settings(max_examples=400, deadline=None)
-@given(data=st.data(), most=st.integers(1, 4))
-def test_what_is_written_is_what_fastavro_writes_and_read_exactly(
-    data: st.DataObject, most: int
-) -> None:
-    schema = data.draw(st.sampled_from(list(CODEC.schemas.by_id.values()))).parsed
-    plain, out = data.draw(of_schema(schema, {})), BytesIO()
-    fastavro.schemaless_writer(out, schema, plain)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exact_writing, "INSTANTS_MAX", most)
-        assert written(writer_of(schema), as_attributes(plain), b"-") == b"-" + out.getvalue()
-    assert whole(reader_of(schema), out.getvalue(), 0) == plain
-
-
-def test_two_instants_that_compare_equal_where_clocks_are_put_back_are_written_apart() -> None:
-    writer = writer_of({"type": "long", "logicalType": "timestamp-millis"})
-    twice = datetime(2024, 10, 27, 1, 30, tzinfo=london())
-    assert twice == twice.replace(fold=1)
-    first, second = (written(writer, at) for at in (twice, twice.replace(fold=1)))
-    read = reader_of({"type": "long", "logicalType": "timestamp-millis"})
-    assert whole(read, second, 0) - whole(read, first, 0) == timedelta(hours=1)
-
-
-@pytest.mark.parametrize("number", [1 << 63, -(1 << 63) - 1])
-def test_a_number_of_more_than_64_bits_is_not_written(number: int) -> None:
-    with pytest.raises(OverflowError):
-        written(writer_of("long"), number)
-
-
 @pytest.mark.parametrize("number", [0, -1, 63, 64, -64, -65, 1 << 31, (1 << 63) - 1, -(1 << 63)])
 def test_a_number_is_read_at_every_length_and_written_in_no_other(number: int) -> None:
     reader, written = reader_of("long"), zigzag(number)
@@ -408,8 +340,6 @@ def test_a_truth_is_one_of_two_bytes() -> None:
 def test_a_schema_that_no_release_has_is_not_read_by_guesswork(schema: Any) -> None:
     with pytest.raises(Bug):
         reader_of(schema)
-    with pytest.raises(Bug):
-        writer_of(schema)
 
 
 @settings(max_examples=150, deadline=None)
