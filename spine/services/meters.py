@@ -11,16 +11,14 @@ import numpy.typing as npt
 
 from spine import trust
 from spine.domain import ReadableRows
-from spine.errors import Bug, Pushback, Reason
+from spine.errors import Pushback, Reason
 from spine.event import murmur2_partition
 from spine.fold import FaustFolds
 from spine.policy import MeterAccess
 from spine.rows import CLOSED_PREFIX, SUBJECT_PREFIX
 
 MEMO_MAX: Final = 10_000
-# By its first byte, how many bytes a whole number takes in MessagePack: offset and entry of a row.
-_NUMBERS: Final = {**dict.fromkeys(range(0x80), 1), 0xCC: 2, 0xCD: 3, 0xCE: 5, 0xCF: 9}
-_ROW_OF_THREE: Final = 0x93
+_ROW: Final = msgspec.msgpack.Decoder(tuple[int, int, msgspec.Raw])
 
 
 def known_state(folds: FaustFolds, topic: str, mpxn: str, partitions: int) -> Any:
@@ -72,32 +70,17 @@ class KnownStates:
                 continue
             rows = fold.rows.get_many([SUBJECT_PREFIX + mpxns[place] for place in places])
             for place, row in zip(places, rows, strict=True):
-                if row is None:
-                    states[place] = self._initial
-                else:
-                    packed = packed_state(row)
-                    states[place] = self._memo.get(packed) or self._decoded(packed)
+                states[place] = self._initial if row is None else self._state(row)
         return states
 
-    def _decoded(self, packed: bytes) -> Any:
-        if len(self._memo) >= MEMO_MAX:
-            self._memo.clear()
-        state = self._memo[packed] = self._decoder.decode(packed)
-        return state
-
-
-def packed_state(row: bytes) -> bytes:
-    """The state in a subject's row as it is packed there, after its offset and entry.
-
-    The same as decoding the row, for meters by the thousand: states are compared as bytes.
-    """
-    try:
-        if row[0] != _ROW_OF_THREE:
-            raise KeyError
-        at = 1 + _NUMBERS[row[1]]
-        return row[at + _NUMBERS[row[at]] :]
-    except (KeyError, IndexError):
-        raise Bug("the row of a subject is offset, entry and state") from None
+    def _state(self, row: bytes) -> Any:
+        packed = bytes(_ROW.decode(row)[2])
+        known = self._memo.get(packed)
+        if known is None:
+            if len(self._memo) >= MEMO_MAX:
+                self._memo.clear()
+            known = self._memo[packed] = self._decoder.decode(packed)
+        return known
 
 
 def _any_closed(rows: ReadableRows) -> bool:
