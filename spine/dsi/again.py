@@ -15,12 +15,11 @@ from typing import Final, TypeVar
 
 from domains.metering.views import Said, everything_said
 from spine import trust
-from spine.answer import Columns, absent_runs, half_hours, half_hours_digest
+from spine.answer import Columns, absent_runs, half_hours_digest
 from spine.domain import ReadableRows
-from spine.dsi.answering import Answer, Sources, answer, circumstances_of
-from spine.event import AbsentRun, from_epoch_ms
+from spine.dsi.answering import Answer, Sources, answer, explained
+from spine.event import AbsentRun
 from spine.gb import Interval
-from spine.policy import Permit
 from spine.rows import Decided
 
 KEPT_MAX: Final = 2_048
@@ -74,16 +73,13 @@ class Rebuilder:
         return answer(decided, decided.access, Sources(rows, below), self._readings)
 
     def _readings(self, decided: Decided, sources: Sources) -> Answer:
-        permit = decided.decision
-        assert isinstance(permit, Permit)
         kept = self._all_said(decided, sources.rows[trust.READINGS_TOPIC])
         below = sources.below[trust.READINGS_TOPIC]
         version = bisect_left(kept.said.offsets, below)
         columns = kept.columns.get(version)
         if columns is None:
             columns = _keep(kept.columns, version, kept.said.as_of(below), KEPT_OF_ONE_MAX)
-        now, known = from_epoch_ms(decided.now_ms), circumstances_of(decided, sources)
-        made = half_hours(decided.member, permit.covered, columns, now, known)
+        made = explained(decided, columns, sources)
         key = version, made.absent.tobytes()
         hashed = kept.hashed.get(key)
         if hashed is None:
