@@ -212,12 +212,10 @@ def by_the_library(rows: Sequence[HalfHour]) -> Any:
 
 def row_by_the_library(row: HalfHour) -> Any:
     """One half hour as a message."""
-    message = dsi_pb2.HalfHour()
-    message.start.seconds = epoch_ms(row.start) // 1_000
     said = row.recorded
-    if said is None:
-        message.absent = dsi_pb2.Absent.Value(f"ABSENT_{row.absent}")
-    else:
+    message = dsi_pb2.HalfHour(absent=None if said else f"ABSENT_{row.absent}")
+    message.start.seconds = epoch_ms(row.start) // 1_000
+    if said is not None:
         message.value_wh, message.quality = said.value_wh, said.quality
         message.version.offset, message.version.row = said.offset, said.row
         message.version.SetInParent()
