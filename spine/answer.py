@@ -208,28 +208,27 @@ def half_hours_digest(rows: HalfHours) -> bytes:
     A row, big-endian: length (1) and MPxN; start (8, epoch ms); then 1, value (8), length (1) and
     quality, offset (8), row (4) if it is recorded, and 0, length (1) and reason if it is absent.
     """
+    columns, absent = rows.columns, rows.absent
     digest = hashlib.sha256(b"energyos-half-hours-v1\x00")
-    if len(rows) and not rows.absent.any() and len({*map(len, rows.columns.qualities)}) == 1:
+    lengths = [len(quality.encode()) for quality in columns.qualities]
+    if len(rows) and not absent.any() and len(set(lengths)) == 1:
         digest.update(_recorded_rows(rows, slice(None)))
         return digest.digest()
-    kinds = np.where(rows.absent == 0, -1 - rows.columns.quality, rows.absent)
-    edges = (np.flatnonzero(kinds[1:] != kinds[:-1]) + 1).tolist()
-    packed = {kind: memoryview(_rows_of_kind(rows, kind, kinds)) for kind in set(kinds.tolist())}
-    sizes = {kind: len(block) // np.count_nonzero(kinds == kind) for kind, block in packed.items()}
-    for begin, end in pairwise([0, *edges, len(rows)] if len(rows) else []):
-        kind = int(kinds[begin])
+    kinds = absent.astype(np.int64)  # of rows that are equally long: below 0 if recorded
+    recorded = kinds == 0
+    kinds[recorded] = -1 - np.array(lengths, np.int64)[columns.quality[recorded]]
+    edges = [0, *(np.flatnonzero(kinds[1:] != kinds[:-1]) + 1).tolist(), len(rows)]
+    runs = list(zip(pairwise(edges), kinds[edges[:-1]].tolist(), strict=True)) if len(rows) else []
+    packed, sizes = {}, {}
+    for kind in {kind for _, kind in runs}:
+        places = np.flatnonzero(kinds == kind)
+        block = _recorded_rows(rows, places) if kind < 0 else _absent_rows(rows, kind, places)
+        packed[kind], sizes[kind] = memoryview(block), len(block) // len(places)
+    for (begin, end), kind in runs:
         size = (end - begin) * sizes[kind]
         digest.update(packed[kind][:size])
         packed[kind] = packed[kind][size:]
     return digest.digest()
-
-
-def _rows_of_kind(rows: HalfHours, kind: int, kinds: Ints) -> bytearray:
-    """Canonical rows of half hours that are absent for one reason, its place in ABSENT, or recorded
-    with one quality, -1 - its place in the columns' qualities. They are all equally long.
-    """
-    places = np.flatnonzero(kinds == kind)
-    return _recorded_rows(rows, places) if kind < 0 else _absent_rows(rows, kind, places)
 
 
 def _absent_rows(rows: HalfHours, why: int, places: Ints) -> bytearray:

@@ -133,6 +133,8 @@ class Versions:
 
     def below(self, offset: int) -> Versions:
         """Those from below an offset in the log."""
+        if not len(self):
+            return self
         earlier = self.offsets < offset
         return self if earlier.all() else self.take(np.flatnonzero(earlier).tolist())
 
@@ -155,8 +157,8 @@ def columns_of(kept: Versions, first: int, count: int, refused: Versions = NO_VE
         on = _places(alike.days - first_day)
         stored = np.frombuffer(b"".join(alike.stored), np.uint8).reshape(len(alike), -1)
         masks = stored[:, :PRESENT_BYTES]
-        whole = bool((masks == ALL_PRESENT).all())
-        said = np.unpackbits(masks, axis=1, bitorder="little").view(np.bool_)
+        whole = bool(codes) and masks.min() == ALL_PRESENT
+        said = masks if whole else np.unpackbits(masks, axis=1, bitorder="little").view(np.bool_)
         if not codes:
             known = said & (present[on] | (instead[on] == _WITHDRAWN))
             present[on] &= ~known
