@@ -11,7 +11,7 @@ import struct
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,8 +150,10 @@ def columns_of(kept: Versions, first: int, count: int, refused: Versions = NO_VE
     versions are of days that these half hours are part of.
     """
     first_day, days = _days_around(first, count)
-    present, instead = np.zeros((days, _DAY), np.bool_), np.zeros((days, _DAY), np.uint8)
-    values, quality, offsets, places = np.zeros((4, days, _DAY), np.int64)
+    numbers, marks = np.zeros((4, days * _DAY), np.int64), np.zeros((2, days * _DAY), np.uint8)
+    values, quality, offsets, places = numbers.reshape(4, days, _DAY)
+    instead, present = marks.reshape(2, days, _DAY)
+    present = present.view(np.bool_)
     names: dict[str, int] = {}
     for codes, alike in _at_once(kept):
         on = _places(alike.days - first_day)
@@ -178,17 +180,11 @@ def columns_of(kept: Versions, first: int, count: int, refused: Versions = NO_VE
         on = day - first_day
         said = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little").view(np.bool_)
         instead[on][said & ~present[on] & (offsets[on] < offset)] = _QUARANTINED
-    of_days: dict[str, NDArray[Any]] = {
-        "present": present,
-        "values_wh": values,
-        "quality": quality,
-        "offsets": offsets,
-        "rows": places,
-        "instead": instead,
-    }
-    start = first - first_day * _DAY
-    asked = {name: each.reshape(-1)[start : start + count] for name, each in of_days.items()}
-    return Columns(first, qualities=tuple(names), **asked)
+    asked = slice(first - first_day * _DAY, first - first_day * _DAY + count)
+    values, quality, offsets, places = numbers[:, asked]
+    instead, present = marks[:, asked]
+    texts = tuple(names)
+    return Columns(first, present.view(np.bool_), values, quality, texts, offsets, places, instead)
 
 
 def _places(at: Ints) -> Ints | slice:
