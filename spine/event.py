@@ -12,6 +12,7 @@ import struct
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 NO_PREDECESSOR: Final = -1
@@ -369,8 +370,12 @@ def signed_bytes(
     return SIGNED_TAG + log_id + _framed(topic, partition, key, headers, value)
 
 
+@lru_cache(4_096)
 def murmur2_partition(key: bytes, partitions: int) -> int:
-    """The partition Kafka's default partitioner gives a key: murmur2, sign bit cleared, modulo."""
+    """The partition Kafka's default partitioner gives a key: murmur2, sign bit cleared, modulo.
+
+    A read asks for that of its meter several times on its way.
+    """
     mask = 0xFFFFFFFF
     m = 0x5BD1E995
     length = len(key)
