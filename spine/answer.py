@@ -290,14 +290,15 @@ def _starts(first: int, count: int) -> NDArray[np.int64]:
 
 def absent_runs(rows: HalfHours) -> tuple[AbsentRun, ...]:
     """The absent half hours of an answer, run by run."""
-    if not rows.absent.any():
+    absent = rows.absent
+    if not absent.any():
         return ()
-    edges = np.flatnonzero(np.diff(rows.absent)) + 1
-    begins = [0, *edges.tolist(), len(rows)] if len(rows) else []
+    edges = [0, *(np.flatnonzero(absent[1:] != absent[:-1]) + 1).tolist(), len(rows)]
+    reasons = absent[edges[:-1]].tolist()
     return tuple(
-        AbsentRun(half_hour_start(rows.columns.first + begin), end - begin, str(why))
-        for begin, end in pairwise(begins)
-        if (why := ABSENT[rows.absent[begin]]) is not None
+        AbsentRun(half_hour_start(rows.columns.first + begin), end - begin, str(ABSENT[why]))
+        for (begin, end), why in zip(pairwise(edges), reasons, strict=True)
+        if why
     )
 
 
