@@ -163,11 +163,14 @@ def expected(
 
 
 def as_batches(
-    country: Country, start: int, day: date, partitions: int
+    country: Country, start: int, day: date, partitions: int, *, corrections: bool = False
 ) -> Iterator[tuple[int, MeterDays]]:
-    """The rows of a block in the shape a coordinator appends them in, without a coordinator."""
+    """The rows of a block in the shape a coordinator appends them in, without a coordinator; or
+    what is sent later to correct them.
+    """
     what = sent(country, start, day)
-    days = country.day(what.meters.take(what.recorded), day)
+    rows = what.recorded & what.corrected if corrections else what.recorded
+    days = country.day(what.meters.take(rows), day, int(corrections))
     yield from readings.split(days, partitions)
 
 

@@ -13,13 +13,11 @@ from datetime import date
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
 from domains.metering.readings import Delivery as Sender
 from domains.metering.readings import batch_from_columns
 from loadtest.ceiling import bare_loop
 from loadtest.country import Country
-from loadtest.deliveries import BLOCK, SENDER_OF_ALL, as_batches, sent
+from loadtest.deliveries import BLOCK, SENDER_OF_ALL, as_batches
 from loadtest.gb_day import Day, Note, check_stores, days_of, fold
 from loadtest.installation import Installation, expect, installation
 from loadtest.results import Bound, Result
@@ -91,8 +89,15 @@ def ceiling(meters: int, folder: Path, note: Note, days: int) -> Result:
         return Result("ceiling", meters, figures)
 
 
-async def append(spine: Installation, country: Country, days: Sequence[date], note: Note) -> int:
-    """Sign and append a country's days; how many meter-days were recorded."""
+async def append(
+    spine: Installation,
+    country: Country,
+    days: Sequence[date],
+    note: Note,
+    *,
+    corrections: bool = False,
+) -> int:
+    """Sign and append a country's days, or their corrections; how many meter-days were recorded."""
     runtime = spine.runtime
     appender = Appender(spine.kafka)
     await appender.start()
@@ -102,8 +107,11 @@ async def append(spine: Installation, country: Country, days: Sequence[date], no
     try:
         for on in days:
             for start in range(0, country.meters, BLOCK):
-                sender = Sender(SENDER_OF_ALL, f"{on}-{start}")
-                for partition, rows in as_batches(country, start, on, runtime.partitions):
+                sender = Sender(SENDER_OF_ALL, f"{on}-{start}{'-again' if corrections else ''}")
+                batches = as_batches(
+                    country, start, on, runtime.partitions, corrections=corrections
+                )
+                for partition, rows in batches:
                     batch = batch_from_columns(
                         rows, partition, sender, registration_position=0, consumer_log_position=0
                     )
@@ -117,7 +125,7 @@ async def append(spine: Installation, country: Country, days: Sequence[date], no
                         )
                         for task in ended:
                             task.result()
-                done += int(np.count_nonzero(sent(country, start, on).recorded))
+                    done += len(rows)
                 note("filling the log", done, total)
         await asyncio.gather(*under_way)
     finally:

@@ -56,7 +56,6 @@ ON_SERVED: Final[dict[str, OnServed]] = {
     "reads": lambda country: reads.run(country, SECONDS),
     "access": lambda country: accessing.run(country, SECONDS / 2),
     "audit": lambda country: auditing.run(country, SECONDS),
-    "bulk": lambda country: supplying.run(country),
     "ledger": lambda country: proving.run(country, 10, SECONDS / 4),
     "moves": lambda country: moving.moves(country, 3 * SECONDS),
     "mixed": lambda country: mixing.run(country, SECONDS),
@@ -67,7 +66,6 @@ SHORT: Final[dict[str, Callable[[Served, float], Result]]] = {
     "reads": lambda country, seconds: reads.run(country, seconds),
     "access": lambda country, seconds: accessing.run(country, seconds / 2),
     "audit": lambda country, seconds: auditing.run(country, seconds / 2),
-    "bulk": lambda country, seconds: supplying.run(country, 1),
     "ledger": lambda country, seconds: proving.run(country, 2, seconds / 2),
     "moves": lambda country, seconds: moving.moves(country, 15 * seconds),
     "mixed": lambda country, seconds: mixing.run(country, seconds, 0.05),
@@ -80,6 +78,7 @@ ALONE: Final[dict[str, Callable[[int, Path, Note, int], Result]]] = {
     "rebuild": lambda meters, folder, note, days: rebuilding.run(meters, folder, note, days),
     "members": lambda meters, folder, note, days: moving.members(meters, folder, note, days),
     "registry": lambda meters, folder, note, days: registry.run(meters, folder, note),
+    "bulk": lambda meters, folder, note, days: supplying.run(meters, folder, note),
     "peers": lambda meters, folder, note, days: peers.run(meters, folder, note),
 }
 NAMES: Final = (*ALONE, *ON_SERVED)

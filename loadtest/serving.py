@@ -96,20 +96,26 @@ def served(meters: int, folder: Path, note: Note) -> Iterator[Served]:
     """A country in an installation of its own, ready to be read."""
     country = Country(meters)
     with installation(folder, ["metering"], lambda text: note(text, 0, 0)) as spine:
-        load_registers(spine, country, note)
-        loader = Loader(spine, country)
-        asyncio.run(loader.occupy(lambda n: note("tenancies", n, meters)))
-        asyncio.run(loader.consent(lambda n: note("consents", n, meters)))
-        spine.start("readings", "dsi")
+        populate(spine, country, note)
         day = Day()
         asyncio.run(ingest(spine, country, DAYS, day, note))
-        _wait_until_folded(spine, note)
+        wait_until_folded(spine, note)
         block = country.block(0, meters)
         known = np.flatnonzero(block.registered).tolist()
         yield Served(spine, country, [mpan.decode() for mpan in block.mpans.tolist()], known)
 
 
-def _wait_until_folded(spine: Installation, note: Note) -> None:
+def populate(spine: Installation, country: Country, note: Note) -> None:
+    """Registers, tenancies and consents of a country, and then the processes that answer reads."""
+    load_registers(spine, country, note)
+    loader = Loader(spine, country)
+    asyncio.run(loader.occupy(lambda n: note("tenancies", n, country.meters)))
+    asyncio.run(loader.consent(lambda n: note("consents", n, country.meters)))
+    spine.start("readings", "dsi")
+
+
+def wait_until_folded(spine: Installation, note: Note) -> None:
+    """Return once the readings processes have folded what the log holds now."""
     reader = spine.runtime.reader()
     topic = trust.READINGS_TOPIC
     stores = spine.runtime.stores("readings")

@@ -1,90 +1,181 @@
-"""`bulk`: a supplier streams the readings of all its meters, in sets of a thousand.
+"""`bulk`: a supplier streams a month of all its meters in columns, in sets of a thousand.
 
-Each set is one request and one access entry; each meter's chunk is decided by its own place in the
-log. A first pass compares every chunk value by value; the timed passes compare the bytes with it.
+Each set is one request and one access entry for each partition; each meter's chunk, 31 days, is
+decided by its own place in the log. A first pass compares every chunk value by value; the timed
+passes compare the bytes with it.
+
+The country is the supplier's own meters, with tenancies and consents. The month is appended signed
+with the coordinator's key and without it, as in `growth`, corrections after the days.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any, Final
 
-from loadtest.country import SUPPLIERS
-from loadtest.installation import expect
+import numpy as np
+import numpy.typing as npt
+
+from loadtest.country import QUALITY_CODES, SUPPLIERS, Country, Meters, day_number
+from loadtest.deliveries import BLOCK, sent
+from loadtest.gb_day import ORDINARY_DAYS, Note
+from loadtest.growing import append
+from loadtest.installation import Installation, expect, installation
 from loadtest.results import Bound, Result
-from loadtest.serving import DAYS, WEEK, Served
+from loadtest.serving import populate, wait_until_folded
 from loadtest.traffic import secure_channel
+from spine.console.client import interval
 from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
+from spine.gb import PERIODS_PER_UTC_DAY
 from spine.policy import Basis
 
 SET: Final = 1_000
 CALL_S: Final = 600.0
 SUPPLIER: Final = 0
+MONTH: Final = ORDINARY_DAYS[:31]
+_BEGIN: Final = datetime(MONTH[0].year, MONTH[0].month, MONTH[0].day, tzinfo=UTC)
 
 TARGETS: Final = (Bound("meter_days_per_s", least=100_000),)
 GATES: Final = ()
 
 
-def run(served: Served, passes: int = 2) -> Result:
-    """The scenario on a country that is served."""
-    return asyncio.run(_run(served, passes))
+@dataclass(frozen=True)
+class OneSupplier(Country):
+    """Of a country, the metering points of one supplier."""
+
+    def block(self, start: int, end: int) -> Meters:
+        """Those of these indexes that it supplies."""
+        meters = super().block(start, end)
+        return meters.take(meters.supplier == SUPPLIER)
 
 
-async def _run(served: Served, passes: int) -> Result:
-    spine, sets = served.spine, sets_of(served)
-    own = [i for members in sets for i in members]
-    index = {served.mpans[i]: i for i in own}
+def run(meters: int, folder: Path, note: Note, passes: int = 2) -> Result:
+    """The scenario over about so many meters of one supplier, in an installation of its own."""
+    country = OneSupplier(meters * len(SUPPLIERS))
+    with installation(folder, ["metering"], lambda text: note(text, 0, 0)) as spine:
+        populate(spine, country, note)
+        for corrections in (False, True):
+            asyncio.run(append(spine, country, MONTH, note, corrections=corrections))
+        wait_until_folded(spine, note)
+        note("bulk", 0, 0)
+        return asyncio.run(_run(spine, country, passes))
+
+
+async def _run(spine: Installation, country: Country, passes: int) -> Result:
     known: dict[str, bytes] = {}
     async with secure_channel(spine.target("dsi"), spine.identity(SUPPLIERS[SUPPLIER])) as channel:
         stub = dsi_pb2_grpc.DsiStub(channel)
-        for members in sets:
-            async for chunk in stream_set(stub, served, members):
-                served.check(index[chunk.mpxn], chunk.rows, DAYS)
-                known[chunk.mpxn] = _bytes(chunk)
+        for start in range(0, country.meters, BLOCK):
+            right = Recorded.of(country, start)
+            for members in in_sets(list(right.place_of)):
+                async for chunk in stream_set(stub, members):
+                    right.check(chunk)
+                    known[chunk.mpxn] = _digest(chunk)
+        sets = in_sets(list(known))
         cpu, started, meters = spine.cpu_s("dsi"), time.perf_counter(), 0
         for _ in range(passes):
             for members in sets:
-                async for chunk in stream_set(stub, served, members):
+                async for chunk in stream_set(stub, members):
                     meters += 1
-                    expect(_bytes(chunk) == known[chunk.mpxn], "a chunk differs from the first")
+                    expect(_digest(chunk) == known[chunk.mpxn], "a chunk differs from the first")
         took, cpu = time.perf_counter() - started, spine.cpu_s("dsi") - cpu
-    expect(meters == passes * len(own), "a metering point was left out")
-    days = meters * len(DAYS)
+    expect(meters == passes * len(known), "a metering point was left out")
+    days = meters * len(MONTH)
     return Result(
         "bulk",
-        len(own),
+        len(known),
         {
             "meter_days_per_s": days / took,
             "dsi_cpu_us_per_meter_day": cpu / days * 1e6,
+            "meter_days_per_cpu_s_of_dsi": days / cpu,
             "meter_days": days,
-            "days_per_chunk": len(DAYS),
+            "days_per_chunk": len(MONTH),
         },
         TARGETS,
         GATES,
-        ["a chunk is one meter's week: 7 meter-days"],
+        [f"a chunk is one meter's month in columns: {len(MONTH)} meter-days"],
     )
 
 
-def sets_of(served: Served) -> list[list[int]]:
-    """The meters of one supplier by their indexes, a thousand to a set."""
-    block = served.country.block(0, served.country.meters)
-    own = [i for i in served.known if block.supplier[i] == SUPPLIER]
-    return [own[start : start + SET] for start in range(0, len(own), SET)]
+def in_sets(mpxns: list[str]) -> list[list[str]]:
+    """A thousand to a set."""
+    return [mpxns[start : start + SET] for start in range(0, len(mpxns), SET)]
 
 
-def stream_set(stub: Any, served: Served, members: list[int]) -> Any:
-    """The open call for the week of these meters, as their supplier's duty."""
+def stream_set(stub: Any, mpxns: list[str]) -> Any:
+    """The open call for the month of these meters, as their supplier's duty."""
     request = dsi_pb2.StreamReadingsRequest(
-        mpxns=[served.mpans[i] for i in members],
+        mpxns=mpxns,
         purpose="SETTLEMENT",
         basis=Basis.LEGAL_OBLIGATION,
-        interval=WEEK,
+        interval=interval(_BEGIN, _BEGIN + timedelta(days=len(MONTH))),
+        in_columns=True,
     )
     return stub.StreamReadings(request, timeout=CALL_S)
 
 
-def _bytes(chunk: Any) -> bytes:
+def _digest(chunk: Any) -> bytes:
     expect(not chunk.refused and chunk.interval_complete, "a metering point was refused")
-    rows: bytes = dsi_pb2.GetReadingsResponse(rows=chunk.rows).SerializeToString()
-    return rows
+    return hashlib.sha256(chunk.columns.SerializeToString()).digest()
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What must be known in the end of a block's registered metering points, a row each, by half
+    hours of the month: a quality of -1 where there is no value.
+    """
+
+    place_of: dict[str, int]
+    values_wh: npt.NDArray[np.int32]
+    quality: npt.NDArray[np.int8]
+
+    @classmethod
+    def of(cls, country: Country, start: int) -> Recorded:
+        """Made again from the country alone."""
+        meters = country.block(start, start + BLOCK)
+        registered = meters.take(meters.registered)
+        shape = len(registered), len(MONTH), PERIODS_PER_UTC_DAY
+        values, quality = np.zeros(shape, np.int32), np.full(shape, -1, np.int8)
+        for place, on in enumerate(MONTH):
+            _put_day(country, start, on, values[:, place], quality[:, place])
+        names = [mpan.decode() for mpan in registered.mpans.tolist()]
+        flat = len(registered), -1
+        return cls(
+            {name: row for row, name in enumerate(names)},
+            values.reshape(flat),
+            quality.reshape(flat),
+        )
+
+    def check(self, chunk: Any) -> None:
+        """WrongAnswer unless a chunk says exactly this of its meter."""
+        row, columns = self.place_of[chunk.mpxn], chunk.columns
+        expect(columns.start.seconds == day_number(MONTH[0]) * 86_400, "it begins at another time")
+        runs = [run.half_hours for run in columns.runs]
+        codes = [-1 if run.absent else QUALITY_CODES.index(run.quality) for run in columns.runs]
+        right = self.quality[row]
+        same = np.array_equal(np.repeat(codes, runs), right) and np.array_equal(
+            np.array(columns.values_wh), self.values_wh[row][right >= 0]
+        )
+        expect(same, "a meter of the supplier reads otherwise than sent")
+
+
+def _put_day(
+    country: Country,
+    start: int,
+    on: date,
+    values: npt.NDArray[np.int32],
+    quality: npt.NDArray[np.int8],
+) -> None:
+    """What was sent of a day, and over it what was corrected."""
+    what = sent(country, start, on)
+    row_of = np.cumsum(what.meters.registered) - 1
+    for version, chosen in ((0, what.recorded), (1, what.recorded & what.corrected)):
+        said = country.day(what.meters.take(chosen), on, version)
+        rows = row_of[chosen]
+        values[rows] = np.where(said.present, said.values_wh, values[rows])
+        quality[rows] = np.where(said.present, said.quality.astype(np.int8), quality[rows])

@@ -51,6 +51,8 @@ FLUSH_TIMEOUT_S: Final = 10.0
 OUTCOME_BYTES: Final = 700
 ABSENT_RUN_BYTES: Final = 48
 MAX_OUTCOMES_BYTES: Final = 512 << 10
+# How long the first outcome of a record waits for others: a stream decides a chunk a millisecond.
+OUTCOMES_TOGETHER_S: Final = 0.02
 STILL_AFTER_S: Final = 1.0
 _log = structlog.get_logger()
 
@@ -338,6 +340,8 @@ class OutcomeLog:
         queue = self._queues[partition]
         try:
             while queue:
+                if len(queue) < MAX_REQUESTS_PER_RECORD:
+                    await asyncio.sleep(OUTCOMES_TOGETHER_S)
                 batch, rests_on = _as_one_record(queue)
                 said = ((reducers.REDUCERS_HEADER, reducers.written(rests_on)),) if rests_on else ()
                 value = AccessOutcomes(trust.OUTCOMES_TOPIC, partition, self._server, batch)

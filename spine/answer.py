@@ -165,16 +165,22 @@ def half_hours(
     did not ask for `known` (all from before there was a choice) knows the first, and the last two.
     """
     first, count = found.first, len(found.present)
-    absent = np.full(count, _PLACE_OF[Absent.NEVER_RECORDED], np.uint8)
-    if known is not None:
-        _explain(absent, found, known)
-    due = half_hour_of(known.at if known else now)
-    absent[max(due - first, 0) :] = _PLACE_OF[Absent.NOT_DUE_YET]
-    absent[found.present] = _PLACE_OF[None]
-    open_to_it = np.zeros(count, np.bool_)
-    for part in covered:
-        open_to_it[_places(first, first_half_hour_from(part.start), half_hour_of(part.end))] = True
-    absent[~open_to_it] = _PLACE_OF[Absent.CONSENT_DOES_NOT_COVER]
+    absent = np.zeros(count, np.uint8)
+    if not found.present.all():
+        absent[:] = _PLACE_OF[Absent.NEVER_RECORDED]
+        if known is not None:
+            _explain(absent, found, known)
+        due = half_hour_of(known.at if known else now)
+        absent[max(due - first, 0) :] = _PLACE_OF[Absent.NOT_DUE_YET]
+        absent[found.present] = _PLACE_OF[None]
+    opened = [
+        _places(first, first_half_hour_from(part.start), half_hour_of(part.end)) for part in covered
+    ]
+    if not any(part.start == 0 and part.stop >= count for part in opened):
+        closed = np.ones(count, np.bool_)
+        for part in opened:
+            closed[part] = False
+        absent[closed] = _PLACE_OF[Absent.CONSENT_DOES_NOT_COVER]
     return HalfHours(mpxn, found, absent)
 
 
@@ -202,62 +208,97 @@ def half_hours_digest(rows: HalfHours) -> bytes:
     A row, big-endian: length (1) and MPxN; start (8, epoch ms); then 1, value (8), length (1) and
     quality, offset (8), row (4) if it is recorded, and 0, length (1) and reason if it is absent.
     """
-    kinds = np.where(rows.absent == 0, -1 - rows.columns.quality, rows.absent)
-    edges = (np.flatnonzero(kinds[1:] != kinds[:-1]) + 1).tolist()
-    runs = list(pairwise([0, *edges, len(rows)] if len(rows) else []))
+    columns, absent = rows.columns, rows.absent
     digest = hashlib.sha256(b"energyos-half-hours-v1\x00")
-    if len(runs) == 1:
-        digest.update(_rows_of_kind(rows, int(kinds[0]), slice(None)).tobytes())
+    lengths = [len(quality.encode()) for quality in columns.qualities]
+    if len(rows) and not absent.any() and len(set(lengths)) == 1:
+        digest.update(_recorded_rows(rows, slice(None)))
         return digest.digest()
-    packed = {
-        kind: _rows_of_kind(rows, kind, np.flatnonzero(kinds == kind))
-        for kind in set(kinds[[begin for begin, _ in runs]].tolist())
-    }
-    taken = dict.fromkeys(packed, 0)
-    for begin, end in runs:
-        kind = int(kinds[begin])
-        start = taken[kind]
-        taken[kind] = start + end - begin
-        digest.update(packed[kind][start : taken[kind]].tobytes())
+    kinds = absent.astype(np.int64)  # of rows that are equally long: below 0 if recorded
+    recorded = kinds == 0
+    kinds[recorded] = -1 - np.array(lengths, np.int64)[columns.quality[recorded]]
+    edges = [0, *(np.flatnonzero(kinds[1:] != kinds[:-1]) + 1).tolist(), len(rows)]
+    runs = list(zip(pairwise(edges), kinds[edges[:-1]].tolist(), strict=True)) if len(rows) else []
+    packed, sizes = {}, {}
+    for kind in {kind for _, kind in runs}:
+        places = np.flatnonzero(kinds == kind)
+        block = _recorded_rows(rows, places) if kind < 0 else _absent_rows(rows, kind, places)
+        packed[kind], sizes[kind] = memoryview(block), len(block) // len(places)
+    for (begin, end), kind in runs:
+        size = (end - begin) * sizes[kind]
+        digest.update(packed[kind][:size])
+        packed[kind] = packed[kind][size:]
     return digest.digest()
 
 
-def _rows_of_kind(rows: HalfHours, kind: int, places: Ints | slice) -> NDArray[np.void]:
-    """Canonical rows of half hours that are absent for one reason, its place in ABSENT, or recorded
-    with one quality, -1 - its place in the columns' qualities. They are all equally long.
+def _absent_rows(rows: HalfHours, why: int, places: Ints) -> bytearray:
+    mpxn, said = rows.mpxn.encode(), str(ABSENT[why]).encode()
+    row = bytes([len(mpxn)]) + mpxn + bytes(8) + bytes([0, len(said)]) + said
+    packed = bytearray(row * len(places))
+    block = np.frombuffer(packed, _row_layout(len(mpxn), len(said), recorded=False))
+    block["start"] = _starts(rows.columns.first, len(rows))[places]
+    return packed
+
+
+def _recorded_rows(rows: HalfHours, places: Ints | slice) -> bytearray:
+    """Canonical rows of recorded half hours whose qualities are equally long: the same row again
+    and again, into which is put what differs.
     """
     mpxn, columns = rows.mpxn.encode(), rows.columns
-    said = (str(ABSENT[kind]) if kind > 0 else columns.qualities[-1 - kind]).encode()
-    starts = (columns.first + np.arange(len(rows))[places]) * HALF_HOUR_MS
-    block = np.zeros(len(starts), _row_layout(len(mpxn), len(said), kind < 0))
-    block["length"], block["mpxn"], block["start"] = len(mpxn), np.void(mpxn), starts
-    block["size"], block["said"] = len(said), np.void(said)
-    if kind < 0:
-        block["recorded"] = 1
-        block["value"] = columns.values_wh[places]
-        block["offset"] = columns.offsets[places]
-        block["row"] = columns.rows[places]
-    return block
+    quality = columns.quality[places]
+    said = columns.qualities[quality[0]].encode()
+    row = bytes([len(mpxn)]) + mpxn + bytes(8) + b"\x01" + bytes(8)
+    row += bytes([len(said)]) + said + bytes(12)
+    packed = bytearray(row * len(quality))
+    block = np.frombuffer(packed, _row_layout(len(mpxn), len(said), recorded=True))
+    block["start"] = _starts(columns.first, len(rows))[places]
+    block["value"] = columns.values_wh[places]
+    block["offset"] = columns.offsets[places]
+    block["row"] = columns.rows[places]
+    if said and (quality != quality[0]).any():
+        block["said"] = np.array([q.encode() for q in columns.qualities], f"S{len(said)}")[quality]
+    return packed
 
 
 @lru_cache(256)
 def _row_layout(mpxn: int, said: int, recorded: bool) -> np.dtype[np.void]:
-    """A row whose MPxN and text are of these lengths, in bytes."""
-    head = [("length", "u1"), ("mpxn", f"V{mpxn}"), ("start", ">i8"), ("recorded", "u1")]
-    text = [("size", "u1"), ("said", f"V{said}")]
+    """Where what differs stands in rows whose MPxN and text are of these lengths, in bytes."""
+    start = 1 + mpxn
     if not recorded:
-        return np.dtype([*head, *text])
-    return np.dtype([*head, ("value", ">i8"), *text, ("offset", ">i8"), ("row", ">i4")])
+        places = {"start": (start, ">i8")}
+        return _placed(places, start + 8 + 2 + said)
+    value = start + 8 + 1
+    text = value + 8 + 1
+    offset = text + said
+    places = {"start": (start, ">i8"), "value": (value, ">i8"), "said": (text, f"S{said}")}
+    places |= {"offset": (offset, ">i8"), "row": (offset + 8, ">i4")}
+    return _placed(places, offset + 12)
+
+
+def _placed(places: dict[str, tuple[int, str]], size: int) -> np.dtype[np.void]:
+    at, kinds = zip(*places.values(), strict=True)
+    return np.dtype({"names": list(places), "formats": kinds, "offsets": at, "itemsize": size})
+
+
+@lru_cache(16)
+def _starts(first: int, count: int) -> NDArray[np.int64]:
+    """When each of these half hours starts, epoch ms, big-endian: the same for many meters."""
+    starts = ((first + np.arange(count)) * HALF_HOUR_MS).astype(">i8")
+    starts.flags.writeable = False
+    return starts
 
 
 def absent_runs(rows: HalfHours) -> tuple[AbsentRun, ...]:
     """The absent half hours of an answer, run by run."""
-    edges = np.flatnonzero(np.diff(rows.absent)) + 1
-    begins = [0, *edges.tolist(), len(rows)] if len(rows) else []
+    absent = rows.absent
+    if not absent.any():
+        return ()
+    edges = [0, *(np.flatnonzero(absent[1:] != absent[:-1]) + 1).tolist(), len(rows)]
+    reasons = absent[edges[:-1]].tolist()
     return tuple(
-        AbsentRun(half_hour_start(rows.columns.first + begin), end - begin, str(why))
-        for begin, end in pairwise(begins)
-        if (why := ABSENT[rows.absent[begin]]) is not None
+        AbsentRun(half_hour_start(rows.columns.first + begin), end - begin, str(ABSENT[why]))
+        for (begin, end), why in zip(pairwise(edges), reasons, strict=True)
+        if why
     )
 
 

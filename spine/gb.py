@@ -225,8 +225,9 @@ class Interval:
     end: datetime
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "start", utc(self.start))
-        object.__setattr__(self, "end", utc(self.end))
+        if self.start.tzinfo is not UTC or self.end.tzinfo is not UTC:
+            object.__setattr__(self, "start", utc(self.start))
+            object.__setattr__(self, "end", utc(self.end))
         if self.end <= self.start:
             message = "an interval ends after it starts"
             raise Invalid(Reason.INTERVAL_INVALID, message, field="interval")

@@ -263,6 +263,7 @@ class StoreReader:
         self._life, self._begun_as = 0, b""
         self._constants: dict[bytes, bytes] = {}
         self._seen: frozenset[tuple[str, int]] = frozenset()
+        self._position: StorePosition | None = None
 
     def refresh(self) -> bool:
         """See what the writer has written since; False while there is no readable store.
@@ -284,7 +285,7 @@ class StoreReader:
                 self._history = rocks.history(
                     self._db, self._marked, self._life, self._layout, self._path, self._history
                 )
-                self._seen = written
+                self._seen, self._position = written, None
         except Exception as error:
             _log.warning("store.unreadable", store=self._path.name, reason=str(error))
             self.close()
@@ -296,6 +297,7 @@ class StoreReader:
         self._secondary.mkdir(parents=True)
         access = AccessType.secondary(str(self._secondary))
         self._life, self._seen, self._constants = life, frozenset(), {}
+        self._position = None
         self._begun_as = self._identity()  # before it is opened: it may be begun anew meanwhile
         self._db = Rdict(str(self._path / str(life)), options=rocks.options(), access_type=access)
 
@@ -328,8 +330,10 @@ class StoreReader:
         return self._db
 
     def position(self) -> StorePosition | None:
-        """How far the rows of the last refresh have come."""
-        return read_position(self)
+        """How far the rows of the last refresh have come; read once in a refresh."""
+        if self._position is None or self._db is None:
+            self._position = read_position(self)
+        return self._position
 
     def close(self) -> None:
         """Let go of the files."""

@@ -8,9 +8,9 @@ finds what the log said up to there.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Final
 
 import numpy as np
@@ -25,7 +25,7 @@ from domains.metering.readings import (
     speaks_of_rows,
 )
 from domains.metering.withdrawals import ReadingsWithdrawn, without_values
-from spine.answer import ABSENT, Absent, Columns
+from spine.answer import ABSENT, Absent, Columns, Ints
 from spine.domain import ReadableRows, Rows
 from spine.gb import PERIODS_PER_UTC_DAY
 
@@ -46,9 +46,10 @@ _KEY = np.dtype(
         ("row", ">u4"),
     ]
 )
-_KEY_PLACE = struct.Struct(">IqI")  # day, offset and row: the end of a key
+_DAY: Final = PERIODS_PER_UTC_DAY
 VALUES_END = PRESENT_BYTES + PERIODS_PER_UTC_DAY * VALUE_BYTES
 QUALITY_END = VALUES_END + PERIODS_PER_UTC_DAY
+ALL_PRESENT: Final = 0xFF  # of each byte of a mask
 
 
 def fold_batch(record: ReadingsBatch | ReadingsWithdrawn, offset: int, rows: Rows) -> bool:
@@ -109,86 +110,154 @@ def _row_values(batch: ReadingsBatch) -> list[bytes]:
     return whole
 
 
-@dataclass(frozen=True, slots=True)
-class Version:
-    """One stored meter-day: what one batch said of one day, and the batch's place in the log."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Versions:
+    """Stored meter-days of one meter by day, and of each day in log order.
 
-    day: int
-    offset: int
-    row: int
-    stored: bytes
+    A version is what one batch said of one day: `stored`, and the batch's place in the log.
+    """
+
+    days: Ints
+    offsets: Ints
+    rows: Ints
+    stored: Sequence[bytes]
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def take(self, places: Sequence[int]) -> Versions:
+        """Those at these places."""
+        at = np.array(places, np.int64)
+        stored = [self.stored[place] for place in places]
+        return Versions(self.days[at], self.offsets[at], self.rows[at], stored)
+
+    def below(self, offset: int) -> Versions:
+        """Those from below an offset in the log."""
+        if not len(self):
+            return self
+        earlier = self.offsets < offset
+        return self if earlier.all() else self.take(np.flatnonzero(earlier).tolist())
 
 
-def columns_of(
-    kept: Iterable[Version], first: int, count: int, refused: Iterable[Version] = ()
-) -> Columns:
+_NONE: Final = np.zeros(0, np.int64)
+NO_VERSIONS: Final = Versions(_NONE, _NONE, _NONE, ())
+
+
+def columns_of(kept: Versions, first: int, count: int, refused: Versions = NO_VERSIONS) -> Columns:
     """The half hours [first, first + count) as these versions say, a later one over an earlier.
 
-    Where there is no value, what the log says instead: withdrawn, or quarantined after that.
+    Where there is no value, what the log says instead: withdrawn, or quarantined after that. All
+    versions are of days that these half hours are part of.
     """
-    present, instead = np.zeros(count, np.bool_), np.zeros(count, np.uint8)
-    values, quality, offsets, places = (np.zeros(count, np.int64) for _ in range(4))
+    first_day, days = _days_around(first, count)
+    numbers, marks = np.zeros((4, days * _DAY), np.int64), np.zeros((2, days * _DAY), np.uint8)
+    values, quality, offsets, places = numbers.reshape(4, days, _DAY)
+    instead, present = marks.reshape(2, days, _DAY)
+    present = present.view(np.bool_)
     names: dict[str, int] = {}
-    for codes, group in groupby(kept, _codes):
-        alike = list(group)
-        stored = np.frombuffer(b"".join(v.stored for v in alike), np.uint8).reshape(len(alike), -1)
-        said = np.unpackbits(stored[:, :PRESENT_BYTES], axis=1, bitorder="little").view(np.bool_)
-        days, offset, row = np.array([(v.day, v.offset, v.row) for v in alike]).T[:, :, None]
-        half_hours = days * PERIODS_PER_UTC_DAY - first + np.arange(PERIODS_PER_UTC_DAY)
-        said = said & (half_hours >= 0) & (half_hours < count)
-        where = half_hours[said]  # of places that repeat, the last assigned counts
+    for codes, alike in _at_once(kept):
+        on = _places(alike.days - first_day)
+        stored = np.frombuffer(b"".join(alike.stored), np.uint8).reshape(len(alike), -1)
+        masks = stored[:, :PRESENT_BYTES]
+        whole = bool(codes) and masks.min() == ALL_PRESENT
+        said = masks if whole else np.unpackbits(masks, axis=1, bitorder="little").view(np.bool_)
         if not codes:
-            known = present[where] | (instead[where] == _WITHDRAWN)
-            where, at = where[known], np.broadcast_to(offset, said.shape)[said][known]
-            present[where], instead[where], offsets[where] = False, _WITHDRAWN, at
+            known = said & (present[on] | (instead[on] == _WITHDRAWN))
+            present[on] &= ~known
+            instead[on] = np.where(known, _WITHDRAWN, instead[on])
+            offsets[on] = np.where(known, alike.offsets[:, None], offsets[on])
             continue
-        present[where], instead[where] = True, 0
-        values[where] = np.ascontiguousarray(stored[:, PRESENT_BYTES:VALUES_END]).view("<i4")[said]
-        texts = codes.decode().split(_CODE_END)[:-1]
-        numbers = np.array([names.setdefault(text, len(names)) for text in texts], np.int64)
-        quality[where] = numbers[stored[:, VALUES_END:QUALITY_END][said]]
-        offsets[where] = np.broadcast_to(offset, said.shape)[said]
-        places[where] = np.broadcast_to(row, said.shape)[said]
-    for mark in refused:
-        bits = np.unpackbits(np.frombuffer(mark.stored, np.uint8), bitorder="little")
-        where = np.flatnonzero(bits) + mark.day * PERIODS_PER_UTC_DAY - first
-        where = where[(where >= 0) & (where < count)]
-        later = ~present[where] & (offsets[where] < mark.offset)
-        instead[where[later]] = _QUARANTINED
-    return Columns(first, present, values, quality, tuple(names), offsets, places, instead)
+        for column, new in (
+            (present, True),
+            (instead, 0),
+            (values, np.ascontiguousarray(stored[:, PRESENT_BYTES:VALUES_END]).view("<i4")),
+            (quality, _renumbered(stored[:, VALUES_END:QUALITY_END], codes, names)),
+            (offsets, alike.offsets[:, None]),
+            (places, alike.rows[:, None]),
+        ):
+            column[on] = new if whole else np.where(said, new, column[on])
+    for day, offset, mask in zip(refused.days, refused.offsets, refused.stored, strict=True):
+        on = day - first_day
+        said = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little").view(np.bool_)
+        instead[on][said & ~present[on] & (offsets[on] < offset)] = _QUARANTINED
+    asked = slice(first - first_day * _DAY, first - first_day * _DAY + count)
+    values, quality, offsets, places = numbers[:, asked]
+    instead, present = marks[:, asked]
+    texts = tuple(names)
+    return Columns(first, present.view(np.bool_), values, quality, texts, offsets, places, instead)
 
 
-def spoken_of(kept: Iterable[Version], first: int, count: int) -> NDArray[np.bool_]:
+def _places(at: Ints) -> Ints | slice:
+    """Places as numpy takes them fastest."""
+    first, last = int(at[0]), int(at[-1])
+    return slice(first, last + 1) if last - first + 1 == len(at) else at
+
+
+def _renumbered(
+    quality: NDArray[np.uint8], codes: bytes, names: dict[str, int]
+) -> NDArray[np.uint8] | Ints:
+    """Qualities by the numbers that their names have in an answer; new names get the next."""
+    texts = codes.decode().split(_CODE_END)[:-1]
+    numbers = [names.setdefault(text, len(names)) for text in texts]
+    return quality if numbers == [*range(len(numbers))] else np.array(numbers, np.int64)[quality]
+
+
+def _at_once(kept: Versions) -> Iterator[tuple[bytes, Versions]]:
+    """Versions with the same codes and of different days, in the order in which they count.
+
+    Most often that is all of them: one version of each day.
+    """
+    codes = [stored[QUALITY_END:] for stored in kept.stored]
+    days = kept.days.tolist()
+    if len(set(codes)) == 1 and len(set(days)) == len(days):
+        yield codes[0], kept
+        return
+    versions_of = Counter[int]()
+    alike: dict[tuple[int, bytes], list[int]] = {}
+    for place, (day, code) in enumerate(zip(days, codes, strict=True)):
+        alike.setdefault((versions_of[day], code), []).append(place)
+        versions_of[day] += 1
+    for (_, code), places in sorted(alike.items()):
+        yield code, kept.take(places)
+
+
+def spoken_of(kept: Versions, first: int, count: int) -> NDArray[np.bool_]:
     """Which half hours [first, first + count) these versions give a value or withdraw."""
-    spoken = np.zeros(count, np.bool_)
-    for version in kept:
-        mask = np.frombuffer(version.stored, np.uint8, PRESENT_BYTES)
-        where = np.flatnonzero(np.unpackbits(mask, bitorder="little"))
-        where += version.day * PERIODS_PER_UTC_DAY - first
-        spoken[where[(where >= 0) & (where < count)]] = True
-    return spoken
+    first_day, days = _days_around(first, count)
+    spoken = np.zeros((days, _DAY), np.bool_)
+    for day, stored in zip(kept.days, kept.stored, strict=True):
+        mask = np.frombuffer(stored, np.uint8, PRESENT_BYTES)
+        spoken[day - first_day] |= np.unpackbits(mask, bitorder="little").view(np.bool_)
+    start = first - first_day * _DAY
+    return spoken.reshape(-1)[start : start + count]
 
 
-def _codes(version: Version) -> bytes:
-    return version.stored[QUALITY_END:]
+def _days_around(first: int, count: int) -> tuple[int, int]:
+    """The first of the UTC days that hold the half hours [first, first + count), and how many."""
+    first_day = first // _DAY
+    return first_day, -(-(first + count) // _DAY) - first_day
 
 
 def versions(
     rows: ReadableRows,
     mpxn: str,
     quantity: str,
-    days: range,
-    below_offset: int,
+    first: int,
+    count: int,
     prefix: bytes = ROW_PREFIX,
-) -> Iterator[Version]:
-    """The versions of those UTC days from below an offset in the log; of each day in log order.
+) -> Versions:
+    """The versions of the UTC days that hold the half hours [first, first + count).
 
     With `REFUSED_PREFIX`, what was refused of them: `stored` is the mask then.
     """
     point = prefix + mpxn.encode().ljust(MPXN_BYTES, b"\x00") + quantity.encode()
-    bounds = (struct.pack(">I", day + DAY_SIGN) for day in (days.start, days.stop))
+    first_day, days = _days_around(first, count)
+    bounds = (struct.pack(">I", day + DAY_SIGN) for day in (first_day, first_day + days))
     start, end = (point + day for day in bounds)
-    for key, stored in rows.scan(start, end):
-        sorting_day, offset, row = _KEY_PLACE.unpack_from(key, len(point))
-        if offset < below_offset:
-            yield Version(sorting_day - DAY_SIGN, offset, row, stored)
+    found = list(rows.scan(start, end))
+    if not found:
+        return NO_VERSIONS
+    keys, stored = zip(*found, strict=True)
+    said = np.frombuffer(b"".join(keys), _KEY)
+    days_found, offsets, places = (said[name].astype(np.int64) for name in ("day", "offset", "row"))
+    return Versions(days_found - DAY_SIGN, offsets, places, stored)

@@ -9,12 +9,19 @@ from typing import Final
 import numpy as np
 
 from domains.metering.events import MeteringPoint
-from domains.metering.rows import REFUSED_PREFIX, Version, columns_of, spoken_of, versions
+from domains.metering.rows import (
+    REFUSED_PREFIX,
+    ROW_PREFIX,
+    Versions,
+    columns_of,
+    spoken_of,
+    versions,
+)
 from spine.answer import Circumstances, Columns
 from spine.domain import ReadableRows
-from spine.gb import PERIODS_PER_UTC_DAY, Interval, first_half_hour_from, half_hour_start
+from spine.gb import Interval, first_half_hour_from, half_hour_start
 
-EVERY_OFFSET: Final = 1 << 62
+_KINDS: Final = (ROW_PREFIX, REFUSED_PREFIX)
 _FOR_EVER: Final = datetime(9999, 12, 31, tzinfo=UTC)
 
 
@@ -62,10 +69,10 @@ def readings_as_of(
     The last version in log order wins for each half hour by itself: a later batch that holds only
     some half hours of a day leaves the others as they were.
     """
-    first, end = first_half_hour_from(interval.start), first_half_hour_from(interval.end)
-    said = (rows, mpxn, quantity, _days(first, end), below_offset)
-    refused = versions(*said, REFUSED_PREFIX)
-    return columns_of(versions(*said), first, max(end - first, 0), refused)
+    first, count = _half_hours_of(interval)
+    asked = rows, mpxn, quantity, first, count
+    kept, refused = (versions(*asked, prefix).below(below_offset) for prefix in _KINDS)
+    return columns_of(kept, first, count, refused)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,26 +84,22 @@ class Said:
 
     first: int
     count: int
-    kept: tuple[Version, ...]
-    refused: tuple[Version, ...]
+    kept: Versions
+    refused: Versions
     offsets: tuple[int, ...]
 
     def as_of(self, below_offset: int) -> Columns:
         """What `readings_as_of` gives of it."""
-        kept, refused = (
-            [version for version in versions if version.offset < below_offset]
-            for versions in (self.kept, self.refused)
-        )
+        kept, refused = self.kept.below(below_offset), self.refused.below(below_offset)
         return columns_of(kept, self.first, self.count, refused)
 
 
 def everything_said(rows: ReadableRows, mpxn: str, quantity: str, interval: Interval) -> Said:
     """All that the log says of an interval of one meter."""
-    first, end = first_half_hour_from(interval.start), first_half_hour_from(interval.end)
-    said = (rows, mpxn, quantity, _days(first, end), EVERY_OFFSET)
-    kept, refused = tuple(versions(*said)), tuple(versions(*said, REFUSED_PREFIX))
-    offsets = tuple(sorted({version.offset for version in (*kept, *refused)}))
-    return Said(first, max(end - first, 0), kept, refused, offsets)
+    first, count = _half_hours_of(interval)
+    kept, refused = (versions(rows, mpxn, quantity, first, count, prefix) for prefix in _KINDS)
+    offsets = tuple(sorted({*kept.offsets.tolist(), *refused.offsets.tolist()}))
+    return Said(first, count, kept, refused, offsets)
 
 
 def recorded_at(rows: ReadableRows, mpxn: str, quantity: str, interval: Interval) -> list[int]:
@@ -114,14 +117,12 @@ def recorded_between(
 ) -> Interval | None:
     """The stretch of the interval that has versions from one offset on and below another, if any.
 
-    Only the keys of older versions are read, so it costs little where nothing is new.
+    Older versions are not looked into, so it costs little where nothing is new.
     """
-    first, end = first_half_hour_from(interval.start), first_half_hour_from(interval.end)
-    kept = versions(rows, mpxn, quantity, _days(first, end), below_offset)
-    new = [version for version in kept if version.offset >= from_offset]
-    if not new:
-        return None
-    said = np.flatnonzero(spoken_of(new, first, max(end - first, 0)))
+    first, count = _half_hours_of(interval)
+    kept = versions(rows, mpxn, quantity, first, count).below(below_offset)
+    new = kept.take(np.flatnonzero(kept.offsets >= from_offset).tolist())
+    said = np.flatnonzero(spoken_of(new, first, count))
     if not len(said):
         return None
     return Interval(
@@ -129,5 +130,7 @@ def recorded_between(
     )
 
 
-def _days(first: int, end: int) -> range:
-    return range(first // PERIODS_PER_UTC_DAY, (end - 1) // PERIODS_PER_UTC_DAY + 1)
+def _half_hours_of(interval: Interval) -> tuple[int, int]:
+    """The first half hour that starts in the interval, and how many do."""
+    first, end = first_half_hour_from(interval.start), first_half_hour_from(interval.end)
+    return first, max(end - first, 0)

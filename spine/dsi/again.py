@@ -15,12 +15,11 @@ from typing import Final, TypeVar
 
 from domains.metering.views import Said, everything_said
 from spine import trust
-from spine.answer import Columns, absent_runs, half_hours, half_hours_digest
+from spine.answer import Columns, absent_runs, half_hours_digest
 from spine.domain import ReadableRows
-from spine.dsi.answering import Answer, Sources, answer, circumstances_of
-from spine.event import AbsentRun, Sealed, from_epoch_ms
+from spine.dsi.answering import Answer, Sources, answer, explained
+from spine.event import AbsentRun, Sealed
 from spine.gb import Interval
-from spine.policy import Permit
 from spine.rows import Decided
 from spine.sealing import Opened
 from spine.verdict import KEYS_NOT_AT_HAND
@@ -90,16 +89,13 @@ class Rebuilder:
         return replace(made, digest=opened.digest)
 
     def _readings(self, decided: Decided, sources: Sources) -> Answer:
-        permit = decided.decision
-        assert isinstance(permit, Permit)
         kept = self._all_said(decided, sources.rows[trust.READINGS_TOPIC])
         below = sources.below[trust.READINGS_TOPIC]
         version = bisect_left(kept.said.offsets, below)
         columns = kept.columns.get(version)
         if columns is None:
             columns = _keep(kept.columns, version, kept.said.as_of(below), KEPT_OF_ONE_MAX)
-        now, known = from_epoch_ms(decided.now_ms), circumstances_of(decided, sources)
-        made = half_hours(decided.member, permit.covered, columns, now, known)
+        made = explained(decided, columns, sources)
         key = version, made.absent.tobytes()
         hashed = kept.hashed.get(key)
         if hashed is None:

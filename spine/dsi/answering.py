@@ -34,7 +34,9 @@ from domains.metering.views import (
 from spine import trust
 from spine.answer import (
     Circumstances,
+    Columns,
     HalfHour,
+    HalfHours,
     absent_runs,
     half_hours,
     half_hours_digest,
@@ -92,8 +94,7 @@ class Sources:
 
 def readings_answer(decided: Decided, sources: Sources) -> Answer:
     """The half hours of a permitted request."""
-    request, permit = decided.request, decided.decision
-    assert isinstance(permit, Permit)
+    request = decided.request
     asked = Interval(request.interval_from, request.interval_to)
     found = readings_as_of(
         sources.rows[trust.READINGS_TOPIC],
@@ -102,9 +103,19 @@ def readings_answer(decided: Decided, sources: Sources) -> Answer:
         asked,
         sources.below[trust.READINGS_TOPIC],
     )
-    now, known = from_epoch_ms(decided.now_ms), circumstances_of(decided, sources)
-    rows = half_hours(decided.member, permit.covered, found, now, known)
+    rows = explained(decided, found, sources)
     return Answer(rows.recorded, half_hours_digest(rows), absent_runs(rows), rows)
+
+
+def explained(decided: Decided, found: Columns, sources: Sources) -> HalfHours:
+    """The half hours of a permitted request, from what is recorded of them. The registry is asked
+    only if some have no value: of the others it has nothing to say.
+    """
+    permit = decided.decision
+    assert isinstance(permit, Permit)
+    known = None if found.present.all() else circumstances_of(decided, sources)
+    now = from_epoch_ms(decided.now_ms)
+    return half_hours(decided.member, permit.covered, found, now, known)
 
 
 def answer(

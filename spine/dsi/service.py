@@ -12,7 +12,7 @@ import msgspec
 
 from domains.btm_assets.checks import check_id
 from spine import trust
-from spine.access import AccessLog, Vector
+from spine.access import AccessLog, Ruling, Vector
 from spine.common.v1 import common_pb2
 from spine.dsi import assets, personal, records
 from spine.dsi.advice import QUANTITY_OF, Adviser
@@ -48,6 +48,7 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
     ) -> None:
         self._reads, self._watches, self._adviser = reads, watches, adviser
         self._personal, self._log_id = personal_reads, log_id
+        self._last_of_set: tuple[Ruling | None, Any] = None, None
 
     @property
     def access(self) -> Mapping[int, AccessLog]:
@@ -260,6 +261,14 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
         )
         return self._positions([*vector, decided])
 
+    def _token_of_set(self, judged: Judged) -> Any:
+        """The same for every member of a set, and made once for those that follow one another."""
+        ruling, token = self._last_of_set
+        if ruling is not judged.ruling:
+            token = self._token(judged.ruling.vector, judged)
+            self._last_of_set = judged.ruling, token
+        return token
+
     def _positions(self, positions: Iterable[DataPosition]) -> Any:
         return wire.position_token(self._log_id, positions)
 
@@ -269,9 +278,7 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
             mpxn=chunk.mpxn,
             chunk=chunk.number,
             decision=_decision(chunk.judged) if answer and chunk.judged else None,
-            positions=self._token(chunk.judged.ruling.vector, chunk.judged)
-            if answer and chunk.judged
-            else None,
+            positions=self._token_of_set(chunk.judged) if answer and chunk.judged else None,
             digest=answer.digest if answer else b"",
             interval_complete=chunk.complete,
             refused=chunk.refused or "",
@@ -369,7 +376,7 @@ def _decision(judged: Judged) -> Any:
         partition=ruling.partition,
         offset=ruling.offset,
         entry=decided.entry,
-        decided_at=wire.stamp(from_epoch_ms(decided.now_ms)),
+        decided_at=wire.stamp_ms(decided.now_ms),
         consent_id=permit.consent_id if permit else "",
         consent_version=permit.consent_version if permit else 0,
         policy_version=decided.policy_version,

@@ -28,6 +28,7 @@ from spine.server import connect
 
 TELL_AGAIN_S: Final = 1.0
 CALL_S: Final = 10.0
+KNOWN_MAX: Final = 10_000
 _log = structlog.get_logger()
 
 
@@ -39,6 +40,8 @@ class Holds:
         self._process = process
         self._live = process.folds[trust.QUARANTINE_TOPIC, 0]
         self._telling: set[asyncio.Task[None]] = set()
+        self._known: dict[str, bool] = {}
+        self._known_at = -1
         limits = party_limits(process.runtime.settings)
         self.admission = Admission(limits, held=self.held, report=self.report)
         self._live.listeners.append(self._on_record)
@@ -46,10 +49,17 @@ class Holds:
     def held(self, party: str) -> bool:
         """Whether the log has the party held, or says something of it that this build cannot read.
 
-        Closed by default: a party about which nothing is known for sure is not served.
+        Closed by default: a party about which nothing is known for sure is not served. Asked before
+        each chunk of a stream, so what the fold says is kept until it folds another record.
         """
-        fold = self._live.stored.fold
-        return fold.closed(party) is not None or bool(fold.subject(party).state.held)
+        if self._known_at != self._live.next_offset or len(self._known) >= KNOWN_MAX:
+            self._known, self._known_at = {}, self._live.next_offset
+        known = self._known.get(party)
+        if known is None:
+            fold = self._live.stored.fold
+            known = fold.closed(party) is not None or bool(fold.subject(party).state.held)
+            self._known[party] = known
+        return known
 
     def report(self, excess: Excess) -> None:
         """Have the party held everywhere."""

@@ -35,6 +35,12 @@ def stamp(at: datetime) -> Timestamp:
     return written
 
 
+def stamp_ms(milliseconds: int) -> Timestamp:
+    """An instant in milliseconds since 1970-01-01 UTC as the wire has it."""
+    seconds, rest = divmod(milliseconds, 1_000)
+    return Timestamp(seconds=seconds, nanos=rest * 1_000_000)
+
+
 def position_token(log_id: bytes, positions: Iterable[DataPosition]) -> Any:
     """The PositionToken of an answer: the furthest of each topic-partition, in their order."""
     furthest: dict[tuple[str, int], int] = {}

@@ -18,7 +18,7 @@ from domains.metering.events import (
 from domains.metering.readings import ReadingsBatch
 from spine import trust
 from spine.answer import Circumstances
-from spine.dsi import again
+from spine.dsi import answering
 from spine.event import DataPosition, RecordType
 from spine.gb import HALF_HOUR
 from spine.verdict import Verdict
@@ -148,7 +148,7 @@ def test_new_reasons_for_old_answers_would_make_them_different(
     history = lived()
     told(history, history.positions(*OLD))
     naive = Circumstances(BEGUN)
-    monkeypatch.setattr(again, "circumstances_of", lambda decided, sources: naive)
+    monkeypatch.setattr(answering, "circumstances_of", lambda decided, sources: naive)
     assert audit(history.records()).verdicts == {Verdict.DIFFERENT: 1}
 
 

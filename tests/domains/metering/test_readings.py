@@ -14,7 +14,7 @@ from typing import Any
 import fastavro
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domains.metering import READINGS
@@ -345,6 +345,7 @@ class Oracle:
 logs = st.lists(st.tuples(batches, st.integers(1, 3), st.booleans()), max_size=6)
 
 
+@settings(deadline=None)
 @given(logs, st.integers(0, 95), st.integers(1, 96))
 def test_a_read_as_of_any_offset_is_what_the_log_said_up_to_there(
     log: list[tuple[list[MeterDay], int, bool]], first: int, length: int
