@@ -10,7 +10,6 @@ from typing import Any, Final
 import numpy as np
 
 from spine.answer import ABSENT, Absent, Columns, HalfHour, HalfHours
-from spine.dsi.packed import edges, packed_columns
 from spine.dsi.v1 import dsi_pb2
 from spine.errors import Invalid, Reason
 from spine.gb import HALF_HOUR, half_hour_of, on_the_grid
@@ -27,15 +26,14 @@ def put_half_hours(answer: Any, rows: Sequence[HalfHour], in_columns: bool) -> N
     if not isinstance(rows, HalfHours):
         return
     if in_columns:
-        answer.columns.start.seconds = rows.columns.first * HALF_HOUR_S
-        answer.columns.MergeFromString(packed_columns(rows))
+        _put_columns(answer.columns, rows)
     else:
         _put_rows(answer.rows, rows)
 
 
 def _put_rows(messages: Any, rows: HalfHours) -> None:
     """A message for each. Copies of the first of a run take a fifth of the time of new ones."""
-    for begin, end in pairwise(edges(rows)):
+    for begin, end in pairwise(_edges(rows)):
         messages.extend([_alike(rows, begin)] * (end - begin))
     start_s = rows.columns.first * HALF_HOUR_S
     given = zip(messages, rows.absent.tolist(), rows.columns.values_wh.tolist(), strict=True)
@@ -51,6 +49,35 @@ def _alike(rows: HalfHours, place: int) -> Any:
     if why is not None:
         return dsi_pb2.HalfHour(absent=f"ABSENT_{why}")
     return dsi_pb2.HalfHour(quality=_quality(rows, place), version=_version(rows, place))
+
+
+def _put_columns(message: Any, rows: HalfHours) -> None:
+    """Values, and runs of half hours that are absent alike or recorded by the same version."""
+    columns, absent = rows.columns, rows.absent
+    message.start.seconds = columns.first * HALF_HOUR_S
+    values = columns.values_wh[absent == 0] if absent.any() else columns.values_wh
+    message.values_wh.extend(values.tolist())
+    found = _edges(rows)
+    said = (column[found[:-1]].tolist() for column in (absent, columns.offsets, columns.rows))
+    for (begin, end), why, offset, row in zip(pairwise(found), *said, strict=True):
+        run = message.runs.add(half_hours=end - begin)
+        if why:
+            run.absent = dsi_pb2.Absent.Value(f"ABSENT_{ABSENT[why]}")
+        else:
+            run.quality = _quality(rows, begin)
+            run.version.offset, run.version.row = offset, row
+
+
+def _edges(rows: HalfHours) -> list[int]:
+    """Where stretches begin that are absent alike or recorded by the same version; the end last."""
+    columns, absent = rows.columns, rows.absent
+    differs = columns.offsets[1:] != columns.offsets[:-1]
+    differs |= columns.rows[1:] != columns.rows[:-1]
+    differs |= columns.quality[1:] != columns.quality[:-1]
+    if absent.any():
+        differs &= absent[1:] == 0
+        differs |= absent[1:] != absent[:-1]
+    return [0, *(np.flatnonzero(differs) + 1).tolist(), len(rows)] if len(rows) else [0]
 
 
 def _quality(rows: HalfHours, place: int) -> str:

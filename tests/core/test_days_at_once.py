@@ -18,7 +18,6 @@ from domains.metering.rows import fold_batch, note_refused
 from domains.metering.views import everything_said, readings_as_of
 from domains.metering.withdrawals import withdrawal
 from spine.answer import ABSENT, Absent, HalfHour, Recorded, half_hours, half_hours_digest
-from spine.dsi.packed import packed_columns, packed_numbers
 from spine.dsi.rows import half_hours_in, put_half_hours
 from spine.dsi.v1 import dsi_pb2
 from spine.event import epoch_ms
@@ -227,21 +226,12 @@ def row_by_the_library(row: HalfHour) -> Any:
     return message
 
 
-@given(st.lists(st.integers(-(1 << 63), (1 << 63) - 1), min_size=1))
-@example([0])
-@example([-1, 63, -64, 64, -65, 1 << 40])
-def test_numbers_are_read_as_they_were_written(numbers: list[int]) -> None:
-    octets = packed_numbers(np.array(numbers, np.int64))
-    length = dsi_pb2.HalfHourRun(half_hours=len(octets)).SerializeToString()[1:]
-    read = dsi_pb2.HalfHourColumns.FromString(b"\x12" + length + octets)
-    assert list(read.values_wh) == numbers
-
-
 def test_large_places_in_the_log_are_written_whole() -> None:
     on = Interval(datetime(2025, 6, 1, tzinfo=UTC), datetime(2025, 6, 2, tzinfo=UTC))
     store = folded([WHOLE_DAYS], half_hour_of(on.start) // 48)
     rows = half_hours(METER, [on], readings_as_of(store, METER, "AI", on, 99), on.end)
     rows.columns.offsets[:] = (1 << 62) + np.arange(48) // 7
     rows.columns.rows[:] = 127 + np.arange(48) // 5
-    read = dsi_pb2.HalfHourColumns.FromString(packed_columns(rows))
-    assert list(read.runs) == list(by_the_library(rows).runs)
+    answer = dsi_pb2.StreamReadingsResponse()
+    put_half_hours(answer, rows, in_columns=True)
+    assert answer.columns == by_the_library(rows)
