@@ -49,7 +49,7 @@ class OneSupplier(Country):
     """Of a country, the metering points of one supplier."""
 
     def block(self, start: int, end: int) -> Meters:
-        """Those of these indexes that it supplies."""
+        """Those of these indexes that it supplies: a row is no index less the first."""
         meters = super().block(start, end)
         return meters.take(meters.supplier == SUPPLIER)
 
@@ -68,6 +68,7 @@ def run(meters: int, folder: Path, note: Note, passes: int = 2) -> Result:
 
 async def _run(spine: Installation, country: Country, passes: int) -> Result:
     known: dict[str, bytes] = {}
+    expected = 0
     async with secure_channel(spine.target("dsi"), spine.identity(SUPPLIERS[SUPPLIER])) as channel:
         stub = dsi_pb2_grpc.DsiStub(channel)
         for start in range(0, country.meters, BLOCK):
@@ -76,6 +77,8 @@ async def _run(spine: Installation, country: Country, passes: int) -> Result:
                 async for chunk in stream_set(stub, members):
                     right.check(chunk)
                     known[chunk.mpxn] = _digest(chunk)
+            expected += len(right.place_of)
+            expect(len(known) == expected, "a metering point was left out")
         sets = in_sets(list(known))
         cpu, started, meters = spine.cpu_s("dsi"), time.perf_counter(), 0
         for _ in range(passes):

@@ -117,7 +117,7 @@ class AccessLog:
         self._queue: deque[_Waiting] = deque()
         self._wanted: dict[bytes, _Waiting] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._draining = False
+        self._draining, self._callers = False, 0
         self._probing: asyncio.Task[None] | None = None
         self._leveled = Together(partial(self._probe, FOLD_TIMEOUT_S))
         self.on_unclaimed: Callable[[Ruling, Reason], None] = _nobody
@@ -143,9 +143,11 @@ class AccessLog:
         if not self._draining:
             self._draining = True
             self._spawn(self._drain())
+        self._callers += 1
         try:
             return await waiting.ruling
         finally:
+            self._callers -= 1
             if waiting in self._queue:  # the caller went away before it was logged
                 self._queue.remove(waiting)
 
@@ -191,8 +193,7 @@ class AccessLog:
         """Whether the next record had better wait: it costs every process that folds it about the
         same, however many requests it holds, and gRPC hands requests out one by one.
         """
-        under_way = len(self._queue) + len(self._wanted)
-        return under_way >= self._many and len(self._queue) < MAX_REQUESTS_PER_RECORD
+        return self._callers >= self._many and len(self._queue) < MAX_REQUESTS_PER_RECORD
 
     def _next_batch(self) -> list[_Waiting]:
         batch: list[_Waiting] = []

@@ -57,8 +57,8 @@ class Claims:
         found: list[Conflict | None] = []
         scopes = [self._scope(*claim[:-1]) for claim in claims]
         at_s, new = int(self._clock()), dict[str, bytes]()
-        self._db.execute("BEGIN")
-        try:
+        self._db.execute("BEGIN IMMEDIATE")
+        with self._db:
             known = self._known(scopes)
             for scope, claim in zip(scopes, claims, strict=True):
                 digest = claim[-1]
@@ -67,8 +67,6 @@ class Claims:
                 found.append(None if known[scope] == digest else _conflict())
             rows = ((scope, digest, at_s) for scope, digest in new.items())
             self._db.executemany("INSERT OR IGNORE INTO claimed VALUES (?, ?, ?)", rows)
-        finally:
-            self._db.execute("COMMIT")
         self._forget_after(len(claims))
         return found
 

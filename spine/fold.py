@@ -11,6 +11,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -34,6 +35,8 @@ STALLED_AFTER_S: Final = 30.0
 HEAL_AFTER_ASSIGNMENT_S: Final = (0.2, 1.0, 3.0)
 # How long a record that the log holds is waited for before it is looked for there.
 ON_ITS_WAY_S: Final = 0.25
+# How long where partitions end may take where nobody waits for it.
+ENDS_WITHIN_S: Final = 2.0
 # How long a process that opens only what it is assigned waits for its group before it answers.
 ASSIGNED_WITHIN_S: Final = 15.0
 _log = structlog.get_logger()
@@ -82,6 +85,8 @@ class FaustFolds:
         self._settled = asyncio.Event()
         self._app: Any = None
         self._ends: dict[Place, int] = {}
+        # Where nothing stands between the next offset of a fold and the end of its partition.
+        self._holes: dict[Place, tuple[int, int]] = {}
         self._ends_learnt = Together(self._learn_ends)
         self.still_s = 0.0
 
@@ -278,10 +283,12 @@ class FaustFolds:
         One question about all of them, and one for all who ask at once.
         """
         await self._ends_learnt()
-        for place, end in self._ends.items():
-            live = self.folds.get(place)
-            if live is not None and end > live.next_offset:
-                await self._reached(live, end, timeout_s)
+        behind = [
+            self._reached(place, live, end, timeout_s)
+            for place, end in self._ends.items()
+            if (live := self.folds.get(place)) is not None and end > live.next_offset
+        ]
+        await asyncio.gather(*behind)
 
     async def _learn_ends(self) -> None:
         if self._reader is None:
@@ -289,15 +296,20 @@ class FaustFolds:
         places = list(self.folds)
         self._ends = await self._reader.run(lambda log: log.ends(places))
 
-    async def _reached(self, live: LiveFold, end: int, timeout_s: float) -> None:
+    async def _reached(self, place: Place, live: LiveFold, end: int, timeout_s: float) -> None:
         """Wait until the fold is there. What is missing is most often on its way, and only what
-        does not come is looked for in the log: it may be a hole.
+        does not come is looked for in the log, once: it may be a hole, and stays one.
         """
+        missing = live.next_offset, end
+        if self._holes.get(place) == missing:
+            return
         try:
             await live.passed(end - 1, min(ON_ITS_WAY_S, timeout_s))
         except Pushback:
             if await self._holds_more(live, end):
                 await live.passed(end - 1, timeout_s)
+            else:
+                self._holes[place] = missing
 
     async def _watch(self) -> None:
         """Measure the lag; a fold that stands still although the log goes on ends the process.
@@ -330,23 +342,24 @@ class FaustFolds:
 
     async def _known_ends(self) -> dict[Place, int]:
         """Where the partitions end; if not all can be told at once, those of which it can."""
-        reader, known = self._reader, dict[Place, int]()
-        places = list(self.folds)
-        for asked in (places, *([place] for place in places)):
-            try:
-                if reader is not None:
-                    known |= await reader.run(partial(LogReader.ends, places=asked))
-                if asked is places:
-                    break
-            except Pushback:
-                continue
+        reader, places = self._reader, list(self.folds)
+        if reader is None:
+            return {}
+        try:
+            return await reader.run(lambda log: log.ends(places, ENDS_WITHIN_S))
+        except Pushback:
+            known = dict[Place, int]()
+        for place in places:
+            with suppress(Pushback):
+                ends = partial(LogReader.ends, places=[place], within_s=ENDS_WITHIN_S)
+                known |= await reader.run(ends)
         return known
 
     async def _holds_more(self, live: LiveFold, end: int) -> bool:
         """Whether a record stands between the fold and the end, and not only a real hole."""
         reader, stored = self._reader, live.stored
         if reader is None:
-            return False
+            return True
         try:
             missing = await reader.run(
                 lambda log: next(

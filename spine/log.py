@@ -196,10 +196,12 @@ class LogReader:
         start: int = log_client.ask(self._consumer.beginning_offsets, [place])[place]
         return start, log_client.ask(self._consumer.end_offsets, [place])[place]
 
-    def ends(self, places: Collection[tuple[str, int]]) -> dict[tuple[str, int], int]:
+    def ends(
+        self, places: Collection[tuple[str, int]], within_s: float | None = None
+    ) -> dict[tuple[str, int], int]:
         """The offset after the last, of each of these topic-partitions, in one question."""
         asked = [TopicPartition(*place) for place in places]
-        found = log_client.ask(self._consumer.end_offsets, asked)
+        found = log_client.ask(self._consumer.end_offsets, asked, within_s)
         return {(place.topic, place.partition): found[place] for place in asked}
 
     def offset_at(self, topic: str, partition: int, epoch_ms: int) -> int:

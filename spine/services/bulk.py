@@ -57,14 +57,14 @@ async def carry_out(
             answers.append(error)
     done = iter(await coordinator.handle_all(orders))
     found = [next(done) if answer is None else answer for answer in answers]
-    furthest = {
+    one_of_each_record = {
         (each.topic, each.partition, each.offset): each
         for each in found
         if isinstance(each, Handled)
     }
     return {
         "results": [_result(each) for each in found],
-        "positions": wire.position_token(log_id, map(wire.past, furthest.values())),
+        "positions": wire.position_token(log_id, map(wire.past, one_of_each_record.values())),
     }
 
 

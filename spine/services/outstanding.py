@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -33,6 +34,7 @@ from spine.services import wire
 from spine.trust import AccreditationGranted, Participant, ParticipantAdmitted
 
 METERS_A_TURN: Final = 50
+GROUPS_MAX: Final = 10_000
 # Counted before everything else that the process does has its turn.
 COUNTED_A_TURN: Final = 2_000
 # After which a party that was not told may be.
@@ -75,7 +77,7 @@ class Shelf(Generic[Item]):
         self._tells, self._answered, self._obliges = tells, answered, obliges
         self._of: dict[Actor, dict[str, tuple[Item, ...]]] = {}
         self._receivers: dict[str, frozenset[Actor]] = {}
-        # Few groups of receivers are of many meters, and kept once.
+        # Few groups of receivers are those of many meters, and each is kept once.
         self._groups: dict[frozenset[Actor], frozenset[Actor]] = {}
 
     def put(self, mpxn: str, access: MeterAccess, now: datetime) -> None:
@@ -91,6 +93,8 @@ class Shelf(Generic[Item]):
             self._of.setdefault(receiver, {})[mpxn] = theirs
         if found:
             group = frozenset(found)
+            if len(self._groups) >= GROUPS_MAX:
+                self._groups.clear()
             self._receivers[mpxn] = self._groups.setdefault(group, group)
 
     def waiting(self, receiver: Actor) -> Mapping[str, tuple[Item, ...]]:
@@ -171,7 +175,7 @@ class Outstanding:
         self._timed: dict[str, datetime] = {}
         self._unread: list[Iterator[str]] = []
         # Meters to look at again, with what their access has become where a fold has said so.
-        self._changed: dict[str, MeterAccess | None] = {}
+        self._changed: OrderedDict[str, MeterAccess | None] = OrderedDict()
         self._joined: list[LiveFold] = []
 
     def watch(self, folds: Iterable[LiveFold], acknowledged: LiveFold) -> None:
@@ -196,7 +200,7 @@ class Outstanding:
                     del self._timed[mpxn]
                 self._changed.setdefault(mpxn)
             due = min(len(self._changed), METERS_A_TURN)
-            meters = [self._changed.popitem() for _ in range(due)]
+            meters = [self._changed.popitem(last=False) for _ in range(due)]
             if not meters and self._unread:
                 meters = [(mpxn, None) for mpxn in islice(self._unread[-1], METERS_A_TURN)]
                 if not meters:

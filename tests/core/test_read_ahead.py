@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domains.consumers.chain import as_kept
+from spine import view
 from spine.domain import Domain
 from spine.event import NO_PREDECESSOR, Command, Fact
 from spine.partition import PartitionFold
@@ -106,8 +108,15 @@ def test_a_meter_that_a_record_closes_is_closed_for_its_next_command() -> None:
         assert [refusal.outcome for refusal in done.refusals] == outcomes
 
 
-def test_what_is_kept_of_rows_is_bounded() -> None:
-    scene = Scene()
-    for number in range(40):
-        scene.facts(*(command(METER, moved_in(f"t-{number}-{n}")) for n in range(100)))
-    assert 0 < len(scene.fold._ahead) <= 6_000
+def test_what_is_kept_of_rows_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = []
+    for most in (500, 1_000_000):
+        monkeypatch.setattr(view, "ROWS_AHEAD_MAX", most)
+        scenes = [Scene(), Scene(Plain)]
+        for number in range(8):
+            some = [command(METER, moved_in(f"t-{number}-{n}")) for n in range(100)]
+            for scene in scenes:
+                scene.facts(*some)
+        assert scenes[0].digest() == scenes[1].digest()
+        kept.append(len(scenes[0].fold._ahead))
+    assert kept[0] <= 500 < kept[1]

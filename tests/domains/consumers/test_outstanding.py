@@ -28,7 +28,7 @@ from spine.errors import Invalid
 from spine.policy import Role
 from spine.rows import Applied
 from spine.services import announcing, outstanding, pushing
-from spine.services.outstanding import Outstanding
+from spine.services.outstanding import METERS_A_TURN, Outstanding
 from spine.services.pushing import Outcome
 from spine.services.webhooks import Deliveries, message
 from spine.signing import sign, verify
@@ -488,3 +488,30 @@ async def test_who_answers_the_last_while_all_is_counted_is_not_missed_for_an_er
     await asyncio.sleep(0)
     world.acknowledge(world.known.waiting(COLLECTOR)[METER][0].id)
     assert [theirs.party for theirs in await counting] == ["adviser"]
+
+
+async def test_what_changed_first_is_looked_at_first_however_much_comes_after() -> None:
+    """Or a revocation would wait until a load of registers has ended."""
+    nobody: Any = None
+    known, seen = Outstanding(nobody, nobody), list[str]()
+
+    def take_in(mpxn: str, *_: Any) -> None:
+        seen.append(mpxn)
+
+    known.take_in = take_in  # type: ignore[method-assign]
+
+    def folded(*meters: str) -> None:
+        applied: Any = SimpleNamespace(events=[(mpxn, None) for mpxn in meters], states={})
+        known._on_facts(nobody, applied)
+
+    async def load() -> None:
+        for turn in range(20):
+            folded(*(f"{turn}-{place}" for place in range(METERS_A_TURN + 10)))
+            await asyncio.sleep(0)
+
+    folded("revoked")
+    loading = asyncio.create_task(load())
+    await asyncio.sleep(0)
+    await known.look()
+    await loading
+    assert seen.index("revoked") < METERS_A_TURN
