@@ -75,6 +75,7 @@ class Keyholders:
         finally:
             for task in asked:
                 task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
         if not found:
             raise Pushback(Reason.KEYS_NOT_AT_HAND, "nobody who has the keys answers just now")
         return min(found, key=lambda opened: opened.texts.count(None))

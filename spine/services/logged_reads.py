@@ -97,7 +97,9 @@ def _own(decided: Decided, logged: AccessRequests, record: LogRecord) -> OwnRead
     begin = from_offset(request.method)
     if begin is None or request.role != Role.CONSUMER or len(request.meters) != 1:
         return None
-    if not isinstance(decided.decision, Permit) or request.vector >= len(logged.vectors):
+    if not isinstance(decided.decision, Permit):
+        return None
+    if not 0 <= request.vector < len(logged.vectors):
         return None
     here = (trust.CONSUMER_LOG, record.partition)
     vector = logged.vectors[request.vector]

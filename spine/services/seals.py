@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from domains.consumers.erasure import Erasure, Standing
 from spine.consumers.v1 import seals_pb2, seals_pb2_grpc
@@ -21,7 +21,7 @@ from spine.server import Service, current_caller
 from spine.services.logged_reads import LoggedReads
 from spine.together import Together
 
-CLOSED_RETRY_S = 60.0
+CLOSED_RETRY_S: Final = 60.0
 
 
 def seals(process: Process, home: Coordinator, vault: Vault) -> Service:

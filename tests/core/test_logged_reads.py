@@ -134,6 +134,8 @@ async def test_no_other_permitted_read_opens_anything(heard: Heard) -> None:
         heard.own(method="ListConsents"),
         heard.own(method="GetPersonalRecords"),
         heard.own(vector=()),
+        heard.own(heard.asked(**OWN, vector=1)),
+        heard.own(heard.asked(**OWN, vector=-1)),
         heard.own(vector=(DataPosition(trust.CONSUMER_LOG, PARTITION, 10**6),)),
         heard.own(vector=(DataPosition(trust.CONSUMER_LOG, PARTITION + 1, 1),)),
     ]

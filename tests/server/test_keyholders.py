@@ -28,12 +28,15 @@ class Coordinator(seals_pb2_grpc.SealsServicer):
     """Answers with these texts, or never."""
 
     texts: Sequence[str | None] | None
+    after: asyncio.Event | None = None
     asked: list[Any] = field(default_factory=list)
 
     async def OpenSeals(self, request: Any, context: Any) -> Any:
         self.asked.append(request)
         if self.texts is None:
             await asyncio.Event().wait()
+        if self.after is not None:
+            await self.after.wait()
         opened = [{} if text is None else {"text": text} for text in self.texts or ()]
         return seals_pb2.OpenSealsResponse(opened=opened, digest=bytes(32))
 
@@ -87,6 +90,17 @@ async def test_who_opens_less_is_believed_last(
         Coordinator(texts) for texts in (["one", None], [None, None], ["one", "two"])
     )
     until = time.monotonic() + 20
+    whole.after, asks, heard = asyncio.Event(), Keyholders._ask, list[str]()
+
+    async def ask(self: Keyholders, target: str, *of: Any) -> Any:
+        opened = await asks(self, target, *of)
+        heard.append(target)
+        if len(heard) == 2:  # the others have answered
+            assert whole.after is not None
+            whole.after.set()
+        return opened
+
+    monkeypatch.setattr(Keyholders, "_ask", ask)
     async with keys_of(tmp_path, monkeypatch, least, less, whole) as (keys, _):
         assert (await keys.open(SEALED, PLACE, until)).texts == ("one", "two")
     async with keys_of(tmp_path, monkeypatch, least, less) as (keys, _):
