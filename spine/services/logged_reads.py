@@ -73,7 +73,10 @@ class LoggedReads:
         raise NotPermitted(Reason.NOT_PERMITTED, message)
 
     def _on_record(self, live: LiveFold, record: LogRecord, applied: Applied) -> None:
-        """The fold has reached a record: whatever it permits, it permits here."""
+        """The fold has reached a record: whatever it permits, it permits here.
+
+        Few records hold such a read, and what is folded again at a start is over.
+        """
         if _MARK not in (record.value or b"") or not _fresh(record.append_ms):
             return
         fold = live.stored.fold

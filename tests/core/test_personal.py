@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -523,6 +525,18 @@ def test_a_vault_of_its_own_that_cannot_be_read_ends_no_audit(
     assert told(history, auditor.keys()) == [("CANNOT TELL", "keys not at hand")]
     with pytest.raises(Invalid):
         auditor.keys(elsewhere / VAULT_FILE)
+
+
+def test_a_vault_that_proves_damaged_on_the_way_has_no_key_at_hand(
+    vault: Vault, tmp_path: Path
+) -> None:
+    history, damaged = lived(vault), tmp_path / "damaged.sqlite"
+    read(history, vault)
+    with closing(sqlite3.connect(damaged)) as db:
+        db.execute("CREATE TABLE keys (key_id TEXT, subject TEXT, key BLOB)")
+    with pytest.raises(sqlite3.Error):
+        Vault.look_into(damaged).open_for(ANNA, [])
+    assert told(history, Auditor(tmp_path).keys(damaged)) == [("CANNOT TELL", "keys not at hand")]
 
 
 def test_a_text_is_in_no_repr(vault: Vault) -> None:
