@@ -17,7 +17,7 @@ A `Reason` is part of the interface: it is never renamed, and the documentation 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class Reason(StrEnum):
@@ -208,6 +208,14 @@ class SpineError(Exception):
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.message}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """So that it comes whole from another process."""
+        return _as_it_was, (type(self), self.message), self.__dict__
+
+
+def _as_it_was(kind: type[SpineError], message: str) -> SpineError:
+    return kind.__new__(kind, message)
 
 
 class Invalid(SpineError):

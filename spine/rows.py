@@ -195,9 +195,13 @@ def subject_history(
     domain: Domain,
     subject: str,
     below: int,
+    since: int = 0,
 ) -> Iterator[Subject]:
-    """Every state of a subject whose command stands below that offset, oldest first."""
-    start = history_row(subject, 0, 0)
+    """Every state of a subject whose command stands below that offset, oldest first.
+
+    `since`: an offset, to leave out those before it.
+    """
+    start = history_row(subject, since, 0)
     for _, row in rows.scan(start, history_row(subject, below, 0)):
         yield Subject(*unpack(row, domain.row_type))
 

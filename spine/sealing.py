@@ -43,11 +43,14 @@ class Opened:
     """What was sealed for a subject, in its order; None is what the subject's key does not open.
 
     `digest`, 32 bytes, tells these texts from all others under the subject's key: whoever lacks the
-    key can try no names on it, and once the key is destroyed nobody can.
+    key can try no names on it, and once the key is destroyed nobody can. `strange` of the fields
+    were sealed with another key than the one that is here: a vault was lost, and with another one
+    the digest is another.
     """
 
     texts: tuple[str | None, ...] = field(repr=False)
     digest: bytes
+    strange: int = 0
 
 
 class Vault:
@@ -113,7 +116,7 @@ class Vault:
         return None if row is None else _opened(row[0], sealed)
 
     def open_for(self, subject: str, sealed: Sequence[Sealed]) -> Opened | None:
-        """What was sealed for the subject; None if the vault has no key of it.
+        """What was sealed for the subject; None if the vault has no key for any of it.
 
         Refused(SUBJECT_ERASED) if its key was destroyed.
         """
@@ -121,10 +124,13 @@ class Vault:
             held = self._find(subject)
         if held is None:
             return None
-        _, key = held
+        key_id, key = held
+        strange = sum(each.key_id != key_id for each in sealed)
+        if strange == len(sealed):
+            return None
         plain = [_opened(key, each) for each in sealed]
         texts = tuple(None if one is None else one.decode("utf-8", "replace") for one in plain)
-        return Opened(texts, _keyed(key, bare_digest(sealed, plain)))
+        return Opened(texts, _keyed(key, bare_digest(sealed, plain)), strange)
 
     def keyed(self, subject: str, digest: bytes) -> bytes:
         """32 bytes for a digest of what is sealed for the subject, the same while its key is there.

@@ -12,16 +12,28 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from domains.consumers.chain import terms_of
+from domains.consumers.chain import MeterRecord
 from spine.event import Sealed
 from spine.policy import MeterAccess
+from spine.rows import Subject
 
-# A notice is long, and what an answer may hold is bounded.
+# A page ends after the state with which it holds that many fields, or has looked at that many
+# tenancies and consents: a notice is long, and a meter may have any number of states.
 FIELDS_MAX: Final = 32
+LOOKED_AT_MAX: Final = 2_000
 NOTICE: Final = "notice"
-# As it is logged: with the number of its first field behind it, on pages after the first.
+# As it is logged: on pages after the first, with the offset at which the one before ended.
 METHOD: Final = "GetPersonalRecord"
-_PAGE: Final = re.compile(rf"{METHOD}(?:/(\d{{1,6}}))?", re.ASCII)
+OFFSET_DIGITS: Final = 18
+_PAGE: Final = re.compile(rf"{METHOD}(?:/(\d{{1,{OFFSET_DIGITS}}}))?", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Sealed fields in their order, and the offset at which the next page goes on; 0: no more."""
+
+    sealed: tuple[Sealed, ...]
+    next_offset: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,34 +45,50 @@ class PersonalText:
     text: str | None = field(repr=False)
 
 
-def first_field(method: str) -> int | None:
-    """The number of the first field that a logged method asks for; None if it asks for none."""
+def from_offset(method: str) -> int | None:
+    """Where the page begins that a logged method asks for; None if it asks for none."""
     page = _PAGE.fullmatch(method)
     return None if page is None else int(page[1] or 0)
 
 
-def sealed_for(known: Iterable[MeterAccess], consumer_ref: str) -> tuple[Sealed, ...]:
-    """All that was ever sealed at a meter under that reference, each once, in its order.
+def page_of(known: Iterable[Subject], consumer_ref: str, begin: int = 0) -> Page:
+    """What was sealed under that reference in states of a meter, oldest first: a page of it.
 
-    `known`: every state of the meter, oldest first. What a later fact replaced, as a grant does the
-    notice of its request, is still kept in the log, and so is among it.
+    Who asks for keys and who has them come to the same page, each from its own rows.
+    What a later fact replaced, as a grant does the notice of its request, is still kept in the log,
+    and so was new in some state. Of a page that `begin`s anywhere, the first state was the last of
+    the page before. Each page looks at one more state at least.
     """
-    found: dict[Sealed, None] = {}
-    for access in known:
-        for sealed in _sealed_in(access, consumer_ref):
-            if sealed is not None:
-                found.setdefault(sealed)
-    return tuple(found)
+    found: list[Sealed] = []
+    before: frozenset[Sealed] = frozenset()
+    looked_at = last = 0
+    states = iter(known)
+    if begin and (shown := next(states, None)) is not None:
+        before, last = frozenset(_sealed_in(shown.state, consumer_ref)), shown.offset
+    for each in states:
+        if len(found) >= FIELDS_MAX or looked_at >= LOOKED_AT_MAX:
+            return Page(tuple(found), last)
+        here = dict.fromkeys(_sealed_in(each.state, consumer_ref))
+        found += (sealed for sealed in here if sealed not in before)
+        before, last = frozenset(here), each.offset
+        looked_at += 1 + len(each.state.tenancies) + len(each.state.consents)
+    return Page(tuple(found), 0)
 
 
-def _sealed_in(access: MeterAccess, consumer_ref: str) -> Iterator[Sealed | None]:
+def _sealed_in(access: MeterAccess, consumer_ref: str) -> Iterator[Sealed]:
     for tenancy in access.tenancies:
-        if tenancy.consumer_ref == consumer_ref:
+        if tenancy.consumer_ref == consumer_ref and tenancy.person is not None:
             yield tenancy.person
+    records = access.records if isinstance(access, MeterRecord) else ()
+    terms = {record.consent_id: record.terms for record in records}
     for consent in access.consents:
-        if consent.consumer_ref == consumer_ref:
+        if consent.consumer_ref != consumer_ref:
+            continue
+        if consent.notice is not None:
             yield consent.notice
-            yield terms_of(access, consent.consent_id).details
+        agreed = terms.get(consent.consent_id)
+        if agreed is not None and agreed.details is not None:
+            yield agreed.details
 
 
 def texts_of(sealed: Sealed, text: str | None) -> tuple[PersonalText, ...]:

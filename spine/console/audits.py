@@ -41,6 +41,7 @@ from spine.event import murmur2_partition
 from spine.gb import parse_mpxn
 from spine.reducers import AtHand
 from spine.runtime import Runtime
+from spine.sealing import Vault
 from spine.verdict import Verdict
 
 PLACE: Final = re.compile(r"(?:consumers\.events\.v1-)?(\d+)@(\d+)(?:\.(\d+))?")
@@ -195,6 +196,8 @@ def _audit_apart(
     vault: Path | None,
 ) -> AuditReport:
     """The same, each partition in one of several processes; lines come partition by partition."""
+    if vault is not None:
+        Vault.look_into(vault).close()  # what is wrong with it is said here, and once
     report = AuditReport()
     with ProcessPoolExecutor(min(jobs, len(partitions)), get_context(_start_method())) as pool:
         tasks = [  # before the bar: it has a thread of its own

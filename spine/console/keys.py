@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 
 from domains.consumers.erasure import Erasure, Standing
 from spine import trust
-from spine.errors import Refused
+from spine.errors import Invalid, Refused
 from spine.event import Sealed
 from spine.runtime import Runtime
 from spine.sealing import VAULT_FILE, Opened, Vault
@@ -23,45 +23,48 @@ class KeysAtHand:
     """
 
     def __init__(self, this: Runtime, vault: Path | None) -> None:
-        """`vault`: its file; None is the data folder's own, if there is one.
+        """`vault`: its file; None is the data folder's own, if there is one that can be read.
 
         Invalid(FILE_UNREADABLE) if the file named is no vault.
         """
-        own = this.settings.data_dir / VAULT_FILE
-        path = own if vault is None and own.exists() else vault
-        self._vault = None if path is None else Vault.look_into(path)
-        self._this = this
+        self._vault = _own(this) if vault is None else Vault.look_into(vault)
         self._erasures = this.memory_fold(trust.ERASURES_TOPIC, 0)
-        self._read = False
+        self._reader = this.reader()
 
     def __call__(self, subject: str, sealed: Sequence[Sealed]) -> Opened | str:
-        """What the sealed fields of a subject say; or why that cannot be told."""
-        if not self._read:
-            self._read_on()
+        """What the sealed fields of a subject say; or why that cannot be told.
+
+        The log is read on each time: who is erased while an audit lasts is erased for it as well.
+        """
+        self._read_on()
         if why := self._why_not(subject):
             return why
-        if self._vault is not None:
-            try:
-                opened = self._vault.open_for(subject, sealed)
-            except Refused:
-                opened = None
-            if opened is not None:
-                return opened
-            self._read_on()  # it may have been erased since
+        if (opened := self._opened(subject, sealed)) is not None:
+            return opened
+        self._read_on()  # it may have been erased since
         return self._why_not(subject) or KEYS_NOT_AT_HAND
 
     def close(self) -> None:
-        """Let go of the vault."""
+        """Let go of the vault and the log."""
+        self._reader.close()
         if self._vault is not None:
             self._vault.close()
 
+    def _opened(self, subject: str, sealed: Sequence[Sealed]) -> Opened | None:
+        """None without the very keys with which these were sealed: others make another digest."""
+        if self._vault is None:
+            return None
+        try:
+            opened = self._vault.open_for(subject, sealed)
+        except (Refused, sqlite3.Error):
+            return None
+        return None if opened is None or opened.strange else opened
+
     def _read_on(self) -> None:
         head = self._erasures.head
-        with closing(self._this.reader()) as reader:
-            begin = 0 if head is None else head.next_offset
-            for record in reader.read(trust.ERASURES_TOPIC, 0, begin):
-                self._erasures.apply(record)
-        self._read = True
+        begin = 0 if head is None else head.next_offset
+        for record in self._reader.read(trust.ERASURES_TOPIC, 0, begin):
+            self._erasures.apply(record)
 
     def _why_not(self, subject: str) -> str:
         if unknown := unread(self._erasures, subject):
@@ -69,3 +72,12 @@ class KeysAtHand:
         erasure: Erasure = self._erasures.subject(subject).state
         standings = {Standing.ERASED: ERASED, Standing.RESTRICTED: RESTRICTED}
         return standings.get(Standing(erasure.standing), "")
+
+
+def _own(this: Runtime) -> Vault | None:
+    """The data folder's own vault. One that cannot be read opens nothing, and ends no audit."""
+    path = this.settings.data_dir / VAULT_FILE
+    try:
+        return Vault.look_into(path) if path.exists() else None
+    except Invalid:
+        return None

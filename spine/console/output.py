@@ -66,7 +66,10 @@ def table(
     """A table for people; the column called `wrapped` may take several lines."""
     made = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD)
     for column in columns:
-        made.add_column(column, no_wrap=column != wrapped, overflow="fold")
+        if column == wrapped:
+            made.add_column(column, overflow="fold")
+        else:  # what does not fit is seen to be cut
+            made.add_column(column, no_wrap=True)
     for row in rows:
         made.add_row(*("" if cell is None else str(cell) for cell in row))
     wide.print(made)

@@ -23,9 +23,9 @@ def record(mpxn: Mpxn, as_: As, as_json: AsJson = False) -> None:
             {"what": t.what, "about": t.about, "text": None if t.unopened else t.text}
             for t in page.texts
         )
-        if not page.next_field:
+        if not page.next_offset:
             break
-        asked["first_field"] = page.next_field
+        asked["from_offset"] = page.next_offset
     if as_json:
         say_json(texts)
         return

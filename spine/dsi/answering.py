@@ -15,7 +15,7 @@ from typing import Final
 from domains.btm_assets import BTM_ASSETS
 from domains.btm_assets.views import AssetView, asset_views
 from domains.consumers.decider import CONSUMERS
-from domains.consumers.personal import FIELDS_MAX, first_field, sealed_for
+from domains.consumers.personal import Page, from_offset, page_of
 from domains.consumers.views import (
     ConsentView,
     TenancyView,
@@ -68,7 +68,7 @@ class Answer:
     """What is released: half hours, or records; `rows` counts those that carry something.
 
     Of `sealed` fields the digest is their texts' under the consumer's key, and empty until somebody
-    has opened them; `untold` says why nobody can any more. `more` of them are on a further page.
+    has opened them; `untold` says why nobody can any more. More of them stand at `next_offset`.
     """
 
     rows: int
@@ -80,7 +80,7 @@ class Answer:
     tenancies: tuple[TenancyView, ...] = ()
     assets: tuple[AssetView, ...] = ()
     sealed: tuple[Sealed, ...] = ()
-    more: bool = False
+    next_offset: int = 0
     untold: str = ""
 
 
@@ -226,9 +226,9 @@ def _known(decided: Decided, access: MeterAccess, sources: Sources) -> Sequence[
 def _consents(decided: Decided, access: MeterAccess, sources: Sources) -> Answer:
     """The caller's own consents, or tenancies, as they stood and were known at the times asked."""
     request = decided.request
-    first = first_field(request.method)
-    if first is not None:
-        return _personal(decided, sources, first)
+    begin = from_offset(request.method)
+    if begin is not None:
+        return _personal(decided, sources, begin)
     known = _known(decided, access, sources)
     at = request.as_of_valid
     now = at or from_epoch_ms(decided.now_ms)
@@ -240,15 +240,22 @@ def _consents(decided: Decided, access: MeterAccess, sources: Sources) -> Answer
     return Answer(len(consents), records_digest(consents), consents=consents)
 
 
-def _personal(decided: Decided, sources: Sources, first: int) -> Answer:
+def personal_page(
+    rows: ReadableRows, member: str, below: int, consumer_ref: str, begin: int
+) -> Page:
+    """A page of what was sealed at a meter under that reference, below that offset."""
+    known = subject_history(rows, unpack, CONSUMERS, member, below, begin)
+    return page_of(known, consumer_ref, begin)
+
+
+def _personal(decided: Decided, sources: Sources, begin: int) -> Answer:
     """The sealed fields under the consumer's own reference, a page of them; opened they are not."""
     rows, below = sources.rows[trust.CONSUMER_LOG], sources.below[trust.CONSUMER_LOG]
-    known = subject_history(rows, unpack, CONSUMERS, decided.member, below)
-    request = decided.request
-    sealed = sealed_for((s.state for s in known), request.party)
-    page = sealed[first : first + FIELDS_MAX] if request.role == Role.CONSUMER else ()
-    digest = b"" if page else records_digest(())
-    return Answer(len(page), digest, sealed=page, more=first + FIELDS_MAX < len(sealed))
+    request, page = decided.request, Page((), 0)
+    if request.role == Role.CONSUMER:
+        page = personal_page(rows, decided.member, below, request.party, begin)
+    digest = b"" if page.sealed else records_digest(())
+    return Answer(len(page.sealed), digest, sealed=page.sealed, next_offset=page.next_offset)
 
 
 def _assets(decided: Decided, sources: Sources) -> Answer:

@@ -1,16 +1,18 @@
 """The consumers coordinators, as a DSI server asks them to open what is sealed.
 
-A DSI server has no keys. It calls under its own certificate, whoever keeps the vault that answers
-first, and only for as long as the permit of the read lasts.
+A DSI server has no keys. It calls under its own certificate, all of them at once, and only for as
+long as the permit of the read lasts.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from typing import Any, Final
 
 import grpc
+import structlog
 
 from spine import trust
 from spine.common.v1 import common_pb2
@@ -21,62 +23,80 @@ from spine.event import Sealed
 from spine.identity import DEV_SERVER_NAME, SERVER_PREFIX
 from spine.runtime import Runtime, service_targets
 from spine.sealing import Opened
-from spine.server import Failure, connect, error_from
+from spine.server import connect, error_from
 
 KEEPER: Final = "consumers"
+# Of the time a permit has left; the rest is for passing the answer on.
+SHARE: Final = 0.75
+_log = structlog.get_logger()
 
 
 class Keyholders:
-    """Those of the data folder, and those whose addresses are set. `name` is who asks."""
+    """Those of the data folder, and those at `addresses`, host:port. `name` is who asks."""
 
-    def __init__(self, runtime: Runtime, name: str) -> None:
+    def __init__(self, runtime: Runtime, name: str, addresses: Sequence[str]) -> None:
         self._data_dir = runtime.settings.data_dir
         self._identity = self._data_dir / "identities" / f"{SERVER_PREFIX}{name}"
-        peers = (runtime.settings.consumers_peers or "").split(",")
-        self._addresses = tuple(address.strip() for address in peers if address.strip())
+        self._addresses = addresses
         self._channels: dict[str, grpc.aio.Channel] = {}
 
     async def open(
-        self,
-        consumer_ref: str,
-        sealed: Sequence[Sealed],
-        place: tuple[int, int, int],
-        until: float,
+        self, sealed: Sequence[Sealed], place: tuple[int, int, int], until: float
     ) -> Opened:
-        """The texts of what is sealed for a consumer; asked until then (monotonic), not longer.
+        """The texts of what is sealed, for the read that it belongs to; asked until then
+        (monotonic), not longer.
 
-        `place`: partition, offset and entry of its permitted request in the consumer log.
+        `place`: partition, offset and entry of that request in the consumer log. Who opens all of
+        it is believed at once, who opens the most if nobody does.
 
         Refused(SUBJECT_ERASED)  the consumer was erased
-        Pushback(KEYS_NOT_AT_HAND)  nobody who has the keys answers
+        Pushback  KEYS_NOT_AT_HAND: nobody who has the keys answers; PERMIT_EXPIRED
         """
+        if (left := until - time.monotonic()) <= 0:
+            raise Pushback(Reason.PERMIT_EXPIRED, "the permit ran out before anybody was asked")
         partition, offset, entry = place
-        request = seals_pb2.OpenSealsRequest(
-            consumer_ref=consumer_ref,
-            read=common_pb2.RecordRef(
-                topic=trust.CONSUMER_LOG, partition=partition, offset=offset, entry=entry
-            ),
-            seals=[
-                seals_pb2.Seal(
-                    key_id=each.key_id,
-                    nonce=each.nonce,
-                    ciphertext=each.ciphertext,
-                    context=each.context,
-                )
-                for each in sealed
-            ],
+        at = common_pb2.RecordRef(
+            topic=trust.CONSUMER_LOG, partition=partition, offset=offset, entry=entry
         )
         here = service_targets(self._data_dir, KEEPER).values()
-        for target in dict.fromkeys((*here, *self._addresses)):
-            stub: Any = seals_pb2_grpc.SealsStub(self._channel(target))
-            try:
-                said = await stub.OpenSeals(request, timeout=max(0.0, until - time.monotonic()))
-            except grpc.aio.AioRpcError as error:
-                _unless_erased(error_from(error))
-                continue
-            texts = tuple(one.text if one.HasField("text") else None for one in said.opened)
-            return Opened(texts, said.digest)
-        raise Pushback(Reason.KEYS_NOT_AT_HAND, "nobody who has the keys answers just now")
+        targets = dict.fromkeys((*here, *self._addresses))
+        asked = [
+            asyncio.create_task(self._ask(target, at, len(sealed), left * SHARE))
+            for target in targets
+        ]
+        found: list[Opened] = []
+        try:
+            for answered in asyncio.as_completed(asked):
+                opened = await answered
+                if opened is not None:
+                    found.append(opened)
+                    if None not in opened.texts:
+                        return opened
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+        if not found:
+            raise Pushback(Reason.KEYS_NOT_AT_HAND, "nobody who has the keys answers just now")
+        return min(found, key=lambda opened: opened.texts.count(None))
+
+    async def _ask(self, target: str, at: Any, count: int, timeout_s: float) -> Opened | None:
+        """What one of them says; None if it is of no use. Refused if the consumer was erased."""
+        stub: Any = seals_pb2_grpc.SealsStub(self._channel(target))
+        try:
+            said = await stub.OpenSeals(seals_pb2.OpenSealsRequest(read=at), timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            failure = error_from(error)
+            if failure.reason == Reason.SUBJECT_ERASED:  # so it is for every coordinator
+                message = "what was sealed can be opened no more"
+                raise Refused(Reason.SUBJECT_ERASED, message) from None
+            _log.warning("seals.unopened", target=target, reason=failure.reason or failure.code)
+            return None
+        if len(said.opened) != count:
+            _log.warning("seals.unopened", target=target, reason="another number of fields")
+            return None
+        texts = tuple(one.text if one.HasField("text") else None for one in said.opened)
+        return Opened(texts, said.digest)
 
     async def close(self) -> None:
         """Disconnect."""
@@ -89,9 +109,3 @@ class Keyholders:
                 target, self._identity, CHANNEL, server_name=DEV_SERVER_NAME
             )
         return self._channels[target]
-
-
-def _unless_erased(failure: Failure) -> None:
-    """Who was erased is so for every coordinator; after anything else another may be asked."""
-    if failure.reason == Reason.SUBJECT_ERASED:
-        raise Refused(Reason.SUBJECT_ERASED, "what was sealed can be opened no more")

@@ -165,4 +165,4 @@ class MembersService(members_pb2_grpc.MembersServicer):
 def only_servers() -> None:
     """NotPermitted(ROLE_NOT_ALLOWED) unless a DSI server calls."""
     if current_caller().role is not Role.DSI:
-        raise NotPermitted(Reason.ROLE_NOT_ALLOWED, "only DSI servers call one another here")
+        raise NotPermitted(Reason.ROLE_NOT_ALLOWED, "only DSI servers call here")

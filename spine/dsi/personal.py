@@ -10,7 +10,7 @@ import asyncio
 from dataclasses import replace
 from typing import Any, Final
 
-from domains.consumers.personal import FIELDS_MAX, METHOD, PersonalText, texts_of
+from domains.consumers.personal import METHOD, OFFSET_DIGITS, PersonalText, texts_of
 from spine.access import Vector
 from spine.dsi.answering import Answer
 from spine.dsi.keyholders import Keyholders
@@ -20,22 +20,22 @@ from spine.errors import Invalid, NotPermitted, Reason, SpineError
 from spine.policy import Role
 from spine.server import current_caller
 
-FIRST_MAX: Final = 100_000
+OFFSET_MAX: Final = 10**OFFSET_DIGITS - 1
 
 
 def method(request: Any) -> str:
-    """What is logged: the method, and behind it where a page other than the first begins.
+    """What is logged: the method, and behind it where a page other than the first goes on.
 
     NotPermitted(ROLE_NOT_ALLOWED) for who is no consumer, Invalid for no such place.
     """
     if current_caller().role is not Role.CONSUMER:
         message = "what is kept sealed is shown to the consumer whom it is about"
         raise NotPermitted(Reason.ROLE_NOT_ALLOWED, message)
-    first: int = request.first_field
-    if not 0 <= first <= FIRST_MAX or first % FIELDS_MAX:
-        message = "next_field of the page before, or 0"
-        raise Invalid(Reason.FIELD_INVALID, message, field="first_field")
-    return f"{METHOD}/{first}" if first else METHOD
+    begin: int = request.from_offset
+    if not 0 <= begin <= OFFSET_MAX:
+        message = "next_offset of the page before, or 0"
+        raise Invalid(Reason.FIELD_INVALID, message, field="from_offset")
+    return f"{METHOD}/{begin}" if begin else METHOD
 
 
 class PersonalReads:
@@ -72,9 +72,7 @@ class PersonalReads:
         ruling, decided = judged.ruling, judged.decided
         place = ruling.partition, ruling.offset, decided.entry
         try:
-            opened = await self._keys.open(
-                decided.request.party, made.sealed, place, ruling.expires_at
-            )
+            opened = await self._keys.open(made.sealed, place, ruling.expires_at)
             said = zip(made.sealed, opened.texts, strict=True)
             texts = [each for sealed, text in said for each in texts_of(sealed, text)]
         except SpineError as error:
@@ -90,9 +88,7 @@ class PersonalReads:
         return replace(made, digest=opened.digest), texts
 
 
-def response(
-    made: Answer, texts: list[PersonalText], request: Any, decision: Any, positions: Any
-) -> Any:
+def response(made: Answer, texts: list[PersonalText], decision: Any, positions: Any) -> Any:
     """The answer as it is sent."""
     return dsi_pb2.GetPersonalRecordResponse(
         texts=[
@@ -104,5 +100,5 @@ def response(
         decision=decision,
         positions=positions,
         digest=made.digest,
-        next_field=request.first_field + FIELDS_MAX if made.more else 0,
+        next_offset=made.next_offset,
     )

@@ -112,7 +112,8 @@ def _local_service(process: Process, folds: FaustFolds) -> DsiService:
     consumers = runtime.domains.by_topic[trust.CONSUMER_LOG]
     folded = folded_by(consumers, runtime.domains.governance)
     reads = Reads(access, outcomes, data, reader, runtime.codec.schemas.set_hash, folded)
-    watches, keys = Watches(access), Keyholders(runtime, name)
+    watches = Watches(access)
+    keys = Keyholders(runtime, name, _addresses(runtime.settings.consumers_peers))
     process.on_end(data.close)
     process.on_end(reader.close)
     process.on_end(outcomes.flush)

@@ -143,7 +143,7 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
         query = self._record_query(method, request, Category.CONSENTS, None)
         judged, made, texts = await self._personal.read(query, mpxn, self._at_least(request))
         positions = self._token(judged.ruling.vector, judged)
-        return personal.response(made, texts, request, _decision(judged), positions)
+        return personal.response(made, texts, _decision(judged), positions)
 
     async def ListAssets(self, request: Any, context: Any) -> Any:
         """The assets that stand behind one metering point."""

@@ -1,66 +1,117 @@
-"""Whether a consumer's read of its own record stands in the log, for who has the keys to believe.
+"""Reads of consumers of their own records, as this process's folds decide them at their place.
 
-A DSI server says where it logged the request. The record is read from the log and judged by this
-process's own fold: so no seal is opened without a request that the ledger proves and the consumer
-sees (`ListReads`), whatever server asks.
+A DSI server says where it logged the request and nothing else. Who asked, of which meter and for
+which page, and whether it was permitted, is what the fold found when it reached that record: so no
+seal is opened without a request that the ledger proves and the consumer sees (`ListReads`), for no
+other server than the one that logged it, and once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
-from domains.consumers.personal import first_field
+from domains.consumers.personal import METHOD, Page, from_offset
 from spine import trust
+from spine.dsi.answering import personal_page
 from spine.errors import NotPermitted, Reason
-from spine.event import LogRecord, epoch_ms
-from spine.log import LogReader
-from spine.log_thread import ReaderThread
+from spine.event import AccessRequests, LogRecord, epoch_ms
+from spine.live import LiveFold
 from spine.policy import Permit, Role
-from spine.rows import Decided
-from spine.runtime import Process
+from spine.rows import Applied, Decided
 from spine.services import wire
 
 FOLD_S: Final = 1.0
 # A permit lasts 2 s; the rest is for clocks that differ, as with the producer times of records.
 FRESH_MS: Final = 7_000
+KEPT_MAX: Final = 10_000
+_MARK: Final = METHOD.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class OwnRead:
+    """A permitted read: what it asks for, and who logged it when."""
+
+    consumer_ref: str
+    member: str
+    below: int
+    begin: int
+    server: str
+    append_ms: int
 
 
 class LoggedReads:
-    """Reads as the process's folds of the consumer log have them."""
+    """The permitted ones of the last seconds, by partition, offset and entry."""
 
-    def __init__(self, process: Process) -> None:
-        assert process.folds is not None
-        self._folds, self._reader = process.folds.folds, ReaderThread(process.runtime.kafka)
-        process.on_end(self._reader.close)
+    def __init__(self, folds: Mapping[tuple[str, int], LiveFold]) -> None:
+        """`folds`: at least those of the consumer log."""
+        self._folds = {p: live for (topic, p), live in folds.items() if topic == trust.CONSUMER_LOG}
+        self._kept: dict[tuple[int, int, int], OwnRead] = {}
+        for live in self._folds.values():
+            live.listeners.append(partial(self._on_record, live))
 
-    async def check(self, place: Any, consumer_ref: str) -> None:
-        """`place`: the RecordRef of a request.
+    async def take(self, place: Any, server: str) -> tuple[str, Page]:
+        """The consumer who reads, and what is sealed there. `place`: the request's RecordRef.
 
-        NotPermitted(NOT_PERMITTED)  no permitted read of that consumer's own record stands there,
-                                     or it is over
+        NotPermitted(NOT_PERMITTED)  that server logged no permitted read of an own record there, or
+                                     it is over, or was taken before
         Pushback(FOLD_BEHIND)  the fold does not reach it
         """
-        live = self._folds.get((place.topic, place.partition))
+        live = self._folds.get(place.partition)
         if place.topic == trust.CONSUMER_LOG and live is not None and place.offset >= 0:
             await live.passed(place.offset, FOLD_S)
-            record = await self._reader.run(lambda log: _record_at(log, place))
-            if record is not None and abs(epoch_ms(wire.now()) - record.append_ms) <= FRESH_MS:
-                decided = live.stored.fold.decide_access(record)
-                if any(d.entry == place.entry and _is_own(d, consumer_ref) for d in decided):
-                    return
-        message = "no permitted read of this consumer stands there, or it is over"
+            at = place.partition, place.offset, place.entry
+            read = self._kept.get(at)
+            if read is not None and read.server == server and _fresh(read.append_ms):
+                del self._kept[at]
+                rows = live.stored.fold.rows
+                whose = read.consumer_ref
+                return whose, personal_page(rows, read.member, read.below, whose, read.begin)
+        message = "no permitted read of its own record by a consumer stands there for this server"
         raise NotPermitted(Reason.NOT_PERMITTED, message)
 
+    def _on_record(self, live: LiveFold, record: LogRecord, applied: Applied) -> None:
+        """The fold has reached a record: whatever it permits, it permits here.
 
-def _record_at(log: LogReader, place: Any) -> LogRecord | None:
-    found = log.read(place.topic, place.partition, place.offset, place.offset + 1)
-    return next(found, None)
+        Few records hold such a read, and what is folded again at a start is over.
+        """
+        if _MARK not in (record.value or b"") or not _fresh(record.append_ms):
+            return
+        fold = live.stored.fold
+        if not (decided := fold.decide_access(record)):
+            return
+        assert record.value is not None
+        logged = fold.decoded(record.value)
+        assert isinstance(logged, AccessRequests)
+        for each in decided:
+            if (read := _own(each, logged, record)) is not None:
+                self._kept[record.partition, record.offset, each.entry] = read
+        while (first := next(iter(self._kept), None)) is not None:
+            if len(self._kept) <= KEPT_MAX and _fresh(self._kept[first].append_ms):
+                break
+            del self._kept[first]
 
 
-def _is_own(decided: Decided, consumer_ref: str) -> bool:
+def _own(decided: Decided, logged: AccessRequests, record: LogRecord) -> OwnRead | None:
+    """The read, if a consumer was permitted its own record, of positions that it could know."""
     request = decided.request
-    return (
-        isinstance(decided.decision, Permit)
-        and (request.role, request.party) == (Role.CONSUMER, consumer_ref)
-        and first_field(request.method) is not None
-    )
+    begin = from_offset(request.method)
+    if begin is None or request.role != Role.CONSUMER or len(request.meters) != 1:
+        return None
+    if not isinstance(decided.decision, Permit):
+        return None
+    if not 0 <= request.vector < len(logged.vectors):
+        return None
+    here = (trust.CONSUMER_LOG, record.partition)
+    vector = logged.vectors[request.vector]
+    below = next((p.offset for p in vector if (p.topic, p.partition) == here), -1)
+    if not 0 <= below <= record.offset:
+        return None
+    named = request.party, decided.member, below, begin
+    return OwnRead(*named, logged.server, record.append_ms)
+
+
+def _fresh(append_ms: int) -> bool:
+    return abs(epoch_ms(wire.now()) - append_ms) <= FRESH_MS

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sqlite3
-import time
 from collections.abc import AsyncIterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ import pytest
 import pytest_asyncio
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from domains.consumers.personal import FIELDS_MAX
 from spine import trust
 from spine.audit_report import Line, Selection
 from spine.console.audits import run_audit
@@ -35,8 +35,8 @@ from spine.policy import Role
 from spine.runtime import Process
 from spine.sealing import VAULT_FILE, Opened, Vault
 from spine.server import Failure, connect, error_from
-from spine.services import logged_reads
 from spine.services.consumers import start_consumers
+from spine.services.terms import NOTICE_CHARS_MAX
 from tests.helpers.log import open_new_log
 from tests.helpers.town import ADVISER, Town, settle
 
@@ -92,12 +92,22 @@ class World:
             timeout=CALL_S,
         )
         ref: str = moved.consumer_ref
+        await self.consents(mpxn, ref, f"consent-{mpxn}", NOTICE, record=DETAILS)
+        return mpxn, ref
+
+    async def consents(
+        self, mpxn: str, ref: str, consent_id: str, notice: str, **more: Any
+    ) -> None:
+        """The consumer consents to energy advice, shown that notice."""
+        portal = consumers_pb2_grpc.ConsumersStub(
+            self.channel(self.consumers, Role.CONSENT_SERVICE, "ccs")
+        )
         await portal.GrantConsent(
             consumers_pb2.GrantConsentRequest(
                 idempotency_key=uuid4().hex,
                 data_user=ADVISER.party,
                 consumer_ref=ref,
-                consent_id=f"consent-{mpxn}",
+                consent_id=consent_id,
                 mpxns=[mpxn],
                 terms={
                     "purpose": "ENERGY_ADVICE",
@@ -106,12 +116,11 @@ class World:
                     "valid_from": stamp(MOVED_IN),
                     "expires": stamp(datetime.now(UTC) + timedelta(days=30)),
                 },
-                notice={"text": NOTICE, "language": "en"},
-                record=DETAILS,
+                notice={"text": notice, "language": "en"},
+                **more,
             ),
             timeout=CALL_S,
         )
-        return mpxn, ref
 
     async def record(self, mpxn: str, party: str, role: Role = Role.CONSUMER, **more: Any) -> Any:
         stub = dsi_pb2_grpc.DsiStub(self.channel(self.dsi, role, party))
@@ -131,25 +140,13 @@ class World:
         assert (await stub.EraseSubject(request, timeout=CALL_S)).standing == "ERASED"
 
     async def seals(
-        self, ref: str, *sealed: Sealed, read: Any, role: Role = Role.DSI, **place: Any
+        self, read: Any, role: Role = Role.DSI, server: str = "dsi-elsewhere", **place: Any
     ) -> Any:
         """Have seals opened for the read of that answer, or of another `place`."""
-        stub = seals_pb2_grpc.SealsStub(self.channel(self.consumers, role, "dsi-elsewhere"))
+        stub = seals_pb2_grpc.SealsStub(self.channel(self.consumers, role, server))
         at = read.decision
         named = {"partition": at.partition, "offset": at.offset, "entry": at.entry} | place
-        request = seals_pb2.OpenSealsRequest(
-            consumer_ref=ref,
-            read={"topic": trust.CONSUMER_LOG} | named,
-            seals=[
-                {
-                    "key_id": s.key_id,
-                    "nonce": s.nonce,
-                    "ciphertext": s.ciphertext,
-                    "context": s.context,
-                }
-                for s in sealed
-            ],
-        )
+        request = seals_pb2.OpenSealsRequest(read={"topic": trust.CONSUMER_LOG} | named)
         return await stub.OpenSeals(request, timeout=CALL_S)
 
     async def not_opened(self, *asked: Any, **how: Any) -> str:
@@ -206,7 +203,7 @@ async def test_a_consumer_is_shown_what_is_kept_about_it(world: World) -> None:
     mpxn, ref = await world.lived_in()
     answer = await world.record(mpxn, ref)
     assert told(answer) == ALL
-    assert answer.texts[0].about.startswith("t-") and answer.next_field == 0
+    assert answer.texts[0].about.startswith("t-") and answer.next_offset == 0
     (line,) = await world.audited(mpxn)
     assert (line.verdict, line.method, line.rows) == ("SAME", "GetPersonalRecord", 3)
     assert [len(answer.digest), answer.decision.offset] == [32, line.offset]
@@ -268,72 +265,90 @@ async def test_who_moved_in_later_is_shown_nothing_of_who_lived_there(world: Wor
 async def test_only_a_dsi_server_has_seals_opened(world: World, role: Role) -> None:
     mpxn, ref = await world.lived_in()
     read = await world.record(mpxn, ref)
-    reason = await world.not_opened(ref, *world.sealed(mpxn), read=read, role=role)
-    assert reason == "ROLE_NOT_ALLOWED"
+    assert await world.not_opened(read, role=role) == "ROLE_NOT_ALLOWED"
 
 
-async def test_another_consumers_seals_stay_shut_for_a_dsi_server_too(world: World) -> None:
-    (mpxn, ref), (other, _) = await world.lived_in(), await world.lived_in("Other Marker")
+@pytest.fixture
+def unopened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The DSI server keeps the place of each read to itself."""
+
+    async def nothing(self: Keyholders, sealed: Any, *of: Any) -> Opened:
+        return Opened(("{}",) * len(sealed), bytes(32))
+
+    monkeypatch.setattr(Keyholders, "open", nothing)
+
+
+async def test_a_place_opens_the_seals_of_that_read_once_and_for_its_own_server(
+    world: World, unopened: None
+) -> None:
+    mpxn, ref = await world.lived_in()
     read = await world.record(mpxn, ref)
-    said = await world.seals(ref, *world.sealed(mpxn), *world.sealed(other), read=read)
-    assert [each.HasField("text") for each in said.opened] == [True, True, False, False]
-    assert b"Other Marker" not in said.SerializeToString()
+    assert await world.not_opened(read) == "NOT_PERMITTED", "another server's read"
+    said = await world.seals(read, server="dsi")
+    assert [NAME in said.opened[0].text, said.opened[1].text] == [True, NOTICE]
+    assert len(said.opened) == 3 and len(said.digest) == 32
+    assert await world.not_opened(read, server="dsi") == "NOT_PERMITTED", "it was opened before"
 
 
 async def test_no_seal_is_opened_without_a_permitted_read_in_the_log(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, unopened: None
 ) -> None:
-    monkeypatch.setattr(logged_reads, "FRESH_MS", 60_000)
-    (mpxn, ref), (other, whose) = await world.lived_in(), await world.lived_in()
-    mine, theirs = await world.record(mpxn, ref), await world.record(other, whose)
-    sealed = world.sealed(other)
-    assert (await world.seals(whose, *sealed, read=theirs)).opened[0].text
-    assert await world.not_opened(whose, *sealed, read=mine) == "NOT_PERMITTED", "another's read"
-    refused = await world.refused(other, ref)
-    assert refused.reason == "NOT_PERMITTED"
-    for offset in (theirs.decision.offset - 1, 0, -1):
-        reason = await world.not_opened(whose, *sealed, read=theirs, offset=offset)
+    mpxn, ref = await world.lived_in()
+    read = await world.record(mpxn, ref)
+    for offset in (read.decision.offset - 1, 0, -1):
+        reason = await world.not_opened(read, server="dsi", offset=offset)
         assert reason == "NOT_PERMITTED", "no read stands there"
     for place in ({"entry": 1}, {"partition": 99}, {"topic": trust.METERING_TOPIC}):
-        reason = await world.not_opened(whose, *sealed, read=theirs, **place)
-        assert reason == "NOT_PERMITTED", place
-    assert await world.not_opened(whose, *sealed, read=theirs, offset=10**9) == "FOLD_BEHIND"
-    monkeypatch.setattr(logged_reads, "FRESH_MS", -1)
-    assert await world.not_opened(whose, *sealed, read=theirs) == "NOT_PERMITTED", "it is over"
+        assert await world.not_opened(read, server="dsi", **place) == "NOT_PERMITTED", place
+    assert await world.not_opened(read, server="dsi", offset=10**9) == "FOLD_BEHIND"
+    assert (await world.seals(read, server="dsi")).opened[1].text == NOTICE
 
 
-async def test_a_read_that_was_refused_opens_nothing(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logged_reads, "FRESH_MS", 60_000)
+async def test_a_read_that_was_refused_opens_nothing(world: World, unopened: None) -> None:
     (mpxn, ref), (other, _) = await world.lived_in(), await world.lived_in()
     read = await world.record(mpxn, ref)
     await world.refused(other, ref)
     (line,) = await world.audited(other)
     assert line.decision == "REFUSE"
     place = {"partition": line.partition, "offset": line.offset, "entry": line.entry}
-    assert await world.not_opened(ref, *world.sealed(mpxn), read=read, **place) == "NOT_PERMITTED"
+    assert await world.not_opened(read, server="dsi", **place) == "NOT_PERMITTED"
+
+
+async def test_the_largest_page_is_shown(world: World) -> None:
+    """Each character takes four bytes, and one is the last that fits."""
+    longest = "\N{GRINNING FACE}" * NOTICE_CHARS_MAX
+    mpxn, ref = await world.lived_in()
+    for number in range(FIELDS_MAX):
+        await world.consents(mpxn, ref, f"more-{mpxn}-{number}", longest)
+    first = await world.record(mpxn, ref)
+    assert first.next_offset and first.ByteSize() > 28 * 4 * NOTICE_CHARS_MAX
+    rest = await world.record(mpxn, ref, from_offset=first.next_offset)
+    notices = [text.text for page in (first, rest) for text in page.texts if text.what == "notice"]
+    assert notices == [NOTICE] + [longest] * FIELDS_MAX and not rest.next_offset
+    assert {line.verdict for line in await world.audited(mpxn)} == {"SAME"}
 
 
 async def test_a_server_elsewhere_asks_at_the_addresses_that_are_set(
-    world: World, tmp_path: Path
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mpxn, ref = await world.lived_in()
     runtime = world.town.runtime
     own = Path("identities") / f"{SERVER_PREFIX}dsi"
     shutil.copytree(runtime.settings.data_dir / own, tmp_path / own)
     assert world.consumers.server is not None
-    peers = f"127.0.0.1:1, 127.0.0.1:{world.consumers.server.port}"
-    at = (await world.record(mpxn, ref)).decision
-    place = at.partition, at.offset, at.entry
-    apart = {"data_dir": tmp_path, "consumers_peers": peers}
-    settings = runtime.settings.model_copy(update=apart)
-    keys = Keyholders(replace(runtime, settings=settings), "dsi")
+    addresses = ["127.0.0.1:1", f"127.0.0.1:{world.consumers.server.port}"]
+    settings = runtime.settings.model_copy(update={"data_dir": tmp_path})
+    keys = Keyholders(replace(runtime, settings=settings), "dsi", addresses)
+    opens = Keyholders.open
+
+    async def elsewhere(self: Keyholders, *asked: Any) -> Opened:
+        return await opens(keys, *asked)
+
+    monkeypatch.setattr(Keyholders, "open", elsewhere)
     try:
-        opened = await keys.open(ref, world.sealed(mpxn), place, time.monotonic() + CALL_S)
+        assert told(await world.record(mpxn, ref)) == ALL
     finally:
         await keys.close()
-    assert NOTICE in opened.texts
 
 
 async def test_a_coordinator_that_is_away_is_a_retry_and_shows_nothing(world: World) -> None:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import sys
 import threading
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
+from multiprocessing import get_context
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import typer
@@ -14,6 +18,7 @@ from spine.audit_report import AuditReport, Line
 from spine.console import audits
 from spine.console.audits import _start_method
 from spine.console.output import EXIT_DIFFERENT, EXIT_NOT_JUDGED
+from spine.errors import Invalid, NotFound, Reason, SpineError, Throttled
 from spine.reducers import NOT_AT_HAND
 from spine.verdict import Verdict
 
@@ -59,3 +64,30 @@ def test_an_audit_that_cannot_judge_another_build_ends_with_a_code_of_its_own(
     except typer.Exit as exited:
         ended = exited.exit_code
     assert ended == code
+
+
+def _refuses(error: SpineError) -> None:
+    raise error
+
+
+def test_what_a_process_of_an_audit_says_no_to_is_said_whole_by_the_first() -> None:
+    said = (
+        Invalid(Reason.FILE_UNREADABLE, "no vault", field="vault"),
+        Throttled(Reason.RATE_LIMITED, "slow down", retry_after_s=7.0),
+        NotFound(Reason.DECISION_UNKNOWN, "nothing there"),
+    )
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        for error in said:
+            with pytest.raises(type(error)) as raised:
+                pool.submit(_refuses, error).result()
+            assert vars(raised.value) == vars(error) and str(raised.value) == str(error)
+
+
+def test_a_vault_that_is_none_is_refused_before_any_process_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audits, "runtime", lambda: SimpleNamespace(partitions=4))
+    monkeypatch.setattr(audits, "ProcessPoolExecutor", None)
+    with pytest.raises(Invalid) as refused:
+        audits.run_audit(jobs=2, vault=tmp_path / "typo")
+    assert refused.value.reason is Reason.FILE_UNREADABLE

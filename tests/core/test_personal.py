@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -12,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from domains.consumers import personal
+from domains.consumers.decider import CONSUMERS
 from domains.consumers.erasure import ERASURES, SubjectErased, SubjectRestricted
 from domains.consumers.events import (
     ConsentRequested,
@@ -19,20 +23,23 @@ from domains.consumers.events import (
     TenancyEnded,
     TenancyStarted,
 )
-from domains.consumers.personal import FIELDS_MAX, PersonalText, sealed_for, texts_of
+from domains.consumers.personal import FIELDS_MAX, Page, PersonalText, page_of, texts_of
 from domains.consumers.record import RecordTerms
 from spine import trust
 from spine.answer import records_digest
+from spine.codec import unpack
 from spine.console.keys import KeysAtHand
 from spine.dsi.again import Keys
 from spine.errors import Invalid, Reason
-from spine.event import Sealed
+from spine.event import LogRecord, Sealed
 from spine.policy import Basis, Category, Permit, Refuse
+from spine.rows import Subject, subject_history
 from spine.sealing import VAULT_FILE, Opened, Vault, bare_digest
 from tests.helpers.history import History, Read, audit, day
 from tests.helpers.records import (
     BEGUN,
     EXPIRES,
+    METER,
     MOVED_IN,
     MemoryLog,
     Scene,
@@ -112,6 +119,16 @@ def opening(vault: Vault) -> Callable[[str, Sequence[Sealed]], Opened]:
         opened = vault.open_for(subject, sealed)
         assert opened is not None
         return opened
+
+    return open_
+
+
+def whatever_opens(vault: Vault) -> Callable[[str, Sequence[Sealed]], Opened]:
+    """The naive opening: under the key that is there, whatever it was sealed with."""
+
+    def open_(subject: str, sealed: Sequence[Sealed]) -> Opened:
+        texts = [vault.unseal(each) for each in sealed]
+        return Opened((), vault.keyed(subject, bare_digest(sealed, texts)))
 
     return open_
 
@@ -224,23 +241,104 @@ def test_what_another_key_sealed_stays_shut_and_is_said_so(vault: Vault) -> None
     assert audit(history.records(), keys=opening(vault)).verdicts == {"SAME": 1}
 
 
-def test_many_fields_come_in_pages_and_each_is_judged_by_its_own(vault: Vault) -> None:
+def many(vault: Vault, consents: int) -> History:
+    """Anna moves in and consents that many times."""
     history = History()
     history.facts(replace(moved_in(), person=person(vault, ANNA, "t-1")))
-    for number in range(FIELDS_MAX):
+    for number in range(consents):
         consent = granted(f"consent-{number}")
         sealed = notice(vault, NOTICE, consent.consent_id)
         history.facts(replace(consent, notice=sealed))
-    first, last, over = (
-        read(history, vault, method=f"GetPersonalRecord{page}")
-        for page in ("", f"/{FIELDS_MAX}", f"/{2 * FIELDS_MAX}")
-    )
-    made = [history.answer(r.record, r.decided[0]) for r in (first, last, over)]
-    assert [(one.rows, one.more) for one in made] == [(32, True), (1, False), (0, False)]
+    return history
+
+
+def pages(history: History, vault: Vault) -> list[Read]:
+    """Every page, read one after the other."""
+    found, begin = [], 0
+    while True:
+        found.append(read(history, vault, method=f"GetPersonalRecord/{begin}"))
+        begin = history.answer(found[-1].record, found[-1].decided[0]).next_offset
+        if not begin:
+            return found
+
+
+def test_many_fields_come_in_pages_and_each_is_judged_by_its_own(vault: Vault) -> None:
+    history = many(vault, FIELDS_MAX)
+    first, last = pages(history, vault)
+    made = [history.answer(r.record, r.decided[0]) for r in (first, last)]
+    assert [(one.rows, bool(one.next_offset)) for one in made] == [(32, True), (1, False)]
     assert not set(made[0].sealed) & set(made[1].sealed)
+    over = read(history, vault, method=f"GetPersonalRecord/{10**18 - 1}")
+    assert history.answer(over.record, over.decided[0]).rows == 0
     assert audit(history.records(), keys=opening(vault)).verdicts == {"SAME": 3}
     read(history, vault, digest=last.outcomes[0].digest, rows=1)
     assert audit(history.records(), keys=opening(vault)).verdicts == {"SAME": 3, "DIFFERENT": 1}
+
+
+def test_a_page_is_the_same_whatever_was_recorded_since(vault: Vault) -> None:
+    history = many(vault, FIELDS_MAX)
+    begin = history.answer(*one_read(history, vault)).next_offset
+    before = history.answer(*one_read(history, vault, begin)).sealed
+    history.facts(replace(granted("consent-later"), notice=notice(vault, NOTICE)))
+    assert history.answer(*one_read(history, vault)).next_offset == begin
+    assert history.answer(*one_read(history, vault, begin)).sealed[:-1] == before
+
+
+def one_read(history: History, vault: Vault, begin: int = 0) -> tuple[Any, Any]:
+    asked = read(history, vault, method=f"GetPersonalRecord/{begin}")
+    return asked.record, asked.decided[0]
+
+
+def states_of(history: History) -> list[Subject]:
+    fold = history.folds[trust.CONSUMER_LOG]
+    return list(subject_history(fold.rows, unpack, CONSUMERS, METER, 10**9))
+
+
+def naive_page(known: Iterable[Subject], consumer_ref: str) -> Page:
+    """All that was ever sealed, each once, out of every state there ever was."""
+    found: dict[Sealed, None] = {}
+    for state in known:
+        found |= dict.fromkeys(personal._sealed_in(state.state, consumer_ref))
+    return Page(tuple(found), 0)
+
+
+def test_no_page_looks_at_more_than_it_may_and_all_of_them_show_everything(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = states_of(many(vault, 60))
+    looked_at = 0
+
+    def counted(begin: int) -> Iterator[Subject]:
+        nonlocal looked_at
+        looked_at = 0
+        for state in states:
+            if state.offset >= begin:
+                looked_at += 1 + len(state.state.tenancies) + len(state.state.consents)
+                yield state
+
+    whole = naive_page(counted(0), ANNA)
+    assert looked_at > 1_900, "the naive page looks at every consent of every state"
+    monkeypatch.setattr(personal, "LOOKED_AT_MAX", 100)
+    found: list[Sealed] = []
+    begin, count = 0, 0
+    while True:
+        page = page_of(counted(begin), ANNA, begin)
+        found, count = [*found, *page.sealed], count + 1
+        # The state before, the one that goes over, and the one that is not looked into any more.
+        assert looked_at <= 100 + 3 * 62
+        if not page.next_offset:
+            break
+        begin = page.next_offset
+    assert tuple(found) == whole.sealed and len(found) == 61
+    assert count > 10
+
+
+def test_a_page_that_begins_anywhere_shows_no_more_than_one_does(vault: Vault) -> None:
+    """Not even one that begins at the last state, in which everything stands."""
+    states = states_of(many(vault, 60))
+    (last,) = states[-1:]
+    assert page_of([last], ANNA, last.offset - 1) == Page((), 0)
+    assert len(naive_page([last], ANNA).sealed) == 61
 
 
 def test_who_has_nothing_sealed_is_answered_without_a_key(vault: Vault) -> None:
@@ -315,9 +413,10 @@ class Auditor:
         return Scene(topic=topic, partition=0, domain=ERASURES).fold
 
     def reader(self) -> Any:
-        log: Any = MemoryLog(*self.scene.log.records)
-        log.close = lambda: None
-        return log
+        def read(topic: str, partition: int, begin: int) -> Iterator[LogRecord]:
+            return MemoryLog(*self.scene.log.records).read(topic, partition, begin)
+
+        return SimpleNamespace(read=read, close=lambda: None)
 
     def keys(self, vault: Path | None = None) -> KeysAtHand:
         return KeysAtHand(self, vault)  # type: ignore[arg-type]
@@ -378,6 +477,68 @@ def test_without_a_vault_no_key_is_at_hand_and_a_wrong_one_is_refused(
     assert refused.value.reason is Reason.FILE_UNREADABLE
 
 
+def test_an_erasure_during_an_audit_is_seen_whatever_vault_it_was_given(
+    vault: Vault, tmp_path: Path
+) -> None:
+    history, auditor = lived(vault), Auditor(tmp_path)
+    read(history, vault)
+    old = tmp_path / "old.sqlite"
+    old.write_bytes(vault.path.read_bytes())
+    keys = auditor.keys(old)
+    assert told(history, keys) == []
+    auditor.said(SubjectErased(MOVED_IN))
+    assert told(history, keys) == [("CANNOT TELL", "erased")]
+    assert told(history, opening(Vault.look_into(old))) == [], "who looks once is fooled"
+
+
+def test_a_subject_that_has_another_key_now_makes_no_server_different(
+    vault: Vault, tmp_path: Path
+) -> None:
+    """A vault was lost, and something new was sealed for the same consumer."""
+    history, elsewhere = lived(vault), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    read(history, vault)
+    lost = Vault.open(elsewhere / VAULT_FILE)
+    new = lost.seal(ANNA, "notice/consent-3", NOTICE.encode())
+    history.facts(replace(granted("consent-3"), notice=new))
+    auditor = Auditor(elsewhere)
+    not_at_hand = ("CANNOT TELL", "keys not at hand")
+    assert told(history, auditor.keys()) == [not_at_hand]
+    assert told(history, auditor.keys(vault.path)) == [], "the vault that it was read with"
+    read(history, lost, vector=history.positions(*HERE))  # shows what the new key opens
+    assert told(history, auditor.keys()) == [not_at_hand] * 2
+    assert told(history, auditor.keys(vault.path)) == [not_at_hand]
+    naive = told(history, whatever_opens(lost))
+    assert [verdict for verdict, _ in naive] == ["DIFFERENT"], "it would accuse an honest server"
+    lost.close()
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage" * 1_000])
+def test_a_vault_of_its_own_that_cannot_be_read_ends_no_audit(
+    vault: Vault, tmp_path: Path, content: bytes
+) -> None:
+    history, elsewhere = lived(vault), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    read(history, vault)
+    (elsewhere / VAULT_FILE).write_bytes(content)
+    auditor = Auditor(elsewhere)
+    assert told(history, auditor.keys()) == [("CANNOT TELL", "keys not at hand")]
+    with pytest.raises(Invalid):
+        auditor.keys(elsewhere / VAULT_FILE)
+
+
+def test_a_vault_that_proves_damaged_on_the_way_has_no_key_at_hand(
+    vault: Vault, tmp_path: Path
+) -> None:
+    history, damaged = lived(vault), tmp_path / "damaged.sqlite"
+    read(history, vault)
+    with closing(sqlite3.connect(damaged)) as db:
+        db.execute("CREATE TABLE keys (key_id TEXT, subject TEXT, key BLOB)")
+    with pytest.raises(sqlite3.Error):
+        Vault.look_into(damaged).open_for(ANNA, [])
+    assert told(history, Auditor(tmp_path).keys(damaged)) == [("CANNOT TELL", "keys not at hand")]
+
+
 def test_a_text_is_in_no_repr(vault: Vault) -> None:
     assert "Anna" not in repr(PersonalText("name", "t-1", "Anna"))
-    assert sealed_for((), ANNA) == ()
+    assert page_of((), ANNA) == page_of((), ANNA, 7) == Page((), 0)

@@ -52,6 +52,8 @@ MESSAGE = ("tests/core/test_webhook.py",)
 VIEW, FOLD, ACCESS = "spine/view.py", "spine/partition.py", "spine/access.py"
 PERSONAL, OPENS = ("tests/core/test_personal.py",), ("tests/core/test_sealing.py",)
 OWN_RECORD = "tests/broker/test_personal_record.py::"
+LOGGED, ASKED_OF_THE_LOG = ("tests/core/test_logged_reads.py",), ("tests/core/test_seals.py",)
+KEYHOLDERS = ("tests/server/test_keyholders.py",)
 RULES, REPLAY = "spine/policy.py", "spine/replay.py"
 ACCREDITED, TOKENS = "spine/accreditation.py", "domains/consumers/tokens.py"
 
@@ -1353,22 +1355,22 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "the digest of what was opened is under the subject's key",
         "spine/sealing.py",
-        "        return Opened(texts, _keyed(key, bare_digest(sealed, plain)))",
-        "        return Opened(texts, bare_digest(sealed, plain))",
+        "        return Opened(texts, _keyed(key, bare_digest(sealed, plain)), strange)",
+        "        return Opened(texts, bare_digest(sealed, plain), strange)",
         OPENS,
     ),
     Mutant(
         "a consumer is shown nothing of who lived there before",
         "domains/consumers/personal.py",
-        "        if tenancy.consumer_ref == consumer_ref:",
-        "        if True:",
+        "        if tenancy.consumer_ref == consumer_ref and tenancy.person is not None:",
+        "        if tenancy.person is not None:",
         PERSONAL,
     ),
     Mutant(
         "no data user is shown what is sealed",
         "spine/dsi/answering.py",
-        "if request.role == Role.CONSUMER else ()",
-        "if True else ()",
+        "    if request.role == Role.CONSUMER:\n        page = personal_page(",
+        "    if True:\n        page = personal_page(",
         PERSONAL,
     ),
     Mutant(
@@ -1388,23 +1390,86 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "only DSI servers have seals opened",
         "spine/services/seals.py",
-        "        if current_caller().role is not Role.DSI:",
-        "        if False:",
-        (f"{OWN_RECORD}test_only_a_dsi_server_has_seals_opened",),
-    ),
-    Mutant(
-        "no seal is opened without a read in the log",
-        "spine/services/seals.py",
-        "        await self._reads.check(request.read, consumer_ref)\n",
+        "        only_servers()\n",
         "",
-        (f"{OWN_RECORD}test_no_seal_is_opened_without_a_permitted_read_in_the_log",),
+        (f"{OWN_RECORD}test_only_a_dsi_server_has_seals_opened",),
     ),
     Mutant(
         "a read that was refused opens no seal",
         "spine/services/logged_reads.py",
-        "        isinstance(decided.decision, Permit)\n        and ",
-        "        ",
-        (f"{OWN_RECORD}test_a_read_that_was_refused_opens_nothing",),
+        "    if not isinstance(decided.decision, Permit):",
+        "    if False:",
+        LOGGED,
+    ),
+    Mutant(
+        "a place is of the server that logged it",
+        "spine/services/logged_reads.py",
+        "read.server == server and ",
+        "",
+        LOGGED,
+    ),
+    Mutant(
+        "a place is good for once",
+        "spine/services/logged_reads.py",
+        "                del self._kept[at]\n",
+        "",
+        LOGGED,
+    ),
+    Mutant(
+        "a read opens seals for some seconds only",
+        "spine/services/logged_reads.py",
+        " and _fresh(read.append_ms):",
+        ":",
+        LOGGED,
+    ),
+    Mutant(
+        "only so many reads are kept for who has seals opened",
+        "spine/services/logged_reads.py",
+        "            if len(self._kept) <= KEPT_MAX and _fresh(",
+        "            if _fresh(",
+        LOGGED,
+    ),
+    Mutant(
+        "no data user's read opens a consumer's seals",
+        "spine/services/logged_reads.py",
+        " or request.role != Role.CONSUMER or ",
+        " or ",
+        LOGGED,
+    ),
+    Mutant(
+        "no other read of a consumer opens its seals",
+        "spine/services/logged_reads.py",
+        "    begin = from_offset(request.method)\n",
+        "    begin = from_offset(request.method) or 0\n",
+        LOGGED,
+    ),
+    Mutant(
+        "the page opened is the one that was asked for",
+        "spine/services/logged_reads.py",
+        "    named = request.party, decided.member, below, begin",
+        "    named = request.party, decided.member, below, 0",
+        LOGGED,
+    ),
+    Mutant(
+        "the page opened shows what was known at the positions of the read",
+        "spine/services/logged_reads.py",
+        "    named = request.party, decided.member, below, begin",
+        "    named = request.party, decided.member, record.offset + 9, begin",
+        LOGGED,
+    ),
+    Mutant(
+        "no page looks at every state of a meter",
+        "domains/consumers/personal.py",
+        " or looked_at >= LOOKED_AT_MAX:",
+        ":",
+        PERSONAL,
+    ),
+    Mutant(
+        "a page that begins anywhere shows no more than another",
+        "domains/consumers/personal.py",
+        "        before, last = frozenset(_sealed_in(shown.state, consumer_ref)), shown.offset",
+        "        before, last = frozenset(), shown.offset",
+        PERSONAL,
     ),
     Mutant(
         "a coordinator asks the log before its vault",
@@ -1412,6 +1477,55 @@ MUTANTS: tuple[Mutant, ...] = (
         "        if erasure.standing == Standing.ERASED:",
         "        if False:",
         (f"{OWN_RECORD}test_after_an_erasure_it_is_refused_and_an_audit_cannot_tell",),
+    ),
+    Mutant(
+        "a coordinator is level with the log before it opens seals",
+        "spine/services/seals.py",
+        "        await self._level()\n",
+        "",
+        ASKED_OF_THE_LOG,
+    ),
+    Mutant(
+        "what a build cannot read of a consumer opens no seal",
+        "spine/services/seals.py",
+        "        if closed is not None:",
+        "        if False:",
+        ASKED_OF_THE_LOG,
+    ),
+    Mutant(
+        "with another key than the one it was sealed with an audit cannot tell",
+        "spine/console/keys.py",
+        "        return None if opened is None or opened.strange else opened",
+        "        return opened",
+        PERSONAL,
+    ),
+    Mutant(
+        "no answer is made of fields of which none opens",
+        "spine/sealing.py",
+        "        if strange == len(sealed):",
+        "        if False:",
+        ASKED_OF_THE_LOG,
+    ),
+    Mutant(
+        "an audit sees who is erased while it lasts",
+        "spine/console/keys.py",
+        '        """\n        self._read_on()\n        if why',
+        '        """\n        if why',
+        PERSONAL,
+    ),
+    Mutant(
+        "who opens less is believed last",
+        "spine/dsi/keyholders.py",
+        "                    if None not in opened.texts:\n                        return opened",
+        "                    return opened",
+        KEYHOLDERS,
+    ),
+    Mutant(
+        "an opening of another page is no answer",
+        "spine/dsi/keyholders.py",
+        "        if len(said.opened) != count:",
+        "        if False:",
+        KEYHOLDERS,
     ),
     Mutant(
         "the permit's time counts while seals are opened",
