@@ -360,13 +360,15 @@ class FaustFolds:
         reader, stored = self._reader, live.stored
         if reader is None:
             return True
+        place = stored.topic, stored.partition
+
+        def more(log: LogReader) -> bool:
+            if log.ends([place])[place] < end:  # a new leader may have yet to hear how far it goes
+                return True
+            return next(log.read(*place, live.next_offset, end), None) is not None
+
         try:
-            missing = await reader.run(
-                lambda log: next(
-                    log.read(stored.topic, stored.partition, live.next_offset, end), None
-                )
-            )
-            return missing is not None
+            return await reader.run(more)
         except Pushback:
             return True
 

@@ -10,6 +10,7 @@ from domains.consumers.erasure import Erasure, Standing
 from spine import trust
 from spine.errors import Invalid, Refused
 from spine.event import Sealed
+from spine.log import LogReader
 from spine.runtime import Runtime
 from spine.sealing import VAULT_FILE, Opened, Vault
 from spine.verdict import ERASED, KEYS_NOT_AT_HAND, RESTRICTED, unread
@@ -29,7 +30,8 @@ class KeysAtHand:
         """
         self._vault = _own(this) if vault is None else Vault.look_into(vault)
         self._erasures = this.memory_fold(trust.ERASURES_TOPIC, 0)
-        self._reader = this.reader()
+        self._open_reader = this.reader
+        self._reader: LogReader | None = None
 
     def __call__(self, subject: str, sealed: Sequence[Sealed]) -> Opened | str:
         """What the sealed fields of a subject say; or why that cannot be told.
@@ -46,7 +48,8 @@ class KeysAtHand:
 
     def close(self) -> None:
         """Let go of the vault and the log."""
-        self._reader.close()
+        if self._reader is not None:
+            self._reader.close()
         if self._vault is not None:
             self._vault.close()
 
@@ -61,6 +64,8 @@ class KeysAtHand:
         return None if opened is None or opened.strange else opened
 
     def _read_on(self) -> None:
+        if self._reader is None:
+            self._reader = self._open_reader()
         head = self._erasures.head
         begin = 0 if head is None else head.next_offset
         for record in self._reader.read(trust.ERASURES_TOPIC, 0, begin):

@@ -16,7 +16,7 @@ from spine.dsi.answering import Answer
 from spine.dsi.keyholders import Keyholders
 from spine.dsi.reads import Judged, Query, Reads
 from spine.dsi.v1 import dsi_pb2
-from spine.errors import Invalid, NotPermitted, Reason, SpineError
+from spine.errors import Invalid, NotPermitted, Pushback, Reason, SpineError
 from spine.policy import Role
 from spine.server import current_caller
 
@@ -43,6 +43,7 @@ class PersonalReads:
 
     def __init__(self, reads: Reads, keys: Keyholders) -> None:
         self._reads, self._keys = reads, keys
+        self._reading: set[str] = set()
 
     async def read(
         self, query: Query, mpxn: str, at_least: Vector
@@ -51,8 +52,21 @@ class PersonalReads:
 
         NotPermitted  the fold refused it
         Refused(SUBJECT_ERASED)  the consumer was erased
-        Pushback  KEYS_NOT_AT_HAND: who has the keys does not answer; PERMIT_EXPIRED
+        Pushback  KEYS_NOT_AT_HAND: who has the keys does not answer; PERMIT_EXPIRED; OVERLOADED: a
+                  read of the same consumer is under way, and each may be a long look back
         """
+        party = query.caller.party
+        if party in self._reading:
+            raise Pushback(Reason.OVERLOADED, "a read of your own record is under way")
+        self._reading.add(party)
+        try:
+            return await self._read(query, mpxn, at_least)
+        finally:
+            self._reading.discard(party)
+
+    async def _read(
+        self, query: Query, mpxn: str, at_least: Vector
+    ) -> tuple[Judged, Answer, list[PersonalText]]:
         reads = self._reads
         partition = reads.partition_of(mpxn)
         vector = await reads.positions(

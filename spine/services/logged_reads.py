@@ -17,11 +17,12 @@ from domains.consumers.personal import METHOD, Page, from_offset
 from spine import trust
 from spine.dsi.answering import personal_page
 from spine.errors import NotPermitted, Reason
-from spine.event import AccessRequests, LogRecord, epoch_ms
+from spine.event import AccessRequest, AccessRequests, LogRecord, epoch_ms
 from spine.live import LiveFold
 from spine.policy import Permit, Role
 from spine.rows import Applied, Decided
 from spine.services import wire
+from spine.view import Void
 
 FOLD_S: Final = 1.0
 # A permit lasts 2 s; the rest is for clocks that differ, as with the producer times of records.
@@ -75,17 +76,20 @@ class LoggedReads:
     def _on_record(self, live: LiveFold, record: LogRecord, applied: Applied) -> None:
         """The fold has reached a record: whatever it permits, it permits here.
 
-        Few records hold such a read, and what is folded again at a start is over.
+        Few records hold such a read, and what is folded again at a start is over. Of a record that
+        does, nothing else is judged: it may hold reads of thousands of meters.
         """
-        if _MARK not in (record.value or b"") or not _fresh(record.append_ms):
+        if record.value is None or _MARK not in record.value or not _fresh(record.append_ms):
             return
         fold = live.stored.fold
-        if not (decided := fold.decide_access(record)):
+        try:
+            logged = fold.decoded(record.value)
+        except Void:
             return
-        assert record.value is not None
-        logged = fold.decoded(record.value)
-        assert isinstance(logged, AccessRequests)
-        for each in decided:
+        if not isinstance(logged, AccessRequests):
+            return
+        asked = {each.request_id for each in logged.entries if _asks_for_own(each)}
+        for each in fold.decide_access(record, asked) if asked else ():
             if (read := _own(each, logged, record)) is not None:
                 self._kept[record.partition, record.offset, each.entry] = read
         while (first := next(iter(self._kept), None)) is not None:
@@ -97,10 +101,7 @@ class LoggedReads:
 def _own(decided: Decided, logged: AccessRequests, record: LogRecord) -> OwnRead | None:
     """The read, if a consumer was permitted its own record, of positions that it could know."""
     request = decided.request
-    begin = from_offset(request.method)
-    if begin is None or request.role != Role.CONSUMER or len(request.meters) != 1:
-        return None
-    if not isinstance(decided.decision, Permit):
+    if not _asks_for_own(request) or not isinstance(decided.decision, Permit):
         return None
     if not 0 <= request.vector < len(logged.vectors):
         return None
@@ -109,8 +110,15 @@ def _own(decided: Decided, logged: AccessRequests, record: LogRecord) -> OwnRead
     below = next((p.offset for p in vector if (p.topic, p.partition) == here), -1)
     if not 0 <= below <= record.offset:
         return None
+    begin = from_offset(request.method) or 0
     named = request.party, decided.member, below, begin
     return OwnRead(*named, logged.server, record.append_ms)
+
+
+def _asks_for_own(request: AccessRequest) -> bool:
+    """Whether a consumer asks for its own record, of one meter."""
+    known = from_offset(request.method) is not None
+    return known and request.role == Role.CONSUMER and len(request.meters) == 1
 
 
 def _fresh(append_ms: int) -> bool:

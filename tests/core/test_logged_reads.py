@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from domains.consumers.events import TenancyEnded, TenancyStarted
-from domains.consumers.personal import FIELDS_MAX, Page
+from domains.consumers.personal import FIELDS_MAX, METHOD, Page
 from spine import trust
 from spine.errors import NotPermitted, Reason
 from spine.event import AccessRequest, DataPosition, LogRecord, from_epoch_ms
@@ -97,6 +97,30 @@ async def test_what_is_opened_is_what_that_read_shows(heard: Heard, vault: Vault
         if not begin:
             break
     assert count == 1 + FIELDS_MAX + 1, "what was granted after the first page is on the next"
+
+
+async def test_of_a_record_only_own_reads_are_judged(
+    heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever names a consent like the method would have thousands of meters judged here."""
+    judged: list[str] = []
+    plain = heard.fold.judge
+
+    def counted(request: AccessRequest, member: str, *how: Any) -> Any:
+        judged.append(member)
+        return plain(request, member, *how)
+
+    named = heard.asked(consent_id=METHOD)
+    own = heard.asked(**OWN)
+    records = [heard.own(named).record, heard.own(named, own).record]
+    monkeypatch.setattr(heard.fold, "judge", counted)
+    for record, meters in zip(records, (0, 1), strict=True):
+        judged.clear()
+        heard.keep(record)
+        assert len(judged) == meters
+        judged.clear()
+        heard.fold.decide_access(record)
+        assert len(judged) > meters, "and all of it without the choice"
 
 
 async def test_a_read_is_judged_at_its_place_and_not_when_somebody_asks(heard: Heard) -> None:

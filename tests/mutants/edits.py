@@ -1397,8 +1397,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a read that was refused opens no seal",
         "spine/services/logged_reads.py",
-        "    if not isinstance(decided.decision, Permit):",
-        "    if False:",
+        "(request) or not isinstance(decided.decision, Permit):",
+        "(request):",
         LOGGED,
     ),
     Mutant(
@@ -1432,15 +1432,22 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "no data user's read opens a consumer's seals",
         "spine/services/logged_reads.py",
-        " or request.role != Role.CONSUMER or ",
-        " or ",
+        "    return known and request.role == Role.CONSUMER and ",
+        "    return known and ",
         LOGGED,
     ),
     Mutant(
         "no other read of a consumer opens its seals",
         "spine/services/logged_reads.py",
-        "    begin = from_offset(request.method)\n",
-        "    begin = from_offset(request.method) or 0\n",
+        "    known = from_offset(request.method) is not None\n",
+        "    known = True\n",
+        LOGGED,
+    ),
+    Mutant(
+        "of a record only own reads are judged by who has the keys",
+        "spine/services/logged_reads.py",
+        "fold.decide_access(record, asked) if asked",
+        "fold.decide_access(record) if asked",
         LOGGED,
     ),
     Mutant(
