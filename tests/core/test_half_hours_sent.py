@@ -46,10 +46,9 @@ def rows_of(start: datetime, said: Sequence[Recorded | Absent]) -> list[HalfHour
 
 def message_of(row: HalfHour) -> Any:
     """One half hour by itself, as the interface describes it."""
-    message = dsi_pb2.HalfHour()
+    message = dsi_pb2.HalfHour(absent=None if row.recorded else f"ABSENT_{row.absent}")
     message.start.FromDatetime(row.start)
     if row.recorded is None:
-        message.absent = dsi_pb2.Absent.Value(f"ABSENT_{row.absent}")
         return message
     message.value_wh, message.quality = row.recorded.value_wh, row.recorded.quality
     message.version.offset, message.version.row = row.recorded.offset, row.recorded.row

@@ -152,7 +152,11 @@ async def test_of_a_shared_record_each_entry_stands_for_its_own_request(heard: H
 
 async def test_no_other_permitted_read_opens_anything(heard: Heard) -> None:
     heard.facts(granted())
-    by_consent = {"basis": Basis.CONSENT, "purpose": "ENERGY_ADVICE", "role": "data_user"}
+    by_consent: dict[str, Any] = {
+        "basis": Basis.CONSENT,
+        "purpose": "ENERGY_ADVICE",
+        "role": "data_user",
+    }
     reads = [
         heard.own(party="adviser", **by_consent),
         heard.own(method="ListConsents"),

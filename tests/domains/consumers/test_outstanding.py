@@ -493,12 +493,13 @@ async def test_who_answers_the_last_while_all_is_counted_is_not_missed_for_an_er
 async def test_what_changed_first_is_looked_at_first_however_much_comes_after() -> None:
     """Or a revocation would wait until a load of registers has ended."""
     nobody: Any = None
-    known, seen = Outstanding(nobody, nobody), list[str]()
+    seen: list[str] = []
 
-    def take_in(mpxn: str, *_: Any) -> None:
-        seen.append(mpxn)
+    class Looked(Outstanding):
+        def take_in(self, mpxn: str, *_: Any) -> None:
+            seen.append(mpxn)
 
-    known.take_in = take_in  # type: ignore[method-assign]
+    known = Looked(nobody, nobody)
 
     def folded(*meters: str) -> None:
         applied: Any = SimpleNamespace(events=[(mpxn, None) for mpxn in meters], states={})
