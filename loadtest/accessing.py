@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from loadtest.asking import week_reader
 from loadtest.country import SUPPLIERS
@@ -19,12 +19,11 @@ from loadtest.installation import expect
 from loadtest.reads import CALLERS
 from loadtest.results import Result
 from loadtest.serving import WEEK, Served
-from loadtest.supplying import CALL_S, SET, SUPPLIER
+from loadtest.supplying import SUPPLIER, in_sets, stream_set
 from loadtest.traffic import by_callers, secure_channel
 from spine import trust
-from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
+from spine.dsi.v1 import dsi_pb2_grpc
 from spine.event import TYPE_HEADER, AccessOutcomes, AccessRequests, LogRecord, RecordType
-from spine.policy import Basis
 
 OUTCOMES_IN_S: Final = 30.0
 LOOK_S: Final = 0.2
@@ -107,7 +106,7 @@ async def _run(served: Served, seconds: float) -> Result:
     async with secure_channel(spine.target("dsi"), spine.identity(SUPPLIERS[SUPPLIER])) as channel:
         stub = dsi_pb2_grpc.DsiStub(channel)
         for each in members:
-            async for chunk in _stream_set(stub, served, each):
+            async for chunk in stream_set(stub, each, WEEK):
                 expect(not chunk.refused, "a metering point was refused")
     as_sets = await asyncio.to_thread(log.left)
     log.close()
@@ -126,22 +125,10 @@ async def _run(served: Served, seconds: float) -> Result:
     )
 
 
-def _sets_of(served: Served) -> list[list[int]]:
-    """The meters of one supplier by their indexes, a thousand to a set."""
+def _sets_of(served: Served) -> list[list[str]]:
+    """The meters of one supplier, a thousand to a set."""
     block = served.country.block(0, served.country.meters)
-    own = [i for i in served.known if block.supplier[i] == SUPPLIER]
-    return [own[start : start + SET] for start in range(0, len(own), SET)]
-
-
-def _stream_set(stub: Any, served: Served, members: list[int]) -> Any:
-    """The open call for the week of these meters, as their supplier's duty."""
-    request = dsi_pb2.StreamReadingsRequest(
-        mpxns=[served.mpans[i] for i in members],
-        purpose="SETTLEMENT",
-        basis=Basis.LEGAL_OBLIGATION,
-        interval=WEEK,
-    )
-    return stub.StreamReadings(request, timeout=CALL_S)
+    return in_sets([served.mpans[i] for i in served.known if block.supplier[i] == SUPPLIER])
 
 
 def _passed_over(served: Served) -> float:

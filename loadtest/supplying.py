@@ -66,6 +66,11 @@ def run(meters: int, folder: Path, note: Note, passes: int = 2) -> Result:
         return asyncio.run(_run(spine, country, passes))
 
 
+def _stream_month(stub: Any, mpxns: list[str]) -> Any:
+    month = interval(_BEGIN, _BEGIN + timedelta(days=len(MONTH)))
+    return stream_set(stub, mpxns, month, in_columns=True)
+
+
 async def _run(spine: Installation, country: Country, passes: int) -> Result:
     known: dict[str, bytes] = {}
     expected = 0
@@ -74,7 +79,7 @@ async def _run(spine: Installation, country: Country, passes: int) -> Result:
         for start in range(0, country.meters, BLOCK):
             right = Recorded.of(country, start)
             for members in in_sets(list(right.place_of)):
-                async for chunk in stream_set(stub, members):
+                async for chunk in _stream_month(stub, members):
                     right.check(chunk)
                     known[chunk.mpxn] = _digest(chunk)
             expected += len(right.place_of)
@@ -83,7 +88,7 @@ async def _run(spine: Installation, country: Country, passes: int) -> Result:
         cpu, started, meters = spine.cpu_s("dsi"), time.perf_counter(), 0
         for _ in range(passes):
             for members in sets:
-                async for chunk in stream_set(stub, members):
+                async for chunk in _stream_month(stub, members):
                     meters += 1
                     expect(_digest(chunk) == known[chunk.mpxn], "a chunk differs from the first")
         took, cpu = time.perf_counter() - started, spine.cpu_s("dsi") - cpu
@@ -110,14 +115,14 @@ def in_sets(mpxns: list[str]) -> list[list[str]]:
     return [mpxns[start : start + SET] for start in range(0, len(mpxns), SET)]
 
 
-def stream_set(stub: Any, mpxns: list[str]) -> Any:
-    """The open call for the month of these meters, as their supplier's duty."""
+def stream_set(stub: Any, mpxns: list[str], asked: Any, *, in_columns: bool = False) -> Any:
+    """The open call for an interval of these meters, as their supplier's duty."""
     request = dsi_pb2.StreamReadingsRequest(
         mpxns=mpxns,
         purpose="SETTLEMENT",
         basis=Basis.LEGAL_OBLIGATION,
-        interval=interval(_BEGIN, _BEGIN + timedelta(days=len(MONTH))),
-        in_columns=True,
+        interval=asked,
+        in_columns=in_columns,
     )
     return stub.StreamReadings(request, timeout=CALL_S)
 

@@ -8,8 +8,8 @@ locks: each names the predecessor it decided on, and the loser's record is void 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from datetime import datetime
 from typing import Any, Final
 from weakref import WeakValueDictionary
@@ -28,8 +28,6 @@ from spine.policy import Role
 from spine.rows import AppliedCommand, Subject
 from spine.trust import GOVERNANCE_TOPIC, METER_KEYED
 from spine.writer import LogWriter, wall_clock_ms
-
-__all__ = ["Coordinator", "Handled", "Order", "Rehearsed", "check_accredited"]
 
 FOLD_TIMEOUT_S: Final = 10.0
 TIGHTENING_ATTEMPTS: Final = 8
@@ -205,7 +203,9 @@ class Coordinator:
         refused: dict[Actor, SpineError | None] = {}
         while places:
             taken, places = next_record(orders, places)
-            async with self._locked(orders[place].subject for place in taken):
+            async with AsyncExitStack() as held:
+                for subject in sorted(orders[place].subject for place in taken):
+                    await held.enter_async_context(self._lock(subject))
                 about = [(orders[place].subject, orders[place].id) for place in taken]
                 live.stored.fold.read_ahead(self.domain, about)
                 commands: list[Command] = []
@@ -229,20 +229,6 @@ class Coordinator:
     def _lock(self, subject: str) -> asyncio.Lock:
         """Held while a command about the subject is on its way, so that ours do not race."""
         return self._locks.setdefault(subject, asyncio.Lock())
-
-    @asynccontextmanager
-    async def _locked(self, subjects: Iterable[str]) -> AsyncIterator[None]:
-        """Hold the locks of all these subjects, taken in one order by everybody."""
-        held: list[asyncio.Lock] = []
-        try:
-            for subject in sorted(subjects):
-                lock = self._lock(subject)
-                await lock.acquire()
-                held.append(lock)
-            yield
-        finally:
-            for lock in held:
-                lock.release()
 
     async def _decide_one(
         self, live: LiveFold, order: Order, refused: dict[Actor, SpineError | None]

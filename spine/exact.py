@@ -175,24 +175,8 @@ def _array(inner: Reader) -> Reader:
 
 def _record(fields: list[tuple[str, Reader]]) -> Reader:
     def read(raw: bytes, at: int) -> tuple[dict[str, Any], int]:
-        """Most fields are short texts or bytes, and of instants most were read before: no call."""
         made: dict[str, Any] = {}
-        size = len(raw)
         for name, inner in fields:
-            if inner is _string or inner is _bytes:
-                byte = raw[at]
-                end = at + 1 + (byte >> 1)
-                if not byte & 0x81 and end <= size:
-                    part = raw[at + 1 : end]
-                    made[name] = part.decode() if inner is _string else part
-                    at = end
-                    continue
-            elif inner is _instant:
-                seen = _instants.get(raw[at : at + 6])
-                if seen is not None:
-                    made[name] = seen
-                    at += 6
-                    continue
             made[name], at = inner(raw, at)
         return made, at
 

@@ -23,10 +23,11 @@ from domains.consumers.changes import (
     send,
 )
 from spine.consumers.v1 import consumers_pb2, consumers_pb2_grpc
-from spine.coordinator import Coordinator, Handled, Order
+from spine.coordinator import Coordinator
 from spine.domain import Actor
 from spine.errors import NotPermitted, Pushback, Reason, Refused
 from spine.gb import parse_mpxn
+from spine.orders import Handled, Order
 from spine.policy import Role
 from spine.services import wire
 from spine.services.outstanding import Outstanding

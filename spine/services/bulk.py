@@ -13,10 +13,11 @@ from typing import Any, Final
 from domains.consumers import commands
 from domains.consumers.commands import check_role
 from spine.common.v1 import common_pb2
-from spine.coordinator import Coordinator, Handled, Order
+from spine.coordinator import Coordinator
 from spine.domain import Actor
 from spine.errors import Invalid, Reason, SpineError
 from spine.gb import parse_mpxn
+from spine.orders import Handled, Order
 from spine.policy import Role
 from spine.services import terms, wire
 from spine.services.sealing_requests import tier_of

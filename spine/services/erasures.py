@@ -15,9 +15,10 @@ import structlog
 
 from domains.consumers.erasure import EraseSubject, Erasure, Standing
 from spine.consumers.v1 import consumers_pb2, consumers_pb2_grpc
-from spine.coordinator import Coordinator, Order
+from spine.coordinator import Coordinator
 from spine.domain import Actor
 from spine.errors import SpineError
+from spine.orders import Order
 from spine.policy import Role
 from spine.rows import SUBJECT_PREFIX
 from spine.runtime import Process

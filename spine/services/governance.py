@@ -32,12 +32,13 @@ from domains.governance.decider import subject_of, tightens
 from domains.governance.equivalence import AdoptEquivalenceTable
 from spine import trust
 from spine.claims import Claims
-from spine.coordinator import Coordinator, Order
+from spine.coordinator import Coordinator
 from spine.domain import Actor
 from spine.errors import Invalid, NotPermitted, Pushback, Reason
 from spine.event import DataPosition, SignerRole
 from spine.governance.v1 import governance_pb2, governance_pb2_grpc
 from spine.live import LiveFold
+from spine.orders import Order
 from spine.policy import Role
 from spine.policy_data import POLICY_DATA, data_hash
 from spine.rows import GOVERNANCE_PREFIX, SUBJECT_PREFIX

@@ -15,10 +15,11 @@ import structlog
 
 from domains.consumers.commands import LapseConsent
 from domains.consumers.events import ConsentRequested, ConsentResumed
-from spine.coordinator import Coordinator, Order
+from spine.coordinator import Coordinator
 from spine.errors import SpineError
 from spine.event import LogRecord
 from spine.live import LiveFold
+from spine.orders import Order
 from spine.policy import ConsentState, MeterAccess
 from spine.rows import SUBJECT_PREFIX, Applied
 

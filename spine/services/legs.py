@@ -31,11 +31,12 @@ from domains.consumers.evolve import find_consent
 from domains.consumers.fan_out import CompleteFanOut, FanOut, OrderFanOut
 from domains.consumers.legs import Ordered, legs, open_orders
 from domains.consumers.tightenings import tightens
-from spine.coordinator import ORGANISATIONS, Coordinator, Handled, Order
+from spine.coordinator import ORGANISATIONS, Coordinator
 from spine.domain import Actor
 from spine.errors import Bug, Conflict, NotPermitted, Pushback, Reason, Refused, SpineError
 from spine.event import LogRecord
 from spine.in_force import policy_in_force, under_policy
+from spine.orders import Handled, Order
 from spine.policy import Role
 from spine.rows import SUBJECT_PREFIX, Applied, subject_history
 

@@ -26,12 +26,13 @@ from spine import telemetry, trust
 from spine.claims import Claims
 from spine.codelist import CodeList
 from spine.common.v1 import common_pb2
-from spine.coordinator import Coordinator, Order
+from spine.coordinator import Coordinator
 from spine.domain import Actor
 from spine.errors import Invalid, NotPermitted, Reason
 from spine.event import SignerRole
 from spine.gb import Mpan, parse_mpxn
 from spine.metering.v1 import metering_pb2, metering_pb2_grpc
+from spine.orders import Order
 from spine.policy import Role
 from spine.runtime import Process, Runtime
 from spine.server import Service, current_caller

@@ -29,13 +29,14 @@ from spine.codelist import (
     changes,
     day_of,
 )
-from spine.coordinator import Coordinator, Order
+from spine.coordinator import Coordinator
 from spine.domain import Actor
 from spine.errors import Bug, Conflict, Invalid, NotFound, Pushback, Reason, Refused
 from spine.event import DataPosition, epoch_ms
 from spine.gb import SettlementDate
 from spine.live import LiveFold
 from spine.log_thread import ReaderThread
+from spine.orders import Order
 from spine.policy import Role
 from spine.reference.v1 import reference_pb2, reference_pb2_grpc
 from spine.rows import subject_history

@@ -18,9 +18,10 @@ from typing import Any, Final
 from domains.consumers.commands import ConsentTerms
 from domains.consumers.record import RecordTerms
 from spine.admission import is_dry_run
-from spine.coordinator import Coordinator, Order
+from spine.coordinator import Coordinator
 from spine.domain import Actor
 from spine.event import Sealed
+from spine.orders import Order
 from spine.policy import Role
 from spine.sealing import Vault
 from spine.services import terms, wire

@@ -34,12 +34,13 @@ from domains.consumers.webhooks import (
 from spine import telemetry
 from spine import webhook as wire_form
 from spine.consumers.v1 import consumers_pb2, consumers_pb2_grpc
-from spine.coordinator import Coordinator, Handled, Order
+from spine.coordinator import Coordinator
 from spine.domain import Actor
 from spine.errors import NotPermitted, Reason, SpineError
 from spine.event import LogRecord, SignerRole
 from spine.gb import iso_milliseconds
 from spine.identifiers import Kind
+from spine.orders import Handled, Order
 from spine.policy import Role
 from spine.rows import SUBJECT_PREFIX, Applied
 from spine.runtime import Process

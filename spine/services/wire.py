@@ -14,10 +14,10 @@ from typing import Any, Final
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from spine.common.v1 import common_pb2
-from spine.coordinator import Handled, Order
 from spine.domain import Actor
 from spine.errors import Invalid, Reason
 from spine.event import DataPosition, epoch_ms, from_epoch_ms
+from spine.orders import Handled, Order
 from spine.server import current_caller
 
 KEY_CHARS_MAX: Final = 64
@@ -37,8 +37,9 @@ def stamp(at: datetime) -> Timestamp:
 
 def stamp_ms(milliseconds: int) -> Timestamp:
     """An instant in milliseconds since 1970-01-01 UTC as the wire has it."""
-    seconds, rest = divmod(milliseconds, 1_000)
-    return Timestamp(seconds=seconds, nanos=rest * 1_000_000)
+    written = Timestamp()
+    written.FromMilliseconds(milliseconds)
+    return written
 
 
 def position_token(log_id: bytes, positions: Iterable[DataPosition]) -> Any:

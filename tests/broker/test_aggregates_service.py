@@ -22,7 +22,7 @@ from domains.metering.feeders import FeederRing, interval_of
 from domains.metering.publications import FIGURES_MAX, AggregatesPublished, before_next
 from spine import trust
 from spine.console.client import stamp
-from spine.coordinator import Coordinator, Order
+from spine.coordinator import Coordinator
 from spine.domain import Actor
 from spine.embedded import EmbeddedKafka
 from spine.errors import Reason
@@ -32,6 +32,7 @@ from spine.identity import Identity
 from spine.ingest import ingest_file
 from spine.installation import DOMAINS
 from spine.metering.v1 import aggregates_pb2, aggregates_pb2_grpc, metering_pb2, metering_pb2_grpc
+from spine.orders import Order
 from spine.policy import Role
 from spine.runtime import Process, Runtime
 from spine.server import connect, error_from

@@ -21,12 +21,13 @@ from domains.consumers.decider import CONSUMERS
 from domains.consumers.decider import tightens as consumers_tighten
 from spine import trust
 from spine.btm_assets.v1 import btm_assets_pb2, btm_assets_pb2_grpc
-from spine.coordinator import Coordinator, Order
+from spine.coordinator import Coordinator
 from spine.domain import Actor
 from spine.embedded import EmbeddedKafka
 from spine.event import SignerRole, murmur2_partition
 from spine.identity import Identity
 from spine.installation import DOMAINS
+from spine.orders import Order
 from spine.policy import Role
 from spine.runtime import Process, Runtime
 from spine.server import Failure, connect, error_from

@@ -22,7 +22,7 @@ from domains.metering import adapters
 from domains.metering.adapters import MeterDays, collecting
 from domains.metering.readings import take
 from spine import trust
-from spine.coordinator import Coordinator, Order
+from spine.coordinator import Coordinator
 from spine.domain import Actor
 from spine.embedded import EmbeddedKafka
 from spine.errors import Invalid, Pushback, Reason
@@ -32,6 +32,7 @@ from spine.identity import Identity
 from spine.ingest import IngestReport, Step, chunks, ingest_file
 from spine.installation import DOMAINS
 from spine.metering.v1 import metering_pb2, metering_pb2_grpc
+from spine.orders import Order
 from spine.policy import Role
 from spine.replay import rebuild
 from spine.runtime import Process, Runtime

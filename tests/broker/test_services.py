@@ -25,7 +25,7 @@ from domains.consumers.evolve import find_consent
 from spine import trust
 from spine.codec import tools
 from spine.consumers.v1 import consumers_pb2, consumers_pb2_grpc
-from spine.coordinator import Coordinator, Order
+from spine.coordinator import Coordinator
 from spine.domain import Actor
 from spine.embedded import EmbeddedKafka
 from spine.errors import Pushback, Reason
@@ -34,6 +34,7 @@ from spine.governance.v1 import governance_pb2, governance_pb2_grpc
 from spine.identity import Identity
 from spine.installation import DOMAINS
 from spine.log import partition_counts
+from spine.orders import Order
 from spine.partition import PartitionFold
 from spine.policy import Consent, MeterAccess, Role
 from spine.policy_data import POLICY_DATA, data_hash

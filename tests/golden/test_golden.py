@@ -30,9 +30,9 @@ from spine import merkle, trust
 from spine.accreditation import table_digest
 from spine.answer import half_hours_digest, records_digest
 from spine.codec import SPINE_RECORDS
-from spine.coordinator import Order
 from spine.domain import Actor, Domain
 from spine.event import Facts, LogRecord, Opening, murmur2_partition, signed_bytes
+from spine.orders import Order
 from spine.policy import MeterAccess
 from spine.policy_data import POLICY_DATA, data_hash
 from spine.rows import Counts, Head, Subject

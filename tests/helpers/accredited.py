@@ -8,9 +8,10 @@ from typing import Any
 from domains.governance.commands import AdmitParticipant, GrantAccreditation, subject_of
 from domains.governance.decider import GOVERNANCE, tightens
 from spine import trust
-from spine.coordinator import Coordinator, Order
+from spine.coordinator import Coordinator
 from spine.domain import Actor
 from spine.event import SignerRole
+from spine.orders import Order
 from spine.policy import Role
 from spine.runtime import Process, Runtime
 from spine.spread import Spreader

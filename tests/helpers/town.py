@@ -33,7 +33,7 @@ from domains.metering.readings import Delivery, batch_from_columns
 from spine import trust
 from spine.access import AccessLog, OutcomeLog
 from spine.config import Settings
-from spine.coordinator import Coordinator, Handled, Order
+from spine.coordinator import Coordinator
 from spine.domain import Actor
 from spine.dsi.data import DataViews
 from spine.dsi.process import start_readings
@@ -46,6 +46,7 @@ from spine.identity import Caller
 from spine.installation import DOMAINS
 from spine.log import Appended, Appender, Kafka
 from spine.log_thread import ReaderThread
+from spine.orders import Handled, Order
 from spine.policy import Basis, Category, Role
 from spine.runtime import Process, Runtime
 from spine.spread import Spreader

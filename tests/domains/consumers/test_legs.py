@@ -19,10 +19,10 @@ from domains.consumers.fan_out import CONSENT_FAN_OUT, FanOutOrdered, OrderFanOu
 from domains.consumers.legs import open_orders
 from domains.consumers.tightenings import OrderTightening
 from spine.consumers.v1 import consumers_pb2
-from spine.coordinator import Handled, Order, Rehearsed
 from spine.domain import Actor, Domain
 from spine.errors import NotPermitted, Pushback, Reason, Refused
 from spine.in_force import under_policy
+from spine.orders import Handled, Order, Rehearsed
 from spine.policy_data import POLICY_DATA, POLICY_DATA_V1
 from spine.services.consumers import ConsumersService
 from spine.services.legs import FanOuts
