@@ -40,9 +40,6 @@ from spine.writer import LogWriter
 MAX_REQUESTS_PER_RECORD: Final = 200
 MAX_METERS_PER_RECORD: Final = 10_000
 MAX_WAITING: Final = 4_096
-# When so many requests of a partition are under way, its next record waits this long for more.
-MANY: Final = 3
-COMPANY_S: Final = 0.01
 FOLD_TIMEOUT_S: Final = 5.0
 LATE_FOLD_S: Final = 60.0
 DOUBT_POLL_S: Final = 0.5
@@ -88,6 +85,26 @@ class _Waiting:
     decided: dict[int, tuple[Decided, ...]] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class Company:
+    """How long the records of one server wait for more requests, in seconds.
+
+    A record costs every process that folds it about the same, however many requests it holds, and
+    gRPC hands requests out one by one. So the more of them are under way at the server, the longer
+    its next record waits; while they are few, it waits for nobody.
+    """
+
+    few: int = 5
+    each_s: float = 0.01
+    most_s: float = 0.2
+    under_way: int = 0
+
+    @property
+    def wait_s(self) -> float:
+        """So much for each request under way beyond the few, up to the most."""
+        return min(self.most_s, self.each_s * max(0, self.under_way - self.few))
+
+
 def _nobody(ruling: Ruling, why: Reason) -> None:
     """Without a release path there is nothing to record."""
 
@@ -97,7 +114,7 @@ class AccessLog:
 
     `on_unclaimed` is given every decision that nobody waits for any more, and why: the caller went
     away (CLIENT_GONE), the fold was late (FOLD_BEHIND), or the append was not acknowledged although
-    the log took it (INDETERMINATE).
+    the log took it (INDETERMINATE). Logs of one server share its `company`.
     """
 
     def __init__(
@@ -108,16 +125,15 @@ class AccessLog:
         permit_ttl_s: float,
         *,
         fence: bool = True,
-        many: int = MANY,
-        company_s: float = COMPANY_S,
+        company: Company | None = None,
     ) -> None:
-        self._many, self._company_s = many, company_s
+        self._company = company or Company()
         self._live, self._writer, self._server = live, writer, server
         self._permit_ttl_s, self._fence = permit_ttl_s, fence
         self._queue: deque[_Waiting] = deque()
         self._wanted: dict[bytes, _Waiting] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._draining, self._callers = False, 0
+        self._draining = False
         self._probing: asyncio.Task[None] | None = None
         self._leveled = Together(partial(self._probe, FOLD_TIMEOUT_S))
         self.on_unclaimed: Callable[[Ruling, Reason], None] = _nobody
@@ -143,11 +159,11 @@ class AccessLog:
         if not self._draining:
             self._draining = True
             self._spawn(self._drain())
-        self._callers += 1
+        self._company.under_way += 1
         try:
             return await waiting.ruling
         finally:
-            self._callers -= 1
+            self._company.under_way -= 1
             if waiting in self._queue:  # the caller went away before it was logged
                 self._queue.remove(waiting)
 
@@ -182,18 +198,12 @@ class AccessLog:
         """Append what is queued, a record at a time. No caller can end it."""
         try:
             while self._queue:
-                if self._more_are_coming():
-                    await asyncio.sleep(self._company_s)
+                if len(self._queue) < MAX_REQUESTS_PER_RECORD and (wait_s := self._company.wait_s):
+                    await asyncio.sleep(wait_s)
                 if batch := self._next_batch():
                     await self._send(batch)
         finally:
             self._draining = False
-
-    def _more_are_coming(self) -> bool:
-        """Whether the next record had better wait: it costs every process that folds it about the
-        same, however many requests it holds, and gRPC hands requests out one by one.
-        """
-        return self._callers >= self._many and len(self._queue) < MAX_REQUESTS_PER_RECORD
 
     def _next_batch(self) -> list[_Waiting]:
         batch: list[_Waiting] = []

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from spine import trust
-from spine.access import AccessLog, OutcomeLog
+from spine.access import AccessLog, Company, OutcomeLog
 from spine.dsi.advice import Adviser
 from spine.dsi.data import DataViews
 from spine.dsi.forwarding import Forwarder, ForwardingService
@@ -90,6 +90,7 @@ def _local_service(process: Process, folds: FaustFolds) -> DsiService:
     runtime, name = process.runtime, process.name
     settings, log_id = runtime.settings, runtime.identity.log_id
     writer = runtime.writer(process.appender, SignerRole.DSI, name)
+    company = Company()
     access = {
         p: AccessLog(
             folds[trust.CONSUMER_LOG, p],
@@ -97,6 +98,7 @@ def _local_service(process: Process, folds: FaustFolds) -> DsiService:
             name,
             settings.permit_ttl_s,
             fence=settings.fence,
+            company=company,
         )
         for p in range(runtime.partitions)
     }

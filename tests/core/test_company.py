@@ -8,13 +8,14 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
-from spine.access import MAX_REQUESTS_PER_RECORD, AccessLog
+from spine.access import MAX_REQUESTS_PER_RECORD, AccessLog, Company
 from spine.errors import Pushback
 from spine.event import AccessRequest, AccessRequests
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
-MANY = 8
+FEW = 7
 ENOUGH_S = 0.3
+FOR_EVER_S = 3_600.0
 
 
 class Writer:
@@ -65,11 +66,16 @@ def request(number: int) -> AccessRequest:
     )
 
 
-async def records_of(requests: int, *, many: int, company_s: float) -> list[list[int]]:
+def company(few: int, wait_s: float) -> Company:
+    """One that waits that long as soon as there are more than the few."""
+    return Company(few, wait_s, wait_s)
+
+
+async def records_of(requests: int, company: Company) -> list[list[int]]:
     """What stood together in a record, where a request comes at each turn of the loop."""
     live: Any = Live()
     writer: Any = Writer()
-    log = AccessLog(live, writer, "dsi", 2.0, many=many, company_s=company_s)
+    log = AccessLog(live, writer, "dsi", 2.0, company=company)
 
     async def ask(number: int) -> None:
         with contextlib.suppress(Pushback):
@@ -89,23 +95,23 @@ async def records_of(requests: int, *, many: int, company_s: float) -> list[list
 
 
 async def test_many_under_way_share_a_record_and_without_company_hardly_any_do() -> None:
-    together = await records_of(40, many=MANY, company_s=ENOUGH_S)
+    together = await records_of(40, company(FEW, ENOUGH_S))
     assert [n for record in together for n in record] == list(range(40))
-    assert len(together) <= MANY + 2
-    apart = await records_of(40, many=1_000, company_s=ENOUGH_S)
+    assert len(together) <= FEW + 3
+    apart = await records_of(40, company(1_000, ENOUGH_S))
     assert [n for record in apart for n in record] == list(range(40))
     assert len(apart) >= 20
 
 
 async def test_few_under_way_wait_for_nobody() -> None:
     async with asyncio.timeout(10):
-        assert len(await records_of(MANY - 1, many=MANY, company_s=3_600)) >= 3
+        assert len(await records_of(FEW, company(FEW, FOR_EVER_S))) >= 3
 
 
 async def test_a_record_that_is_full_waits_for_nobody() -> None:
     live: Any = Live()
     writer: Any = Writer()
-    log = AccessLog(live, writer, "dsi", 2.0, many=1, company_s=3_600)
+    log = AccessLog(live, writer, "dsi", 2.0, company=company(0, FOR_EVER_S))
     asked = [
         asyncio.create_task(log.decide(request(number), ()))
         for number in range(MAX_REQUESTS_PER_RECORD)
@@ -121,10 +127,32 @@ async def test_a_record_that_is_full_waits_for_nobody() -> None:
 async def test_a_caller_that_goes_away_meanwhile_leaves_no_empty_record() -> None:
     live: Any = Live()
     writer: Any = Writer()
-    log = AccessLog(live, writer, "dsi", 2.0, many=1, company_s=0.05)
+    log = AccessLog(live, writer, "dsi", 2.0, company=company(0, 0.05))
     asked = asyncio.create_task(log.decide(request(0), ()))
     await asyncio.sleep(0)
     asked.cancel()
     await asyncio.gather(asked, return_exceptions=True)
     await asyncio.sleep(0.2)
     assert writer.records == []
+
+
+def test_the_more_are_under_way_the_longer_a_record_waits_up_to_the_most() -> None:
+    waits = [Company(few=5, each_s=0.5, most_s=2.0, under_way=n).wait_s for n in range(12)]
+    assert waits == [0, 0, 0, 0, 0, 0, 0.5, 1, 1.5, 2, 2, 2]
+
+
+async def test_calls_of_all_partitions_count_and_count_no_more_when_they_are_answered() -> None:
+    shared = company(0, FOR_EVER_S)
+    lives: list[Any] = [Live(), Live()]
+    writers: list[Any] = [Writer(), Writer()]
+    logs = [
+        AccessLog(live, writer, "dsi", 2.0, company=shared)
+        for live, writer in zip(lives, writers, strict=True)
+    ]
+    asked = [asyncio.create_task(log.decide(request(n), ())) for n, log in enumerate(logs)]
+    await asyncio.sleep(0)
+    assert shared.under_way == 2
+    for task in asked:
+        task.cancel()
+    await asyncio.gather(*asked, return_exceptions=True)
+    assert shared.under_way == 0

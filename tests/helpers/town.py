@@ -31,7 +31,7 @@ from domains.governance.decider import tightens as governance_tightens
 from domains.metering.adapters.report import MeterDays
 from domains.metering.readings import Delivery, batch_from_columns
 from spine import trust
-from spine.access import AccessLog, OutcomeLog
+from spine.access import AccessLog, Company, OutcomeLog
 from spine.config import Settings
 from spine.coordinator import Coordinator
 from spine.domain import Actor
@@ -173,8 +173,11 @@ class Dsi:
         clock = writer._clock
         writer._clock = lambda: clock() + clock_off_ms
         self.folds = folds
+        company = Company()
         self.access = {
-            p: AccessLog(folds[trust.CONSUMER_LOG, p], writer, name, 2.0, fence=fence)
+            p: AccessLog(
+                folds[trust.CONSUMER_LOG, p], writer, name, 2.0, fence=fence, company=company
+            )
             for p in range(runtime.partitions)
         }
         self.data = DataViews(
