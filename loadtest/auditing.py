@@ -1,20 +1,25 @@
 """`audit`: every read that was made, judged again from the log; and the parts of that work alone.
 
-The audit is the command as an auditor runs it, its start included, with two processes. Beside it,
-on one core: the same bytes merely read and decoded, the facts of the bulk records folded with every
-rule on, and the leaves of the ledger hashed.
+The audit is the command as an auditor runs it, its start included, with two processes. It runs once
+before the reads and once after them, so that what a decision takes can be told from what the start
+and the rest of the log take. Beside it, on one core: the same bytes merely read and decoded, and
+the facts of the bulk records folded with every rule on. The leaves of the ledger are hashed by as
+many processes as audit, a topic-partition at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import get_context
 from typing import Any, Final
 
 from loadtest.asking import week_reader
@@ -32,6 +37,10 @@ from spine.verdict import Verdict
 
 JOBS: Final = 2
 AUDIT_S: Final = 900.0
+# To grow the trees of a small log once takes no longer than to ask processes for it.
+ROUNDS: Final = 10
+# How long each process is kept busy before, so that all have started.
+START_S: Final = 3.0
 # Records of at least so many facts count as bulk.
 BULK_FACTS: Final = 100
 
@@ -45,28 +54,29 @@ GATES: Final = ()
 
 def run(served: Served, seconds: float) -> Result:
     """The scenario on a country that is served."""
+    before = _audited(served)
     asyncio.run(_read(served, seconds))
-    began = time.perf_counter()
-    judged = _audited(served)
-    audit_s = time.perf_counter() - began
+    audited = _audited(served)
     records, bare_s = _bare(served)
-    leaves_per_s = _leaves(records)
     return Result(
         "audit",
         len(served.mpans),
         {
-            "entries": judged,
-            "entries_per_s": judged / audit_s,
-            "audit_s": audit_s,
+            "entries": audited.entries,
+            "entries_per_s": audited.entries / audited.seconds,
+            "audit_s": audited.seconds,
+            "audit_cpu_s": audited.cpu_s,
+            **audited.beyond(before),
             "bare_read_and_decode_s": bare_s,
-            "ratio_to_bare_read": bare_s / audit_s,
-            "leaves_per_s": leaves_per_s,
+            "ratio_to_bare_read": bare_s / audited.seconds,
+            **_leaves(records),
             **_folded(served, records),
         },
         TARGETS,
         GATES,
         [
-            f"{JOBS} processes, their start included; all else on one core",
+            f"{JOBS} processes, their start included; leaves by as many; all else by one",
+            "before the reads: the same command; a further entry: the difference of the two",
             f"bulk: records of at least {BULK_FACTS} facts; single: a record for each fact",
         ],
     )
@@ -80,8 +90,27 @@ async def _read(served: Served, seconds: float) -> None:
         await by_callers(ask, CALLERS, seconds)
 
 
-def _audited(served: Served) -> int:
-    """How many decisions the command judged; WrongAnswer unless it says SAME of each."""
+@dataclass(frozen=True, slots=True)
+class _Audit:
+    """One run of the command: decisions judged, and what it took in time and in CPU."""
+
+    entries: int
+    seconds: float
+    cpu_s: float
+
+    def beyond(self, before: _Audit) -> dict[str, float]:
+        """What the entries took that came after another run; what both had to do is left out."""
+        entries, seconds = self.entries - before.entries, self.seconds - before.seconds
+        figures = {
+            "before_the_reads_s": before.seconds,
+            "cpu_us_per_further_entry": (self.cpu_s - before.cpu_s) / entries * 1e6,
+        }
+        return figures | ({"further_entries_per_s": entries / seconds} if seconds > 0 else {})
+
+
+def _audited(served: Served) -> _Audit:
+    """What the command took; WrongAnswer unless it says SAME of each decision."""
+    began, cpu_s = time.perf_counter(), _cpu_of_children_s()
     done = subprocess.run(
         [sys.executable, "-m", "spine", "audit", "--all", "--json", "--jobs", str(JOBS)],
         env=served.spine.environment(),
@@ -90,11 +119,18 @@ def _audited(served: Served) -> int:
         timeout=AUDIT_S,
         check=False,
     )
+    seconds, cpu_s = time.perf_counter() - began, _cpu_of_children_s() - cpu_s
     expect(done.returncode == 0, f"the audit found a difference: {done.stderr[-300:]}")
     counts: dict[str, int] = json.loads(done.stdout)["counts"]
     judged = counts.pop(Verdict.SAME)
     expect(not any(counts.values()), f"the audit says {counts}")
-    return judged
+    return _Audit(judged, seconds, cpu_s)
+
+
+def _cpu_of_children_s() -> float:
+    """CPU seconds of all processes started here that have ended, and of those they started."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _bare(served: Served) -> tuple[list[LogRecord], float]:
@@ -147,10 +183,40 @@ class _Rate:
         return self.count / self.seconds
 
 
-def _leaves(records: list[LogRecord]) -> float:
-    """Leaves a second made, hashed and put into a tree, their tiles kept nowhere."""
-    tree = Growing.empty()
-    begun = time.perf_counter()
+def _leaves(records: list[LogRecord]) -> dict[str, float]:
+    """Leaves a second made, hashed and put into the tree of their topic-partition, by all processes
+    together and by one; their start is left out, and tiles are kept nowhere.
+    """
+    by_place: dict[tuple[str, int], list[LogRecord]] = {}
     for record in records:
-        tree.append(leaf_hash(record_entry(record)))
-    return len(records) / (time.perf_counter() - begun)
+        by_place.setdefault((record.topic, record.partition), []).append(record)
+    logs = sorted(by_place.values(), key=len, reverse=True)
+    with ProcessPoolExecutor(JOBS, get_context("spawn"), _take, (logs,)) as pool:
+        list(pool.map(time.sleep, [START_S] * JOBS))
+        begun = time.perf_counter()
+        leaves = sum(pool.map(_grow, range(len(logs))))
+        together_s = time.perf_counter() - begun
+    _take(logs)
+    begun = time.perf_counter()
+    for number in range(len(logs)):
+        _grow(number)
+    alone_s = time.perf_counter() - begun
+    return {"leaves_per_s": leaves / together_s, "leaves_per_s_of_one": leaves / alone_s}
+
+
+# What a process that hashes leaves was given when it started.
+_given: list[list[LogRecord]] = []
+
+
+def _take(logs: list[list[LogRecord]]) -> None:
+    _given[:] = logs
+
+
+def _grow(number: int) -> int:
+    """Grow one tree, again and again; how many leaves that were."""
+    log = _given[number]
+    for _ in range(ROUNDS):
+        tree = Growing.empty()
+        for record in log:
+            tree.append(leaf_hash(record_entry(record)))
+    return len(log) * ROUNDS

@@ -58,7 +58,8 @@ class Codec:
         self._names = {cls: name for name, cls in (self._records | self._events).items()}
         requests: Any = schemas.named("spine.AccessRequests").parsed
         (entries,) = (f for f in requests["fields"] if f["name"] == "entries")
-        self._entry = entries["type"]["items"]
+        # By itself, or fastavro would parse it again for each entry that is written.
+        self._entry = fastavro.parse_schema(entries["type"]["items"])
         self._last: tuple[bytes | None, object] = None, None
         self._readers: dict[int, Reader] = {
             schema_id: reader_of(schema.parsed) for schema_id, schema in schemas.by_id.items()

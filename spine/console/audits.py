@@ -199,7 +199,7 @@ def _audit_apart(
     if vault is not None:
         Vault.look_into(vault).close()  # what is wrong with it is said here, and once
     report = AuditReport()
-    with ProcessPoolExecutor(min(jobs, len(partitions)), get_context(_start_method())) as pool:
+    with ProcessPoolExecutor(min(jobs, len(partitions)), get_context(start_method())) as pool:
         tasks = [  # before the bar: it has a thread of its own
             pool.submit(_audit_one, this.settings, selection, partition, on_line is not None, vault)
             for partition in partitions
@@ -209,7 +209,7 @@ def _audit_apart(
     return report
 
 
-def _start_method() -> str:
+def start_method() -> str:
     """How the other processes begin: as copies of this one, which has all modules loaded already,
     if nothing else runs in it that a copy would be without.
     """

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -13,7 +15,7 @@ import typer
 
 from spine import trust
 from spine.audit_report import Line, Selection
-from spine.console.audits import line_json, run_audit
+from spine.console.audits import line_json, run_audit, start_method
 from spine.console.context import AsJson, Mpxn, runtime, settings
 from spine.console.output import EXIT_DIFFERENT, err, out, say, say_json, table
 from spine.errors import Invalid, NotFound, Reason
@@ -196,12 +198,19 @@ def verify_(
     key: LogKey = "",
     witness_: WitnessKeys = None,
     quorum: Quorum = 2,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Processes that share the partitions of a folder.")
+    ] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Check a proof or an exported folder offline; exit code 6, and what is wrong, if it fails."""
     keys = keys_of(key, witness_, quorum)
     check_kind(path)
-    report_checks(verify(path, keys), keys, as_json)
+    if jobs == 1 or not path.is_dir():
+        report_checks(verify(path, keys), keys, as_json)
+        return
+    with ProcessPoolExecutor(jobs, get_context(start_method())) as pool:
+        report_checks(verify(path, keys, pool.map), keys, as_json)
 
 
 def keys_of(key: str, witnesses: list[str] | None, quorum: int) -> Keys | None:

@@ -1,8 +1,10 @@
 """Answers made again, many over the same rows: what is asked repeatedly is read and hashed once.
 
 Exact, and no matter of trust: what the log says of some half hours changes only at the offsets at
-which it says something of them, and rows of equal columns and reasons have one digest. Everything
-else, each answer's own decision and time included, is computed for each.
+which it says something of them, and rows of equal columns and reasons have one digest. An answer of
+which every half hour has a value needs no reason, so that beside the columns only what the decision
+covers goes into it. Everything else, each answer's own decision and time included, is computed for
+each.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from spine.domain import ReadableRows
 from spine.dsi.answering import Answer, Sources, answer, explained
 from spine.event import AbsentRun, Sealed
 from spine.gb import Interval
+from spine.policy import Permit
 from spine.rows import Decided
 from spine.sealing import Opened
 from spine.verdict import KEYS_NOT_AT_HAND
@@ -36,6 +39,7 @@ V = TypeVar("V")
 _Asked = tuple[str, str, datetime, datetime]
 # What was sealed for a consumer reference, opened; or why that cannot be done.
 Keys = Callable[[str, Sequence[Sealed]], Opened | str]
+_Whole = tuple[int, tuple[Interval, ...]]
 _Hashed = tuple[int, bytes, tuple[AbsentRun, ...]]
 
 
@@ -44,6 +48,7 @@ class _Kept:
     """What the log says of the half hours that were asked of one meter, and what was made of it.
 
     The number of offsets below the position that is read as of tells all versions of it apart.
+    `whole`: answers of which every half hour has a value, by version and what was covered.
     `counted` is what it last counted for.
     """
 
@@ -52,13 +57,14 @@ class _Kept:
     said: Said
     columns: dict[int, Columns] = field(default_factory=dict)
     hashed: dict[tuple[int, bytes], _Hashed] = field(default_factory=dict)
+    whole: dict[_Whole, Answer] = field(default_factory=dict)
     counted: int = 0
 
     @property
     def half_hours(self) -> int:
         """How many half hours it keeps, each time one is kept."""
         runs = sum(len(absent) for _, _, absent in self.hashed.values())
-        times = 1 + len(self.columns) + len(self.hashed)
+        times = 1 + len(self.columns) + len(self.hashed) + len(self.whole)
         return self.said.count * times + runs * RUN_AS_HALF_HOURS
 
 
@@ -92,6 +98,9 @@ class Rebuilder:
         kept = self._all_said(decided, sources.rows[trust.READINGS_TOPIC])
         below = sources.below[trust.READINGS_TOPIC]
         version = bisect_left(kept.said.offsets, below)
+        whole = goes_into_whole(version, decided)
+        if (made_before := kept.whole.get(whole)) is not None:
+            return made_before
         columns = kept.columns.get(version)
         if columns is None:
             columns = _keep(kept.columns, version, kept.said.as_of(below), KEPT_OF_ONE_MAX)
@@ -101,17 +110,20 @@ class Rebuilder:
         if hashed is None:
             fresh = made.recorded, half_hours_digest(made), absent_runs(made)
             hashed = _keep(kept.hashed, key, fresh, KEPT_OF_ONE_MAX)
+        rebuilt = Answer(*hashed, made)
+        if columns.present.all():
+            _keep(kept.whole, whole, rebuilt, KEPT_OF_ONE_MAX)
         self._bound(kept)
-        return Answer(*hashed, made)
+        return rebuilt
 
     def _all_said(self, decided: Decided, rows: ReadableRows) -> _Kept:
         request = decided.request
-        asked = Interval(request.interval_from, request.interval_to)
         quantity = request.measurement_quantity
-        key = decided.member, quantity, asked.start, asked.end
+        key = decided.member, quantity, request.interval_from, request.interval_to
         kept = self._kept.get(key)
         if kept is None or kept.rows is not rows:
             self._drop(key)
+            asked = Interval(request.interval_from, request.interval_to)
             said = everything_said(rows, decided.member, quantity, asked)
             kept = self._kept[key] = _Kept(key, rows, said)
         return kept
@@ -127,6 +139,13 @@ class Rebuilder:
         gone = self._kept.pop(key, None)
         if gone is not None:
             self._half_hours -= gone.counted
+
+
+def goes_into_whole(version: int, decided: Decided) -> _Whole:
+    """All that goes into an answer of which every half hour has a value, beside what was asked."""
+    permit = decided.decision
+    assert isinstance(permit, Permit)
+    return version, permit.covered
 
 
 def _keep(kept: dict[K, V], key: K, value: V, most: int) -> V:

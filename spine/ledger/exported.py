@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from itertools import repeat, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ except ImportError:  # copied out, beside verifier.py
 WIDTH = 256
 
 
-def check_export(folder: Path, keys: v.Keys | None, report: v.Report) -> None:
+def check_export(folder: Path, keys: v.Keys | None, report: v.Report, each: Any = map) -> None:
     """Check everything in the folder; what is wrong is added to the report, a line each.
 
+    No partition needs another one: `each` applies a function to them, as `map` does, or in other
+    processes.
     A folder without a manifest is one of proofs, and every one of them has to hold; or an export
     that was not finished, which proves nothing.
     """
@@ -46,18 +49,20 @@ def check_export(folder: Path, keys: v.Keys | None, report: v.Report) -> None:
     ):
         raise v.Wrong("the heads are not those of the checkpoint")
     by_place = {(h["topic"], h["partition"]): h for h in listed}
-    for topic, partition in manifest["partitions"]:
-        where = f"{topic}-{partition}"
-        if (topic, partition) not in by_place:
-            raise v.Wrong(f"{where} is under no head")
-        own = folder / "partitions" / topic / str(partition)
-        wrong = _check_partition(own, by_place[topic, partition], manifest["records"])
+    held = [(topic, partition) for topic, partition in manifest["partitions"]]
+    known = list(takewhile(by_place.__contains__, held))
+    folders = [folder / "partitions" / topic / str(partition) for topic, partition in known]
+    heads = [by_place[place] for place in known]
+    shown = "records" if manifest["records"] else "leaves"
+    found = each(_check_partition, folders, heads, repeat(manifest["records"]))
+    for (topic, partition), own, wrong in zip(known, heads, found, strict=True):
         if wrong:
-            report.wrong.append(f"{where}: {wrong}")
+            report.wrong.append(f"{topic}-{partition}: {wrong}")
         else:
-            shown = "records" if manifest["records"] else "leaves"
-            size = by_place[topic, partition]["size"]
-            report.checked.append(f"{where}: all {size} {shown} are those of the tree")
+            said = f"all {own['size']} {shown} are those of the tree"
+            report.checked.append(f"{topic}-{partition}: {said}")
+    for topic, partition in held[len(known) : len(known) + 1]:
+        raise v.Wrong(f"{topic}-{partition} is under no head")
 
 
 def _check_proofs(folder: Path, keys: v.Keys | None, report: v.Report) -> None:

@@ -362,12 +362,12 @@ def _in(what: str, check: Any, *args: Any) -> Any:
         raise Wrong(f"{what}: {wrong}") from None
 
 
-def verify(path: Path, keys: Keys | None = None) -> Report:
-    """Check a proof, or every leaf of an exported folder, by these keys (its own if None)."""
+def verify(path: Path, keys: Keys | None = None, each: Any = map) -> Report:
+    """Check a proof, or all leaves of an exported folder, `each` partition, by keys (None: its)."""
     report = Report()
     try:
         if path.is_dir():
-            _exported().check_export(path, keys, report)
+            _exported().check_export(path, keys, report, each)
         else:
             document = json.loads(path.read_text("utf-8"))
             check = {PROOF_FORMAT: check_proof, CONSISTENCY_FORMAT: check_growth}

@@ -22,6 +22,7 @@ from spine.policy import Category, Permit
 from spine.rows import Decided
 from tests.core.test_audit import lived
 from tests.helpers.history import History, day, rebuild
+from tests.helpers.records import NEIGHBOUR
 
 TOPICS = (trust.READINGS_TOPIC, trust.METERING_TOPIC)
 
@@ -100,6 +101,70 @@ def test_what_is_asked_repeatedly_is_read_and_hashed_once(monkeypatch: pytest.Mo
     assert rebuilder(READ, ROWS, before).digest != first.digest, "a version less is another answer"
     other = {**ROWS, trust.READINGS_TOPIC: type(ROWS[trust.READINGS_TOPIC])()}
     assert rebuilder(READ, other, ENDS).rows == 0, "and so are other rows"
+
+
+def of_which_all_is_recorded() -> list[tuple[Decided, dict[str, Any], dict[str, int]]]:
+    """Reads of hours that all have a value; each differs from the first in one of the
+    things that go into an answer, or in its time alone, which does not.
+    """
+    other = lived()
+    other.readings(first_wh=10)
+    other.readings(first_wh=20, mpxn=NEIGHBOUR)
+    rows = {topic: other.folds[topic].rows for topic in TOPICS}
+    ends = {p.topic: p.offset for p in other.positions(*TOPICS)}
+    half = Interval(day(6, 1), day(6, 1, 12))
+    whole = Interval(day(6, 1), day(6, 1, 23))
+    request = replace(READ.request, interval_from=whole.start, interval_to=whole.end)
+    first = replace(READ, request=request, decision=Permit((whole,)))
+    shorter = replace(request, interval_to=half.end)
+    before = {**ends, trust.READINGS_TOPIC: ends[trust.READINGS_TOPIC] - 2}
+    return [
+        (first, rows, ends),
+        (replace(first, now_ms=first.now_ms + 1), rows, ends),
+        (replace(first, decision=Permit((half,))), rows, ends),
+        (replace(first, decision=Permit((half, Interval(half.end, whole.end)))), rows, ends),
+        (replace(first, request=shorter), rows, ends),
+        (replace(first, member=NEIGHBOUR), rows, ends),
+        (replace(first, request=replace(request, measurement_quantity="AE")), rows, ends),
+        (first, rows, before),
+        (first, {**ROWS}, ENDS),
+    ]
+
+
+def same_as_anew(rebuilder: Rebuilder) -> bool:
+    """Whether those reads, each made twice, come out as if nothing had been kept."""
+    asked = of_which_all_is_recorded()
+    return all(
+        (kept.rows, kept.digest, kept.absent, list(kept.half_hours))
+        == (anew.rows, anew.digest, anew.absent, list(anew.half_hours))
+        for decided, rows, below in (*asked, *asked[::-1])
+        for kept, anew in [(rebuilder(decided, rows, below), rebuild(decided, rows, below))]
+    )
+
+
+@pytest.mark.parametrize("left_out", [0, 1], ids=["which version", "what is covered"])
+def test_whatever_goes_into_a_whole_answer_is_noticed(
+    left_out: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert same_as_anew(Rebuilder())
+    complete = again.goes_into_whole
+
+    def naive(version: int, decided: Decided) -> Any:
+        return complete(version, decided)[1 - left_out]
+
+    monkeypatch.setattr(again, "goes_into_whole", naive)
+    assert not same_as_anew(Rebuilder()), "a key that leaves something out hides a difference"
+
+
+def test_of_what_is_kept_only_whole_answers_do_without_their_own_time() -> None:
+    """A half hour without a value is not due yet, late, or never recorded, by when it was asked."""
+    rebuilder, reasons = Rebuilder(), set()
+    for days in (0, 100, 500):
+        later = replace(READ, now_ms=READ.now_ms + days * 86_400_000)
+        answer = rebuilder(later, ROWS, ENDS)
+        assert answer.absent == rebuild(later, ROWS, ENDS).absent
+        reasons |= {run.reason for run in answer.absent}
+    assert len(reasons) > 1 and not any(kept.whole for kept in rebuilder._kept.values())
 
 
 def test_however_long_the_intervals_are_no_more_is_kept_than_a_sum_of_half_hours(

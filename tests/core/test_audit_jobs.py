@@ -16,7 +16,7 @@ import typer
 
 from spine.audit_report import AuditReport, Line
 from spine.console import audits
-from spine.console.audits import _start_method
+from spine.console.audits import start_method
 from spine.console.output import EXIT_DIFFERENT, EXIT_NOT_JUDGED
 from spine.errors import Invalid, NotFound, Reason, SpineError, Throttled
 from spine.reducers import NOT_AT_HAND
@@ -28,13 +28,13 @@ def test_a_process_with_threads_is_not_copied(others: int, monkeypatch: pytest.M
     """A copy would have their locks, held for ever by nobody."""
     monkeypatch.setattr(threading, "active_count", lambda: 1 + others)
     monkeypatch.setattr(sys, "platform", "linux")
-    assert _start_method() == ("spawn" if others else "fork")
+    assert start_method() == ("spawn" if others else "fork")
 
 
 def test_elsewhere_no_process_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threading, "active_count", lambda: 1)
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert _start_method() == "spawn"
+    assert start_method() == "spawn"
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,10 @@ import subprocess
 import sys
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from copy import deepcopy
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from spine import merkle
+from spine.console.ledger import verify_
 from spine.errors import Invalid, NotFound, Reason
 from spine.event import LogRecord
 from spine.files import write_whole
@@ -393,6 +396,40 @@ def test_an_export_holds_as_a_whole(exported: Path) -> None:
         f"{topic}-{partition}: all {len(LOG[topic, partition])} records are those of the tree"
         for topic, partition in PLACES
     ]
+
+
+def test_processes_that_share_an_export_find_what_one_finds(exported: Path, tmp_path: Path) -> None:
+    """In the same order, and up to the same end where a partition is under no head."""
+    copy = tmp_path / "copy"
+    shutil.copytree(exported, copy)
+    lines = (copy / RECORDS).read_text().splitlines(keepends=True)
+    (copy / RECORDS).write_text("".join(edited(lines)))
+    astray = tmp_path / "astray"
+    shutil.copytree(copy, astray)
+    manifest = json.loads((astray / "manifest.json").read_text())
+    manifest["partitions"].insert(1, ["nowhere", 0])
+    (astray / "manifest.json").write_text(json.dumps(manifest))
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        for folder in (exported, copy, astray):
+            assert verifier.verify(folder, None, pool.map) == verifier.verify(folder)
+    assert verifier.verify(copy).wrong and "nowhere-0" in verifier.verify(astray).wrong[-1]
+
+
+def test_the_command_says_the_same_with_any_number_of_processes(
+    exported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = []
+    for jobs in (1, 2):
+        verify_(exported, jobs=jobs)
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] and "all 300 records" in said[0]
+
+
+def test_a_partition_that_nobody_checked_is_missed(exported: Path) -> None:
+    def forgetful(check: Any, *of: Any) -> list[str]:
+        return list(map(check, *of))[:-1]
+
+    assert not verifier.verify(exported, None, forgetful).ok
 
 
 def test_it_is_checked_without_the_spine(exported: Path, tmp_path: Path) -> None:
