@@ -146,19 +146,10 @@ class Change:
         return self.obliges and now > self.due
 
 
-def changes(
-    mpxn: str, access: MeterAccess, now: datetime, to: frozenset[Role] = TOLD_AS
-) -> tuple[Change, ...]:
-    """What there is to tell of a meter at `now` in these roles, to each receiver the oldest
-    first.
-    """
-    return in_order(each_change(mpxn, access, now, to))
-
-
 def each_change(
     mpxn: str, access: MeterAccess, now: datetime, to: frozenset[Role]
 ) -> Iterator[Change]:
-    """The same in no order."""
+    """What there is to tell of a meter at `now` in these roles, in no order."""
     records = records_of(access)
     for consent in access.consents:
         if is_bar(consent):

@@ -998,7 +998,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "each recipient is told of the end",
         CHANGES,
-        "            receivers |= {(recipient, Role.DATA_USER) for recipient in recipients}\n",
+        "            receivers |= {(each, Role.DATA_USER) for each in terms_in(record).recipients}\n",
         "",
         CONSENT,
     ),
