@@ -1571,10 +1571,17 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/core/test_stopping.py",),
     ),
     Mutant(
-        "a broker that refuses our credentials is not asked for ever",
-        "spine/log_client.py",
-        "    greet(options, ANSWER_WITHIN_S)\n",
+        "a broker that refuses us is not asked again and again",
+        "spine/log_greeting.py",
+        "        if refused is not None:\n            raise refused\n",
         "",
         ("tests/broker/test_greeting.py",),
+    ),
+    Mutant(
+        "a stranger at a closed meter leaves no order at home",
+        "spine/services/legs.py",
+        "unsure = unsure or self._may_live_there(mpxn, command.by)",
+        "unsure = True",
+        ("tests/domains/consumers/test_legs.py",),
     ),
 )
