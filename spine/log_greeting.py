@@ -80,7 +80,7 @@ def _secured(line: socket, address: str, context: ssl.SSLContext) -> socket:
         message = f"the certificate of {address} does not verify: {error.verify_message}"
         raise Pushback(Reason.LOG_CERTIFICATE_REFUSED, message) from error
     except OSError as error:
-        if _speaks_in_clear(address):
+        if not isinstance(error, TimeoutError) and _speaks_in_clear(address):
             raise _differs(f"{address} speaks no TLS") from error
         raise
 
@@ -88,8 +88,11 @@ def _secured(line: socket, address: str, context: ssl.SSLContext) -> socket:
 def _why_silent(line: socket, address: str, silent: Exception) -> Exception:
     """What a broker that does not answer the first question has against us; as it was if nothing.
 
-    In TLS 1.3 it judges our certificate only once we have begun to speak.
+    In TLS 1.3 it judges our certificate only once we have begun to speak. Of one that says nothing
+    at all no more is asked: another may answer.
     """
+    if isinstance(silent, TimeoutError):
+        return silent
     if isinstance(line, ssl.SSLSocket):
         if not isinstance(silent, ssl.SSLError):
             return silent

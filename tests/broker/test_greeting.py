@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -200,11 +201,21 @@ def test_one_broker_that_takes_us_is_enough(secured: SecuredKafka, stranger: str
 def test_who_is_no_broker_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """The client alone would wait for ever, whatever time it is given."""
     monkeypatch.setattr(log_client, "ANSWER_WITHIN_S", 0.5)
-    with socket.create_server((HOST, 0)) as mute:
-        mute.close()
-        kafka = Kafka(f"{HOST}:1,{HOST}:no-port")
-        assert why(as_reader, kafka)[0] is Reason.LOG_UNREACHABLE
-        assert why(as_keeper_of_topics, kafka)[0] is Reason.LOG_UNREACHABLE
+    kafka = Kafka(f"{HOST}:1,{HOST}:no-port")
+    assert why(as_reader, kafka)[0] is Reason.LOG_UNREACHABLE
+    assert why(as_keeper_of_topics, kafka)[0] is Reason.LOG_UNREACHABLE
+
+
+@pytest.mark.parametrize("protocol", ["PLAINTEXT", "SSL", "SASL_SSL"])
+def test_a_silent_broker_is_asked_once(secured: SecuredKafka, protocol: str) -> None:
+    with socket.create_server((HOST, 0)) as silent:
+        silent.setblocking(False)
+        kafka = secured.at(protocol)
+        places = f"{HOST}:{silent.getsockname()[1]},{kafka.bootstrap}"
+        greet(replace(kafka, bootstrap=places).options(), 0.0)
+        silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            silent.accept()
 
 
 def test_the_client_itself_says_nothing_of_it(
