@@ -18,6 +18,7 @@ from rich.table import Table
 from loadtest import report, scenarios
 from loadtest.installation import WrongAnswer
 from loadtest.results import Result
+from spine.stopping import end_as_interrupted
 
 SMALL_SECONDS = 4.0
 NOTE_S = 10.0
@@ -70,6 +71,7 @@ def full(asked: list[str]) -> Iterator[Result]:
 
 def main() -> int:
     """0 if every gate was met and every answer was right."""
+    end_as_interrupted()
     size, *names = sys.argv[1:] or ["small"]
     results: list[Result] = []
     try:

@@ -1,6 +1,7 @@
 """A whole spine of a load test's own: a broker and the processes it needs, each a process.
 
 They are the real ones, started by the command that `spine up` starts them by, over TLS on loopback.
+None of them outlives the run, however it ends.
 Only what bounds a single party is set as high as a country needs.
 """
 
@@ -115,6 +116,7 @@ class Installation:
         own = {
             "SPINE_DATA_DIR": str(self.data_dir),
             "SPINE_KAFKA_BOOTSTRAP": self.kafka.bootstrap,
+            "SPINE_SUPERVISOR_PID": str(os.getpid()),
             "SPINE_WITNESS_LOG_KEY": str(ledger_key(self.data_dir, self.runtime.identity.log_id)),
         }
         return os.environ | UNBOUNDED | own
@@ -206,7 +208,7 @@ def installation(
     """A spine in a folder of its own for the length of a with block, everybody admitted."""
     chosen = Settings(data_dir=folder, log_level="WARNING")
     note("starting a broker")
-    with EmbeddedKafka(folder) as broker:
+    with EmbeddedKafka(folder, outlives_us=False) as broker:
         kafka = Kafka(broker.bootstrap)
         asyncio.run(ensure_log(chosen, kafka))
         issue_identities(folder)

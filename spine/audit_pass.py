@@ -265,9 +265,11 @@ class PartitionPass:
         rests_on = reducers.agreed((each.rests_on for each in told), outcome.reducer_version)
         if rests_on is None:
             return Verdict.DIFFERENT, VERSIONS_CONTRADICT, NO_HONEST_SERVER
-        if not self._means.at_hand.judges(trust.CONSUMER_LOG, outcome.reducer_version):
-            why = f"{reducers.NOT_AT_HAND} {outcome.reducer_version} is not at hand"
-            return Verdict.CANNOT_TELL, why, ""
+        if never := reducers.never_released(rests_on, outcome.reducer_version):
+            return Verdict.DIFFERENT, never, NO_HONEST_SERVER
+        at_hand = self._means.at_hand
+        if unknown := at_hand.unknown(trust.CONSUMER_LOG, outcome.reducer_version):
+            return Verdict.CANNOT_TELL, unknown, ""
         if difference := decided_otherwise(decided, outcome):
             unknown = (
                 self._undecidable(decided)

@@ -28,6 +28,7 @@ import psutil
 
 from spine.files import write_whole
 from spine.jars import EmbeddedKafkaError, Progress, fetch_jars
+from spine.stopping import with_its_parent
 
 __all__ = ["EmbeddedKafka", "EmbeddedKafkaError", "answers", "free_port"]
 
@@ -90,12 +91,16 @@ class EmbeddedKafka:
         jar_dir: Path | None = None,
         progress: Progress | None = None,
         node_id: int = 1,
+        *,
+        outlives_us: bool = True,
     ) -> None:
+        """Without `outlives_us` it ends with the thread that starts it, however (on Linux)."""
         self.folder = (data_dir / "kafka" / f"node-{node_id}").resolve()
         self._node_id = node_id
         self._wanted_port = port
         self._jar_dir = jar_dir
         self._progress = progress
+        self._outlives_us = outlives_us
         self._lock: IO[str] | None = None
         self._process: psutil.Process | psutil.Popen | None = None
 
@@ -231,6 +236,7 @@ class EmbeddedKafka:
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=subprocess.STDOUT,
+                preexec_fn=None if self._outlives_us else with_its_parent(),
                 start_new_session=True,  # the terminal's Ctrl-C is for the owner, who ends us last
             )
         (self.folder / "pid").write_text(str(self._process.pid), "utf-8")

@@ -1,4 +1,4 @@
-"""The version of the policy in force, as the fold that decides has been told. Pure.
+"""What is in force as the fold that decides has been told: the policy, accreditations. Pure.
 
 A rule that looks at the codes of the policy goes by the version that governance adopted, and never
 by the newest that this build knows: a newer build would let in what reads are not judged by yet.
@@ -6,11 +6,15 @@ by the newest that this build knows: a newer build would let in what reads are n
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from spine import trust
-from spine.policy_data import FIRST_POLICY
+from spine.accreditation import accreditation_refusal
+from spine.errors import Reason
+from spine.policy_data import FIRST_POLICY, bases_of
 from spine.view import PartitionView
 
 
@@ -28,3 +32,26 @@ def under_policy(view: PartitionView, command: Any) -> Any:
     if command.policy_version == in_force:
         return command
     return replace(command, policy_version=in_force)
+
+
+def reader_refusal(
+    view: PartitionView,
+    party: str,
+    basis: str,
+    purpose: str,
+    now: datetime,
+    role: str | None = None,
+) -> Reason | None:
+    """Why a read under this basis would be refused as governance stands, whatever the meter says.
+
+    None if the party may read in that role; of no role, in one of those that the basis is for, and
+    the reason is that of the first.
+    """
+    version, table = policy_in_force(view), view.equivalence()
+    who = view.participant(party)
+    roles: Iterable[str] = bases_of(version)[basis]["roles"] if role is None else (role,)
+    said = [
+        accreditation_refusal(who, each, now, purpose, table, policy_version=version)
+        for each in roles
+    ]
+    return said[0] if None not in said else None

@@ -26,6 +26,7 @@ from spine import header_names, log_client, telemetry, trust
 from spine.archive import Archive
 from spine.errors import Bug, Invalid, Pushback, Reason, SpineError
 from spine.event import LogRecord
+from spine.log_greeting import greet
 
 APPEND_TIMEOUT_S: Final = 20.0
 MAX_RECORD_BYTES: Final = 1 << 20
@@ -71,10 +72,17 @@ class Kafka:
         return options
 
     def ssl_context(self) -> Any:
-        """TLS towards the brokers, with our certificate if one is set."""
-        return create_ssl_context(
-            cafile=self.ssl_cafile, certfile=self.ssl_certfile, keyfile=self.ssl_keyfile
-        )
+        """TLS towards the brokers, with our certificate if one is set.
+
+        Pushback(LOG_CERTIFICATE_REFUSED) if a file is not what it should be.
+        """
+        try:
+            return create_ssl_context(
+                cafile=self.ssl_cafile, certfile=self.ssl_certfile, keyfile=self.ssl_keyfile
+            )
+        except OSError as error:
+            message = f"a certificate or key for the brokers cannot be read: {error}"
+            raise Pushback(Reason.LOG_CERTIFICATE_REFUSED, message) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +104,7 @@ class Appender:
         self._lock = asyncio.Lock()
 
     async def start(self) -> None:
-        """Connect. Pushback(LOG_UNREACHABLE) if no broker answers."""
+        """Connect. Pushback if no broker takes us (`greet`)."""
         await self._connected()
 
     async def append(
@@ -149,6 +157,7 @@ class Appender:
                     await producer.stop()
                     if not isinstance(error, AioKafkaError):
                         raise
+                    await asyncio.to_thread(greet, self._kafka.options(), 0.0)
                     message = "no broker answers"
                     raise Pushback(Reason.LOG_UNREACHABLE, message) from error
                 self._producer = producer
@@ -364,8 +373,10 @@ class _admin:
         self._kafka = kafka
 
     def __enter__(self) -> KafkaAdminClient:
+        options = self._kafka.options()
+        greet(options, log_client.ANSWER_WITHIN_S)
         try:
-            self._client = KafkaAdminClient(**self._kafka.options())
+            self._client = KafkaAdminClient(**options)
         except KafkaError as error:
             raise Pushback(Reason.LOG_UNREACHABLE, "no broker answers") from error
         return self._client

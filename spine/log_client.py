@@ -15,6 +15,7 @@ from kafka import KafkaConsumer
 from kafka.errors import KafkaError, UnknownBrokerIdError
 
 from spine.errors import Pushback, Reason
+from spine.log_greeting import greet
 
 # How long a reader goes on asking; longer than it takes to notice a lost broker and elect another.
 ANSWER_WITHIN_S: Final = 30.0
@@ -41,7 +42,10 @@ SETTINGS: Final[Mapping[str, Any]] = {
 
 
 def connect(options: Mapping[str, Any]) -> KafkaConsumer:
-    """A client that knows the cluster. Pushback(LOG_UNREACHABLE) if no broker answers in time."""
+    """A client that knows the cluster. Pushback if no broker takes us in time (`greet`), without
+    whom this client would wait for ever.
+    """
+    greet(options, ANSWER_WITHIN_S)
     consumer = KafkaConsumer(**options, **SETTINGS)
     deadline = time.monotonic() + ANSWER_WITHIN_S
     while True:

@@ -268,8 +268,8 @@ FIELDS: Final[dict[str, Rule]] = dict(
         *_each(
             CONSUMERS,
             "CommandResponse.replayed ConsentResponse.replayed AcknowledgeChangeResponse.replayed"
-            " Leg.state Leg.refused ChangeTold.state ChangeTold.overdue ListChangesResponse.more"
-            " ListDeletionsResponse.more Deletion.purpose Deletion.overdue"
+            " Leg.state Leg.refused Leg.reads_refused ChangeTold.state ChangeTold.overdue"
+            " ListChangesResponse.more ListDeletionsResponse.more Deletion.purpose Deletion.overdue"
             " GetWebhookResponse.last_outcome",
             _FEW,
         ),

@@ -84,6 +84,16 @@ def agreed(said: Iterable[Versions], reducer_version: int) -> Versions | None:
     return together if own == reducer_version else None
 
 
+def never_released(said: Versions, reducer_version: int) -> str:
+    """Which version none can be, whatever build this is: they are counted from 1. Empty if all may
+    have been one.
+    """
+    for topic, folded in {**said, "": (reducer_version, 1)}.items():
+        if min(folded) < 1:
+            return f"{NOT_AT_HAND} {min(folded)}{topic and ' of '}{topic} was never one"
+    return ""
+
+
 class AtHand:
     """The versions whose answers this build may judge: its own, and those of an earlier one whose
     recorded histories it still folds to the same rows (`Domain.judges`).
@@ -97,18 +107,30 @@ class AtHand:
         domain = self._by_topic[topic]
         return version == domain.version or version in domain.judges
 
+    def unknown(self, topic: str, version: int) -> str:
+        """Why an answer from a fold of this topic by that version is not judged; empty if it is."""
+        if self.judges(topic, version):
+            return ""
+        return _not_at_hand(version, topic, self._by_topic[topic].version)
+
     def missing(self, said: Versions, topics: Iterable[str]) -> str:
         """Which of the versions that an answer from these topics rests on is not at hand, if any is
         said and is not.
         """
-        governed = (self._governance.version, *self._governance.judges)
+        newest = self._governance.version
+        governed = (newest, *self._governance.judges)
         for topic in topics:
             if topic not in said:
                 continue
             version, governance = said[topic]
-            if not self.judges(topic, version):
-                return f"{NOT_AT_HAND} {version} of {topic} is not at hand"
+            if unknown := self.unknown(topic, version):
+                return unknown
             if governance not in governed:
-                name = self._governance.topic
-                return f"{NOT_AT_HAND} {governance} of {name} is not at hand"
+                return _not_at_hand(governance, self._governance.topic, newest)
         return ""
+
+
+def _not_at_hand(version: int, topic: str, newest: int) -> str:
+    """One that is later than any of this build was written by a later build, or by none."""
+    later = f": later than {newest}, the newest of this build" if version > newest else ""
+    return f"{NOT_AT_HAND} {version} of {topic} is not at hand{later}"

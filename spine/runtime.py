@@ -40,7 +40,7 @@ from spine.schemas import Schemas
 from spine.server import Limits, Service, SpineServer, build_server
 from spine.services.pairwise import Pairwise
 from spine.signing import Signer, verify
-from spine.stopping import told_to_stop
+from spine.stopping import stop_after, told_to_stop
 from spine.store import MemoryRows
 from spine.writer import LogWriter
 
@@ -275,6 +275,7 @@ class Process:
     """A process of the spine from its start to its end: folds first, then the server."""
 
     def __init__(self, runtime: Runtime, name: str) -> None:
+        stop_after(runtime.settings.supervisor_pid)
         self.runtime, self.name = runtime, name
         self.appender = Appender(runtime.kafka)
         self.folds: FaustFolds | None = None
@@ -351,7 +352,7 @@ class Process:
 
     async def until_signalled(self) -> None:
         """Run until told to stop, then stop in order."""
-        await told_to_stop(self.runtime.settings.supervisor_pid)
+        await told_to_stop()
         await self.stop()
 
     async def stop(self) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import signal
+import sys
 import threading
+import time
+from collections.abc import Callable
 from typing import Final
 
 LOOK_EVERY_S: Final = 1.0
 TOLD_BY: Final = (signal.SIGTERM, signal.SIGINT)
+PR_SET_PDEATHSIG: Final = 1
 
 
 def stop_told() -> threading.Event:
@@ -20,21 +25,47 @@ def stop_told() -> threading.Event:
     return told
 
 
-async def told_to_stop(supervisor_pid: int | None) -> None:
-    """Return on SIGTERM or SIGINT, and soon after a supervisor that started this process is gone.
+def stop_after(supervisor_pid: int | None) -> None:
+    """Have this process told to stop soon after the supervisor that started it is gone, from now
+    on and whatever it is at: before `told_to_stop` it ends at once.
 
     A supervisor that was killed cannot end what it started, and what is left behind would hold
     its stores and its keys against the next `spine up`.
     """
+    if supervisor_pid is not None:
+        threading.Thread(target=_follow, args=(supervisor_pid,), daemon=True).start()
+
+
+def _follow(supervisor_pid: int) -> None:
+    while os.getppid() == supervisor_pid:
+        time.sleep(LOOK_EVERY_S)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+async def told_to_stop() -> None:
+    """Return on SIGTERM or SIGINT."""
     told = asyncio.Event()
     for number in TOLD_BY:
         asyncio.get_running_loop().add_signal_handler(number, told.set)
-    if supervisor_pid is None:
-        await told.wait()
-        return
-    while os.getppid() == supervisor_pid:
-        try:
-            await asyncio.wait_for(told.wait(), LOOK_EVERY_S)
-        except TimeoutError:
-            continue
-        return
+    await told.wait()
+
+
+def end_as_interrupted() -> None:
+    """Let SIGTERM be to this process what Ctrl-C is: what it started is ended on the way out."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+
+
+def with_its_parent() -> Callable[[], None] | None:
+    """What a child does before it becomes another program (`preexec_fn`), to be told to end as soon
+    as the thread that starts it is gone, however that came; None where only Linux can.
+    """
+    if sys.platform != "linux":
+        return None
+    parent, prctl = os.getpid(), ctypes.CDLL(None).prctl
+
+    def ask() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it was gone before we asked
+            os._exit(0)
+
+    return ask

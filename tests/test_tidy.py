@@ -69,6 +69,7 @@ GENERATED = re.compile(r"_pb2(_grpc)?\.pyi?$")
 OF_KAFKA = (
     "spine.log",
     "spine.log_client",
+    "spine.log_greeting",
     "spine.header_names",
     "spine.follower",
     "spine.embedded",

@@ -97,24 +97,33 @@ class MeterChoices(MeterRecord):
     objections: tuple[Objection, ...] = ()
 
 
+def records_of(access: MeterAccess) -> dict[str, ConsentRecord]:
+    """The records of a meter by their consents: for who asks after many of them."""
+    found = access.records if isinstance(access, MeterRecord) else ()
+    return {each.consent_id: each for each in found}
+
+
 def record_of(access: MeterAccess, consent_id: str) -> ConsentRecord | None:
     """The record of that consent; None if it has none."""
     found = access.records if isinstance(access, MeterRecord) else ()
     return next((each for each in found if each.consent_id == consent_id), None)
 
 
-def terms_of(access: MeterAccess, consent_id: str) -> RecordTerms:
-    """What the record of that consent says beside its terms; nothing if it has none."""
-    record = record_of(access, consent_id)
+def terms_in(record: ConsentRecord | None) -> RecordTerms:
+    """What a record says beside the terms of its consent; nothing if there is none."""
     return RecordTerms() if record is None or record.terms is None else record.terms
 
 
-def was_suspended(access: MeterAccess, consent: Consent) -> bool:
+def terms_of(access: MeterAccess, consent_id: str) -> RecordTerms:
+    """The same of the record of that consent."""
+    return terms_in(record_of(access, consent_id))
+
+
+def was_suspended(record: ConsentRecord | None, consent: Consent) -> bool:
     """Whether a granted consent has ever been suspended; not known, so False, without a record.
 
     A version of the record is its request, its grant, a narrowing, or else of a suspension.
     """
-    record = record_of(access, consent.consent_id)
     if record is None:
         return False
     begun = 1 if record.granted_at == record.created_at else 2

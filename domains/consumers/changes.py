@@ -31,7 +31,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final, Protocol, TypeVar
 
-from domains.consumers.chain import terms_of, was_suspended
+from domains.consumers.chain import records_of, terms_in, was_suspended
 from domains.consumers.evolve import is_bar
 from domains.consumers.views import ShownState, shown_state
 from spine.domain import Actor
@@ -146,19 +146,11 @@ class Change:
         return self.obliges and now > self.due
 
 
-def changes(
-    mpxn: str, access: MeterAccess, now: datetime, to: frozenset[Role] = TOLD_AS
-) -> tuple[Change, ...]:
-    """What there is to tell of a meter at `now` in these roles, to each receiver the oldest
-    first.
-    """
-    return in_order(each_change(mpxn, access, now, to))
-
-
 def each_change(
     mpxn: str, access: MeterAccess, now: datetime, to: frozenset[Role]
 ) -> Iterator[Change]:
-    """The same in no order."""
+    """What there is to tell of a meter at `now` in these roles, in no order."""
+    records = records_of(access)
     for consent in access.consents:
         if is_bar(consent):
             continue
@@ -169,10 +161,10 @@ def each_change(
         receivers = {(consent.consumer_ref, Role.CONSUMER)}
         if state not in _OWN:
             receivers.add((consent.data_user, Role.DATA_USER))
-        resumed = state is ShownState.ACTIVE and was_suspended(access, consent)
+        record = records.get(consent.consent_id)
+        resumed = state is ShownState.ACTIVE and was_suspended(record, consent)
         if (state in SHUT or resumed) and consent.answer_by is None:
-            recipients = terms_of(access, consent.consent_id).recipients
-            receivers |= {(recipient, Role.DATA_USER) for recipient in recipients}
+            receivers |= {(each, Role.DATA_USER) for each in terms_in(record).recipients}
             receivers |= {
                 (served.agent, Role.DATA_SERVICE)
                 for served in access.appointments

@@ -4,7 +4,7 @@ A consent opens what was metered in one stretch of time to who reads in another:
 half hours from `history_from` and moving in until moving out, read from `valid_from` until it
 expires or its occupier moves out. It opens standing data besides; a party's own consents it sees
 in any case, so CONSENTS is left out. The difference of two states in both times is what a command
-changes. Whether the data user is accredited is not looked at: nobody reads who is not.
+changes. Whether the data user is accredited is said beside it (`spine.in_force.reader_refusal`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What an objection would shut, and what allowing a use again would open, told before it is said.
 
 As of policy 2: the days of each supply and appointment, as far as they lie within the stays that
-the command is about. Whether who reads is accredited is not looked at: nobody reads who is not.
+the command is about. Whether who reads is accredited is said beside it
+(`spine.in_force.reader_refusal`).
 """
 
 from __future__ import annotations

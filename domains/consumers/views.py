@@ -12,7 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
-from domains.consumers.chain import ConsentRecord, record_of, terms_of, with_records
+from domains.consumers.chain import ConsentRecord, records_of, terms_in, with_records
 from domains.consumers.consent import unanswered
 from domains.consumers.evolve import is_bar
 from spine.errors import Reason
@@ -153,8 +153,9 @@ def as_it_stood(known: Sequence[MeterAccess], at: datetime) -> MeterAccess:
         return MeterAccess()
     then: dict[str, tuple[Consent, ConsentRecord | None]] = {}
     for access in known:
+        records = records_of(access)
         then |= {
-            c.consent_id: (c, record_of(access, c.consent_id))
+            c.consent_id: (c, records.get(c.consent_id))
             for c in access.consents
             if c.changed_at <= at
         }
@@ -192,8 +193,13 @@ def consents_for(
     """The party's own consents at the meter, whatever became of them, oldest change first."""
     own = [c for c in access.consents if not is_bar(c) and _is_own(c, role, party)]
     own.sort(key=lambda c: (c.changed_at, c.consent_id))
-    views = (_view(c, access, now) for c in own)
-    return tuple(_recorded(view, c, access, role, now) for view, c in zip(views, own, strict=True))
+    records, holders = records_of(access), _holders(access, now)
+    views = ((_view(c, access, now), c, records.get(c.consent_id)) for c in own)
+    return tuple(
+        # One without a record is shown as ever: old answers are made again of it.
+        view if record is None else _recorded(view, c, record, access, holders, role)
+        for view, c, record in views
+    )
 
 
 def explain(
@@ -229,14 +235,8 @@ def _view(consent: Consent, access: MeterAccess, now: datetime) -> ConsentView:
     )
 
 
-def _recorded(
-    view: ConsentView, consent: Consent, access: MeterAccess, role: str, now: datetime
-) -> ConsentView:
-    """The same with its record. One without is shown as ever: old answers are made again of it."""
-    record = record_of(access, consent.consent_id)
-    if record is None:
-        return view
-    terms = terms_of(access, consent.consent_id)
+def _holders(access: MeterAccess, now: datetime) -> tuple[str, ...]:
+    """The data services that serve the meter."""
     holders = {
         served.agent
         for served in access.appointments
@@ -244,6 +244,19 @@ def _recorded(
         and served.effective_from <= now
         and (served.effective_to is None or now < served.effective_to)
     }
+    return tuple(sorted(holders))
+
+
+def _recorded(
+    view: ConsentView,
+    consent: Consent,
+    record: ConsentRecord,
+    access: MeterAccess,
+    holders: tuple[str, ...],
+    role: str,
+) -> ConsentView:
+    """The same with its record."""
+    terms = terms_in(record)
     said = RecordView(
         record.version,
         record.previous,
@@ -258,7 +271,7 @@ def _recorded(
         terms.onward_sharing,
         terms.recipients,
         terms.tier,
-        tuple(sorted(holders)),
+        holders,
         terms.processor,
         max([consent.history_from, *_moved_in(consent, access)]),
         record.granted_at,

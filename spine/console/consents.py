@@ -272,6 +272,7 @@ def _answered(answer: Any, folder: Path | None, dry_run: bool, as_json: bool) ->
 def _rehearsed(answer: Any, as_json: bool) -> None:
     """What a dry run found: how each leg would stand, and each stretch it would open or shut."""
     legs = {leg.mpxn: leg.refused or leg.state or BARRED for leg in answer.legs}
+    anyway = {leg.mpxn: leg.reads_refused for leg in answer.legs if leg.reads_refused}
     columns = ("metering point", "would", "purpose", "category", "metered", "read")
     rows = [
         (leg.mpxn, would, one.purpose, one.category, *_both(one))
@@ -281,11 +282,14 @@ def _rehearsed(answer: Any, as_json: bool) -> None:
     ]
     if as_json:
         changes = [dict(zip(columns, row, strict=True)) for row in rows]
-        say_json({"consent_id": answer.consent_id, "legs": legs, "changes": changes})
+        said = {"consent_id": answer.consent_id, "legs": legs, "changes": changes}
+        say_json(said | {"reads_refused": anyway})
         return
     say(f"dry run of consent {answer.consent_id}: nothing was written")
     for mpxn, state in legs.items():
         say(f"  {mpxn}  would be: {state}")
+        if mpxn in anyway:
+            say(f"  {mpxn}  the data user's reads are refused anyway: {anyway[mpxn]}")
     if rows:
         table("", columns, rows)
     else:

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from spine.console.output import err, out, table
 from spine.errors import Invalid, Reason
+from spine.stopping import end_as_interrupted
 
 LOOK_S = 0.1
 
@@ -34,6 +35,7 @@ def loadtest(
     if scenario not in scenarios.NAMES:
         message = f"the scenarios are {', '.join(scenarios.NAMES)}"
         raise Invalid(Reason.CODE_UNKNOWN, message, field="scenario")
+    end_as_interrupted()
     with _bar() as (note, done):
         try:
             result = scenarios.run(scenario, meters, note, days)

@@ -66,10 +66,11 @@ def _said(answer: Any, what: str, dry_run: bool, as_json: bool) -> None:
             use.category,
             when(use.metered_from),
             when(use.metered_to) if use.HasField("metered_to") else "",
+            use.reads_refused,
         )
         for use in answer.uses
     ]
-    columns = ("reader", "role", "category", "metered from", "metered to")
+    columns = ("reader", "role", "category", "metered from", "metered to", "refused anyway")
     listed("Dry run, nothing was written: what this would change", columns, rows, as_json)
 
 

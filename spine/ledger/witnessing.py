@@ -24,7 +24,7 @@ from spine.errors import Invalid, Reason
 from spine.files import claimed, write_whole
 from spine.ledger.note import MalformedNote, VerifierKey
 from spine.ledger.witness import Fork, NotNow, Unproven, Witness
-from spine.stopping import told_to_stop
+from spine.stopping import stop_after, told_to_stop
 from spine.telemetry import set_up_logging
 
 ADD_HEADS: Final = "/add-heads"
@@ -79,6 +79,7 @@ class WitnessServer:
 def run(settings: Settings, name: str) -> None:
     """Run a witness until it is told to stop; Invalid(FIELD_MISSING) without the log's key."""
     set_up_logging(settings.log_level)
+    stop_after(settings.supervisor_pid)
     try:
         log_key = VerifierKey.parse(settings.witness_log_key or "")
     except MalformedNote as malformed:
@@ -102,7 +103,7 @@ async def _serve(server: WitnessServer, witness: Witness, settings: Settings, na
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(said).encode(), sync=False)
     _log.info("witness.ready", witness=name, port=port, stands_at=witness.size)
-    await told_to_stop(settings.supervisor_pid)
+    await told_to_stop()
     await runner.cleanup()
 
 

@@ -16,7 +16,8 @@ from spine.coordinator import Coordinator
 from spine.domain import Actor
 from spine.errors import Conflict, NotPermitted, Reason, Refused, SpineError
 from spine.gb import parse_mpxn
-from spine.policy import Consent, MeterAccess, Role
+from spine.in_force import reader_refusal
+from spine.policy import Basis, Consent, MeterAccess, Role
 from spine.services import wire
 from spine.services.legs import LegDone
 from spine.signing import Signer
@@ -120,18 +121,24 @@ class ConsentAnswers:
     ) -> Any:
         opens: tuple[preview.Opened, ...] = ()
         shuts: tuple[preview.Opened, ...] = ()
+        refusal: Reason | None = None
         if command is None:
             found = _known(self.meters.state(mpxn), consent_id)
         else:
             done = await self.meters.rehearse(mpxn, command, by)
             found = _known(done.after, consent_id)
             opens, shuts = preview.changed(done.before, done.after, consent_id, done.now)
+            if found is not None:
+                fold = self.meters.live(mpxn).stored.fold
+                who, purpose = found.data_user, found.purpose
+                refusal = reader_refusal(fold, who, Basis.CONSENT, purpose, done.now)
         return consumers_pb2.Leg(
             mpxn=mpxn,
             state="" if found is None else found.state,
             version=0 if found is None else found.version,
             opens=[_opened(one) for one in opens],
             shuts=[_opened(one) for one in shuts],
+            reads_refused=refusal or "",
         )
 
 

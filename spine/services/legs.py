@@ -126,7 +126,7 @@ class FanOuts:
     async def takes_away(self, order: Order) -> bool:
         """Whether a tightening changes anything at a meter, or was ordered: only then is it worth
         an order. Otherwise anybody could fill the home of anybody's consent. A meter that cannot
-        say keeps it from no other: its leg waits.
+        say keeps it from no other: its leg waits, unless it knows no such consumer.
         """
         if self._home.earlier(order) is not None:
             return True
@@ -139,11 +139,21 @@ class FanOuts:
             except Refused:
                 continue
             except Pushback:
-                unsure = True
+                unsure = unsure or self._may_live_there(mpxn, command.by)
                 continue
             if found.after != found.before:
                 return True
         return unsure
+
+    def _may_live_there(self, mpxn: str, by: Actor) -> bool:
+        """Whether a meter that cannot say may have something to take away from or for this party.
+
+        A consumer has nothing at a meter where it never lived, as far as the meter was folded. One
+        that moved in since gives its command to the meters themselves, as without a home.
+        """
+        if by.role != Role.CONSUMER:
+            return True
+        return any(each.consumer_ref == by.party for each in self._meters.state(mpxn).tenancies)
 
     async def check_known(self, mpxn: str, command: Any) -> None:
         """NotPermitted(NOT_PERMITTED) for a reader that gives up what it never had.

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
+import structlog
+
 from domains.consumers.personal import METHOD, Page, from_offset
 from spine import trust
 from spine.dsi.answering import personal_page
@@ -28,7 +30,10 @@ FOLD_S: Final = 1.0
 # A permit lasts 2 s; the rest is for clocks that differ, as with the producer times of records.
 FRESH_MS: Final = 7_000
 KEPT_MAX: Final = 10_000
+# Records that may hold own reads and were not fresh when they were folded: kept to say so.
+LATE_MAX: Final = 1_000
 _MARK: Final = METHOD.encode()
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,7 @@ class LoggedReads:
         """`folds`: at least those of the consumer log."""
         self._folds = {p: live for (topic, p), live in folds.items() if topic == trust.CONSUMER_LOG}
         self._kept: dict[tuple[int, int, int], OwnRead] = {}
+        self._late: dict[tuple[int, int], int] = {}
         for live in self._folds.values():
             live.listeners.append(partial(self._on_record, live))
 
@@ -70,8 +76,25 @@ class LoggedReads:
                 rows = live.stored.fold.rows
                 whose = read.consumer_ref
                 return whose, personal_page(rows, read.member, read.below, whose, read.begin)
+            self._say_if_late(at, read)
         message = "no permitted read of its own record by a consumer stands there for this server"
         raise NotPermitted(Reason.NOT_PERMITTED, message)
+
+    def _say_if_late(self, at: tuple[int, int, int], read: OwnRead | None) -> None:
+        """Say that the clocks differ, if that is why: who asks is told nothing of it, and whoever
+        keeps this machine's clock has to know.
+        """
+        append_ms = self._late.get(at[:2]) if read is None else read.append_ms
+        if append_ms is None or _fresh(append_ms):
+            return
+        partition, offset, _ = at
+        _log.warning(
+            "seals.clock_differs",
+            partition=partition,
+            offset=offset,
+            ahead_ms=epoch_ms(wire.now()) - append_ms,
+            at_most_ms=FRESH_MS,
+        )
 
     def _on_record(self, live: LiveFold, record: LogRecord, applied: Applied) -> None:
         """The fold has reached a record: whatever it permits, it permits here.
@@ -79,7 +102,12 @@ class LoggedReads:
         Few records hold such a read, and what is folded again at a start is over. Of a record that
         does, nothing else is judged: it may hold reads of thousands of meters.
         """
-        if record.value is None or _MARK not in record.value or not _fresh(record.append_ms):
+        if record.value is None or _MARK not in record.value:
+            return
+        if not _fresh(record.append_ms):
+            self._late[record.partition, record.offset] = record.append_ms
+            if len(self._late) > LATE_MAX:
+                del self._late[next(iter(self._late))]
             return
         fold = live.stored.fold
         try:

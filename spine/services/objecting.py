@@ -8,8 +8,9 @@ from domains.consumers import commands, preview, uses
 from spine.admission import is_dry_run
 from spine.consumers.v1 import consumers_pb2, consumers_pb2_grpc
 from spine.coordinator import Coordinator
+from spine.errors import Reason
 from spine.gb import parse_mpxn
-from spine.in_force import policy_in_force
+from spine.in_force import policy_in_force, reader_refusal
 from spine.policy import Role
 from spine.services import terms, wire
 
@@ -44,16 +45,24 @@ class Objecting(consumers_pb2_grpc.ConsumersServicer):
         )
         if is_dry_run(request):
             done = await self._meters.rehearse(mpxn, command, by)
-            version = policy_in_force(self._meters.live(mpxn).stored.fold)
-            found = uses.concerned(done.before, done.after, version)
-            return consumers_pb2.UseResponse(uses=[_shown(one) for one in found])
+            fold = self._meters.live(mpxn).stored.fold
+            found = uses.concerned(done.before, done.after, policy_in_force(fold))
+            about, now = (command.basis, command.purpose), done.now
+            return consumers_pb2.UseResponse(
+                uses=[
+                    _shown(one, reader_refusal(fold, one.reader, *about, now, one.role))
+                    for one in found
+                ]
+            )
         order = wire.order(request, kind.__name__, mpxn, command, by)
         handled = await self._meters.handle(order)
         return consumers_pb2.UseResponse(**wire.recorded(self._log_id, handled))
 
 
-def _shown(one: uses.Use) -> Any:
-    made = consumers_pb2.Use(reader=one.reader, role=one.role, category=one.category)
+def _shown(one: uses.Use, refusal: Reason | None) -> Any:
+    made = consumers_pb2.Use(
+        reader=one.reader, role=one.role, category=one.category, reads_refused=refusal or ""
+    )
     made.metered_from.FromDatetime(one.metered.start)
     if one.metered.end < preview.FOR_EVER:
         made.metered_to.FromDatetime(one.metered.end)

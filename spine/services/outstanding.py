@@ -209,7 +209,7 @@ class Outstanding:
                 return
             now = self._now()
             for mpxn, access in meters:
-                self.take_in(mpxn, now, access)
+                self._look_at(mpxn, access, now)
             await asyncio.sleep(0)
 
     async def look_again(self) -> None:
@@ -273,14 +273,15 @@ class Outstanding:
         for _, event in applied.events:
             self._changed.setdefault(getattr(event, "mpxn", ""))
 
-    def take_in(
-        self, mpxn: str, now: datetime | None = None, access: MeterAccess | None = None
-    ) -> None:
+    def take_in(self, mpxn: str) -> None:
         """Look at a meter again, whose access or acknowledgements may have changed."""
+        self._look_at(mpxn, None, self._now())
+
+    def _look_at(self, mpxn: str, access: MeterAccess | None, now: datetime) -> None:
+        """The same with the access that a fact has just left, if it is known."""
         access = access or self._meters.state(mpxn)
         if not access.consents:
             return
-        now = now or self._now()
         self._consumers.put(mpxn, access)
         self._changes.put(mpxn, access, now)
         self.deletions.put(mpxn, access, now)

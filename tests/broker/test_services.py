@@ -480,6 +480,20 @@ async def test_a_dry_run_says_what_would_open_and_shut_and_writes_nothing(world:
     assert consent is not None and (consent.state, consent.version) == ("ACTIVE", 1)
 
 
+async def test_a_dry_run_says_who_reads_nothing_whatever_the_consent_opens(world: World) -> None:
+    mpxn = new_mpan()
+    anna = await world.home(mpxn)
+    await admit(world, "unaccredited")
+    for data_user, why in (
+        (ADVISER, ""),
+        ("never-heard-of", Reason.PARTICIPANT_UNKNOWN),
+        ("unaccredited", Reason.ACCREDITATION_MISSING),
+    ):
+        ask = grant("", mpxn, data_user=data_user, dry_run=True)
+        (leg,) = (await world.consume("GrantConsent", ask, Role.CONSUMER, anna)).legs
+        assert (leg.state, leg.reads_refused, len(leg.opens)) == ("ACTIVE", why, 3)
+
+
 async def test_a_dry_run_at_home_is_refused_as_the_order_would_be(world: World) -> None:
     meters = (new_mpan(), new_mpan())
     own = (Role.CONSUMER, await world.home(*meters))

@@ -357,7 +357,8 @@ def test_a_reducer_that_was_changed_is_found_and_named(
     done = audit(history.records())
     if raised:  # it says that it is another; so what an earlier one decided is not its to judge
         assert {verdict for verdict, _ in done.found} == {CANNOT_TELL}
-        assert {why for _, why in done.found} == {"reducer version 1 is not at hand"}
+        why = "reducer version 1 of consumers.events.v1 is not at hand"
+        assert {said for _, said in done.found} == {why}
         return
     assert done.verdicts == {SAME: 1, DIFFERENT: 1}
     ((_, why),) = done.found
@@ -642,7 +643,9 @@ def test_an_answer_of_another_reducer_version_is_not_judged() -> None:
     history.read()
     history.read(reducer_version=7)
     done = audit(history.records())
-    assert done.found == [(CANNOT_TELL, "reducer version 7 is not at hand")]
+    later = f"later than {CONSUMERS.version}, the newest of this build"
+    why = f"reducer version 7 of consumers.events.v1 is not at hand: {later}"
+    assert done.found == [(CANNOT_TELL, why)]
     assert done.report.ok
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from domains.consumers.commands import ConsentTerms, GrantConsent, ObjectToUse
 from domains.consumers.decider import CONSUMERS
 from domains.consumers.events import AgentAppointed, SupplyStarted
+from domains.consumers.preview import opened_by
 from domains.governance.commands import GrantAccreditation
 from domains.governance.decider import GOVERNANCE
 from domains.governance.equivalence import AdoptEquivalenceTable
@@ -18,7 +21,7 @@ from spine.accreditation import CCS, row_for
 from spine.domain import Actor
 from spine.errors import Reason, Refused
 from spine.event import NO_PREDECESSOR
-from spine.in_force import policy_in_force, under_policy
+from spine.in_force import policy_in_force, reader_refusal, under_policy
 from spine.policy import Permit, Refuse, Role
 from spine.policy_data import POLICY_DATA, POLICY_DATA_V1, POLICY_HASHES
 from spine.rows import Decided
@@ -31,6 +34,7 @@ from tests.helpers.records import (
     MOVED_IN,
     Scene,
     command,
+    granted,
     moved_in,
 )
 
@@ -175,3 +179,66 @@ def test_an_accreditation_without_purposes_is_for_those_of_the_version_in_force(
 def test_only_what_looks_at_the_policy_is_given_its_version() -> None:
     moves = AgentAppointed("agent", Role.DATA_SERVICE, BEGUN)
     assert under_policy(Log().fold, moves) is moves
+
+
+READER = trust.party_subject("reader")
+HELD = trust.AccreditationGranted("data_user", "DSI", "1", (), MOVED_IN, None)
+STANDINGS: dict[str, tuple[Any, ...]] = {
+    "a stranger": (),
+    "without an accreditation": (trust.ParticipantAdmitted("Reader"),),
+    "of another purpose": (
+        trust.ParticipantAdmitted("Reader"),
+        replace(HELD, purposes=("FLEXIBILITY",)),
+    ),
+    "of another role": (
+        trust.ParticipantAdmitted("Reader"),
+        replace(HELD, role="data_service"),
+    ),
+    "over": (
+        trust.ParticipantAdmitted("Reader"),
+        replace(HELD, effective_to=MOVED_IN + timedelta(days=1)),
+    ),
+    "suspended": (
+        trust.ParticipantAdmitted("Reader"),
+        HELD,
+        trust.ParticipantSuspended("why"),
+    ),
+    "accredited": (trust.ParticipantAdmitted("Reader"), HELD),
+    "a supplier": (
+        trust.ParticipantAdmitted("Reader"),
+        replace(HELD, role="supplier"),
+    ),
+}
+
+
+@pytest.mark.parametrize("standing", STANDINGS)
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("table", [False, True])
+def test_a_dry_run_says_of_the_reader_what_its_read_is_told(
+    standing: str, version: int, table: bool
+) -> None:
+    log = Log()
+    if version > 1:
+        log.adopt(version)
+    if table:
+        log.govern((trust.EQUIVALENCE_SUBJECT, trust.EquivalenceTableAdopted(1, (ROW,))))
+    if facts := STANDINGS[standing]:
+        log.govern((READER, *facts))
+    log.say(replace(granted(), data_user="reader"))
+    day = (BEGUN.replace(year=2025, month=6), BEGUN.replace(year=2025, month=6, day=2))
+    reads = {
+        role: log.fold.judge(access_request(day, party="reader", role=role), METER, 0).decision
+        for role in ("data_user", "supplier")
+    }
+    for role, decision in reads.items():
+        said = reader_refusal(log.fold, "reader", "CONSENT", "ENERGY_ADVICE", BEGUN, role)
+        told = decision.reason if isinstance(decision, Refuse) else None
+        assert said == told, role
+    said = reader_refusal(log.fold, "reader", "CONSENT", "ENERGY_ADVICE", BEGUN)
+    passes = any(isinstance(decision, Permit) for decision in reads.values())
+    assert passes == (said is None) == (standing in ("accredited", "a supplier"))
+    first = reads["data_user"]
+    assert passes or (isinstance(first, Refuse) and first.reason == said)
+    # The dry run without it says the same to all: the consent opens the meter.
+    access = log.fold.subject(METER).state
+    assert opened_by(access.consents[0], access, BEGUN)

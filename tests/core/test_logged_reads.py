@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from domains.consumers.events import TenancyEnded, TenancyStarted
 from domains.consumers.personal import FIELDS_MAX, METHOD, Page
@@ -202,3 +203,38 @@ async def test_only_so_many_reads_are_kept(heard: Heard, monkeypatch: pytest.Mon
     assert await heard.not_taken(first) is Reason.NOT_PERMITTED
     for read in (second, third):
         assert (await heard.take(read))[0] == ANNA
+
+
+@pytest.mark.parametrize("off_ms", [FRESH_MS + 1, -FRESH_MS - 1, 60_000])
+async def test_a_clock_that_is_off_is_told_with_how_far(heard: Heard, off_ms: int) -> None:
+    """Whoever asks learns nothing of it, so the log of the process has to say it."""
+    heard.age = timedelta(milliseconds=off_ms)
+    with capture_logs() as told:
+        read = heard.own()
+        assert told == [], "at a start all that is folded again is old"
+        assert await heard.not_taken(read) is Reason.NOT_PERMITTED
+    place = {"partition": PARTITION, "offset": read.record.offset}
+    said = {"event": "seals.clock_differs", "log_level": "warning"}
+    assert told == [said | place | {"ahead_ms": off_ms, "at_most_ms": FRESH_MS}]
+
+
+async def test_of_other_refusals_no_clock_is_told(heard: Heard) -> None:
+    with capture_logs() as told:
+        assert await heard.not_taken(heard.own(party=BEN)) is Reason.NOT_PERMITTED
+        assert await heard.not_taken(heard.own(), server="dsi-2") is Reason.NOT_PERMITTED
+        read = heard.own()
+        await heard.take(read)
+        assert await heard.not_taken(read) is Reason.NOT_PERMITTED
+    assert told == []
+
+
+async def test_no_more_late_records_are_kept_than_there_is_room_for(
+    heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logged_reads, "LATE_MAX", 3)
+    heard.age = timedelta(milliseconds=FRESH_MS + 1)
+    reads = [heard.own() for _ in range(5)]
+    with capture_logs() as told:
+        for read in reads:
+            await heard.not_taken(read)
+    assert [each["offset"] for each in told] == [read.record.offset for read in reads[2:]]

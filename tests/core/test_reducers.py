@@ -103,7 +103,9 @@ def test_each_fold_that_an_answer_came_from_is_named(topic: str, governance: boo
         return  # the outcome names it too
     named = "governance.events.v1" if governance else topic
     version = other[1] if governance else other[0]
-    why = f"reducer version {version} of {named} is not at hand"
+    newest = GOVERNANCE.version if governance else BY_TOPIC[topic].version
+    later = f"later than {newest}, the newest of this build"
+    why = f"reducer version {version} of {named} is not at hand: {later}"
     done = audit(history.records())
     assert done.found == [(CANNOT_TELL, why)]
     assert done.report.not_at_hand == 1
@@ -163,8 +165,37 @@ def test_a_decision_on_other_governance_reducers_is_not_judged_either() -> None:
     ((verdict, why),) = audit(history.records()).found
     assert (verdict, why) == (
         CANNOT_TELL,
-        f"reducer version {GOVERNANCE.version + 1} of governance.events.v1 is not at hand",
+        f"reducer version {GOVERNANCE.version + 1} of governance.events.v1 is not at hand: "
+        f"later than {GOVERNANCE.version}, the newest of this build",
     )
+
+
+@pytest.mark.parametrize("topic", FOLDED_FROM)
+@pytest.mark.parametrize("governance", [False, True], ids=["its own", "governance's"])
+def test_a_version_that_no_release_can_have_had_hides_nothing(
+    topic: str, governance: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, governed = TODAY[topic]
+    history = lived()
+    answered = history.ask()
+    none = (own, 0) if governance else (0, governed)
+    named = 0 if topic == trust.CONSUMER_LOG and not governance else CONSUMERS.version
+    told = history.outcome(
+        answered.record, answered.decided[0], digest=b"\x01" * 32, reducer_version=named
+    )
+    history.tell(told, rests_on={**TODAY, topic: none})
+    done = audit(history.records())
+    assert done.found == [(DIFFERENT, f"reducer version 0 of {topic} was never one")]
+    assert not done.report.ok and not done.report.not_at_hand
+    monkeypatch.setattr(reducers, "never_released", lambda *_: "")
+    naive = audit(history.records())
+    assert naive.report.ok and naive.report.not_at_hand == 1, "a naive audit cannot tell"
+
+
+def test_an_outcome_of_no_version_hides_nothing_either() -> None:
+    history = lived()
+    history.read(reducer_version=0)
+    assert audit(history.records()).found == [(DIFFERENT, "reducer version 0 was never one")]
 
 
 # The header

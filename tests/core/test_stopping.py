@@ -9,15 +9,18 @@ import psutil
 import pytest
 
 CHILD = """
-import asyncio, sys
-from spine.stopping import told_to_stop
+import asyncio, sys, time
+from spine.stopping import stop_after, told_to_stop
+stop_after(int(sys.argv[1]) or None)
 print("ready", flush=True)
-asyncio.run(told_to_stop(int(sys.argv[1]) or None))
+if sys.argv[2] == "starting":
+    time.sleep(600)
+asyncio.run(told_to_stop())
 """
 SUPERVISOR = f"""
 import os, subprocess, sys, time
 told = str(os.getpid()) if sys.argv[1] == "told" else "0"
-command = [sys.executable, "-c", {CHILD!r}, told]
+command = [sys.executable, "-c", {CHILD!r}, told, sys.argv[2]]
 child = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
 child.stdout.readline()
 print(child.pid, flush=True)
@@ -26,8 +29,8 @@ time.sleep(600)
 LEFT_BEHIND_S = 5.0
 
 
-def orphan_of_a_killed_supervisor(told: str) -> psutil.Process:
-    command = [sys.executable, "-c", SUPERVISOR, told]
+def orphan_of_a_killed_supervisor(told: str, at: str = "running") -> psutil.Process:
+    command = [sys.executable, "-c", SUPERVISOR, told, at]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as supervisor:
         assert supervisor.stdout is not None
         child = psutil.Process(int(supervisor.stdout.readline()))
@@ -35,8 +38,9 @@ def orphan_of_a_killed_supervisor(told: str) -> psutil.Process:
     return child
 
 
-def test_it_ends_when_its_supervisor_is_gone() -> None:
-    orphan_of_a_killed_supervisor("told").wait(60)
+@pytest.mark.parametrize("at", ["running", "starting"])
+def test_it_ends_when_its_supervisor_is_gone(at: str) -> None:
+    orphan_of_a_killed_supervisor("told", at).wait(60)
 
 
 def test_a_process_that_does_not_know_its_supervisor_stays() -> None:

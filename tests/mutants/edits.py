@@ -998,8 +998,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "each recipient is told of the end",
         CHANGES,
-        "            receivers |= {(recipient, Role.DATA_USER) for recipient in recipients}\n",
-        "",
+        "receivers |= {(each, Role.DATA_USER) for each in terms_in(record).recipients}",
+        "pass",
         CONSENT,
     ),
     Mutant(
@@ -1540,5 +1540,48 @@ MUTANTS: tuple[Mutant, ...] = (
         "        self._reads.check_time(judged)\n",
         "",
         (f"{OWN_RECORD}test_a_permit_that_runs_out_while_seals_are_opened_shows_nothing",),
+    ),
+    Mutant(
+        "a version that no release can have had hides no answer",
+        "spine/audit_pass.py",
+        "        if never := reducers.never_released(rests_on, outcome.reducer_version):\n"
+        "            return Verdict.DIFFERENT, never, NO_HONEST_SERVER\n",
+        "",
+        ("tests/core/test_reducers.py",),
+    ),
+    Mutant(
+        "a dry run looks at the reader's accreditation in the version in force",
+        "spine/in_force.py",
+        "    return said[0] if None not in said else None",
+        "    return None",
+        IN_FORCE,
+    ),
+    Mutant(
+        "a clock that is off is told",
+        "spine/services/logged_reads.py",
+        "            self._say_if_late(at, read)\n",
+        "",
+        LOGGED,
+    ),
+    Mutant(
+        "what a supervisor started ends with it, also while it starts",
+        "spine/stopping.py",
+        "        threading.Thread(target=_follow, args=(supervisor_pid,), daemon=True).start()",
+        "        pass",
+        ("tests/core/test_stopping.py",),
+    ),
+    Mutant(
+        "a broker that refuses us is not asked again and again",
+        "spine/log_greeting.py",
+        "        if refused is not None:\n            raise refused\n",
+        "",
+        ("tests/broker/test_greeting.py",),
+    ),
+    Mutant(
+        "a stranger at a closed meter leaves no order at home",
+        "spine/services/legs.py",
+        "unsure = unsure or self._may_live_there(mpxn, command.by)",
+        "unsure = True",
+        ("tests/domains/consumers/test_legs.py",),
     ),
 )

@@ -20,7 +20,6 @@ from domains.consumers.changes import (
     Change,
     ChangeAcknowledged,
     Sent,
-    changes,
     decide,
     next_by_time,
     outstanding,
@@ -47,6 +46,7 @@ from domains.consumers.views import ShownState
 from spine.domain import Actor, fold
 from spine.errors import NotPermitted, Reason
 from spine.policy import Role
+from tests.helpers.changes import changes
 
 METER = "1200000000003"
 BEGUN = datetime(2026, 1, 1, tzinfo=UTC)

@@ -23,6 +23,7 @@ from spine.domain import Actor, Domain
 from spine.errors import NotPermitted, Pushback, Reason, Refused
 from spine.in_force import under_policy
 from spine.orders import Handled, Order, Rehearsed
+from spine.policy import Role
 from spine.policy_data import POLICY_DATA, POLICY_DATA_V1
 from spine.services.consumers import ConsumersService
 from spine.services.legs import FanOuts
@@ -126,6 +127,22 @@ async def test_what_is_refused_at_every_open_meter_waits_for_the_closed_one() ->
     consents.meters.closed.add(B)
     assert await consents.takes_away(tighten(RevokeConsent(ANNA, "k-1"), A, B))
     assert not await consents.takes_away(tighten(RevokeConsent(ANNA, "k-1"), A, X))
+
+
+async def test_a_stranger_leaves_no_order_at_a_home_by_naming_a_closed_meter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    consents = Consents(B)
+    consents.meters.closed.add(B)
+    stranger = Actor(Role.CONSUMER, "c-stranger")
+    for key, by in (("theirs", stranger), ("own", ANNA)):
+        revoke = tighten(RevokeConsent(by, "k-1"), B, X, key=key)
+        assert await consents.takes_away(revoke) == (by == ANNA)
+    suspend = SuspendConsent(SERVICE, "k-1", "CHECK")
+    assert await consents.takes_away(tighten(suspend, B, X, key="service"))
+    monkeypatch.setattr(FanOuts, "_may_live_there", lambda *_: True)
+    naive = tighten(RevokeConsent(stranger, "k-1"), B, X, key="naive")
+    assert await consents.takes_away(naive), "a naive home takes it from anybody"
 
 
 async def test_a_narrowing_of_the_whole_reaches_a_meter_that_was_narrowed_by_itself() -> None:

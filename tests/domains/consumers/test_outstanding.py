@@ -496,7 +496,7 @@ async def test_what_changed_first_is_looked_at_first_however_much_comes_after() 
     seen: list[str] = []
 
     class Looked(Outstanding):
-        def take_in(self, mpxn: str, *_: Any) -> None:
+        def _look_at(self, mpxn: str, *_: Any) -> None:
             seen.append(mpxn)
 
     known = Looked(nobody, nobody)

@@ -20,7 +20,7 @@ from domains.consumers.chain import (
     lines,
     record_of,
 )
-from domains.consumers.changes import SHUT, changes
+from domains.consumers.changes import SHUT
 from domains.consumers.commands import GrantConsent, RequestConsent
 from domains.consumers.decider import CONSUMERS
 from domains.consumers.events import (
@@ -65,6 +65,7 @@ from tests.domains.consumers.home import (
     requested,
     terms,
 )
+from tests.helpers.changes import changes
 from tests.helpers.records import CODEC, METER, TOOLS, Scene, command
 from tests.helpers.specification import given
 

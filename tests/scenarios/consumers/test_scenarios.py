@@ -16,7 +16,6 @@ import pytest
 import yaml
 
 from domains.consumers.chain import record_of
-from domains.consumers.changes import changes
 from domains.consumers.commands import ConsumersCommand
 from domains.consumers.decider import CONSUMERS
 from domains.consumers.events import ConsumersEvent
@@ -27,6 +26,7 @@ from spine.policies import POLICIES
 from spine.policy import MeterAccess, Permit, Refuse, Situation
 from spine.trust import Accreditation, Participant
 from tests.helpers.access import access_request
+from tests.helpers.changes import changes
 from tests.helpers.specification import given
 
 HERE = Path(__file__).parent

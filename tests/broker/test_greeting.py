@@ -1,0 +1,256 @@
+"""Who may not speak with the brokers is told which setting is wrong, by whatever connects."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import ipaddress
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from kafka import KafkaConsumer
+
+from spine import log_client
+from spine.embedded import EmbeddedKafka, free_port
+from spine.errors import Pushback, Reason
+from spine.log import Appender, Kafka, LogReader, create_missing
+from spine.log_greeting import greet
+
+HOST = "127.0.0.1"
+SECURED = ("SSL", "SASL_PLAINTEXT", "SASL_SSL")
+
+
+class SecuredKafka(EmbeddedKafka):
+    """A broker with a port for each way to speak, told from a settings file of its own."""
+
+    def __init__(self, data_dir: Path) -> None:
+        super().__init__(data_dir)
+        self.ports = {protocol: free_port() for protocol in SECURED}
+        self.authority = own_authority(data_dir)
+        self._keys = data_dir / "keys.pem"
+
+    def _settings(self, ports: dict[str, int]) -> str:
+        more = {
+            "listeners=": "".join(f",{p}://{HOST}:{port}" for p, port in self.ports.items()),
+            "listener.security.protocol.map=": "".join(f",{p}:{p}" for p in SECURED),
+        }
+        more["advertised.listeners="] = more["listeners="]
+        lines = [
+            line + next((text for name, text in more.items() if line.startswith(name)), "")
+            for line in super()._settings(ports).splitlines()
+        ]
+        login = "org.apache.kafka.common.security.plain.PlainLoginModule required"
+        return "\n".join(
+            [
+                *lines,
+                "ssl.keystore.type=PEM",
+                f"ssl.keystore.location={self._keys}",
+                "sasl.enabled.mechanisms=PLAIN",
+                *(
+                    f'listener.name.{name}.plain.sasl.jaas.config={login} user_spine="right";'
+                    for name in ("sasl_plaintext", "sasl_ssl")
+                ),
+                "",
+            ]
+        )
+
+    def at(self, protocol: str, port: str = "", password: str = "right", **other: Any) -> Kafka:
+        """The way to one of its ports, by default that of the protocol."""
+        plain = {"PLAINTEXT": int(self.bootstrap.rpartition(":")[2])}
+        sasl = {
+            "sasl_mechanism": "PLAIN",
+            "sasl_username": "spine",
+            "sasl_password": password,
+        }
+        settings: dict[str, Any] = {
+            "bootstrap": f"{HOST}:{(plain | self.ports)[port or protocol]}",
+            "ssl_cafile": str(self.authority),
+            **(sasl if "SASL" in protocol else {}),
+        }
+        return Kafka(security_protocol=protocol, **settings | other)
+
+
+def own_authority(folder: Path) -> Path:
+    """A certificate for this host that signs itself; its key stands beside it in `keys.pem`."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "broker")])
+    now, day = datetime.datetime.now(datetime.UTC), datetime.timedelta(days=1)
+    host = x509.IPAddress(ipaddress.ip_address(HOST))
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, now - day, now + day)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.SubjectAlternativeName([host]), critical=False)
+        .sign(key, hashes.SHA256())
+        .public_bytes(serialization.Encoding.PEM)
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    (folder / "keys.pem").write_bytes(private + certificate)
+    (folder / "authority.pem").write_bytes(certificate)
+    return folder / "authority.pem"
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredKafka]:
+    with SecuredKafka(tmp_path_factory.mktemp("secured")) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An authority that the broker has nothing to do with."""
+    return str(own_authority(tmp_path_factory.mktemp("stranger")))
+
+
+def as_reader(kafka: Kafka) -> None:
+    LogReader(kafka).close()
+
+
+def as_keeper_of_topics(kafka: Kafka) -> None:
+    create_missing(kafka, {}, 1, 1)
+
+
+def as_writer(kafka: Kafka) -> None:
+    async def connect() -> None:
+        appender = Appender(kafka)
+        await appender.start()
+        await appender.stop()
+
+    asyncio.run(connect())
+
+
+WAYS = (as_reader, as_keeper_of_topics, as_writer)
+
+
+@pytest.mark.parametrize("connect", WAYS)
+@pytest.mark.parametrize("protocol", ["PLAINTEXT", *SECURED])
+def test_right_settings_connect(
+    secured: SecuredKafka, connect: Callable[[Kafka], None], protocol: str
+) -> None:
+    connect(secured.at(protocol))
+
+
+def why(connect: Callable[[Kafka], None], kafka: Kafka) -> tuple[Reason, str]:
+    with pytest.raises(Pushback) as refused:
+        connect(kafka)
+    return refused.value.reason, refused.value.message
+
+
+@pytest.mark.parametrize("connect", WAYS)
+def test_each_wrong_setting_is_named(
+    secured: SecuredKafka, stranger: str, connect: Callable[[Kafka], None]
+) -> None:
+    for protocol in ("SASL_PLAINTEXT", "SASL_SSL"):
+        said = why(connect, secured.at(protocol, password="wrong-secret"))
+        assert said[0] is Reason.LOG_CREDENTIALS_REFUSED
+        assert "user name and password" in said[1] and "wrong-secret" not in said[1]
+        said = why(connect, secured.at(protocol, sasl_mechanism="SCRAM-SHA-256"))
+        assert said[0] is Reason.LOG_CREDENTIALS_REFUSED and "SCRAM-SHA-256" in said[1]
+    for kafka in (
+        secured.at("SSL", ssl_cafile=stranger),
+        secured.at("SASL_SSL", ssl_cafile=stranger),
+        secured.at("SSL", bootstrap=f"localhost:{secured.ports['SSL']}"),  # another host's name
+    ):
+        said = why(connect, kafka)
+        assert said[0] is Reason.LOG_CERTIFICATE_REFUSED and "does not verify" in said[1]
+    for protocol, port, what in (
+        ("SSL", "PLAINTEXT", "speaks no TLS"),
+        ("SASL_SSL", "SASL_PLAINTEXT", "speaks no TLS"),
+        ("PLAINTEXT", "SSL", "speaks TLS"),
+        ("SASL_PLAINTEXT", "SASL_SSL", "speaks TLS"),
+        ("PLAINTEXT", "SASL_PLAINTEXT", "wants credentials"),
+        ("SSL", "SASL_SSL", "wants credentials"),
+        ("SASL_PLAINTEXT", "PLAINTEXT", "takes no credentials"),
+        ("SASL_SSL", "SSL", "takes no credentials"),
+    ):
+        said = why(connect, secured.at(protocol, port))
+        assert said[0] is Reason.LOG_PROTOCOL_DIFFERS and what in said[1], (protocol, port)
+
+
+def test_a_file_that_is_no_certificate_is_named(secured: SecuredKafka, tmp_path: Path) -> None:
+    file = tmp_path / "authority.pem"
+    file.write_text("no certificate")
+    reason, said = why(as_reader, secured.at("SSL", ssl_cafile=str(file)))
+    assert reason is Reason.LOG_CERTIFICATE_REFUSED and "cannot be read" in said
+
+
+def test_one_broker_that_takes_us_is_enough(secured: SecuredKafka, stranger: str) -> None:
+    """A port that refuses, or nobody there, is not the last word while another answers."""
+    places = f"{HOST}:1,{HOST}:{secured.ports['SASL_SSL']},{HOST}:{secured.ports['SSL']}"
+    greet(secured.at("SSL", bootstrap=places).options(), 0.0)
+    said = why(as_reader, secured.at("SSL", bootstrap=places, ssl_cafile=stranger))
+    assert said[0] is Reason.LOG_CERTIFICATE_REFUSED
+
+
+def test_who_is_no_broker_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client alone would wait for ever, whatever time it is given."""
+    monkeypatch.setattr(log_client, "ANSWER_WITHIN_S", 0.5)
+    kafka = Kafka(f"{HOST}:1,{HOST}:no-port")
+    assert why(as_reader, kafka)[0] is Reason.LOG_UNREACHABLE
+    assert why(as_keeper_of_topics, kafka)[0] is Reason.LOG_UNREACHABLE
+
+
+@pytest.mark.parametrize("protocol", ["PLAINTEXT", "SSL", "SASL_SSL"])
+def test_a_silent_broker_is_asked_once(secured: SecuredKafka, protocol: str) -> None:
+    with socket.create_server((HOST, 0)) as silent:
+        silent.setblocking(False)
+        kafka = secured.at(protocol)
+        places = f"{HOST}:{silent.getsockname()[1]},{kafka.bootstrap}"
+        greet(replace(kafka, bootstrap=places).options(), 0.0)
+        silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            silent.accept()
+
+
+def test_the_client_itself_says_nothing_of_it(
+    secured: SecuredKafka, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Why the greeting is needed: of a password that is wrong the client never speaks to us."""
+    caplog.set_level(logging.CRITICAL, "kafka")
+    consumer = KafkaConsumer(
+        **secured.at("SASL_PLAINTEXT", password="wrong").options(), api_version=(4, 0)
+    )
+    try:
+        assert consumer.poll(timeout_ms=1_500) == {}
+    finally:
+        consumer.close()
+
+
+def test_a_command_says_it(secured: SecuredKafka, tmp_path: Path) -> None:
+    kafka = secured.at("SASL_SSL", password="wrong-secret")
+    environment = {
+        "SPINE_DATA_DIR": str(tmp_path),
+        "SPINE_KAFKA_BOOTSTRAP": kafka.bootstrap,
+        "SPINE_KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+        "SPINE_KAFKA_SSL_CAFILE": str(secured.authority),
+        "SPINE_KAFKA_SASL_MECHANISM": "PLAIN",
+        "SPINE_KAFKA_SASL_USERNAME": "spine",
+        "SPINE_KAFKA_SASL_PASSWORD": "wrong-secret",
+    }
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "spine", "topics", "create"],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 5, (done.stderr, time.monotonic() - started)
+    assert Reason.LOG_CREDENTIALS_REFUSED in done.stderr
+    assert "wrong-secret" not in done.stderr + done.stdout
