@@ -1,4 +1,4 @@
-"""The first words with a broker, spoken by hand: why it takes us or does not.
+"""The first words with a broker: why it takes us or does not.
 
 The Kafka clients know why a broker hung up and tell nobody: wrong credentials, a certificate that
 does not verify and the wrong port all end as "no broker answers", or in waiting without end. So
@@ -13,10 +13,14 @@ import struct
 import time
 from collections.abc import Mapping
 from contextlib import closing, suppress
+from io import BytesIO
 from socket import create_connection, socket
 from typing import Any, Final
 
+from kafka.errors import IllegalSaslStateError, UnsupportedSaslMechanismError
 from kafka.net.sasl import get_sasl_mechanism
+from kafka.protocol.metadata import ApiVersionsRequest
+from kafka.protocol.sasl import SaslAuthenticateRequest, SaslHandshakeRequest
 
 from spine.errors import Pushback, Reason
 
@@ -24,9 +28,8 @@ from spine.errors import Pushback, Reason
 WORD_WITHIN_S: Final = 2.0
 PAUSE_S: Final = 0.2
 ANSWER_BYTES_MAX: Final = 1 << 16
-# The protocol's keys and error codes; these versions are in every broker that we can use.
-API_VERSIONS, SASL_HANDSHAKE, SASL_AUTHENTICATE = (18, 0), (17, 1), (36, 0)
-NO_ERROR, MECHANISM_UNKNOWN, NO_SASL_HERE = 0, 33, 34
+# An error code of the protocol; the others are of `kafka.errors`.
+NO_ERROR: Final = 0
 SETTING: Final = "SPINE_KAFKA_SECURITY_PROTOCOL"
 
 
@@ -61,7 +64,7 @@ def _greet_one(address: str, options: Mapping[str, Any]) -> None:
         line = _secured(plain, address, options["ssl_context"]) if "SSL" in protocol else plain
         with closing(line):
             try:
-                _ask(line, API_VERSIONS, b"")
+                _ask(line, ApiVersionsRequest(version=0))
             except (OSError, ValueError) as silent:
                 raise _why_silent(line, address, silent) from silent
             _say_who_we_are(line, address, options)
@@ -104,42 +107,45 @@ def _why_silent(line: socket, address: str, silent: Exception) -> Exception:
 def _say_who_we_are(line: socket, address: str, options: Mapping[str, Any]) -> None:
     """Exchange credentials, if the broker wants them and we have some; else Pushback."""
     mechanism = options.get("sasl_mechanism") if "SASL" in options["security_protocol"] else None
-    answer = _ask(line, SASL_HANDSHAKE, _text(mechanism or "PLAIN"))
-    (code,) = struct.unpack_from(">h", answer)
+    code = _ask(line, SaslHandshakeRequest(version=1, mechanism=mechanism or "PLAIN")).error_code
     if mechanism is None:
-        if code in (NO_ERROR, MECHANISM_UNKNOWN):
+        if code in (NO_ERROR, UnsupportedSaslMechanismError.errno):
             raise _differs(f"{address} wants credentials (SASL)")
         return
-    if code == NO_SASL_HERE:
+    if code == IllegalSaslStateError.errno:
         raise _differs(f"{address} takes no credentials (SASL)")
-    if code == MECHANISM_UNKNOWN:
+    if code == UnsupportedSaslMechanismError.errno:
         message = f"{address} does not take credentials by {mechanism}"
         raise Pushback(Reason.LOG_CREDENTIALS_REFUSED, message)
     names = ("sasl_mechanism", "sasl_plain_username", "sasl_plain_password")
     exchange = get_sasl_mechanism(mechanism)(**{name: options[name] for name in names})
     while not exchange.is_done():
-        token = exchange.auth_bytes()
-        answer = _ask(line, SASL_AUTHENTICATE, struct.pack(">i", len(token)) + token)
-        code, length = struct.unpack_from(">hh", answer)
-        if code != NO_ERROR:
-            said = answer[4 : 4 + max(0, length)].decode("utf-8", "replace")[:200]
+        token = SaslAuthenticateRequest(version=0, auth_bytes=exchange.auth_bytes())
+        answer = _ask(line, token)
+        if answer.error_code != NO_ERROR:
+            said = (answer.error_message or "")[:200]
             message = f"{address} does not take our user name and password: {said}"
             raise Pushback(Reason.LOG_CREDENTIALS_REFUSED, message)
         try:
-            exchange.receive(answer[8 + max(0, length) :])
+            exchange.receive(answer.auth_bytes)
         except (ValueError, KeyError) as error:
             message = f"{address} does not prove that it knows our password"
             raise Pushback(Reason.LOG_CREDENTIALS_REFUSED, message) from error
 
 
-def _ask(line: socket, question: tuple[int, int], body: bytes) -> bytes:
-    """The answer to one question, without its header. OSError, ValueError if it is none."""
-    head = struct.pack(">hhih5s", *question, 1, 5, b"spine")
-    line.sendall(struct.pack(">i", len(head + body)) + head + body)
-    size, correlation = struct.unpack(">ii", _exactly(line, 8))
-    if correlation != 1 or not 6 <= size <= ANSWER_BYTES_MAX:
+def _ask(line: socket, request: Any) -> Any:
+    """The answer to one request. OSError, ValueError if there is none."""
+    request.with_header(correlation_id=1, client_id="spine")
+    line.sendall(request.encode(framed=True, header=True))
+    (size,) = struct.unpack(">i", _exactly(line, 4))
+    if not 0 < size <= ANSWER_BYTES_MAX:
         raise ValueError("no answer of Kafka")
-    return _exactly(line, size - 4)
+    answer, kind = BytesIO(_exactly(line, size)), request.header.get_response_class()
+    try:
+        kind.parse_header(answer)
+        return kind.decode(answer)
+    except (struct.error, IndexError) as error:
+        raise ValueError("no answer of Kafka") from error
 
 
 def _exactly(line: socket, count: int) -> bytes:
@@ -154,7 +160,7 @@ def _exactly(line: socket, count: int) -> bytes:
 
 def _speaks_in_clear(address: str) -> bool:
     with suppress(OSError, ValueError), closing(_connected(address)) as line:
-        _ask(line, API_VERSIONS, b"")
+        _ask(line, ApiVersionsRequest(version=0))
         return True
     return False
 
@@ -171,7 +177,3 @@ def _speaks_tls(address: str) -> bool:
 
 def _differs(what: str) -> Pushback:
     return Pushback(Reason.LOG_PROTOCOL_DIFFERS, f"{what}: set {SETTING} as the port wants it")
-
-
-def _text(name: str) -> bytes:
-    return struct.pack(">h", len(name)) + name.encode()
