@@ -1,9 +1,9 @@
 """`make test`: all tests, in two processes at once, for one leaves half of two cores idle.
 
-The first half is the end-to-end tests; the second is all else, whatever is added. Each has brokers,
-ports and folders of its own, and takes its tests in the order that one process would. The first is
-seen as it goes on, the second whole when both have ended. The exit code is 0 only if both ended
-well.
+The first half is the tests of whole installations; the second is all else, whatever is added. Each
+has brokers, ports and folders of its own, and takes its tests in the order that one process would.
+The first is seen as it goes on, the second whole when both have ended. The exit code is 0 only if
+both ended well.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-FIRST = ("tests/e2e",)
+FIRST = ("tests/e2e", "tests/fault")
 HALVES: Mapping[str, tuple[str, ...]] = {
     "first": FIRST,
     "second": ("tests", *(f"--ignore={folder}" for folder in FIRST)),
