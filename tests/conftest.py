@@ -9,9 +9,14 @@ import traceback
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from spine import fold
 from spine.embedded import EmbeddedKafka
+
+# How long an example takes says what else the machine does.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 _failures: list[BaseException] = []
 

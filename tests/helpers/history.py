@@ -340,6 +340,7 @@ def audit(
     reader: MemoryLog | None = None,
     selection: Selection = EVERYTHING,
     keys: Keys = no_keys,
+    partitions: Iterable[int] = range(PARTITIONS),
 ) -> Audited:
     """Audit these records from nothing; a test may lend the auditor a lesser build."""
 
@@ -372,7 +373,7 @@ def audit(
             said_at,
             selection,
         )
-        report = run_audit(means, range(PARTITIONS), lines.append, progress)
+        report = run_audit(means, partitions, lines.append, progress)
         return Audited(report, tuple(lines))
 
 

@@ -89,12 +89,15 @@ def try_out(mutant: Mutant, trees: queue.Queue[Path]) -> Result:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Try every edit whose description or file holds the given word, on so many copies."""
+    """Try every edit with the given word in its description, file or tests, on so many copies."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="edits with this in their text or file")
+    parser.add_argument("--only", default="", help="edits with this in their text, file or tests")
     parser.add_argument("--jobs", type=int, default=2)
     chosen = parser.parse_args(arguments)
     mutants = [m for m in MUTANTS if chosen.only in f"{m.breaks} {m.path} {' '.join(m.tests)}"]
+    if not mutants:
+        say(f"no edit has {chosen.only!r} in its text, file or tests")
+        return 2
     started = time.monotonic()
     trees: queue.Queue[Path] = queue.Queue()
     with copy_of_the_tree() as first, copy_of_the_tree() as second:
