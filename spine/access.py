@@ -12,6 +12,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -20,6 +21,7 @@ from typing import Any, Final
 import structlog
 
 from spine import merkle, reducers, trust
+from spine.company import Company
 from spine.errors import Pushback, Reason, SpineError
 from spine.event import (
     ENTRIES_ROOT_HEADER,
@@ -85,26 +87,6 @@ class _Waiting:
     decided: dict[int, tuple[Decided, ...]] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
-class Company:
-    """How long the records of one server wait for more requests, in seconds.
-
-    A record costs every process that folds it about the same, however many requests it holds, and
-    gRPC hands requests out one by one. So the more of them are under way at the server, the longer
-    its next record waits; while they are few, it waits for nobody.
-    """
-
-    few: int = 5
-    each_s: float = 0.01
-    most_s: float = 0.2
-    under_way: int = 0
-
-    @property
-    def wait_s(self) -> float:
-        """So much for each request under way beyond the few, up to the most."""
-        return min(self.most_s, self.each_s * max(0, self.under_way - self.few))
-
-
 def _nobody(ruling: Ruling, why: Reason) -> None:
     """Without a release path there is nothing to record."""
 
@@ -133,7 +115,7 @@ class AccessLog:
         self._queue: deque[_Waiting] = deque()
         self._wanted: dict[bytes, _Waiting] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._draining = False
+        self._draining, self._hurry = False, asyncio.Event()
         self._probing: asyncio.Task[None] | None = None
         self._leveled = Together(partial(self._probe, FOLD_TIMEOUT_S))
         self.on_unclaimed: Callable[[Ruling, Reason], None] = _nobody
@@ -144,8 +126,11 @@ class AccessLog:
         """The fold that decides."""
         return self._live
 
-    async def decide(self, request: AccessRequest, vector: Vector) -> Ruling:
-        """Log the request and return the fold's decision at its place.
+    async def decide(
+        self, request: AccessRequest, vector: Vector, *, at_once: bool = False
+    ) -> Ruling:
+        """Log the request, `at_once` if it is to wait for no company, and return the fold's
+        decision at its place.
 
         Pushback(FOLD_BEHIND) if the fold does not reach it, Pushback(INDETERMINATE) if the append
         was not acknowledged; nothing may be served then.
@@ -156,14 +141,14 @@ class AccessLog:
             raise Pushback(Reason.OVERLOADED, "too many reads are waiting")
         waiting = _Waiting(request, vector, asyncio.get_running_loop().create_future())
         self._queue.append(waiting)
+        if at_once or len(self._queue) >= MAX_REQUESTS_PER_RECORD:
+            self._hurry.set()
         if not self._draining:
             self._draining = True
             self._spawn(self._drain())
-        self._company.under_way += 1
         try:
             return await waiting.ruling
         finally:
-            self._company.under_way -= 1
             if waiting in self._queue:  # the caller went away before it was logged
                 self._queue.remove(waiting)
 
@@ -198,8 +183,10 @@ class AccessLog:
         """Append what is queued, a record at a time. No caller can end it."""
         try:
             while self._queue:
-                if len(self._queue) < MAX_REQUESTS_PER_RECORD and (wait_s := self._company.wait_s):
-                    await asyncio.sleep(wait_s)
+                if wait_s := self._company.wait_s():
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._hurry.wait(), wait_s)
+                self._hurry.clear()
                 if batch := self._next_batch():
                     await self._send(batch)
         finally:

@@ -17,7 +17,7 @@ A `Reason` is part of the interface: it is never renamed, and the documentation 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 
 class Reason(StrEnum):
@@ -196,6 +196,16 @@ class Reason(StrEnum):
     INDETERMINATE = "INDETERMINATE"
 
     BUG = "BUG"
+
+
+# Their messages speak of brokers and settings: for whoever runs a process, and for no caller.
+OF_THE_BROKERS: Final = frozenset(
+    {
+        Reason.LOG_CREDENTIALS_REFUSED,
+        Reason.LOG_CERTIFICATE_REFUSED,
+        Reason.LOG_PROTOCOL_DIFFERS,
+    }
+)
 
 
 class SpineError(Exception):

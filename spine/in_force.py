@@ -6,7 +6,6 @@ by the newest that this build knows: a newer build would let in what reads are n
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -45,13 +44,14 @@ def reader_refusal(
     """Why a read under this basis would be refused as governance stands, whatever the meter says.
 
     None if the party may read in that role; of no role, in one of those that the basis is for, and
-    the reason is that of the first.
+    the reason is that of the first. Nobody reads by a version that this build does not know.
     """
     version, table = policy_in_force(view), view.equivalence()
-    who = view.participant(party)
-    roles: Iterable[str] = bases_of(version)[basis]["roles"] if role is None else (role,)
+    bases, who = bases_of(version), view.participant(party)
+    if not bases:
+        return Reason.PARTITION_CLOSED
     said = [
         accreditation_refusal(who, each, now, purpose, table, policy_version=version)
-        for each in roles
+        for each in (bases[basis]["roles"] if role is None else (role,))
     ]
     return said[0] if None not in said else None

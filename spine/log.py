@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError as AioKafkaError
 from aiokafka.helpers import create_ssl_context
@@ -24,7 +25,7 @@ from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from spine import header_names, log_client, telemetry, trust
 from spine.archive import Archive
-from spine.errors import Bug, Invalid, Pushback, Reason, SpineError
+from spine.errors import OF_THE_BROKERS, Bug, Invalid, Pushback, Reason, SpineError
 from spine.event import LogRecord
 from spine.log_greeting import greet
 
@@ -35,6 +36,7 @@ MAX_VALUE_BYTES: Final = MAX_RECORD_BYTES - (16 << 10)
 header_names.take_any()
 HEARD_OF_S: Final = 5.0
 POLL_MS: Final = 100  # a range that ends in a hole is waited for no longer than this
+_log = structlog.get_logger()
 
 
 class LogUnfit(SpineError):
@@ -157,11 +159,20 @@ class Appender:
                     await producer.stop()
                     if not isinstance(error, AioKafkaError):
                         raise
-                    await asyncio.to_thread(greet, self._kafka.options(), 0.0)
+                    await asyncio.to_thread(self._greet)
                     message = "no broker answers"
                     raise Pushback(Reason.LOG_UNREACHABLE, message) from error
                 self._producer = producer
             return self._producer
+
+    def _greet(self) -> None:
+        """Say in our own log why no broker takes us: callers are not told."""
+        try:
+            greet(self._kafka.options(), 0.0)
+        except Pushback as refused:
+            if refused.reason in OF_THE_BROKERS:
+                _log.warning("log.refused", reason=str(refused.reason), message=refused.message)
+            raise
 
     async def _drop(self, producer: AIOKafkaProducer) -> None:
         """Start afresh after a failed append: the old producer's sequence numbers are in doubt."""

@@ -26,6 +26,7 @@ from spine.errors import Pushback, Reason
 
 # How long one broker may take for one word, and how long we pause once all have been asked.
 WORD_WITHIN_S: Final = 2.0
+DEFAULT_PORT: Final = 9092
 PAUSE_S: Final = 0.2
 ANSWER_BYTES_MAX: Final = 1 << 16
 # An error code of the protocol; the others are of `kafka.errors`.
@@ -71,18 +72,26 @@ def _greet_one(address: str, options: Mapping[str, Any]) -> None:
 
 
 def _connected(address: str) -> socket:
-    host, _, port = address.strip().rpartition(":")
-    return create_connection((host.strip("[]"), int(port)), WORD_WITHIN_S)
+    return create_connection(_host_and_port(address), WORD_WITHIN_S)
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    """As the clients read it: without a port it is Kafka's own."""
+    host, colon, port = address.strip().rpartition(":")
+    if not colon or port.endswith("]"):
+        return address.strip().strip("[]"), DEFAULT_PORT
+    return host.strip("[]"), int(port)
 
 
 def _secured(line: socket, address: str, context: ssl.SSLContext) -> socket:
-    host = address.strip().rpartition(":")[0].strip("[]")
     try:
-        return context.wrap_socket(line, server_hostname=host)
+        return context.wrap_socket(line, server_hostname=_host_and_port(address)[0])
     except ssl.SSLCertVerificationError as error:
         message = f"the certificate of {address} does not verify: {error.verify_message}"
         raise Pushback(Reason.LOG_CERTIFICATE_REFUSED, message) from error
     except OSError as error:
+        if refused := _refuses_ours(address, error):
+            raise refused from error
         if not isinstance(error, TimeoutError) and _speaks_in_clear(address):
             raise _differs(f"{address} speaks no TLS") from error
         raise
@@ -97,11 +106,20 @@ def _why_silent(line: socket, address: str, silent: Exception) -> Exception:
     if isinstance(silent, TimeoutError):
         return silent
     if isinstance(line, ssl.SSLSocket):
-        if not isinstance(silent, ssl.SSLError):
-            return silent
-        message = f"{address} does not take our certificate: {silent.reason}"
-        return Pushback(Reason.LOG_CERTIFICATE_REFUSED, message)
+        return _refuses_ours(address, silent) or silent
     return _differs(f"{address} speaks TLS") if _speaks_tls(address) else silent
+
+
+def _refuses_ours(address: str, error: Exception) -> Pushback | None:
+    """What it has against our certificate, or our having none; None if it only hung up.
+
+    It says so by an alert of TLS; in TLS 1.2 by one that is for whatever it does not agree to.
+    """
+    said = (isinstance(error, ssl.SSLError) and error.reason) or ""
+    if "ALERT" not in said:
+        return None
+    message = f"{address} does not take our certificate, or our TLS: {said}"
+    return Pushback(Reason.LOG_CERTIFICATE_REFUSED, message)
 
 
 def _say_who_we_are(line: socket, address: str, options: Mapping[str, Any]) -> None:

@@ -33,13 +33,12 @@ from opentelemetry.trace import SpanKind
 from spine import telemetry
 from spine.admission import Admission
 from spine.decoding import decoded, each_readable, readable
-from spine.errors import Bug, Invalid, NotPermitted, Pushback, Reason, SpineError
+from spine.errors import OF_THE_BROKERS, Bug, Invalid, NotPermitted, Pushback, Reason, SpineError
 from spine.identity import Caller, Identity, caller_of
 from spine.limits import PartyLimits
 from spine.services.health import HEALTH, Health
 
-ERROR_DOMAIN: Final = "energyos"
-INTERNAL_TEXT: Final = "internal error"
+ERROR_DOMAIN, INTERNAL_TEXT = "energyos", "internal error"
 MESSAGE_CHARS_MAX: Final = 500
 STATUS_DETAILS: Final = "grpc-status-details-bin"
 # A deadline travels rounded up, in coarser steps the longer it is.
@@ -311,7 +310,8 @@ def status_of(error: SpineError) -> Status:
     """The google.rpc.Status of an error. The one place that maps."""
     if isinstance(error, Bug):
         return _status("INTERNAL", INTERNAL_TEXT, Reason.BUG)
-    message = telemetry.redact(error.message)[:MESSAGE_CHARS_MAX]
+    text = "the log takes nobody now" if error.reason in OF_THE_BROKERS else error.message
+    message = telemetry.redact(text)[:MESSAGE_CHARS_MAX]
     more: list[Message] = []
     if isinstance(error, Pushback):
         retry = RetryInfo()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -209,7 +210,7 @@ def verify_(
     if jobs == 1 or not path.is_dir():
         report_checks(verify(path, keys), keys, as_json)
         return
-    with ProcessPoolExecutor(jobs, get_context(start_method())) as pool:
+    with ProcessPoolExecutor(min(jobs, os.cpu_count() or 1), get_context(start_method())) as pool:
         report_checks(verify(path, keys, pool.map), keys, as_json)
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from spine import trust
-from spine.access import AccessLog, Company, OutcomeLog
+from spine.access import AccessLog, OutcomeLog
+from spine.company import Company
 from spine.dsi.advice import Adviser
 from spine.dsi.data import DataViews
 from spine.dsi.forwarding import Forwarder, ForwardingService

@@ -209,16 +209,18 @@ class Reads:
         )
 
     async def decide(
-        self, query: Query, meters: tuple[str, ...], vector: Vector
+        self, query: Query, meters: tuple[str, ...], vector: Vector, *, at_once: bool = False
     ) -> tuple[Judged, ...]:
         """Log a request for meters of one partition and return each member's decision.
+
+        `at_once`: a stream's, which asks for one meter after the other.
 
         Refused members have their outcome by then; permitted ones owe one (`release`, `withhold`).
         """
         request = self.request(query, meters)
         with telemetry.span("decide"):
             access = self.access[self.partition_of(meters[0])]
-            ruling = await access.decide(request, vector)
+            ruling = await access.decide(request, vector, at_once=at_once)
         judged = tuple(Judged(ruling, decided) for decided in ruling.decided)
         for each in judged:
             reason = "" if each.permitted else str(each.decided.decision.reason)  # type: ignore[union-attr]

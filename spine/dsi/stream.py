@@ -85,7 +85,7 @@ class ReadingsStream:
         waiting = list(members)
         while waiting:
             query = replace(self._query, interval=window)
-            judged = list(await self._reads.decide(query, tuple(waiting), vector))
+            judged = list(await self._reads.decide(query, tuple(waiting), vector, at_once=True))
             sent = 0
             try:
                 while judged and not (sent and judged[0].ruling.expired):

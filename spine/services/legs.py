@@ -139,19 +139,24 @@ class FanOuts:
             except Refused:
                 continue
             except Pushback:
-                unsure = unsure or self._may_live_there(mpxn, command.by)
+                unsure = unsure or self._may_concern(order, mpxn)
                 continue
             if found.after != found.before:
                 return True
         return unsure
 
-    def _may_live_there(self, mpxn: str, by: Actor) -> bool:
-        """Whether a meter that cannot say may have something to take away from or for this party.
+    def _may_concern(self, order: Order, mpxn: str) -> bool:
+        """Whether a meter that cannot say may have something to take away for whoever orders.
 
-        A consumer has nothing at a meter where it never lived, as far as the meter was folded. One
-        that moved in since gives its command to the meters themselves, as without a home.
+        A consumer has nothing at a meter where it never lived, as far as the meter was folded,
+        unless the consent is its own by what was ordered here: a grant may be on its way. One that
+        moved in since gives its command to the meters themselves, as without a home.
         """
+        by = order.command.by
         if by.role != Role.CONSUMER:
+            return True
+        orders = self._state(order.subject).orders
+        if any(each.ordered.terms.consumer_ref == by.party for each in orders):
             return True
         return any(each.consumer_ref == by.party for each in self._meters.state(mpxn).tenancies)
 

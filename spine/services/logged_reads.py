@@ -89,7 +89,7 @@ class LoggedReads:
             return
         partition, offset, _ = at
         _log.warning(
-            "seals.clock_differs",
+            "seals.not_fresh",
             partition=partition,
             offset=offset,
             ahead_ms=epoch_ms(wire.now()) - append_ms,

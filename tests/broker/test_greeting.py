@@ -8,10 +8,14 @@ import ipaddress
 import logging
 import os
 import socket
+import ssl
+import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from kafka import KafkaConsumer
 
-from spine import log_client
+from spine import log_client, log_greeting
 from spine.embedded import EmbeddedKafka, free_port
 from spine.errors import Pushback, Reason
 from spine.log import Appender, Kafka, LogReader, create_missing
@@ -31,6 +35,8 @@ from spine.log_greeting import greet
 
 HOST = "127.0.0.1"
 SECURED = ("SSL", "SASL_PLAINTEXT", "SASL_SSL")
+# A port that wants a certificate of ours besides.
+MUTUAL = "MUTUAL"
 
 
 class SecuredKafka(EmbeddedKafka):
@@ -38,14 +44,15 @@ class SecuredKafka(EmbeddedKafka):
 
     def __init__(self, data_dir: Path) -> None:
         super().__init__(data_dir)
-        self.ports = {protocol: free_port() for protocol in SECURED}
+        self.ports = {name: free_port() for name in (*SECURED, MUTUAL)}
         self.authority = own_authority(data_dir)
         self._keys = data_dir / "keys.pem"
 
     def _settings(self, ports: dict[str, int]) -> str:
         more = {
             "listeners=": "".join(f",{p}://{HOST}:{port}" for p, port in self.ports.items()),
-            "listener.security.protocol.map=": "".join(f",{p}:{p}" for p in SECURED),
+            "listener.security.protocol.map=": "".join(f",{p}:{p}" for p in SECURED)
+            + f",{MUTUAL}:SSL",
         }
         more["advertised.listeners="] = more["listeners="]
         lines = [
@@ -58,6 +65,9 @@ class SecuredKafka(EmbeddedKafka):
                 *lines,
                 "ssl.keystore.type=PEM",
                 f"ssl.keystore.location={self._keys}",
+                f"listener.name.{MUTUAL.lower()}.ssl.client.auth=required",
+                "ssl.truststore.type=PEM",
+                f"ssl.truststore.location={self.authority}",
                 "sasl.enabled.mechanisms=PLAIN",
                 *(
                     f'listener.name.{name}.plain.sasl.jaas.config={login} user_spine="right";'
@@ -181,6 +191,66 @@ def test_each_wrong_setting_is_named(
     ):
         said = why(connect, secured.at(protocol, port))
         assert said[0] is Reason.LOG_PROTOCOL_DIFFERS and what in said[1], (protocol, port)
+
+
+@pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_broker_that_does_not_take_our_certificate_is_told_from_one_that_hangs_up(
+    secured: SecuredKafka, tmp_path: Path, newest: ssl.TLSVersion
+) -> None:
+    def options(port: int, **ours: str) -> dict[str, Any]:
+        found = secured.at("SSL", bootstrap=f"{HOST}:{port}", **ours).options()
+        found["ssl_context"].maximum_version = newest
+        return found
+
+    own_authority(tmp_path)
+    known = str(secured.authority.parent / "keys.pem")
+    greet(options(secured.ports[MUTUAL], ssl_certfile=known, ssl_keyfile=known), 0.0)
+    strange = str(tmp_path / "keys.pem")
+    for ours in ({}, {"ssl_certfile": strange, "ssl_keyfile": strange}):
+        with pytest.raises(Pushback) as refused:
+            greet(options(secured.ports[MUTUAL], **ours), 0.0)
+        assert refused.value.reason is Reason.LOG_CERTIFICATE_REFUSED
+        assert "does not take our certificate" in refused.value.message
+    with hanging_up(secured.authority.parent / "keys.pem") as port:
+        with pytest.raises(Pushback) as gone:
+            greet(options(port), 0.0)
+        assert gone.value.reason is Reason.LOG_UNREACHABLE
+
+
+@contextmanager
+def hanging_up(keys: Path) -> Iterator[int]:
+    """The port of a server that agrees on TLS and then resets every connection."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(keys)
+    listener = socket.create_server((HOST, 0))
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                plain, _ = listener.accept()
+                with suppress(OSError):
+                    line = context.wrap_socket(plain, server_side=True)
+                    line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    line.close()
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join()
+
+
+def test_an_address_without_a_port_is_at_kafkas_own() -> None:
+    for address, place in (
+        ("broker", ("broker", 9092)),
+        (" broker:19092 ", ("broker", 19092)),
+        ("[::1]", ("::1", 9092)),
+        ("[::1]:19092", ("::1", 19092)),
+    ):
+        assert log_greeting._host_and_port(address) == place
 
 
 def test_a_file_that_is_no_certificate_is_named(secured: SecuredKafka, tmp_path: Path) -> None:

@@ -1,19 +1,20 @@
-"""Requests that come one by one share records while many are under way; few wait for nobody."""
+"""Requests that come one by one share records while their server is busy; else none waits."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
-from spine.access import MAX_REQUESTS_PER_RECORD, AccessLog, Company
+from spine.access import MAX_REQUESTS_PER_RECORD, AccessLog
+from spine.company import LOOK_EVERY_S, WAIT_LEAST_S, WAIT_MOST_S, Company
 from spine.errors import Pushback
 from spine.event import AccessRequest, AccessRequests
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
-FEW = 7
 ENOUGH_S = 0.3
 FOR_EVER_S = 3_600.0
 
@@ -66,9 +67,15 @@ def request(number: int) -> AccessRequest:
     )
 
 
-def company(few: int, wait_s: float) -> Company:
-    """One that waits that long as soon as there are more than the few."""
-    return Company(few, wait_s, wait_s)
+class Busy(Company):
+    """One that always has every record wait that long."""
+
+    def __init__(self, wait_s: float) -> None:
+        super().__init__()
+        self._wait_s = wait_s
+
+    def wait_s(self) -> float:
+        return self._wait_s
 
 
 async def records_of(requests: int, company: Company) -> list[list[int]]:
@@ -94,28 +101,28 @@ async def records_of(requests: int, company: Company) -> list[list[int]]:
     ]
 
 
-async def test_many_under_way_share_a_record_and_without_company_hardly_any_do() -> None:
-    together = await records_of(40, company(FEW, ENOUGH_S))
+async def test_requests_at_a_busy_server_share_a_record_and_without_company_hardly_any_do() -> None:
+    together = await records_of(40, Busy(ENOUGH_S))
     assert [n for record in together for n in record] == list(range(40))
-    assert len(together) <= FEW + 3
-    apart = await records_of(40, company(1_000, ENOUGH_S))
+    assert len(together) <= 2
+    apart = await records_of(40, Busy(0))
     assert [n for record in apart for n in record] == list(range(40))
     assert len(apart) >= 20
 
 
-async def test_few_under_way_wait_for_nobody() -> None:
-    async with asyncio.timeout(10):
-        assert len(await records_of(FEW, company(FEW, FOR_EVER_S))) >= 3
+def log_of(live: Any, writer: Any, company: Company) -> AccessLog:
+    return AccessLog(live, writer, "dsi", 2.0, company=company)
 
 
 async def test_a_record_that_is_full_waits_for_nobody() -> None:
     live: Any = Live()
     writer: Any = Writer()
-    log = AccessLog(live, writer, "dsi", 2.0, company=company(0, FOR_EVER_S))
-    asked = [
-        asyncio.create_task(log.decide(request(number), ()))
-        for number in range(MAX_REQUESTS_PER_RECORD)
-    ]
+    log = log_of(live, writer, Busy(FOR_EVER_S))
+    asked = []
+    for number in range(MAX_REQUESTS_PER_RECORD):
+        assert not writer.records
+        asked.append(asyncio.create_task(log.decide(request(number), ())))
+        await asyncio.sleep(0)
     async with asyncio.timeout(10):
         while not writer.records:
             await asyncio.sleep(0.01)
@@ -124,10 +131,30 @@ async def test_a_record_that_is_full_waits_for_nobody() -> None:
     await asyncio.gather(*asked, return_exceptions=True)
 
 
+async def test_one_in_a_hurry_waits_for_nobody_and_takes_along_who_does() -> None:
+    live: Any = Live()
+    writer: Any = Writer()
+    log = log_of(live, writer, Busy(FOR_EVER_S))
+    patient = asyncio.create_task(log.decide(request(0), ()))
+    await asyncio.sleep(0.05)
+    assert not writer.records
+    hurried = asyncio.create_task(log.decide(request(1), (), at_once=True))
+    async with asyncio.timeout(10):
+        while not writer.records:
+            await asyncio.sleep(0.01)
+    assert [len(record.entries) for record in writer.records] == [2]
+    later = asyncio.create_task(log.decide(request(2), ()))
+    await asyncio.sleep(0.05)
+    assert len(writer.records) == 1
+    later.cancel()
+    live.reached.set()
+    await asyncio.gather(patient, hurried, later, return_exceptions=True)
+
+
 async def test_a_caller_that_goes_away_meanwhile_leaves_no_empty_record() -> None:
     live: Any = Live()
     writer: Any = Writer()
-    log = AccessLog(live, writer, "dsi", 2.0, company=company(0, 0.05))
+    log = log_of(live, writer, Busy(0.05))
     asked = asyncio.create_task(log.decide(request(0), ()))
     await asyncio.sleep(0)
     asked.cancel()
@@ -136,23 +163,47 @@ async def test_a_caller_that_goes_away_meanwhile_leaves_no_empty_record() -> Non
     assert writer.records == []
 
 
-def test_the_more_are_under_way_the_longer_a_record_waits_up_to_the_most() -> None:
-    waits = [Company(few=5, each_s=0.5, most_s=2.0, under_way=n).wait_s for n in range(12)]
-    assert waits == [0, 0, 0, 0, 0, 0, 0.5, 1, 1.5, 2, 2, 2]
+@dataclass
+class Core:
+    """A clock, and how much of a core was used by it."""
+
+    now: float = 0.0
+    used: float = 0.0
+
+    def after(self, seconds: float, busy: float) -> None:
+        self.now += seconds
+        self.used += seconds * busy
 
 
-async def test_calls_of_all_partitions_count_and_count_no_more_when_they_are_answered() -> None:
-    shared = company(0, FOR_EVER_S)
-    lives: list[Any] = [Live(), Live()]
-    writers: list[Any] = [Writer(), Writer()]
-    logs = [
-        AccessLog(live, writer, "dsi", 2.0, company=shared)
-        for live, writer in zip(lives, writers, strict=True)
-    ]
-    asked = [asyncio.create_task(log.decide(request(n), ())) for n, log in enumerate(logs)]
-    await asyncio.sleep(0)
-    assert shared.under_way == 2
-    for task in asked:
-        task.cancel()
-    await asyncio.gather(*asked, return_exceptions=True)
-    assert shared.under_way == 0
+def waits(company: Company, core: Core, busy: float, looks: int) -> list[float]:
+    told = []
+    for _ in range(looks):
+        core.after(LOOK_EVERY_S * 1.1, busy)
+        told.append(company.wait_s())
+    return told
+
+
+def test_the_longer_a_server_is_busy_the_longer_its_records_wait_up_to_the_most() -> None:
+    core = Core()
+    company = Company(lambda: core.now, lambda: core.used)
+    assert company.wait_s() == 0
+    up = waits(company, core, 0.9, 12)
+    assert up[0] == WAIT_LEAST_S and up == sorted(up) and up[-1] == WAIT_MOST_S
+    assert waits(company, core, 0.6, 3) == [WAIT_MOST_S] * 3  # neither busy nor idle
+    down = waits(company, core, 0.2, 12)
+    assert down == sorted(down, reverse=True) and down[-1] == 0
+
+
+def test_a_server_that_is_not_busy_has_nobody_wait_whoever_calls() -> None:
+    core = Core()
+    company = Company(lambda: core.now, lambda: core.used)
+    assert waits(company, core, 0.6, 50) == [0] * 50
+
+
+def test_what_was_busy_for_less_than_a_look_changes_nothing() -> None:
+    core = Core()
+    company = Company(lambda: core.now, lambda: core.used)
+    core.after(LOOK_EVERY_S / 2, 1.0)
+    assert company.wait_s() == 0
+    core.after(60.0, 0.1)  # nobody asked meanwhile
+    assert company.wait_s() == 0

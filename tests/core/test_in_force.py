@@ -181,6 +181,18 @@ def test_only_what_looks_at_the_policy_is_given_its_version() -> None:
     assert under_policy(Log().fold, moves) is moves
 
 
+def test_under_a_version_that_this_build_does_not_know_nobody_reads_and_a_dry_run_says_so() -> None:
+    log = Log()
+    fact = trust.PolicyVersionAdopted(NEWEST, bytes(32))
+    log.govern((trust.POLICY_SUBJECT, fact), log.adopted)
+    log.say(replace(granted(), data_user="reader"))
+    day = (BEGUN.replace(year=2025, month=6), BEGUN.replace(year=2025, month=6, day=2))
+    asked = access_request(day, party="reader", role="data_user")
+    decision = log.fold.judge(asked, METER, 0).decision
+    said = reader_refusal(log.fold, "reader", "CONSENT", "ENERGY_ADVICE", BEGUN)
+    assert isinstance(decision, Refuse) and decision.reason == said == Reason.PARTITION_CLOSED
+
+
 READER = trust.party_subject("reader")
 HELD = trust.AccreditationGranted("data_user", "DSI", "1", (), MOVED_IN, None)
 STANDINGS: dict[str, tuple[Any, ...]] = {

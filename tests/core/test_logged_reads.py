@@ -214,7 +214,7 @@ async def test_a_clock_that_is_off_is_told_with_how_far(heard: Heard, off_ms: in
         assert told == [], "at a start all that is folded again is old"
         assert await heard.not_taken(read) is Reason.NOT_PERMITTED
     place = {"partition": PARTITION, "offset": read.record.offset}
-    said = {"event": "seals.clock_differs", "log_level": "warning"}
+    said = {"event": "seals.not_fresh", "log_level": "warning"}
     assert told == [said | place | {"ahead_ms": off_ms, "at_most_ms": FRESH_MS}]
 
 

@@ -91,7 +91,7 @@ def _wait_for_end_offsets() -> None:
                 clients.append(made)
         return clients[0]
 
-    async def decide(self: Any, request: Any, vector: Any) -> Any:
+    async def decide(self: Any, request: Any, vector: Any, *, at_once: bool = False) -> Any:
         stored = self.live.stored
         place = TopicPartition(stored.topic, stored.partition)
         try:

@@ -31,7 +31,8 @@ from domains.governance.decider import tightens as governance_tightens
 from domains.metering.adapters.report import MeterDays
 from domains.metering.readings import Delivery, batch_from_columns
 from spine import trust
-from spine.access import AccessLog, Company, OutcomeLog
+from spine.access import AccessLog, OutcomeLog
+from spine.company import Company
 from spine.config import Settings
 from spine.coordinator import Coordinator
 from spine.domain import Actor

@@ -1580,7 +1580,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a stranger at a closed meter leaves no order at home",
         "spine/services/legs.py",
-        "unsure = unsure or self._may_live_there(mpxn, command.by)",
+        "unsure = unsure or self._may_concern(order, mpxn)",
         "unsure = True",
         ("tests/domains/consumers/test_legs.py",),
     ),

@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 
 from spine import telemetry
 from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
-from spine.errors import Bug, Invalid, NotFound, Pushback, Reason, SpineError
+from spine.errors import OF_THE_BROKERS, Bug, Invalid, NotFound, Pushback, Reason, SpineError
 from spine.identity import DEV_SERVER_NAME, Authority, Caller
 from spine.policy import Role
 from spine.server import (
@@ -295,6 +295,15 @@ def tree(root: type[SpineError]) -> Iterator[type[SpineError]]:
 
 def instance(kind: type[SpineError]) -> SpineError:
     return Bug("secret") if issubclass(kind, Bug) else kind(Reason.NO_CONSENT, "no consent")
+
+
+@pytest.mark.parametrize("reason", OF_THE_BROKERS)
+async def test_no_caller_is_told_what_the_brokers_say(
+    dsi: dsi_pb2_grpc.DsiStub, handlers: Handlers, reason: Reason
+) -> None:
+    handlers.fails_with = Pushback(reason, "broker-7.example:9093 wants SCRAM")
+    told = await failure(dsi.GetMeteringPoint(point(), timeout=3))
+    assert (told.reason, told.message) == (reason, "the log takes nobody now")
 
 
 @pytest.mark.parametrize("kind", [*tree(SpineError)], ids=lambda kind: kind.__name__)

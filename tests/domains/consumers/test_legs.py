@@ -140,9 +140,20 @@ async def test_a_stranger_leaves_no_order_at_a_home_by_naming_a_closed_meter(
         assert await consents.takes_away(revoke) == (by == ANNA)
     suspend = SuspendConsent(SERVICE, "k-1", "CHECK")
     assert await consents.takes_away(tighten(suspend, B, X, key="service"))
-    monkeypatch.setattr(FanOuts, "_may_live_there", lambda *_: True)
+    monkeypatch.setattr(FanOuts, "_may_concern", lambda *_: True)
     naive = tighten(RevokeConsent(stranger, "k-1"), B, X, key="naive")
     assert await consents.takes_away(naive), "a naive home takes it from anybody"
+
+
+async def test_whose_grant_is_on_its_way_to_a_closed_meter_has_its_revocation_ordered_too() -> None:
+    """The meter knows of no tenancy yet; naively the grant arrives there, and nothing after it."""
+    consents = Consents()
+    grant = OrderFanOut(ANNA, "k-1", Action.GRANT, (A, B), terms())
+    await consents.home.handle(Order("k-1", grant, ANNA, "GrantConsent", "grant", b"digest"))
+    consents.meters.closed.add(B)
+    assert await consents.takes_away(tighten(RevokeConsent(ANNA, "k-1"), B, X))
+    stranger = Actor(Role.CONSUMER, "c-stranger")
+    assert not await consents.takes_away(tighten(RevokeConsent(stranger, "k-1"), B, X))
 
 
 async def test_a_narrowing_of_the_whole_reaches_a_meter_that_was_narrowed_by_itself() -> None:
