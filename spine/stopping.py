@@ -13,6 +13,9 @@ from collections.abc import Callable
 from typing import Final
 
 LOOK_EVERY_S: Final = 1.0
+# How long a process without a supervisor may take to end as it should. The broker went with the
+# supervisor, and some of what it waits for is an answer of the broker.
+ORPHAN_GRACE_S: Final = 15.0
 TOLD_BY: Final = (signal.SIGTERM, signal.SIGINT)
 PR_SET_PDEATHSIG: Final = 1
 
@@ -27,7 +30,7 @@ def stop_told() -> threading.Event:
 
 def stop_after(supervisor_pid: int | None) -> None:
     """Have this process told to stop soon after the supervisor that started it is gone, from now
-    on and whatever it is at: before `told_to_stop` it ends at once.
+    on and whatever it is at: before `told_to_stop` it ends at once, and in `ORPHAN_GRACE_S` anyhow.
 
     A supervisor that was killed cannot end what it started, and what is left behind would hold
     its stores and its keys against the next `spine up`.
@@ -40,6 +43,8 @@ def _follow(supervisor_pid: int) -> None:
     while os.getppid() == supervisor_pid:
         time.sleep(LOOK_EVERY_S)
     os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(ORPHAN_GRACE_S)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 async def told_to_stop() -> None:

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-FIRST = ("tests/e2e", "tests/fault")
+FIRST = ("tests/e2e", "tests/fault", "tests/infra", "tests/loadtest")
 HALVES: Mapping[str, tuple[str, ...]] = {
     "first": FIRST,
     "second": ("tests", *(f"--ignore={folder}" for folder in FIRST)),

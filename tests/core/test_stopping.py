@@ -9,11 +9,15 @@ import psutil
 import pytest
 
 CHILD = """
-import asyncio, sys, time
+import asyncio, signal, sys, time
+from spine import stopping
 from spine.stopping import stop_after, told_to_stop
+stopping.ORPHAN_GRACE_S = 1.0
+if sys.argv[2] == "hanging":
+    signal.signal(signal.SIGTERM, lambda *_: None)
 stop_after(int(sys.argv[1]) or None)
 print("ready", flush=True)
-if sys.argv[2] == "starting":
+while sys.argv[2] != "running":
     time.sleep(600)
 asyncio.run(told_to_stop())
 """
@@ -38,9 +42,14 @@ def orphan_of_a_killed_supervisor(told: str, at: str = "running") -> psutil.Proc
     return child
 
 
-@pytest.mark.parametrize("at", ["running", "starting"])
+@pytest.mark.parametrize("at", ["running", "starting", "hanging"])
 def test_it_ends_when_its_supervisor_is_gone(at: str) -> None:
-    orphan_of_a_killed_supervisor("told", at).wait(60)
+    orphan = orphan_of_a_killed_supervisor("told", at)
+    try:
+        orphan.wait(60)
+    finally:
+        if orphan.is_running():
+            orphan.kill()
 
 
 def test_a_process_that_does_not_know_its_supervisor_stays() -> None:

@@ -722,8 +722,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "leaves and nodes of a tree are told apart",
         "spine/merkle.py",
-        'hashlib.sha256(b"\\x01" + left + right)',
-        'hashlib.sha256(b"\\x00" + left + right)',
+        '_NODE: Final = hashlib.sha256(b"\\x01")',
+        '_NODE: Final = hashlib.sha256(b"\\x00")',
         ("tests/core/test_merkle.py",),
     ),
     Mutant(
@@ -1568,6 +1568,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "spine/stopping.py",
         "        threading.Thread(target=_follow, args=(supervisor_pid,), daemon=True).start()",
         "        pass",
+        ("tests/core/test_stopping.py",),
+    ),
+    Mutant(
+        "what hangs without its supervisor is ended",
+        "spine/stopping.py",
+        "    os.kill(os.getpid(), signal.SIGKILL)\n",
+        "",
         ("tests/core/test_stopping.py",),
     ),
     Mutant(
