@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-# Above and below which share of a core the serving thread counts as busy and as idle, and how long
-# the records of a busy one wait for company.
-BUSY, IDLE = 0.65, 0.5
+# Above which share of a core the serving thread counts as busy, and how long its records wait then.
+BUSY: Final = 0.65
+LONGER, SHORTER = 1.5, 0.8
 LOOK_EVERY_S: Final = 0.1
 WAIT_LEAST_S: Final = 0.01
 WAIT_MOST_S: Final = 0.2
@@ -19,8 +19,8 @@ class Company:
 
     A record costs every process that folds it about the same, however many requests it holds, and
     gRPC hands requests out one by one, some turns of its loop apart. So while the thread that
-    serves is busy, records wait longer and longer, and the work of each request becomes less; as
-    soon as it is not, they wait for nobody. Looked at from that thread alone.
+    serves is busy, records wait longer and longer, and the work of each request becomes less; while
+    it is not, shorter and shorter, in the end for nobody. Looked at from that thread alone.
     """
 
     def __init__(
@@ -33,14 +33,16 @@ class Company:
         self._wait_s = 0.0
 
     def wait_s(self) -> float:
-        """0, or from `WAIT_LEAST_S` to `WAIT_MOST_S`; changed by a step once in `LOOK_EVERY_S`."""
+        """0, or from `WAIT_LEAST_S` to `WAIT_MOST_S`; what it is now is looked at now and then."""
         now = self._clock()
-        if now - self._looked >= LOOK_EVERY_S:
+        passed_s = now - self._looked
+        if passed_s >= LOOK_EVERY_S:
             used = self._cpu_s()
-            busy = (used - self._used) / (now - self._looked)
+            busy = (used - self._used) / passed_s
             self._looked, self._used = now, used
             if busy > BUSY:
-                self._wait_s = min(WAIT_MOST_S, max(WAIT_LEAST_S, self._wait_s * 1.5))
-            elif busy < IDLE:
-                self._wait_s = self._wait_s / 2 if self._wait_s > WAIT_LEAST_S else 0.0
+                self._wait_s = min(WAIT_MOST_S, max(WAIT_LEAST_S, self._wait_s * LONGER))
+            elif self._wait_s:
+                shorter_s = self._wait_s * SHORTER ** (passed_s / LOOK_EVERY_S)
+                self._wait_s = shorter_s if shorter_s >= WAIT_LEAST_S else 0.0
         return self._wait_s

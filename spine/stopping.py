@@ -56,8 +56,17 @@ async def told_to_stop() -> None:
 
 
 def end_as_interrupted() -> None:
-    """Let SIGTERM be to this process what Ctrl-C is: what it started is ended on the way out."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    """Let SIGTERM be to this process what Ctrl-C is: what it started is ended on the way out.
+
+    Also in the background of a script, where a shell has Ctrl-C ignored.
+    """
+
+    def interrupt(*_: object) -> None:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
+
+    signal.signal(signal.SIGTERM, interrupt)
 
 
 def with_its_parent() -> Callable[[], None] | None:

@@ -189,8 +189,7 @@ def test_the_longer_a_server_is_busy_the_longer_its_records_wait_up_to_the_most(
     assert company.wait_s() == 0
     up = waits(company, core, 0.9, 12)
     assert up[0] == WAIT_LEAST_S and up == sorted(up) and up[-1] == WAIT_MOST_S
-    assert waits(company, core, 0.6, 3) == [WAIT_MOST_S] * 3  # neither busy nor idle
-    down = waits(company, core, 0.2, 12)
+    down = waits(company, core, 0.6, 20)
     assert down == sorted(down, reverse=True) and down[-1] == 0
 
 
@@ -206,4 +205,12 @@ def test_what_was_busy_for_less_than_a_look_changes_nothing() -> None:
     core.after(LOOK_EVERY_S / 2, 1.0)
     assert company.wait_s() == 0
     core.after(60.0, 0.1)  # nobody asked meanwhile
+    assert company.wait_s() == 0
+
+
+def test_after_a_pause_nobody_waits_for_what_was() -> None:
+    core = Core()
+    company = Company(lambda: core.now, lambda: core.used)
+    assert waits(company, core, 0.9, 12)[-1] == WAIT_MOST_S
+    core.after(5.0, 0.0)
     assert company.wait_s() == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 
@@ -62,3 +63,31 @@ def test_a_process_that_does_not_know_its_supervisor_stays() -> None:
     finally:
         if orphan.is_running():
             orphan.kill()
+
+
+INTERRUPTED = """
+import asyncio, signal, sys, time
+from spine.stopping import end_as_interrupted
+signal.signal(signal.SIGINT, getattr(signal, sys.argv[1]))
+end_as_interrupted()
+async def wait():
+    print("ready", flush=True)
+    await asyncio.sleep(600)
+try:
+    asyncio.run(wait())
+except KeyboardInterrupt:
+    print("tidied up")
+"""
+
+
+@pytest.mark.parametrize("ctrl_c", ["default_int_handler", "SIG_IGN"])
+def test_one_that_is_ended_tidies_up_also_where_ctrl_c_is_ignored(ctrl_c: str) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, ctrl_c]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as run:
+        assert run.stdout is not None
+        run.stdout.readline()
+        run.send_signal(signal.SIGTERM)
+        try:
+            assert run.communicate(timeout=60)[0] == b"tidied up\n"
+        finally:
+            run.kill()
