@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from spine.event import TYPE_HEADER, Facts, LogRecord, RecordType
 from spine.ledger.entries import record_entry
 from spine.ledger.tree import Growing
 from spine.merkle import leaf_hash
+from spine.stopping import stop_after
 from spine.verdict import Verdict
 
 JOBS: Final = 2
@@ -193,7 +195,7 @@ def _leaves(records: list[LogRecord]) -> dict[str, float]:
     for record in records:
         by_place.setdefault((record.topic, record.partition), []).append(record)
     logs = sorted(by_place.values(), key=len, reverse=True)
-    with ProcessPoolExecutor(JOBS, get_context("spawn"), _take, (logs,)) as pool:
+    with ProcessPoolExecutor(JOBS, get_context("spawn"), _start, (os.getpid(), logs)) as pool:
         list(pool.map(time.sleep, [START_S] * JOBS))
         begun = time.perf_counter()
         leaves = sum(pool.map(_grow, range(len(logs))))
@@ -208,6 +210,11 @@ def _leaves(records: list[LogRecord]) -> dict[str, float]:
 
 # What a process that hashes leaves was given when it started.
 _given: list[list[LogRecord]] = []
+
+
+def _start(parent: int, logs: list[list[LogRecord]]) -> None:
+    stop_after(parent)
+    _take(logs)
 
 
 def _take(logs: list[list[LogRecord]]) -> None:

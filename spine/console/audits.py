@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import re
-import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import datetime
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -23,6 +20,7 @@ from spine.audit_pass import Means
 from spine.audit_report import EVERYTHING, AuditReport, Line, Selection
 from spine.config import Settings
 from spine.console.context import AsJson, instant, runtime, use
+from spine.console.jobs import processes
 from spine.console.keys import KeysAtHand
 from spine.console.output import (
     EXIT_DIFFERENT,
@@ -199,7 +197,7 @@ def _audit_apart(
     if vault is not None:
         Vault.look_into(vault).close()  # what is wrong with it is said here, and once
     report = AuditReport()
-    with ProcessPoolExecutor(min(jobs, len(partitions)), get_context(start_method())) as pool:
+    with processes(min(jobs, len(partitions))) as pool:
         tasks = [  # before the bar: it has a thread of its own
             pool.submit(_audit_one, this.settings, selection, partition, on_line is not None, vault)
             for partition in partitions
@@ -207,14 +205,6 @@ def _audit_apart(
         with _bar(show) as progress:
             _gather(report, tasks, on_line, progress)
     return report
-
-
-def start_method() -> str:
-    """How the other processes begin: as copies of this one, which has all modules loaded already,
-    if nothing else runs in it that a copy would be without.
-    """
-    alone = sys.platform == "linux" and threading.active_count() == 1
-    return "fork" if alone else "spawn"
 
 
 def _gather(

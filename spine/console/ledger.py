@@ -6,9 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -16,8 +14,9 @@ import typer
 
 from spine import trust
 from spine.audit_report import Line, Selection
-from spine.console.audits import line_json, run_audit, start_method
+from spine.console.audits import line_json, run_audit
 from spine.console.context import AsJson, Mpxn, runtime, settings
+from spine.console.jobs import processes
 from spine.console.output import EXIT_DIFFERENT, err, out, say, say_json, table
 from spine.errors import Invalid, NotFound, Reason
 from spine.event import AccessRequests, LogRecord
@@ -210,7 +209,7 @@ def verify_(
     if jobs == 1 or not path.is_dir():
         report_checks(verify(path, keys), keys, as_json)
         return
-    with ProcessPoolExecutor(min(jobs, os.cpu_count() or 1), get_context(start_method())) as pool:
+    with processes(min(jobs, os.cpu_count() or 1)) as pool:
         report_checks(verify(path, keys, pool.map), keys, as_json)
 
 

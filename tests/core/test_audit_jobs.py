@@ -16,7 +16,7 @@ import typer
 
 from spine.audit_report import AuditReport, Line
 from spine.console import audits
-from spine.console.audits import start_method
+from spine.console.jobs import start_method
 from spine.console.output import EXIT_DIFFERENT, EXIT_NOT_JUDGED
 from spine.errors import Invalid, NotFound, Reason, SpineError, Throttled
 from spine.reducers import NOT_AT_HAND
@@ -87,7 +87,7 @@ def test_a_vault_that_is_none_is_refused_before_any_process_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(audits, "runtime", lambda: SimpleNamespace(partitions=4))
-    monkeypatch.setattr(audits, "ProcessPoolExecutor", None)
+    monkeypatch.setattr(audits, "processes", None)
     with pytest.raises(Invalid) as refused:
         audits.run_audit(jobs=2, vault=tmp_path / "typo")
     assert refused.value.reason is Reason.FILE_UNREADABLE

@@ -91,3 +91,39 @@ def test_one_that_is_ended_tidies_up_also_where_ctrl_c_is_ignored(ctrl_c: str) -
             assert run.communicate(timeout=60)[0] == b"tidied up\n"
         finally:
             run.kill()
+
+
+POOL = """
+import os, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from spine.console.jobs import processes
+naive = ProcessPoolExecutor(1, get_context("fork"))
+pool = naive if sys.argv[1] == "naive" else processes(1)
+print(pool.submit(os.getpid).result(), flush=True)
+time.sleep(600)
+"""
+
+
+def worker_of_a_killed_command(which: str) -> psutil.Process:
+    with subprocess.Popen([sys.executable, "-c", POOL, which], stdout=subprocess.PIPE) as command:
+        assert command.stdout is not None
+        worker = psutil.Process(int(command.stdout.readline()))
+        command.kill()
+    return worker
+
+
+@pytest.mark.parametrize("which", ["ours", "naive"])
+def test_what_shares_the_work_of_a_killed_command_ends_and_naively_waits_for_ever(
+    which: str,
+) -> None:
+    worker = worker_of_a_killed_command(which)
+    try:
+        if which == "naive":
+            with pytest.raises(psutil.TimeoutExpired):
+                worker.wait(LEFT_BEHIND_S)
+        else:
+            worker.wait(60)
+    finally:
+        if worker.is_running():
+            worker.kill()
