@@ -1,10 +1,10 @@
 """`audit`: every read that was made, judged again from the log; and the parts of that work alone.
 
-The audit is the command as an auditor runs it, its start included, with two processes. It runs once
-before the reads and once after them, so that what a decision takes can be told from what the start
-and the rest of the log take. Beside it, on one core: the same bytes merely read and decoded, and
-the facts of the bulk records folded with every rule on. The leaves of the ledger are hashed by as
-many processes as audit, a topic-partition at a time.
+The audit is the command as an auditor runs it, its start included, with two processes. Its second
+run before the reads and the one after them tell what a decision takes from what the start and the
+rest of the log take. Beside it, on one core: the same bytes merely read and decoded, and the facts
+of the bulk records folded with every rule on. The leaves of the ledger are hashed by as many
+processes as audit, a topic-partition at a time.
 """
 
 from __future__ import annotations

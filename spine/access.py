@@ -186,8 +186,10 @@ class AccessLog:
                 if wait_s := self._company.wait_s():
                     with suppress(TimeoutError):
                         await asyncio.wait_for(self._hurry.wait(), wait_s)
-                self._hurry.clear()
-                if batch := self._next_batch():
+                batch = self._next_batch()
+                if not self._queue:  # else the rest goes next, and waits for nobody either
+                    self._hurry.clear()
+                if batch:
                     await self._send(batch)
         finally:
             self._draining = False

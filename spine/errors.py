@@ -222,6 +222,11 @@ class SpineError(Exception):
     def __str__(self) -> str:
         return f"{self.reason}: {self.message}"
 
+    @property
+    def told(self) -> str:
+        """The message as a caller of ours gets it."""
+        return "the log takes nobody now" if self.reason in OF_THE_BROKERS else self.message
+
     def __reduce__(self) -> tuple[Any, ...]:
         """So that it comes whole from another process."""
         return _as_it_was, (type(self), self.message), self.__dict__

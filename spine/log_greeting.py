@@ -78,7 +78,7 @@ def _connected(address: str) -> socket:
 def _host_and_port(address: str) -> tuple[str, int]:
     """As the clients read it: without a port it is Kafka's own."""
     host, colon, port = address.strip().rpartition(":")
-    if not colon or port.endswith("]"):
+    if not colon or port.endswith("]") or (":" in host.strip("[]") and not host.startswith("[")):
         return address.strip().strip("[]"), DEFAULT_PORT
     return host.strip("[]"), int(port)
 
@@ -116,7 +116,7 @@ def _refuses_ours(address: str, error: Exception) -> Pushback | None:
     It says so by an alert of TLS; in TLS 1.2 by one that is for whatever it does not agree to.
     """
     said = (isinstance(error, ssl.SSLError) and error.reason) or ""
-    if "ALERT" not in said:
+    if "ALERT" not in said or "INTERNAL_ERROR" in said:
         return None
     message = f"{address} does not take our certificate, or our TLS: {said}"
     return Pushback(Reason.LOG_CERTIFICATE_REFUSED, message)

@@ -33,12 +33,13 @@ from opentelemetry.trace import SpanKind
 from spine import telemetry
 from spine.admission import Admission
 from spine.decoding import decoded, each_readable, readable
-from spine.errors import OF_THE_BROKERS, Bug, Invalid, NotPermitted, Pushback, Reason, SpineError
+from spine.errors import Bug, Invalid, NotPermitted, Pushback, Reason, SpineError
 from spine.identity import Caller, Identity, caller_of
 from spine.limits import PartyLimits
 from spine.services.health import HEALTH, Health
 
-ERROR_DOMAIN, INTERNAL_TEXT = "energyos", "internal error"
+ERROR_DOMAIN: Final = "energyos"
+INTERNAL_TEXT: Final = "internal error"
 MESSAGE_CHARS_MAX: Final = 500
 STATUS_DETAILS: Final = "grpc-status-details-bin"
 # A deadline travels rounded up, in coarser steps the longer it is.
@@ -310,8 +311,7 @@ def status_of(error: SpineError) -> Status:
     """The google.rpc.Status of an error. The one place that maps."""
     if isinstance(error, Bug):
         return _status("INTERNAL", INTERNAL_TEXT, Reason.BUG)
-    text = "the log takes nobody now" if error.reason in OF_THE_BROKERS else error.message
-    message = telemetry.redact(text)[:MESSAGE_CHARS_MAX]
+    message = telemetry.redact(error.told)[:MESSAGE_CHARS_MAX]
     more: list[Message] = []
     if isinstance(error, Pushback):
         retry = RetryInfo()

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Final
 
 LOOK_EVERY_S: Final = 1.0
-# How long a process without a supervisor may take to end as it should. The broker went with the
-# supervisor, and some of what it waits for is an answer of the broker.
+# How long a process without a supervisor may take to end as it should. The broker may be gone with
+# the supervisor, and some of what it waits for is an answer of the broker.
 ORPHAN_GRACE_S: Final = 15.0
 TOLD_BY: Final = (signal.SIGTERM, signal.SIGINT)
 PR_SET_PDEATHSIG: Final = 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor
@@ -14,7 +15,13 @@ from spine.stopping import stop_after
 def processes(jobs: int) -> ProcessPoolExecutor:
     """So many of them. One whose command was killed would wait for work for ever."""
     context = get_context(start_method())
-    return ProcessPoolExecutor(jobs, context, stop_after, (os.getpid(),))
+    return ProcessPoolExecutor(jobs, context, _begin, (os.getpid(),))
+
+
+def _begin(command_pid: int) -> None:
+    """Told to stop, it removes what it has in temporary folders."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    stop_after(command_pid)
 
 
 def start_method() -> str:

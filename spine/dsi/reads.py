@@ -213,7 +213,7 @@ class Reads:
     ) -> tuple[Judged, ...]:
         """Log a request for meters of one partition and return each member's decision.
 
-        `at_once`: a stream's, which asks for one meter after the other.
+        `at_once`: a stream's, which follows one meter after the other, and is to wait for nobody.
 
         Refused members have their outcome by then; permitted ones owe one (`release`, `withhold`).
         """

@@ -71,7 +71,7 @@ async def carry_out(
 
 def _result(answer: Handled | SpineError) -> Any:
     if isinstance(answer, SpineError):
-        return common_pb2.BulkResult(refused=answer.reason, message=answer.message)
+        return common_pb2.BulkResult(refused=answer.reason, message=answer.told)
     return common_pb2.BulkResult(record=wire.record_ref(answer), replayed=answer.replayed)
 
 

@@ -247,6 +247,7 @@ def test_an_address_without_a_port_is_at_kafkas_own() -> None:
     for address, place in (
         ("broker", ("broker", 9092)),
         (" broker:19092 ", ("broker", 19092)),
+        ("::1", ("::1", 9092)),
         ("[::1]", ("::1", 9092)),
         ("[::1]:19092", ("::1", 19092)),
     ):

@@ -9,10 +9,15 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from spine.access import MAX_REQUESTS_PER_RECORD, AccessLog
 from spine.company import LOOK_EVERY_S, WAIT_LEAST_S, WAIT_MOST_S, Company
-from spine.errors import Pushback
+from spine.dsi.reads import Query
+from spine.dsi.stream import ReadingsStream
+from spine.errors import Pushback, Reason
 from spine.event import AccessRequest, AccessRequests
+from spine.gb import Interval
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 ENOUGH_S = 0.3
@@ -129,6 +134,43 @@ async def test_a_record_that_is_full_waits_for_nobody() -> None:
     assert len(writer.records[0].entries) == MAX_REQUESTS_PER_RECORD
     live.reached.set()
     await asyncio.gather(*asked, return_exceptions=True)
+
+
+async def test_what_a_full_record_leaves_over_waits_for_nobody_either() -> None:
+    live: Any = Live()
+    writer: Any = Writer()
+    log = log_of(live, writer, Busy(FOR_EVER_S))
+    count = 2 * MAX_REQUESTS_PER_RECORD + 1
+    asked = [asyncio.create_task(log.decide(request(n), ())) for n in range(count)]
+    async with asyncio.timeout(10):
+        while sum(len(record.entries) for record in writer.records) < count:
+            await asyncio.sleep(0.01)
+    assert len(writer.records) == 3
+    live.reached.set()
+    await asyncio.gather(*asked, return_exceptions=True)
+
+
+async def test_every_request_of_a_stream_is_in_a_hurry() -> None:
+    asked: list[bool] = []
+
+    class Reads:
+        def partition_of(self, _: str) -> int:
+            return 0
+
+        async def decide(self, *_: Any, at_once: bool = False) -> tuple[Any, ...]:
+            asked.append(at_once)
+            raise Pushback(Reason.FOLD_BEHIND, "enough")
+
+    caller: Any = None
+    day = Interval(START, START + timedelta(days=1))
+    query = Query(caller, "StreamReadings", "ENERGY_ADVICE", "CONSENT", "HH_CONSUMPTION", day)
+    reads: Any = Reads()
+    nothing: Any = None
+    stream = ReadingsStream(reads, nothing, query, ["1200000000003"], ())
+    with pytest.raises(Pushback):
+        async for _ in stream._send(day, ["1200000000003"], (), complete=True):
+            pass
+    assert asked == [True]
 
 
 async def test_one_in_a_hurry_waits_for_nobody_and_takes_along_who_does() -> None:

@@ -33,6 +33,7 @@ from spine.server import (
     current_caller,
     error_from,
 )
+from spine.services import bulk
 
 MPAN = "1200012345678"
 NAME = dsi_pb2.DESCRIPTOR.services_by_name["Dsi"].full_name
@@ -304,6 +305,8 @@ async def test_no_caller_is_told_what_the_brokers_say(
     handlers.fails_with = Pushback(reason, "broker-7.example:9093 wants SCRAM")
     told = await failure(dsi.GetMeteringPoint(point(), timeout=3))
     assert (told.reason, told.message) == (reason, "the log takes nobody now")
+    refused = bulk._result(Pushback(reason, "broker-7.example:9093 wants SCRAM"))
+    assert (refused.refused, refused.message) == (reason, "the log takes nobody now")
 
 
 @pytest.mark.parametrize("kind", [*tree(SpineError)], ids=lambda kind: kind.__name__)
