@@ -107,9 +107,9 @@ class AccessLog:
         permit_ttl_s: float,
         *,
         fence: bool = True,
-        company: Company | None = None,
+        company: Company,
     ) -> None:
-        self._company = company or Company()
+        self._company = company
         self._live, self._writer, self._server = live, writer, server
         self._permit_ttl_s, self._fence = permit_ttl_s, fence
         self._queue: deque[_Waiting] = deque()

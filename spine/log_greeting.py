@@ -17,6 +17,7 @@ from io import BytesIO
 from socket import create_connection, socket
 from typing import Any, Final
 
+from kafka.cluster import get_ip_port_afi
 from kafka.errors import IllegalSaslStateError, UnsupportedSaslMechanismError
 from kafka.net.sasl import get_sasl_mechanism
 from kafka.protocol.metadata import ApiVersionsRequest
@@ -26,7 +27,6 @@ from spine.errors import Pushback, Reason
 
 # How long one broker may take for one word, and how long we pause once all have been asked.
 WORD_WITHIN_S: Final = 2.0
-DEFAULT_PORT: Final = 9092
 PAUSE_S: Final = 0.2
 ANSWER_BYTES_MAX: Final = 1 << 16
 # An error code of the protocol; the others are of `kafka.errors`.
@@ -77,10 +77,8 @@ def _connected(address: str) -> socket:
 
 def _host_and_port(address: str) -> tuple[str, int]:
     """As the clients read it: without a port it is Kafka's own."""
-    host, colon, port = address.strip().rpartition(":")
-    if not colon or port.endswith("]") or (":" in host.strip("[]") and not host.startswith("[")):
-        return address.strip().strip("[]"), DEFAULT_PORT
-    return host.strip("[]"), int(port)
+    host, port, _ = get_ip_port_afi(address)
+    return host, port
 
 
 def _secured(line: socket, address: str, context: ssl.SSLContext) -> socket:

@@ -61,7 +61,8 @@ def check_export(folder: Path, keys: v.Keys | None, report: v.Report, each: Any 
         else:
             said = f"all {own['size']} {shown} are those of the tree"
             report.checked.append(f"{topic}-{partition}: {said}")
-    for topic, partition in held[len(known) : len(known) + 1]:
+    if len(known) < len(held):
+        topic, partition = held[len(known)]
         raise v.Wrong(f"{topic}-{partition} is under no head")
 
 

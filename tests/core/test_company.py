@@ -83,11 +83,15 @@ class Busy(Company):
         return self._wait_s
 
 
+def log_of(live: Any, writer: Any, company: Company) -> AccessLog:
+    return AccessLog(live, writer, "dsi", 2.0, company=company)
+
+
 async def records_of(requests: int, company: Company) -> list[list[int]]:
     """What stood together in a record, where a request comes at each turn of the loop."""
     live: Any = Live()
     writer: Any = Writer()
-    log = AccessLog(live, writer, "dsi", 2.0, company=company)
+    log = log_of(live, writer, company)
 
     async def ask(number: int) -> None:
         with contextlib.suppress(Pushback):
@@ -113,10 +117,6 @@ async def test_requests_at_a_busy_server_share_a_record_and_without_company_hard
     apart = await records_of(40, Busy(0))
     assert [n for record in apart for n in record] == list(range(40))
     assert len(apart) >= 20
-
-
-def log_of(live: Any, writer: Any, company: Company) -> AccessLog:
-    return AccessLog(live, writer, "dsi", 2.0, company=company)
 
 
 async def test_a_record_that_is_full_waits_for_nobody() -> None:
