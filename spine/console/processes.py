@@ -23,6 +23,7 @@ from spine.runtime import LOG_FILE, Process, Runtime
 from spine.stopping import stop_told
 from spine.supervise import WITNESSES, Supervisor
 from spine.telemetry import set_up_logging, set_up_telemetry
+from spine.watched_loop import WatchedLoop
 from spine.webhook import LOOPBACK
 
 COORDINATORS: Final = ("governance", "consumers", "metering", "btm_assets")
@@ -162,5 +163,6 @@ def run_process(name: str, start: Callable[[Runtime], Awaitable[Process]]) -> No
         collect_less_often()
         await process.until_signalled()
 
-    asyncio.run(live())
+    with asyncio.Runner(loop_factory=WatchedLoop) as runner:
+        runner.run(live())
     err.print(f"{name} stopped")

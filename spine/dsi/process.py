@@ -91,7 +91,7 @@ def _local_service(process: Process, folds: FaustFolds) -> DsiService:
     runtime, name = process.runtime, process.name
     settings, log_id = runtime.settings, runtime.identity.log_id
     writer = runtime.writer(process.appender, SignerRole.DSI, name)
-    company = Company()
+    company = Company.of_running_loop()
     access = {
         p: AccessLog(
             folds[trust.CONSUMER_LOG, p],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -12,12 +13,14 @@ from typing import Any
 import pytest
 
 from spine.access import MAX_REQUESTS_PER_RECORD, AccessLog
-from spine.company import LOOK_EVERY_S, WAIT_LEAST_S, WAIT_MOST_S, Company
+from spine.company import BUSY, LOOK_EVERY_S, WAIT_LEAST_S, WAIT_MOST_S, Company
+from spine.console import processes
 from spine.dsi.reads import Query
 from spine.dsi.stream import ReadingsStream
 from spine.errors import Pushback, Reason
 from spine.event import AccessRequest, AccessRequests
 from spine.gb import Interval
+from spine.watched_loop import WatchedLoop
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 ENOUGH_S = 0.3
@@ -76,7 +79,7 @@ class Busy(Company):
     """One that always has every record wait that long."""
 
     def __init__(self, wait_s: float) -> None:
-        super().__init__()
+        super().__init__(lambda: 0.0)
         self._wait_s = wait_s
 
     def wait_s(self) -> float:
@@ -206,53 +209,105 @@ async def test_a_caller_that_goes_away_meanwhile_leaves_no_empty_record() -> Non
 
 
 @dataclass
-class Core:
-    """A clock, and how much of a core was used by it."""
+class Loop:
+    """A clock, and for how much of it a loop had nothing to do."""
 
     now: float = 0.0
-    used: float = 0.0
+    idle: float = 0.0
 
     def after(self, seconds: float, busy: float) -> None:
         self.now += seconds
-        self.used += seconds * busy
+        self.idle += seconds * (1 - busy)
 
 
-def waits(company: Company, core: Core, busy: float, looks: int) -> list[float]:
+def waits(company: Company, loop: Loop, busy: float, looks: int) -> list[float]:
     told = []
     for _ in range(looks):
-        core.after(LOOK_EVERY_S * 1.1, busy)
+        loop.after(LOOK_EVERY_S * 1.1, busy)
         told.append(company.wait_s())
     return told
 
 
 def test_the_longer_a_server_is_busy_the_longer_its_records_wait_up_to_the_most() -> None:
-    core = Core()
-    company = Company(lambda: core.now, lambda: core.used)
+    loop = Loop()
+    company = Company(lambda: loop.idle, lambda: loop.now)
     assert company.wait_s() == 0
-    up = waits(company, core, 0.9, 12)
+    up = waits(company, loop, 0.9, 12)
     assert up[0] == WAIT_LEAST_S and up == sorted(up) and up[-1] == WAIT_MOST_S
-    down = waits(company, core, 0.6, 20)
+    down = waits(company, loop, 0.6, 20)
     assert down == sorted(down, reverse=True) and down[-1] == 0
 
 
 def test_a_server_that_is_not_busy_has_nobody_wait_whoever_calls() -> None:
-    core = Core()
-    company = Company(lambda: core.now, lambda: core.used)
-    assert waits(company, core, 0.6, 50) == [0] * 50
+    loop = Loop()
+    company = Company(lambda: loop.idle, lambda: loop.now)
+    assert waits(company, loop, 0.6, 50) == [0] * 50
 
 
 def test_what_was_busy_for_less_than_a_look_changes_nothing() -> None:
-    core = Core()
-    company = Company(lambda: core.now, lambda: core.used)
-    core.after(LOOK_EVERY_S / 2, 1.0)
+    loop = Loop()
+    company = Company(lambda: loop.idle, lambda: loop.now)
+    loop.after(LOOK_EVERY_S / 2, 1.0)
     assert company.wait_s() == 0
-    core.after(60.0, 0.1)  # nobody asked meanwhile
+    loop.after(60.0, 0.1)  # nobody asked meanwhile
     assert company.wait_s() == 0
 
 
 def test_after_a_pause_nobody_waits_for_what_was() -> None:
-    core = Core()
-    company = Company(lambda: core.now, lambda: core.used)
-    assert waits(company, core, 0.9, 12)[-1] == WAIT_MOST_S
-    core.after(5.0, 0.0)
+    loop = Loop()
+    company = Company(lambda: loop.idle, lambda: loop.now)
+    assert waits(company, loop, 0.9, 12)[-1] == WAIT_MOST_S
+    loop.after(5.0, 0.0)
     assert company.wait_s() == 0
+
+
+def test_a_loop_that_is_kept_from_its_work_is_busy_which_the_time_of_its_thread_does_not_show() -> (
+    None
+):
+    async def kept() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, WatchedLoop)
+        await asyncio.sleep(0.2)
+        idle = loop.idle_s
+        assert idle > 0.1
+        used, started = time.thread_time(), time.monotonic()
+        time.sleep(0.2)  # as if another process had the core
+        await asyncio.sleep(0)
+        passed = time.monotonic() - started
+        assert loop.idle_s == idle
+        assert (time.thread_time() - used) / passed < BUSY, "by the core it seemed to be idle"
+
+    with asyncio.Runner(loop_factory=WatchedLoop) as runner:
+        runner.run(kept())
+
+
+def test_nobody_waits_in_a_loop_that_is_not_watched_and_company_is_of_the_one_it_is_made_in() -> (
+    None
+):
+    async def busy_for_long() -> float:
+        company = Company.of_running_loop()
+        for _ in range(3):
+            time.sleep(LOOK_EVERY_S * 1.1)
+            told = company.wait_s()
+        return told
+
+    with asyncio.Runner(loop_factory=WatchedLoop) as runner:
+        assert runner.run(busy_for_long()) > 0
+    with asyncio.Runner() as runner:
+        assert runner.run(busy_for_long()) == 0
+
+
+def test_every_process_of_the_spine_runs_in_a_watched_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[asyncio.AbstractEventLoop] = []
+
+    async def start(_: Any) -> Any:
+        seen.append(asyncio.get_running_loop())
+        return SimpleNamespace(until_signalled=lambda: asyncio.sleep(0))
+
+    nothing = SimpleNamespace(log_level="WARNING", telemetry=False, otlp_endpoint=None)
+    monkeypatch.setattr(processes, "settings", lambda: nothing)
+    monkeypatch.setattr(processes, "runtime", lambda patient: None)
+    for setting_up in ("set_up_logging", "set_up_telemetry", "collect_less_often"):
+        monkeypatch.setattr(processes, setting_up, lambda *_: None)
+    processes.run_process("dsi", start)
+    assert isinstance(seen[0], WatchedLoop)
