@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -174,7 +175,7 @@ class Dsi:
         clock = writer._clock
         writer._clock = lambda: clock() + clock_off_ms
         self.folds = folds
-        company = Company()
+        company = Company(time.monotonic)
         self.access = {
             p: AccessLog(
                 folds[trust.CONSUMER_LOG, p], writer, name, 2.0, fence=fence, company=company
