@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from loadtest.echo import METHOD
-from loadtest.installation import ADVISERS
 from loadtest.serving import Served
 from loadtest.traffic import Patience, channels
 
@@ -57,6 +56,6 @@ class WeekReader:
 @asynccontextmanager
 async def week_reader(served: Served, target: str = "") -> AsyncIterator[WeekReader]:
     """The advisers, connected to the DSI or to another server for the length of a with block."""
-    identities = (served.spine.identity(party) for party in ADVISERS)
+    identities = (served.spine.identity(party) for party in served.spine.advisers)
     async with channels(target or served.spine.target("dsi"), identities) as held:
         yield WeekReader(served, [channel.unary_unary(METHOD) for channel in held])

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import grpc
 
-from loadtest.installation import ADVISERS, CONSENTS_BY, expect
+from loadtest.installation import CONSENTS_BY, expect
 from loadtest.results import Bound, Result, percentile
 from loadtest.serving import WEEK, Served
 from loadtest.traffic import secure_channel
@@ -50,7 +50,9 @@ async def _run(served: Served, streams: int, seed: int) -> Result:
         for adviser, own in by_adviser.items():
             for start in range(0, len(own), STREAMS_A_CONNECTION):
                 members = own[start : start + STREAMS_A_CONNECTION]
-                group.create_task(_readers(served, ADVISERS[adviser], members, open_, ended))
+                group.create_task(
+                    _readers(served, served.spine.advisers[adviser], members, open_, ended)
+                )
         group.create_task(_revoke(served, chosen, open_, ended, random.Random(seed), made))
     late = [max(0.0, ended[index] - acknowledged) * 1000 for index, acknowledged in made]
     return Result(

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -42,7 +43,9 @@ MEMBERS_MAX: Final = 4
 COMMANDS: Final = processes({"dsi": MEMBERS_MAX, "readings": MEMBERS_MAX})
 WITNESSES: Final = tuple(f"{WITNESS_PREFIX}{name}" for name in LOCAL_WITNESSES)
 STOP_S: Final = 30.0
-ADVISERS: Final = tuple(f"adviser-{name}" for name in ("gull", "heron", "kite", "swift"))
+ADVISERS_LEAST, ADVISERS_MOST = 4, 1_000
+METERS_AN_ADVISER: Final = 5
+ADMITTED_AT_ONCE: Final = 8
 # What keeps one party from taking everybody's share would end a load test in its first second.
 UNBOUNDED: Final = {
     "SPINE_PARTY_COST_PER_S": "1e9",
@@ -72,6 +75,7 @@ class Installation:
     data_dir: Path
     kafka: Kafka
     runtime: Runtime
+    advisers: tuple[str, ...]
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def start(self, *names: str) -> None:
@@ -175,24 +179,39 @@ class Installation:
 
     def govern(self) -> None:
         """Admit and accredit everybody: suppliers, data services and advisers."""
-        board = self.client(OPERATOR)
         start = stamp(datetime.now(UTC) - timedelta(minutes=1))
-        for role, parties in (
-            (Role.SUPPLIER, SUPPLIERS),
-            (Role.DATA_SERVICE, DATA_SERVICES),
-            (Role.DATA_USER, ADVISERS),
-        ):
-            for party in parties:
-                board.governance("AdmitParticipant", party=party, name=party)
-                board.governance(
-                    "GrantAccreditation",
-                    party=party,
-                    role=role,
-                    scheme="DSI",
-                    tier="1",
-                    effective_from=start,
-                )
-                issue(self.data_dir, role, party)
+
+        def admit(role: Role, party: str) -> None:
+            board = self.client(OPERATOR)
+            board.governance("AdmitParticipant", party=party, name=party)
+            board.governance(
+                "GrantAccreditation",
+                party=party,
+                role=role,
+                scheme="DSI",
+                tier="1",
+                effective_from=start,
+            )
+
+        everybody = [
+            (role, party)
+            for role, parties in (
+                (Role.SUPPLIER, SUPPLIERS),
+                (Role.DATA_SERVICE, DATA_SERVICES),
+                (Role.DATA_USER, self.advisers),
+            )
+            for party in parties
+        ]
+        for role, party in everybody:
+            issue(self.data_dir, role, party)
+        with ThreadPoolExecutor(ADMITTED_AT_ONCE) as at_once:
+            list(at_once.map(lambda who: admit(*who), everybody))
+
+
+def advisers_of(meters: int) -> tuple[str, ...]:
+    """Who advises the occupiers of so many meters: one for each few of them, a thousand at most."""
+    count = min(ADVISERS_MOST, max(ADVISERS_LEAST, meters // METERS_AN_ADVISER))
+    return tuple(f"adviser-{n}" for n in range(count))
 
 
 def _module(name: str) -> tuple[str, ...]:
@@ -203,16 +222,21 @@ def _module(name: str) -> tuple[str, ...]:
 
 @contextmanager
 def installation(
-    folder: Path, processes: Sequence[str], note: Callable[[str], None] = lambda _: None
+    folder: Path,
+    processes: Sequence[str],
+    note: Callable[[str], None] = lambda _: None,
+    *,
+    meters: int = 0,
 ) -> Iterator[Installation]:
-    """A spine in a folder of its own for the length of a with block, everybody admitted."""
+    """A spine in a folder of its own for the length of a with block, everybody admitted; advisers
+    as so many meters have."""
     chosen = Settings(data_dir=folder, log_level="WARNING")
     note("starting a broker")
     with EmbeddedKafka(folder, outlives_us=False) as broker:
         kafka = Kafka(broker.bootstrap)
         asyncio.run(ensure_log(chosen, kafka))
         issue_identities(folder)
-        made = Installation(folder, kafka, Runtime.of(chosen, kafka, DOMAINS))
+        made = Installation(folder, kafka, Runtime.of(chosen, kafka, DOMAINS), advisers_of(meters))
         try:
             note("starting the processes")
             made.start("governance", "consumers")

@@ -6,12 +6,12 @@ Several calls are under way at once, each of a thousand commands; every answer i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from loadtest.country import DATA_SERVICES, GSP_GROUPS, SENDERS, SINCE, SUPPLIERS, Country, Meters
-from loadtest.installation import ADVISERS, CONSENTS_BY, Installation, expect
+from loadtest.installation import CONSENTS_BY, Installation, expect
 from spine.console.client import stamp
 from spine.consumers.v1 import consumers_pb2, consumers_pb2_grpc
 from spine.metering.v1 import metering_pb2, metering_pb2_grpc
@@ -91,7 +91,7 @@ def tenancies(meters: Meters) -> Iterator[Any]:
         )
 
 
-def consents(meters: Meters, valid_from: datetime) -> Iterator[Any]:
+def consents(meters: Meters, valid_from: datetime, advisers: Sequence[str]) -> Iterator[Any]:
     """A consent at each metering point, to one of the advisers in turn."""
     terms = consumers_pb2.Terms(
         purpose="ENERGY_ADVICE",
@@ -107,7 +107,7 @@ def consents(meters: Meters, valid_from: datetime) -> Iterator[Any]:
                 idempotency_key=f"k-{text}",
                 consent_id=f"k-{text}",
                 mpxns=[text],
-                data_user=ADVISERS[index % len(ADVISERS)],
+                data_user=advisers[index % len(advisers)],
                 consumer_ref=consumer_of(text),
                 terms=terms,
             )
@@ -135,7 +135,9 @@ class Loader:
     async def consent(self, progress: Progress = no_progress) -> int:
         """All consents."""
         now = datetime.now(UTC) - timedelta(seconds=1)
-        return await self._consumers(lambda meters: consents(meters, now), progress)
+        return await self._consumers(
+            lambda meters: consents(meters, now, self._spine.advisers), progress
+        )
 
     async def _metering(self, made: Callable[[Meters], Iterator[Any]], progress: Progress) -> int:
         spine = self._spine

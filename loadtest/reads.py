@@ -17,7 +17,6 @@ from typing import Final
 import msgspec
 
 from loadtest.asking import week_reader
-from loadtest.installation import ADVISERS
 from loadtest.results import Bound, Result
 from loadtest.serving import Served
 from loadtest.traffic import at_pace, by_callers
@@ -61,7 +60,7 @@ async def _run(served: Served, seconds: float) -> Result:
             "paced_per_s": half.per_s,
             "p50_ms": half.at(50),
             "p99_ms": half.at(99),
-            "parties": len(ADVISERS),
+            "parties": len(spine.advisers),
             "calls_checked": len(most.latencies_ms)
             + len(alone.latencies_ms)
             + len(half.latencies_ms),

@@ -16,7 +16,7 @@ import numpy as np
 from loadtest.country import Country, day_number
 from loadtest.deliveries import expected
 from loadtest.gb_day import ORDINARY_DAYS, Day, Note, ingest, load_registers
-from loadtest.installation import ADVISERS, Installation, expect, installation
+from loadtest.installation import Installation, expect, installation
 from loadtest.loading import Loader
 from spine import trust
 from spine.console.client import interval
@@ -52,7 +52,7 @@ class Served:
 
     def adviser(self, index: int) -> int:
         """Which adviser the meter's occupier lets read."""
-        return index % len(ADVISERS)
+        return index % len(self.spine.advisers)
 
     def check(self, index: int, rows: Sequence[Any], days: Sequence[date]) -> None:
         """WrongAnswer unless these half hours are those that were sent of the meter."""
@@ -95,7 +95,7 @@ WEEK: Final = _week()
 def served(meters: int, folder: Path, note: Note) -> Iterator[Served]:
     """A country in an installation of its own, ready to be read."""
     country = Country(meters)
-    with installation(folder, ["metering"], lambda text: note(text, 0, 0)) as spine:
+    with installation(folder, ["metering"], lambda text: note(text, 0, 0), meters=meters) as spine:
         populate(spine, country, note)
         day = Day()
         asyncio.run(ingest(spine, country, DAYS, day, note))

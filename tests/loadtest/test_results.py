@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from loadtest import report, sizing
-from loadtest.installation import WrongAnswer, expect
+from loadtest.installation import WrongAnswer, advisers_of, expect
 from loadtest.results import Bound, Result, percentile, to_json
 from loadtest.traffic import at_pace, by_callers
 
@@ -89,3 +89,9 @@ def test_the_sizing_chapter_is_in_step_with_the_kept_results() -> None:
         assert sizing.chapter(json.loads(sizing.KEPT.read_text())) in text
     else:
         assert sizing.BEGIN not in text
+
+
+def test_a_country_has_an_adviser_for_each_few_of_its_meters() -> None:
+    assert len(set(advisers_of(0))) == len(advisers_of(19)) == 4
+    assert len(set(advisers_of(500))) == 100
+    assert len(set(advisers_of(5_000))) == len(advisers_of(50_000)) == 1_000
