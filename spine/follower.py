@@ -54,15 +54,12 @@ class LogFollower(LogReader):
 class PointReader(LogReader):
     """Reads single records, each of another partition."""
 
-    def records_at(self, offsets: Mapping[Place, int]) -> dict[Place, LogRecord | None]:
+    def found_at(self, offsets: Mapping[Place, int]) -> Iterator[tuple[Place, LogRecord | None]]:
         """The records at these offsets, by topic and partition; None where the log has none.
 
-        What only the archive holds is read from there. Pushback(LOG_UNREACHABLE).
+        Each as soon as it is known: Pushback(LOG_UNREACHABLE) comes after all that answered. What
+        only the archive holds is read from there.
         """
-        return dict(self.found_at(offsets))
-
-    def found_at(self, offsets: Mapping[Place, int]) -> Iterator[tuple[Place, LogRecord | None]]:
-        """The same, each as soon as it is known: the Pushback comes after all that answered."""
         bounds = self._bounds({TopicPartition(*place): offset for place, offset in offsets.items()})
         wanted = dict[TopicPartition, int]()
         for place, (start, end) in bounds.items():

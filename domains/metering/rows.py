@@ -76,12 +76,6 @@ def note_refused(record: ReadingsBatch | ReadingsWithdrawn, offset: int, rows: R
             rows.put(key, record.present[row * PRESENT_BYTES : (row + 1) * PRESENT_BYTES])
 
 
-def recorded_batch(rows: ReadableRows, batch_id: bytes) -> int | None:
-    """The offset at which the batch of that id was folded; None if it was not."""
-    stored = rows.get(BATCH_PREFIX + batch_id)
-    return None if stored is None else int(struct.unpack(">q", stored)[0])
-
-
 def _row_keys(batch: ReadingsBatch, offset: int, prefix: bytes = ROW_PREFIX) -> list[bytes]:
     """Prefix, MPxN (13), quantity (2), day (4, 2^31 added), offset (8), row (4), big-endian."""
     keys = np.empty(batch.rows, _KEY)

@@ -34,20 +34,20 @@ async def test_every_record_asked_for_is_the_one_that_stands_there(
     def look() -> None:
         reader, plain = PointReader(reached), LogReader(reached)
         asked = {(topics[0], 0): 1, (topics[1], 0): 4, (topics[2], 0): 6}
-        found = reader.records_at(asked)
+        found = dict(reader.found_at(asked))
         assert found == {
             (topics[0], 0): next(plain.read(topics[0], 0, 1, 2)),
             (topics[1], 0): next(plain.read(topics[1], 0, 4, 5)),
             (topics[2], 0): None,  # the mark that ends a transaction is no record
         }
-        assert reader.records_at({(topics[0], 0): 5, (topics[1], 0): 0})[topics[0], 0] is None
+        assert dict(reader.found_at({(topics[0], 0): 5, (topics[1], 0): 0}))[topics[0], 0] is None
         admin = KafkaAdminClient(bootstrap_servers=kafka.bootstrap)
         admin.delete_records({TopicPartition(topics[0], 0): 2})
         admin.close()
-        again = reader.records_at(asked)
+        again = dict(reader.found_at(asked))
         assert again[topics[0], 0] is None, "it was cut off"
         assert again[topics[1], 0] == found[topics[1], 0]
-        assert reader.records_at({}) == {}
+        assert dict(reader.found_at({})) == {}
         reader.close()
         plain.close()
 
@@ -67,10 +67,10 @@ async def test_what_only_the_archive_holds_is_found_there(
             PointReader(Kafka(kafka.bootstrap, archive=folder)) for folder in (None, tmp_path)
         )
         for offset in (0, 24, 25, 39):
-            assert reader.records_at({(topic, 0): offset})[topic, 0] == records[offset]
-        assert bare.records_at({(topic, 0): 24}) == {(topic, 0): None}
+            assert dict(reader.found_at({(topic, 0): offset}))[topic, 0] == records[offset]
+        assert dict(bare.found_at({(topic, 0): 24})) == {(topic, 0): None}
         dropped(kafka, topic, 35)  # further than was archived: a gap is no log
-        assert reader.records_at({(topic, 0): 24}) == {(topic, 0): None}
+        assert dict(reader.found_at({(topic, 0): 24})) == {(topic, 0): None}
         bare.close()
         reader.close()
 

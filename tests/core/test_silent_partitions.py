@@ -85,7 +85,7 @@ def test_what_answers_is_found_before_it_is_said_that_not_all_do(
         4: None,
     }
     with pytest.raises(Pushback):
-        PointReader(Kafka("nowhere:1")).records_at(ASKED)
+        dict(PointReader(Kafka("nowhere:1")).found_at(ASKED))
     heard = {place: offset for place, offset in ASKED.items() if place[1] != SILENT}
-    assert PointReader(Kafka("nowhere:1")).records_at(heard) == found
+    assert dict(PointReader(Kafka("nowhere:1")).found_at(heard)) == found
     assert TopicPartition(TOPIC, SILENT) not in reader._bounds([TopicPartition(TOPIC, SILENT)])

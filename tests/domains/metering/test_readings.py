@@ -31,7 +31,7 @@ from domains.metering.readings import (
     split,
     take,
 )
-from domains.metering.rows import fold_batch, recorded_batch
+from domains.metering.rows import BATCH_PREFIX, fold_batch
 from domains.metering.views import recorded_between
 from spine.answer import Recorded
 from spine.domain import Rows
@@ -387,10 +387,9 @@ def test_replay_twice_is_replay_once_and_every_prefix_is_a_store_of_its_own(
 
 def test_a_duplicate_changes_nothing_and_keeps_its_first_place() -> None:
     store = MemoryRows()
-    assert recorded_batch(store, BATCH.batch_id) is None
     assert fold_batch(BATCH, 4, store)
     assert not fold_batch(BATCH, 5, store)
-    assert recorded_batch(store, BATCH.batch_id) == 4
+    assert store.get(BATCH_PREFIX + BATCH.batch_id) == struct.pack(">q", 4)
     assert {r.offset for r in read_back(store, MPAN, "AI", ALL, 9).values()} == {4}
 
 
