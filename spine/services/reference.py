@@ -8,7 +8,7 @@ loaded is changed by `spine reference load` only, so no older build can turn it 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from hashlib import sha256
@@ -244,10 +244,12 @@ async def serve_standing_data(
     )
     reader = ReaderThread(runtime.kafka)
     process.on_end(reader.close)
-    files = await asyncio.to_thread(shipped, domain.name)
+    missing = dict(await asyncio.to_thread(shipped, domain.name))
 
     async def load() -> None:
-        await _load_missing(coordinator, files, process.name)
+        for file in list(missing):
+            await _ensure_loaded(coordinator, file, missing[file], process.name)
+            del missing[file]
 
     try:
         await load()
@@ -271,22 +273,14 @@ def shipped(domain: str) -> Mapping[str, bytes]:
     }
 
 
-async def _load_missing(
-    coordinator: Coordinator, files: Mapping[str, bytes], name: str
-) -> Sequence[str]:
-    """Load the files of lists that the log holds nothing of; returns the names of those lists."""
-    by = Actor(Role.COORDINATOR, name)
-    loaded = []
-    for file, data in files.items():
-        try:
-            read = parse(data)
-        except Invalid as error:
-            raise Bug(f"{file}: {error.message}") from None
-        if coordinator.state(read.list_name).loaded:
-            continue
-        digest = sha256(data).digest()
-        key = f"shipped-{digest.hex()[:32]}"
-        order = Order(read.list_name, read.command(by), by, "LoadCodes", key, digest)
-        await coordinator.handle(order)
-        loaded.append(read.list_name)
-    return loaded
+async def _ensure_loaded(coordinator: Coordinator, file: str, data: bytes, name: str) -> None:
+    """Load the file of a list, unless the log holds anything of that list."""
+    try:
+        read = parse(data)
+    except Invalid as error:
+        raise Bug(f"{file}: {error.message}") from None
+    if coordinator.state(read.list_name).loaded:
+        return
+    by, digest = Actor(Role.COORDINATOR, name), sha256(data).digest()
+    key = f"shipped-{digest.hex()[:32]}"
+    await coordinator.handle(Order(read.list_name, read.command(by), by, "LoadCodes", key, digest))
