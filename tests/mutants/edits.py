@@ -1585,6 +1585,20 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/broker/test_greeting.py",),
     ),
     Mutant(
+        "brokers are asked at once",
+        "spine/log_greeting.py",
+        "daemon=True).start()",
+        "daemon=True).run()",
+        ("tests/broker/test_greeting.py",),
+    ),
+    Mutant(
+        "who drips is left in time",
+        "spine/log_greeting.py",
+        "    while len(found) < count:\n        line.settimeout(_left(until))\n",
+        "    while len(found) < count:\n",
+        ("tests/broker/test_greeting.py",),
+    ),
+    Mutant(
         "a stranger at a closed meter leaves no order at home",
         "spine/services/legs.py",
         "unsure = unsure or self._may_concern(order, mpxn)",
