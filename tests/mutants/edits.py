@@ -1599,6 +1599,20 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/broker/test_greeting.py",),
     ),
     Mutant(
+        "an organisation at a closed meter leaves no order at home",
+        "spine/services/legs.py",
+        "return known is not None and is_own(by, known)",
+        "return known is not None",
+        ("tests/domains/consumers/test_legs.py",),
+    ),
+    Mutant(
+        "what was ordered for another is no organisation's to withdraw",
+        "spine/services/legs.py",
+        "any(is_own(by, each.ordered.terms) for each in self._state(consent_id).orders)",
+        "bool(self._state(consent_id).orders)",
+        ("tests/domains/consumers/test_legs.py",),
+    ),
+    Mutant(
         "a stranger at a closed meter leaves no order at home",
         "spine/services/legs.py",
         "unsure = unsure or self._may_concern(order, mpxn)",
