@@ -38,11 +38,14 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class PersonalText:
-    """One text, and the tenancy or consent with which it was said; None if it does not open."""
+    """One text, and the tenancy or consent with which it was said; None if it does not open, and
+    `shut` then says why (`spine.sealing.Opened`).
+    """
 
     what: str
     about: str
     text: str | None = field(repr=False)
+    shut: str = ""
 
 
 def from_offset(method: str) -> int | None:
@@ -91,9 +94,11 @@ def _sealed_in(access: MeterAccess, consumer_ref: str) -> Iterator[Sealed]:
             yield agreed.details
 
 
-def texts_of(sealed: Sealed, text: str | None) -> tuple[PersonalText, ...]:
-    """What a sealed field says: the text of a notice, each named part of anything else."""
+def texts_of(sealed: Sealed, text: str | None, shut: str = "") -> tuple[PersonalText, ...]:
+    """What a sealed field says: the text of a notice, each named part of anything else; or why it
+    does not open.
+    """
     kind, _, about = sealed.context.partition("/")
     if text is None or kind == NOTICE:
-        return (PersonalText(kind, about, text),)
+        return (PersonalText(kind, about, text, shut),)
     return tuple(PersonalText(name, about, said) for name, said in json.loads(text).items() if said)

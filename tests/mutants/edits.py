@@ -1355,8 +1355,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "the digest of what was opened is under the subject's key",
         "spine/sealing.py",
-        "        return Opened(texts, _keyed(key, bare_digest(sealed, plain)), strange)",
-        "        return Opened(texts, bare_digest(sealed, plain), strange)",
+        "        return Opened(texts, _keyed(key, bare_digest(sealed, plain)), shut)",
+        "        return Opened(texts, bare_digest(sealed, plain), shut)",
         OPENS,
     ),
     Mutant(
@@ -1509,7 +1509,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "no answer is made of fields of which none opens",
         "spine/sealing.py",
-        "        if strange == len(sealed):",
+        "        if all(each.key_id != key_id for each in sealed):",
         "        if False:",
         ASKED_OF_THE_LOG,
     ),
