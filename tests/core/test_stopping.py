@@ -93,6 +93,42 @@ def test_one_that_is_ended_tidies_up_also_where_ctrl_c_is_ignored(ctrl_c: str) -
             run.kill()
 
 
+TIDYING = """
+import signal, sys, time
+from spine.stopping import end_as_interrupted
+end_as_interrupted()
+if sys.argv[1] == "naive":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+try:
+    print("ready", flush=True)
+    time.sleep(600)
+except KeyboardInterrupt:
+    print("tidying up", flush=True)
+    sys.stdin.readline()
+    print("tidied up", flush=True)
+"""
+
+
+@pytest.mark.parametrize(("which", "end"), [("ours", "tidied up\n"), ("naive", "")])
+def test_being_ended_again_cuts_no_tidying_up_short(which: str, end: str) -> None:
+    run = subprocess.Popen(
+        [sys.executable, "-c", TIDYING, which],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    with run:
+        assert run.stdin is not None and run.stdout is not None
+        for said in ("ready\n", "tidying up\n"):
+            assert run.stdout.readline() == said
+            run.send_signal(signal.SIGTERM)
+        try:
+            assert run.communicate("go on\n", timeout=60)[0] == end
+        finally:
+            run.kill()
+
+
 POOL = """
 import os, sys, time
 from concurrent.futures import ProcessPoolExecutor

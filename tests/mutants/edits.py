@@ -1578,6 +1578,13 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/core/test_stopping.py",),
     ),
     Mutant(
+        "being ended again cuts no tidying up short",
+        "spine/stopping.py",
+        "        signal.signal(signal.SIGTERM, lambda *_: None)\n",
+        "",
+        ("tests/core/test_stopping.py",),
+    ),
+    Mutant(
         "a broker that refuses us is not asked again and again",
         "spine/log_greeting.py",
         "        if refused is not None:\n            raise refused\n",
