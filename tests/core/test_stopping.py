@@ -133,27 +133,30 @@ POOL = """
 import os, sys, time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from spine.console.jobs import processes
-naive = ProcessPoolExecutor(1, get_context("fork"))
-pool = naive if sys.argv[1] == "naive" else processes(1)
+from spine.console import jobs
+naive = ProcessPoolExecutor(1, get_context(sys.argv[2]))
+pool = naive if sys.argv[1] == "naive" else jobs.processes(1, method=sys.argv[2])
 print(pool.submit(os.getpid).result(), flush=True)
 time.sleep(600)
 """
 
 
-def worker_of_a_killed_command(which: str) -> psutil.Process:
-    with subprocess.Popen([sys.executable, "-c", POOL, which], stdout=subprocess.PIPE) as command:
-        assert command.stdout is not None
-        worker = psutil.Process(int(command.stdout.readline()))
-        command.kill()
+def worker_of_a_killed_command(which: str, method: str) -> psutil.Process:
+    command = [sys.executable, "-c", POOL, which, method]
+    out, err = subprocess.PIPE, subprocess.DEVNULL
+    with subprocess.Popen(command, stdout=out, stderr=err) as run:
+        assert run.stdout is not None
+        worker = psutil.Process(int(run.stdout.readline()))
+        run.kill()
     return worker
 
 
+@pytest.mark.parametrize("method", ["fork", "spawn"])
 @pytest.mark.parametrize("which", ["ours", "naive"])
 def test_what_shares_the_work_of_a_killed_command_ends_and_naively_waits_for_ever(
-    which: str,
+    which: str, method: str
 ) -> None:
-    worker = worker_of_a_killed_command(which)
+    worker = worker_of_a_killed_command(which, method)
     try:
         if which == "naive":
             with pytest.raises(psutil.TimeoutExpired):
