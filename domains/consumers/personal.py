@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from domains.consumers.chain import MeterRecord
+from domains.consumers.chain import records_of, terms_in
 from spine.event import Sealed
 from spine.policy import MeterAccess
 from spine.rows import Subject
@@ -82,15 +82,14 @@ def _sealed_in(access: MeterAccess, consumer_ref: str) -> Iterator[Sealed]:
     for tenancy in access.tenancies:
         if tenancy.consumer_ref == consumer_ref and tenancy.person is not None:
             yield tenancy.person
-    records = access.records if isinstance(access, MeterRecord) else ()
-    terms = {record.consent_id: record.terms for record in records}
+    records = records_of(access)
     for consent in access.consents:
         if consent.consumer_ref != consumer_ref:
             continue
         if consent.notice is not None:
             yield consent.notice
-        agreed = terms.get(consent.consent_id)
-        if agreed is not None and agreed.details is not None:
+        agreed = terms_in(records.get(consent.consent_id))
+        if agreed.details is not None:
             yield agreed.details
 
 
