@@ -594,8 +594,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "nobody speaks for somebody else's consent",
         "domains/consumers/commands.py",
-        "    if by.party != own.get(Role(by.role), by.party):\n",
-        "    if False:\n",
+        "    return by.party == own.get(Role(by.role), by.party)\n",
+        "    return True\n",
         CONSENT,
     ),
     Mutant(
