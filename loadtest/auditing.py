@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import partial
 from typing import Any, Final
 
 from loadtest.asking import week_reader
@@ -31,11 +29,11 @@ from loadtest.serving import Served
 from loadtest.traffic import by_callers
 from spine import trust
 from spine.codec import Codec
+from spine.console.jobs import processes
 from spine.event import TYPE_HEADER, Facts, LogRecord, RecordType
 from spine.ledger.entries import record_entry
 from spine.ledger.tree import Growing
 from spine.merkle import leaf_hash
-from spine.stopping import stop_after
 from spine.verdict import Verdict
 
 JOBS: Final = 2
@@ -200,7 +198,8 @@ def _leaves(records: list[LogRecord]) -> dict[str, float]:
     for record in records:
         by_place.setdefault((record.topic, record.partition), []).append(record)
     logs = sorted(by_place.values(), key=len, reverse=True)
-    with ProcessPoolExecutor(JOBS, get_context("spawn"), _start, (os.getpid(), logs)) as pool:
+    # No copies of this process: threads of grpc's own run in it, which Python does not count.
+    with processes(JOBS, partial(_take, logs), "spawn") as pool:
         list(pool.map(time.sleep, [START_S] * JOBS))
         begun = time.perf_counter()
         leaves = sum(pool.map(_grow, range(len(logs))))
@@ -215,11 +214,6 @@ def _leaves(records: list[LogRecord]) -> dict[str, float]:
 
 # What a process that hashes leaves was given when it started.
 _given: list[list[LogRecord]] = []
-
-
-def _start(parent: int, logs: list[list[LogRecord]]) -> None:
-    stop_after(parent)
-    _take(logs)
 
 
 def _take(logs: list[list[LogRecord]]) -> None:

@@ -143,27 +143,28 @@ class Appender:
         return Appended(topic, partition, metadata.offset, metadata.timestamp)
 
     async def _connected(self) -> AIOKafkaProducer:
-        async with self._lock:
-            if self._producer is None:
-                producer = AIOKafkaProducer(
-                    **self._kafka.options(),
-                    acks="all",
-                    enable_idempotence=True,
-                    compression_type="zstd",
-                    max_request_size=MAX_RECORD_BYTES,
-                    request_timeout_ms=int(APPEND_TIMEOUT_S * 1000),
-                )
-                try:
-                    await producer.start()
-                except BaseException as error:
-                    await producer.stop()
-                    if not isinstance(error, AioKafkaError):
+        try:
+            async with self._lock:
+                if self._producer is None:
+                    producer = AIOKafkaProducer(
+                        **self._kafka.options(),
+                        acks="all",
+                        enable_idempotence=True,
+                        compression_type="zstd",
+                        max_request_size=MAX_RECORD_BYTES,
+                        request_timeout_ms=int(APPEND_TIMEOUT_S * 1000),
+                    )
+                    try:
+                        await producer.start()
+                    except BaseException:
+                        await producer.stop()
                         raise
-                    await asyncio.to_thread(self._greet)
-                    message = "no broker answers"
-                    raise Pushback(Reason.LOG_UNREACHABLE, message) from error
-                self._producer = producer
-            return self._producer
+                    self._producer = producer
+                return self._producer
+        except AioKafkaError as error:
+            # Asked why once the lock is free: who waits for it asks a producer of its own.
+            await asyncio.to_thread(self._greet)
+            raise Pushback(Reason.LOG_UNREACHABLE, "no broker answers") from error
 
     def _greet(self) -> None:
         """Say in our own log why no broker takes us: callers are not told."""

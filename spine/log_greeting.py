@@ -3,7 +3,9 @@
 The Kafka clients know why a broker hung up and tell nobody: wrong credentials, a certificate that
 does not verify and the wrong port all end as "no broker answers", or in waiting without end. So
 each client of ours is made only once a broker has answered these questions, and who cannot be
-served is told which setting is wrong. Blocking; nothing is said of topics or records.
+served is told which setting is wrong. All are asked at once, and none for longer than a bound over
+all its words, so those that are silent, or drip, hold nobody up. Blocking; nothing is said of
+topics or records.
 """
 
 from __future__ import annotations
@@ -11,10 +13,12 @@ from __future__ import annotations
 import ssl
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from io import BytesIO
+from queue import Empty, SimpleQueue
 from socket import create_connection, socket
+from threading import Thread
 from typing import Any, Final
 
 from kafka.cluster import get_ip_port_afi
@@ -25,8 +29,8 @@ from kafka.protocol.sasl import SaslAuthenticateRequest, SaslHandshakeRequest
 
 from spine.errors import Pushback, Reason
 
-# How long one broker may take for one word, and how long we pause once all have been asked.
-WORD_WITHIN_S: Final = 2.0
+# How long the brokers may take for all their words, and how long we pause once all were asked.
+WORDS_WITHIN_S: Final = 2.0
 PAUSE_S: Final = 0.2
 ANSWER_BYTES_MAX: Final = 1 << 16
 # An error code of the protocol; the others are of `kafka.errors`.
@@ -38,20 +42,20 @@ def greet(options: Mapping[str, Any], within_s: float) -> None:
     """Return once a broker takes us; `options` are those of the clients (`Kafka.options`).
 
     Pushback(LOG_CREDENTIALS_REFUSED, LOG_CERTIFICATE_REFUSED or LOG_PROTOCOL_DIFFERS) if none takes
-    us and one says why, at once; Pushback(LOG_UNREACHABLE) if none has answered in that time.
+    us and one says why, once all were asked; Pushback(LOG_UNREACHABLE) if none has answered in that
+    time. All are asked at least once, so it takes up to `WORDS_WITHIN_S` longer than that.
     """
     deadline = time.monotonic() + within_s
     while True:
         refused: Pushback | None = None
-        for address in options["bootstrap_servers"]:
-            try:
-                _greet_one(address, options)
-            except Pushback as said:
-                refused = refused or said
-            except (OSError, ValueError):  # it is silent, stops, or speaks something else
-                continue
-            else:
+        for said in _answers(options):
+            if said is None:
                 return
+            if isinstance(said, Pushback):
+                refused = refused or said
+            elif not isinstance(said, OSError | ValueError):
+                raise said
+            # Else it is silent, stops, or speaks something else.
         if refused is not None:
             raise refused
         if time.monotonic() > deadline:
@@ -59,20 +63,57 @@ def greet(options: Mapping[str, Any], within_s: float) -> None:
         time.sleep(PAUSE_S)
 
 
-def _greet_one(address: str, options: Mapping[str, Any]) -> None:
-    protocol = options["security_protocol"]
-    with closing(_connected(address)) as plain:
-        line = _secured(plain, address, options["ssl_context"]) if "SSL" in protocol else plain
+def _answers(options: Mapping[str, Any]) -> Iterator[Exception | None]:
+    """What each broker has against us as soon as it says so, None from one that takes us; all are
+    asked at once, and what has not come within `WORDS_WITHIN_S` is left out.
+    """
+    until = time.monotonic() + WORDS_WITHIN_S
+    answers: SimpleQueue[Exception | None] = SimpleQueue()
+
+    def ask(address: str) -> None:
+        try:
+            _greet_one(address, options, until)
+        except Exception as error:
+            answers.put(error)
+        else:
+            answers.put(None)
+
+    # Threads that nobody waits for: a name may be looked up for longer than the bound.
+    addresses = options["bootstrap_servers"]
+    for address in addresses:
+        Thread(target=ask, args=(address,), name=f"greeting {address}", daemon=True).start()
+    for _ in addresses:
+        try:
+            yield answers.get(timeout=max(0.0, until - time.monotonic()))
+        except Empty:
+            return
+
+
+def _greet_one(address: str, options: Mapping[str, Any], until: float) -> None:
+    """Return if this broker takes us. Pushback if it says why not; OSError, ValueError if it says
+    nothing of use by that time.
+    """
+    secure = "SSL" in options["security_protocol"]
+    with closing(_connected(address, until)) as plain:
+        line = _secured(plain, address, options["ssl_context"], until) if secure else plain
         with closing(line):
             try:
-                _ask(line, ApiVersionsRequest(version=0))
+                _ask(line, ApiVersionsRequest(version=0), until)
             except (OSError, ValueError) as silent:
-                raise _why_silent(line, address, silent) from silent
-            _say_who_we_are(line, address, options)
+                raise _why_silent(line, address, silent, until) from silent
+            _say_who_we_are(line, address, options, until)
 
 
-def _connected(address: str) -> socket:
-    return create_connection(_host_and_port(address), WORD_WITHIN_S)
+def _connected(address: str, until: float) -> socket:
+    return create_connection(_host_and_port(address), _left(until))
+
+
+def _left(until: float) -> float:
+    """The seconds until then. TimeoutError if there are none."""
+    left = until - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("the time for all its words is over")
+    return left
 
 
 def _host_and_port(address: str) -> tuple[str, int]:
@@ -81,8 +122,9 @@ def _host_and_port(address: str) -> tuple[str, int]:
     return host, port
 
 
-def _secured(line: socket, address: str, context: ssl.SSLContext) -> socket:
+def _secured(line: socket, address: str, context: ssl.SSLContext, until: float) -> socket:
     try:
+        line.settimeout(_left(until))
         return context.wrap_socket(line, server_hostname=_host_and_port(address)[0])
     except ssl.SSLCertVerificationError as error:
         message = f"the certificate of {address} does not verify: {error.verify_message}"
@@ -90,22 +132,20 @@ def _secured(line: socket, address: str, context: ssl.SSLContext) -> socket:
     except OSError as error:
         if refused := _refuses_ours(address, error):
             raise refused from error
-        if not isinstance(error, TimeoutError) and _speaks_in_clear(address):
+        if _speaks_in_clear(address, until):
             raise _differs(f"{address} speaks no TLS") from error
         raise
 
 
-def _why_silent(line: socket, address: str, silent: Exception) -> Exception:
+def _why_silent(line: socket, address: str, silent: Exception, until: float) -> Exception:
     """What a broker that does not answer the first question has against us; as it was if nothing.
 
     In TLS 1.3 it judges our certificate only once we have begun to speak. Of one that says nothing
-    at all no more is asked: another may answer.
+    at all no more is asked: its time is over.
     """
-    if isinstance(silent, TimeoutError):
-        return silent
     if isinstance(line, ssl.SSLSocket):
         return _refuses_ours(address, silent) or silent
-    return _differs(f"{address} speaks TLS") if _speaks_tls(address) else silent
+    return _differs(f"{address} speaks TLS") if _speaks_tls(address, until) else silent
 
 
 def _refuses_ours(address: str, error: Exception) -> Pushback | None:
@@ -120,10 +160,11 @@ def _refuses_ours(address: str, error: Exception) -> Pushback | None:
     return Pushback(Reason.LOG_CERTIFICATE_REFUSED, message)
 
 
-def _say_who_we_are(line: socket, address: str, options: Mapping[str, Any]) -> None:
+def _say_who_we_are(line: socket, address: str, options: Mapping[str, Any], until: float) -> None:
     """Exchange credentials, if the broker wants them and we have some; else Pushback."""
     mechanism = options.get("sasl_mechanism") if "SASL" in options["security_protocol"] else None
-    code = _ask(line, SaslHandshakeRequest(version=1, mechanism=mechanism or "PLAIN")).error_code
+    handshake = SaslHandshakeRequest(version=1, mechanism=mechanism or "PLAIN")
+    code = _ask(line, handshake, until).error_code
     if mechanism is None:
         if code in (NO_ERROR, UnsupportedSaslMechanismError.errno):
             raise _differs(f"{address} wants credentials (SASL)")
@@ -137,7 +178,7 @@ def _say_who_we_are(line: socket, address: str, options: Mapping[str, Any]) -> N
     exchange = get_sasl_mechanism(mechanism)(**{name: options[name] for name in names})
     while not exchange.is_done():
         token = SaslAuthenticateRequest(version=0, auth_bytes=exchange.auth_bytes())
-        answer = _ask(line, token)
+        answer = _ask(line, token, until)
         if answer.error_code != NO_ERROR:
             said = (answer.error_message or "")[:200]
             message = f"{address} does not take our user name and password: {said}"
@@ -149,14 +190,15 @@ def _say_who_we_are(line: socket, address: str, options: Mapping[str, Any]) -> N
             raise Pushback(Reason.LOG_CREDENTIALS_REFUSED, message) from error
 
 
-def _ask(line: socket, request: Any) -> Any:
-    """The answer to one request. OSError, ValueError if there is none."""
+def _ask(line: socket, request: Any, until: float) -> Any:
+    """The answer to one request. OSError, ValueError if there is none by then."""
     request.with_header(correlation_id=1, client_id="spine")
+    line.settimeout(_left(until))
     line.sendall(request.encode(framed=True, header=True))
-    (size,) = struct.unpack(">i", _exactly(line, 4))
+    (size,) = struct.unpack(">i", _exactly(line, 4, until))
     if not 0 < size <= ANSWER_BYTES_MAX:
         raise ValueError("no answer of Kafka")
-    answer, kind = BytesIO(_exactly(line, size)), request.header.get_response_class()
+    answer, kind = BytesIO(_exactly(line, size, until)), request.header.get_response_class()
     try:
         kind.parse_header(answer)
         return kind.decode(answer)
@@ -164,9 +206,10 @@ def _ask(line: socket, request: Any) -> Any:
         raise ValueError("no answer of Kafka") from error
 
 
-def _exactly(line: socket, count: int) -> bytes:
+def _exactly(line: socket, count: int, until: float) -> bytes:
     found = b""
     while len(found) < count:
+        line.settimeout(_left(until))
         more = line.recv(count - len(found))
         if not more:
             raise ConnectionResetError("hung up")
@@ -174,18 +217,19 @@ def _exactly(line: socket, count: int) -> bytes:
     return found
 
 
-def _speaks_in_clear(address: str) -> bool:
-    with suppress(OSError, ValueError), closing(_connected(address)) as line:
-        _ask(line, ApiVersionsRequest(version=0))
+def _speaks_in_clear(address: str, until: float) -> bool:
+    with suppress(OSError, ValueError), closing(_connected(address, until)) as line:
+        _ask(line, ApiVersionsRequest(version=0), until)
         return True
     return False
 
 
-def _speaks_tls(address: str) -> bool:
+def _speaks_tls(address: str, until: float) -> bool:
     """Whether TLS is spoken there, whoever it is: nothing is sent over it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    with suppress(OSError), closing(_connected(address)) as line:
+    with suppress(OSError), closing(_connected(address, until)) as line:
+        line.settimeout(_left(until))
         context.wrap_socket(line).close()
         return True
     return False

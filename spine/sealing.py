@@ -43,14 +43,20 @@ class Opened:
     """What was sealed for a subject, in its order; None is what the subject's key does not open.
 
     `digest`, 32 bytes, tells these texts from all others under the subject's key: whoever lacks the
-    key can try no names on it, and once the key is destroyed nobody can. `strange` of the fields
-    were sealed with another key than the one that is here: a vault was lost, and with another one
-    the digest is another.
+    key can try no names on it, and once the key is destroyed nobody can. `shut` has the reason of
+    each text that is None, and is empty beside the others: KEYS_NOT_AT_HAND, it was sealed with
+    another key than the one that is here (a vault was lost, and with another one the digest is
+    another); SEAL_DAMAGED, with this one, and is not as it was.
     """
 
     texts: tuple[str | None, ...] = field(repr=False)
     digest: bytes
-    strange: int = 0
+    shut: tuple[str, ...]
+
+    @property
+    def strange(self) -> bool:
+        """Whether any of it was sealed with another key."""
+        return Reason.KEYS_NOT_AT_HAND in self.shut
 
 
 class Vault:
@@ -116,7 +122,8 @@ class Vault:
         return None if row is None else _opened(row[0], sealed)
 
     def open_for(self, subject: str, sealed: Sequence[Sealed]) -> Opened | None:
-        """What was sealed for the subject; None if the vault has no key for any of it.
+        """What was sealed for the subject; None if the vault has no key for any of it: nothing else
+        would tell an auditor with the lost key that the digest of such an answer is under another.
 
         Refused(SUBJECT_ERASED) if its key was destroyed.
         """
@@ -125,12 +132,15 @@ class Vault:
         if held is None:
             return None
         key_id, key = held
-        strange = sum(each.key_id != key_id for each in sealed)
-        if strange == len(sealed):
+        if all(each.key_id != key_id for each in sealed):
             return None
         plain = [_opened(key, each) for each in sealed]
         texts = tuple(None if one is None else one.decode("utf-8", "replace") for one in plain)
-        return Opened(texts, _keyed(key, bare_digest(sealed, plain)), strange)
+        shut = tuple(
+            "" if one is not None else _why_shut(each, key_id)
+            for each, one in zip(sealed, plain, strict=True)
+        )
+        return Opened(texts, _keyed(key, bare_digest(sealed, plain)), shut)
 
     def keyed(self, subject: str, digest: bytes) -> bytes:
         """32 bytes for a digest of what is sealed for the subject, the same while its key is there.
@@ -210,6 +220,10 @@ def bare_digest(sealed: Sequence[Sealed], plain: Sequence[bytes | None]) -> byte
 
 def _keyed(key: bytes, digest: bytes) -> bytes:
     return hmac.digest(key, b"digest\0" + digest, sha256)
+
+
+def _why_shut(sealed: Sealed, key_id: str) -> Reason:
+    return Reason.SEAL_DAMAGED if sealed.key_id == key_id else Reason.KEYS_NOT_AT_HAND
 
 
 def _opened(key: bytes, sealed: Sealed) -> bytes | None:

@@ -56,12 +56,15 @@ async def told_to_stop() -> None:
 
 
 def end_as_interrupted() -> None:
-    """Let SIGTERM be to this process what Ctrl-C is: what it started is ended on the way out.
+    """Let SIGTERM be to this process what Ctrl-C is: what it started is ended on the way out, which
+    no further one cuts short.
 
     Also in the background of a script, where a shell has Ctrl-C ignored.
     """
 
     def interrupt(*_: object) -> None:
+        # A function, as what is started from now on would be given SIG_IGN as well.
+        signal.signal(signal.SIGTERM, lambda *_: None)
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
             raise KeyboardInterrupt
         signal.raise_signal(signal.SIGINT)

@@ -97,16 +97,21 @@ class MeterChoices(MeterRecord):
     objections: tuple[Objection, ...] = ()
 
 
+def all_records(access: MeterAccess) -> tuple[ConsentRecord, ...]:
+    """The records of the consents of a meter."""
+    return access.records if isinstance(access, MeterRecord) else ()
+
+
 def records_of(access: MeterAccess) -> dict[str, ConsentRecord]:
-    """The records of a meter by their consents: for who asks after many of them."""
-    found = access.records if isinstance(access, MeterRecord) else ()
-    return {each.consent_id: each for each in found}
+    """The same by their consents: for who asks after many of them."""
+    return {each.consent_id: each for each in all_records(access)}
 
 
 def record_of(access: MeterAccess, consent_id: str) -> ConsentRecord | None:
-    """The record of that consent; None if it has none."""
-    found = access.records if isinstance(access, MeterRecord) else ()
-    return next((each for each in found if each.consent_id == consent_id), None)
+    """The record of that consent; None if it has none. A fold asks after one with each fact, for
+    which a table of all is not worth making.
+    """
+    return next((each for each in all_records(access) if each.consent_id == consent_id), None)
 
 
 def terms_in(record: ConsentRecord | None) -> RecordTerms:
@@ -137,8 +142,7 @@ def with_records(access: MeterAccess, records: Iterable[ConsentRecord]) -> Meter
 
 def with_objections(access: MeterAccess, objections: Iterable[Objection]) -> MeterAccess:
     """The access with these objections and no others."""
-    records = access.records if isinstance(access, MeterRecord) else ()
-    return _with(access, records, tuple(objections))
+    return _with(access, all_records(access), tuple(objections))
 
 
 def _with(
@@ -198,7 +202,7 @@ def linked(access: MeterAccess, consent: Consent, event: ConsumersEvent) -> Mete
 
 def _kept(access: MeterAccess, consent: Consent, record: ConsentRecord) -> MeterAccess:
     hashed = replace(record, hash=record_hash(lines(consent, record)))
-    found = access.records if isinstance(access, MeterRecord) else ()
+    found = all_records(access)
     others = (each for each in found if each.consent_id != consent.consent_id)
     return with_records(access, (*others, hashed))
 

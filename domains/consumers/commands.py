@@ -284,14 +284,19 @@ def check_role(command: type, by: Actor) -> None:
         raise NotPermitted(Reason.ROLE_NOT_ALLOWED, f"{command.__name__} is not for this role")
 
 
-def check_own(by: Actor, parties: Parties) -> None:
-    """Refuse a consumer or a data user who speaks for somebody else's consent."""
+def is_own(by: Actor, parties: Parties) -> bool:
+    """Whether a consumer or a data user speaks for its own consent; of other roles, always."""
     own = {
         Role.CONSUMER: parties.consumer_ref,
         Role.DATA_USER: parties.data_user,
         Role.SUPPLIER: parties.data_user,
     }
-    if by.party != own.get(Role(by.role), by.party):
+    return by.party == own.get(Role(by.role), by.party)
+
+
+def check_own(by: Actor, parties: Parties) -> None:
+    """Refuse a consumer or a data user who speaks for somebody else's consent."""
+    if not is_own(by, parties):
         raise NotPermitted(Reason.CONSENT_NOT_YOURS, "the consent is between other parties")
 
 

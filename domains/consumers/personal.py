@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from domains.consumers.chain import MeterRecord
+from domains.consumers.chain import records_of, terms_in
 from spine.event import Sealed
 from spine.policy import MeterAccess
 from spine.rows import Subject
@@ -38,11 +38,14 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class PersonalText:
-    """One text, and the tenancy or consent with which it was said; None if it does not open."""
+    """One text, and the tenancy or consent with which it was said; None if it does not open, and
+    `shut` then says why (`spine.sealing.Opened`).
+    """
 
     what: str
     about: str
     text: str | None = field(repr=False)
+    shut: str = ""
 
 
 def from_offset(method: str) -> int | None:
@@ -79,21 +82,22 @@ def _sealed_in(access: MeterAccess, consumer_ref: str) -> Iterator[Sealed]:
     for tenancy in access.tenancies:
         if tenancy.consumer_ref == consumer_ref and tenancy.person is not None:
             yield tenancy.person
-    records = access.records if isinstance(access, MeterRecord) else ()
-    terms = {record.consent_id: record.terms for record in records}
+    records = records_of(access)
     for consent in access.consents:
         if consent.consumer_ref != consumer_ref:
             continue
         if consent.notice is not None:
             yield consent.notice
-        agreed = terms.get(consent.consent_id)
-        if agreed is not None and agreed.details is not None:
+        agreed = terms_in(records.get(consent.consent_id))
+        if agreed.details is not None:
             yield agreed.details
 
 
-def texts_of(sealed: Sealed, text: str | None) -> tuple[PersonalText, ...]:
-    """What a sealed field says: the text of a notice, each named part of anything else."""
+def texts_of(sealed: Sealed, text: str | None, shut: str = "") -> tuple[PersonalText, ...]:
+    """What a sealed field says: the text of a notice, each named part of anything else; or why it
+    does not open.
+    """
     kind, _, about = sealed.context.partition("/")
     if text is None or kind == NOTICE:
-        return (PersonalText(kind, about, text),)
+        return (PersonalText(kind, about, text, shut),)
     return tuple(PersonalText(name, about, said) for name, said in json.loads(text).items() if said)

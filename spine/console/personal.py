@@ -20,7 +20,12 @@ def record(mpxn: Mpxn, as_: As, as_json: AsJson = False) -> None:
     while True:
         page = caller.dsi("GetPersonalRecord", **asked)
         texts += (
-            {"what": t.what, "about": t.about, "text": None if t.unopened else t.text}
+            {
+                "what": t.what,
+                "about": t.about,
+                "text": None if t.unopened else t.text,
+                "unopened_reason": t.unopened_reason or None,
+            }
             for t in page.texts
         )
         if not page.next_offset:
@@ -29,10 +34,14 @@ def record(mpxn: Mpxn, as_: As, as_json: AsJson = False) -> None:
     if as_json:
         say_json(texts)
         return
-    shown = (
-        (t["what"], t["about"], "not to be opened" if t["text"] is None else escape(t["text"]))
-        for t in texts
-    )
+    shown = ((t["what"], t["about"], _said(t)) for t in texts)
     table("What is kept sealed about you", ("what", "of", "text"), shown, wrapped="text")
     at = page.decision
     say(f"permitted at partition {at.partition} offset {at.offset}")
+
+
+def _said(text: dict[str, Any]) -> str:
+    """The text, or why there is none."""
+    if text["text"] is None:
+        return f"not to be opened: {text['unopened_reason'] or 'no reason given'}"
+    return escape(text["text"])

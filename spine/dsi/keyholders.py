@@ -96,7 +96,7 @@ class Keyholders:
             _log.warning("seals.unopened", target=target, reason="another number of fields")
             return None
         texts = tuple(one.text if one.HasField("text") else None for one in said.opened)
-        return Opened(texts, said.digest)
+        return Opened(texts, said.digest, tuple(one.reason for one in said.opened))
 
     async def close(self) -> None:
         """Disconnect."""

@@ -52,8 +52,9 @@ class PersonalReads:
 
         NotPermitted  the fold refused it
         Refused(SUBJECT_ERASED)  the consumer was erased
-        Pushback  KEYS_NOT_AT_HAND: who has the keys does not answer; PERMIT_EXPIRED; OVERLOADED: a
-                  read of the same consumer is under way, and each may be a long look back
+        Pushback  KEYS_NOT_AT_HAND: who has the keys does not answer, or has none of the consumer;
+                  PERMIT_EXPIRED; OVERLOADED: a read of the same consumer is under way, and each
+                  may be a long look back
         """
         party = query.caller.party
         if party in self._reading:
@@ -87,8 +88,8 @@ class PersonalReads:
         place = ruling.partition, ruling.offset, decided.entry
         try:
             opened = await self._keys.open(made.sealed, place, ruling.expires_at)
-            said = zip(made.sealed, opened.texts, strict=True)
-            texts = [each for sealed, text in said for each in texts_of(sealed, text)]
+            said = zip(made.sealed, opened.texts, opened.shut, strict=True)
+            texts = [text for field in said for text in texts_of(*field)]
         except SpineError as error:
             self._reads.withhold(judged, error.reason)
             raise
@@ -107,7 +108,11 @@ def response(made: Answer, texts: list[PersonalText], decision: Any, positions: 
     return dsi_pb2.GetPersonalRecordResponse(
         texts=[
             dsi_pb2.PersonalText(
-                what=each.what, about=each.about, text=each.text or "", unopened=each.text is None
+                what=each.what,
+                about=each.about,
+                text=each.text or "",
+                unopened=each.text is None,
+                unopened_reason=each.shut,
             )
             for each in texts
         ],

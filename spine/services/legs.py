@@ -25,7 +25,7 @@ from domains.consumers.commands import (
     ResumeConsent,
     SuspendConsent,
     WithdrawConsent,
-    check_own,
+    is_own,
 )
 from domains.consumers.evolve import find_consent
 from domains.consumers.fan_out import CompleteFanOut, FanOut, OrderFanOut
@@ -117,16 +117,12 @@ class FanOuts:
             return False
         if action == Action.RESUME and (state.last is None or state.last.action != Action.SUSPEND):
             return False  # what is suspended was so at its meter alone
-        try:
-            check_own(by, state.terms)
-        except NotPermitted:
-            return False
-        return True
+        return is_own(by, state.terms)
 
     async def takes_away(self, order: Order) -> bool:
         """Whether a tightening changes anything at a meter, or was ordered: only then is it worth
         an order. Otherwise anybody could fill the home of anybody's consent. A meter that cannot
-        say keeps it from no other: its leg waits, unless it knows no such consumer.
+        say keeps it from no other: its leg waits, unless it knows of nothing for whoever orders.
         """
         if self._home.earlier(order) is not None:
             return True
@@ -148,23 +144,31 @@ class FanOuts:
     def _may_concern(self, order: Order, mpxn: str) -> bool:
         """Whether a meter that cannot say may have something to take away for whoever orders.
 
-        A consumer has nothing at a meter where it never lived, as far as the meter was folded,
-        unless the consent is its own by what was ordered here: a grant may be on its way. One that
-        moved in since gives its command to the meters themselves, as without a home.
+        As far as the meter was folded, a consumer has nothing there if it never lived there, a
+        reader if the consent is not its own there, unless it is their own by what was ordered here:
+        a grant may be on its way. One that moved in, or was granted it, since gives its command to
+        the meters themselves, as without a home.
         """
-        by = order.command.by
-        if by.role != Role.CONSUMER:
+        by, meter = order.command.by, self._meters.state(mpxn)
+        if self._is_own_by_order(by, order.subject):
             return True
-        orders = self._state(order.subject).orders
-        if any(each.ordered.terms.consumer_ref == by.party for each in orders):
-            return True
-        return any(each.consumer_ref == by.party for each in self._meters.state(mpxn).tenancies)
+        if by.role == Role.CONSUMER:
+            return any(each.consumer_ref == by.party for each in meter.tenancies)
+        if by.role in _READERS:
+            known = find_consent(meter, order.subject)
+            return known is not None and is_own(by, known)
+        return True
+
+    def _is_own_by_order(self, by: Actor, consent_id: str) -> bool:
+        """Whether the consent was ever ordered here as one of this party."""
+        return any(is_own(by, each.ordered.terms) for each in self._state(consent_id).orders)
 
     async def check_known(self, mpxn: str, command: Any) -> None:
         """NotPermitted(NOT_PERMITTED) for a reader that gives up what it never had.
 
-        It may withdraw what the meter knows, or what was ordered at home and is still on its way: a
-        bar that a stranger put up would stay with the meter for ever.
+        It may withdraw what the meter knows, or what was ordered at home for it and is still on its
+        way: a bar that a stranger put up would stay with the meter for ever, and keep the grant of
+        another out.
         """
         if not isinstance(command, WithdrawConsent) or command.by.role not in _READERS:
             return
@@ -173,7 +177,7 @@ class FanOuts:
             if level:
                 await self._meters.level(mpxn)
             known = find_consent(self._meters.state(mpxn), consent_id)
-            if known is not None or self._state(consent_id).orders:
+            if known is not None or self._is_own_by_order(command.by, consent_id):
                 return
         message = "nothing there is the caller's to give up"
         raise NotPermitted(Reason.NOT_PERMITTED, message)

@@ -43,7 +43,7 @@ class SealsService(seals_pb2_grpc.SealsServicer):
         self._level = Together(partial(home.level, ""))
 
     async def OpenSeals(self, request: Any, context: Any) -> Any:
-        """The texts, and their digest under the consumer's key.
+        """The texts, or why there is none, and their digest under the consumer's key.
 
         NotPermitted  ROLE_NOT_ALLOWED: it is no DSI server that asks; NOT_PERMITTED: the log holds
                       no such read of a consumer, logged by that server
@@ -59,7 +59,10 @@ class SealsService(seals_pb2_grpc.SealsServicer):
         if opened is None:
             raise Pushback(Reason.KEYS_NOT_AT_HAND, "the vault has no key of the consumer")
         return seals_pb2.OpenSealsResponse(
-            opened=[{} if text is None else {"text": text} for text in opened.texts],
+            opened=[
+                {"reason": why} if text is None else {"text": text}
+                for text, why in zip(opened.texts, opened.shut, strict=True)
+            ],
             digest=opened.digest,
         )
 

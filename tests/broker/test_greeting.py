@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import pytest
@@ -32,6 +33,7 @@ from spine.embedded import EmbeddedKafka, free_port
 from spine.errors import Pushback, Reason
 from spine.log import Appender, Kafka, LogReader, create_missing
 from spine.log_greeting import greet
+from tests.fault.proxy import Proxy
 
 HOST = "127.0.0.1"
 SECURED = ("SSL", "SASL_PLAINTEXT", "SASL_SSL")
@@ -204,11 +206,11 @@ def test_a_broker_that_does_not_take_our_certificate_is_told_from_one_that_hangs
 
     own_authority(tmp_path)
     known = str(secured.authority.parent / "keys.pem")
-    greet(options(secured.ports[MUTUAL], ssl_certfile=known, ssl_keyfile=known), 0.0)
+    greet(options(secured.ports[MUTUAL], ssl_certfile=known, ssl_keyfile=known), 30.0)
     strange = str(tmp_path / "keys.pem")
     for ours in ({}, {"ssl_certfile": strange, "ssl_keyfile": strange}):
         with pytest.raises(Pushback) as refused:
-            greet(options(secured.ports[MUTUAL], **ours), 0.0)
+            greet(options(secured.ports[MUTUAL], **ours), 30.0)
         assert refused.value.reason is Reason.LOG_CERTIFICATE_REFUSED
         assert "does not take our certificate" in refused.value.message
     with hanging_up(secured.authority.parent / "keys.pem") as port:
@@ -264,7 +266,7 @@ def test_a_file_that_is_no_certificate_is_named(secured: SecuredKafka, tmp_path:
 def test_one_broker_that_takes_us_is_enough(secured: SecuredKafka, stranger: str) -> None:
     """A port that refuses, or nobody there, is not the last word while another answers."""
     places = f"{HOST}:1,{HOST}:{secured.ports['SASL_SSL']},{HOST}:{secured.ports['SSL']}"
-    greet(secured.at("SSL", bootstrap=places).options(), 0.0)
+    greet(secured.at("SSL", bootstrap=places).options(), 30.0)
     said = why(as_reader, secured.at("SSL", bootstrap=places, ssl_cafile=stranger))
     assert said[0] is Reason.LOG_CERTIFICATE_REFUSED
 
@@ -278,15 +280,117 @@ def test_who_is_no_broker_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("protocol", ["PLAINTEXT", "SSL", "SASL_SSL"])
-def test_a_silent_broker_is_asked_once(secured: SecuredKafka, protocol: str) -> None:
+def test_a_silent_broker_is_asked_once(
+    secured: SecuredKafka, protocol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_greeting, "WORDS_WITHIN_S", 0.3)
     with socket.create_server((HOST, 0)) as silent:
         silent.setblocking(False)
-        kafka = secured.at(protocol)
-        places = f"{HOST}:{silent.getsockname()[1]},{kafka.bootstrap}"
-        greet(replace(kafka, bootstrap=places).options(), 0.0)
+        kafka = secured.at(protocol, bootstrap=f"{HOST}:{silent.getsockname()[1]}")
+        assert refused_by(kafka, 0.0) is Reason.LOG_UNREACHABLE
+        wait_for_greetings()
         silent.accept()[0].close()
         with pytest.raises(BlockingIOError):
             silent.accept()
+
+
+class InTurn(threading.Thread):
+    """The naive way: each broker is asked once the one before has answered or is given up."""
+
+    def start(self) -> None:
+        self.run()
+
+
+def test_all_are_asked_at_once(secured: SecuredKafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two brokers, the first answers only once the second, which never does, is asked too."""
+    plain = secured.at("PLAINTEXT")
+
+    def ask(first: Proxy, within_s: float) -> Reason | None:
+        monkeypatch.setattr(log_greeting, "WORDS_WITHIN_S", within_s)
+        first.silent = True
+        with socket.create_server((HOST, 0)) as second:
+            asked = threading.Thread(target=wait_until_asked, args=(first, second))
+            asked.start()
+            places = f"{HOST}:{first.port},{HOST}:{second.getsockname()[1]}"
+            try:
+                return refused_by(replace(plain, bootstrap=places), 0.0)
+            finally:
+                second.shutdown(socket.SHUT_RDWR)
+                asked.join()
+
+    def wait_until_asked(first: Proxy, second: socket.socket) -> None:
+        with suppress(OSError):
+            line, _ = second.accept()
+            first.silent = False
+            line.close()
+
+    with Proxy(free_port(), int(plain.bootstrap.rpartition(":")[2])) as first:
+        assert ask(first, within_s=30.0) is None
+        monkeypatch.setattr(log_greeting, "Thread", InTurn)
+        assert ask(first, within_s=0.5) is Reason.LOG_UNREACHABLE
+
+
+def test_who_drips_is_left_in_time(secured: SecuredKafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Byte by byte a broker would be listened to for as long as it likes."""
+    monkeypatch.setattr(log_greeting, "WORDS_WITHIN_S", 0.5)
+    with dripping() as (port, heard_out):
+        assert refused_by(secured.at("PLAINTEXT", bootstrap=f"{HOST}:{port}"), 0.0)
+        assert not heard_out.get(), "it was listened to for longer than the bound"
+        monkeypatch.setattr(log_greeting, "_left", lambda _: 0.5)
+        assert refused_by(secured.at("PLAINTEXT", bootstrap=f"{HOST}:{port}"), 0.0)
+        assert heard_out.get(), "a naive bound begins anew with each byte"
+        wait_for_greetings()
+
+
+@contextmanager
+def dripping(drips: int = 80) -> Iterator[tuple[int, Queue[bool]]]:
+    """The port of one that answers by so many bytes, one each 0.1 s, and whether each who asked it
+    has heard them all.
+    """
+    heard_out: Queue[bool] = Queue()
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                line, _ = listener.accept()
+                line.settimeout(0.1)
+                line.recv(1 << 16)
+                heard_out.put(drip(line))
+                line.close()
+
+    def drip(line: socket.socket) -> bool:
+        with suppress(OSError):
+            line.sendall(struct.pack(">i", drips + 1))
+            for _ in range(drips):
+                line.sendall(b"\0")
+                with suppress(TimeoutError):
+                    if not line.recv(1):
+                        return False
+            return True
+        return False
+
+    with socket.create_server((HOST, 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield listener.getsockname()[1], heard_out
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def refused_by(kafka: Kafka, within_s: float) -> Reason | None:
+    try:
+        greet(kafka.options(), within_s)
+    except Pushback as refused:
+        return refused.reason
+    return None
+
+
+def wait_for_greetings() -> None:
+    for thread in threading.enumerate():
+        if thread.name.startswith("greeting"):
+            thread.join()
 
 
 def test_the_client_itself_says_nothing_of_it(

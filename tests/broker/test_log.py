@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -272,6 +273,22 @@ async def test_no_broker_is_a_pushback() -> None:
     with pytest.raises(Pushback) as refused:
         await Appender(nobody).start()
     assert refused.value.reason is Reason.LOG_UNREACHABLE
+
+
+async def test_nobody_waits_while_another_asks_why_no_broker_takes_us(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Under the appender's lock those who wait would ask in turn, each as long as it takes."""
+    both = threading.Barrier(2, timeout=30)
+
+    def ask(options: object, within_s: float) -> None:
+        both.wait()
+        raise Pushback(Reason.LOG_UNREACHABLE, "no broker answers")
+
+    monkeypatch.setattr("spine.log.greet", ask)
+    appender = Appender(Kafka("127.0.0.1:1"))
+    found = await asyncio.gather(appender.start(), appender.start(), return_exceptions=True)
+    assert [type(each) for each in found] == [Pushback, Pushback]
 
 
 # Topics

@@ -273,7 +273,7 @@ def unopened(monkeypatch: pytest.MonkeyPatch) -> None:
     """The DSI server keeps the place of each read to itself."""
 
     async def nothing(self: Keyholders, sealed: Any, *of: Any) -> Opened:
-        return Opened(("{}",) * len(sealed), bytes(32))
+        return Opened(("{}",) * len(sealed), bytes(32), ("",) * len(sealed))
 
     monkeypatch.setattr(Keyholders, "open", nothing)
 
@@ -402,6 +402,23 @@ async def test_a_caller_that_goes_away_meanwhile_leaves_an_outcome(
         await call
     (line,) = await world.audited(mpxn)
     assert (line.release, line.why) == ("NOT_RELEASED", "CLIENT_GONE")
+
+
+async def test_what_a_lost_vault_sealed_is_said_to_be_shut(world: World) -> None:
+    mpxn, ref = await world.lived_in()
+    with closing(sqlite3.connect(world.vault, timeout=10)) as db, db:
+        db.execute("DELETE FROM keys WHERE subject = ?", (ref,))
+    lost = "KEYS_NOT_AT_HAND"
+    assert (await world.refused(mpxn, ref)).reason == lost, "of a page of which nothing opens"
+    await world.consents(mpxn, ref, f"since-{mpxn}", "Since then.")
+    answer = await world.record(mpxn, ref)
+    assert [(each.what, each.text, each.unopened_reason) for each in answer.texts] == [
+        *((what, "", lost) for what in ("person", "notice", "record")),
+        ("notice", "Since then.", ""),
+    ]
+    before, shown = await world.audited(mpxn)
+    assert (before.verdict, before.release, before.why) == ("SAME", "NOT_RELEASED", lost)
+    assert (shown.verdict, shown.why) == ("CANNOT TELL", "keys not at hand")
 
 
 # Until it is erased

@@ -128,7 +128,7 @@ def whatever_opens(vault: Vault) -> Callable[[str, Sequence[Sealed]], Opened]:
 
     def open_(subject: str, sealed: Sequence[Sealed]) -> Opened:
         texts = [vault.unseal(each) for each in sealed]
-        return Opened((), vault.keyed(subject, bare_digest(sealed, texts)))
+        return Opened((), vault.keyed(subject, bare_digest(sealed, texts)), ())
 
     return open_
 
@@ -510,6 +510,26 @@ def test_a_subject_that_has_another_key_now_makes_no_server_different(
     assert told(history, auditor.keys(vault.path)) == [not_at_hand]
     naive = told(history, whatever_opens(lost))
     assert [verdict for verdict, _ in naive] == ["DIFFERENT"], "it would accuse an honest server"
+    lost.close()
+
+
+def test_of_fields_of_which_none_opens_there_is_no_answer_to_be_judged(
+    vault: Vault, tmp_path: Path
+) -> None:
+    """Nothing in it would say that its digest is under another key than theirs."""
+    history, elsewhere = lived(vault), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    lost = Vault.open(elsewhere / VAULT_FILE)
+    lost.seal(ANNA, "notice/consent-3", NOTICE.encode())
+    asked = history.ask(history.asked(**OWN), vector=history.positions(*HERE))
+    (decided,) = asked.decided
+    sealed = history.answer(asked.record, decided).sealed
+    assert lost.open_for(ANNA, sealed) is None
+    naive = lost.keyed(ANNA, bare_digest(sealed, [None] * len(sealed)))
+    history.tell(history.outcome(asked.record, decided, digest=naive))
+    assert told(history, Auditor(elsewhere).keys()) == [("CANNOT TELL", "keys not at hand")]
+    ((verdict, _),) = told(history, Auditor(tmp_path).keys())
+    assert verdict == "DIFFERENT", "a naive answer accuses an honest server, once the vault is back"
     lost.close()
 
 

@@ -78,12 +78,15 @@ def test_seals_are_opened_for_their_own_subject_only(vault: Vault) -> None:
     opened = vault.open_for("c-anna", [mine, hers, replace(mine, context="person/t-3")])
     assert opened is not None
     assert opened.texts == (NAME.decode(), None, None)
+    assert opened.shut == ("", "KEYS_NOT_AT_HAND", "SEAL_DAMAGED") and opened.strange
     assert "Gwenllian" not in repr(opened)
     again = vault.open_for("c-anna", [mine, hers, replace(mine, context="person/t-3")])
     assert again == opened
     assert vault.open_for("c-anna", [mine]) != opened
     other = vault.open_for("c-ben", [mine, hers])
     assert other is not None and other.texts == (None, "Ben")
+    damaged = vault.open_for("c-ben", [replace(hers, context="person/t-3")])
+    assert damaged is not None and (damaged.texts, damaged.strange) == ((None,), False)
 
 
 def test_opening_makes_no_key_and_says_who_is_erased(vault: Vault) -> None:

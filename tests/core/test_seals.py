@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -106,6 +106,24 @@ async def test_what_this_build_cannot_read_of_a_consumer_opens_nothing(vault: Va
     with pytest.raises(Pushback) as refused:
         await opened(home, vault)
     assert refused.value.reason is Reason.METER_CLOSED
+
+
+async def test_what_does_not_open_beside_what_does_is_said_why(
+    vault: Vault, tmp_path: Path
+) -> None:
+    lost = Vault.open(tmp_path / "lost.sqlite")
+    old = lost.seal(ANNA, "notice/c", b"We read.")
+    lost.close()
+    new = vault.seal(ANNA, "notice/d", b"We read on.")
+    reads: Any = Reads(old, new, replace(new, context="notice/e"))
+    act_for(Caller(Role.DSI, "dsi", bytes(32)))
+    home: Any = Home()
+    said = await SealsService(reads, home, vault).OpenSeals(seals_pb2.OpenSealsRequest(), None)
+    assert [(one.text, one.reason) for one in said.opened] == [
+        ("", Reason.KEYS_NOT_AT_HAND),
+        ("We read on.", ""),
+        ("", Reason.SEAL_DAMAGED),
+    ]
 
 
 async def test_a_page_of_which_no_key_is_left_is_no_answer(vault: Vault, tmp_path: Path) -> None:

@@ -93,31 +93,70 @@ def test_one_that_is_ended_tidies_up_also_where_ctrl_c_is_ignored(ctrl_c: str) -
             run.kill()
 
 
+TIDYING = """
+import signal, sys, time
+from spine.stopping import end_as_interrupted
+end_as_interrupted()
+if sys.argv[1] == "naive":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+try:
+    print("ready", flush=True)
+    time.sleep(600)
+except KeyboardInterrupt:
+    print("tidying up", flush=True)
+    sys.stdin.readline()
+    print("tidied up", flush=True)
+"""
+
+
+@pytest.mark.parametrize(("which", "end"), [("ours", "tidied up\n"), ("naive", "")])
+def test_being_ended_again_cuts_no_tidying_up_short(which: str, end: str) -> None:
+    run = subprocess.Popen(
+        [sys.executable, "-c", TIDYING, which],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    with run:
+        assert run.stdin is not None and run.stdout is not None
+        for said in ("ready\n", "tidying up\n"):
+            assert run.stdout.readline() == said
+            run.send_signal(signal.SIGTERM)
+        try:
+            assert run.communicate("go on\n", timeout=60)[0] == end
+        finally:
+            run.kill()
+
+
 POOL = """
 import os, sys, time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from spine.console.jobs import processes
-naive = ProcessPoolExecutor(1, get_context("fork"))
-pool = naive if sys.argv[1] == "naive" else processes(1)
+from spine.console import jobs
+naive = ProcessPoolExecutor(1, get_context(sys.argv[2]))
+pool = naive if sys.argv[1] == "naive" else jobs.processes(1, method=sys.argv[2])
 print(pool.submit(os.getpid).result(), flush=True)
 time.sleep(600)
 """
 
 
-def worker_of_a_killed_command(which: str) -> psutil.Process:
-    with subprocess.Popen([sys.executable, "-c", POOL, which], stdout=subprocess.PIPE) as command:
-        assert command.stdout is not None
-        worker = psutil.Process(int(command.stdout.readline()))
-        command.kill()
+def worker_of_a_killed_command(which: str, method: str) -> psutil.Process:
+    command = [sys.executable, "-c", POOL, which, method]
+    out, err = subprocess.PIPE, subprocess.DEVNULL
+    with subprocess.Popen(command, stdout=out, stderr=err) as run:
+        assert run.stdout is not None
+        worker = psutil.Process(int(run.stdout.readline()))
+        run.kill()
     return worker
 
 
+@pytest.mark.parametrize("method", ["fork", "spawn"])
 @pytest.mark.parametrize("which", ["ours", "naive"])
 def test_what_shares_the_work_of_a_killed_command_ends_and_naively_waits_for_ever(
-    which: str,
+    which: str, method: str
 ) -> None:
-    worker = worker_of_a_killed_command(which)
+    worker = worker_of_a_killed_command(which, method)
     try:
         if which == "naive":
             with pytest.raises(psutil.TimeoutExpired):

@@ -594,8 +594,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "nobody speaks for somebody else's consent",
         "domains/consumers/commands.py",
-        "    if by.party != own.get(Role(by.role), by.party):\n",
-        "    if False:\n",
+        "    return by.party == own.get(Role(by.role), by.party)\n",
+        "    return True\n",
         CONSENT,
     ),
     Mutant(
@@ -1355,8 +1355,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "the digest of what was opened is under the subject's key",
         "spine/sealing.py",
-        "        return Opened(texts, _keyed(key, bare_digest(sealed, plain)), strange)",
-        "        return Opened(texts, bare_digest(sealed, plain), strange)",
+        "        return Opened(texts, _keyed(key, bare_digest(sealed, plain)), shut)",
+        "        return Opened(texts, bare_digest(sealed, plain), shut)",
         OPENS,
     ),
     Mutant(
@@ -1509,7 +1509,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "no answer is made of fields of which none opens",
         "spine/sealing.py",
-        "        if strange == len(sealed):",
+        "        if all(each.key_id != key_id for each in sealed):",
         "        if False:",
         ASKED_OF_THE_LOG,
     ),
@@ -1578,11 +1578,46 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/core/test_stopping.py",),
     ),
     Mutant(
+        "being ended again cuts no tidying up short",
+        "spine/stopping.py",
+        "        signal.signal(signal.SIGTERM, lambda *_: None)\n",
+        "",
+        ("tests/core/test_stopping.py",),
+    ),
+    Mutant(
         "a broker that refuses us is not asked again and again",
         "spine/log_greeting.py",
         "        if refused is not None:\n            raise refused\n",
         "",
         ("tests/broker/test_greeting.py",),
+    ),
+    Mutant(
+        "brokers are asked at once",
+        "spine/log_greeting.py",
+        "daemon=True).start()",
+        "daemon=True).run()",
+        ("tests/broker/test_greeting.py",),
+    ),
+    Mutant(
+        "who drips is left in time",
+        "spine/log_greeting.py",
+        "    while len(found) < count:\n        line.settimeout(_left(until))\n",
+        "    while len(found) < count:\n",
+        ("tests/broker/test_greeting.py",),
+    ),
+    Mutant(
+        "an organisation at a closed meter leaves no order at home",
+        "spine/services/legs.py",
+        "return known is not None and is_own(by, known)",
+        "return known is not None",
+        ("tests/domains/consumers/test_legs.py",),
+    ),
+    Mutant(
+        "what was ordered for another is no organisation's to withdraw",
+        "spine/services/legs.py",
+        "any(is_own(by, each.ordered.terms) for each in self._state(consent_id).orders)",
+        "bool(self._state(consent_id).orders)",
+        ("tests/domains/consumers/test_legs.py",),
     ),
     Mutant(
         "a stranger at a closed meter leaves no order at home",

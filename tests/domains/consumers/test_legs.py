@@ -12,7 +12,13 @@ from typing import Any, cast
 import pytest
 
 from domains.consumers.actions import Action
-from domains.consumers.commands import NarrowConsent, ResumeConsent, RevokeConsent, SuspendConsent
+from domains.consumers.commands import (
+    NarrowConsent,
+    ResumeConsent,
+    RevokeConsent,
+    SuspendConsent,
+    WithdrawConsent,
+)
 from domains.consumers.decider import CONSUMERS
 from domains.consumers.evolve import find_consent
 from domains.consumers.fan_out import CONSENT_FAN_OUT, FanOutOrdered, OrderFanOut
@@ -27,7 +33,18 @@ from spine.policy import Role
 from spine.policy_data import POLICY_DATA, POLICY_DATA_V1
 from spine.services.consumers import ConsumersService
 from spine.services.legs import FanOuts
-from tests.domains.consumers.home import ADVISER, ANNA, HOME, NOW, SERVICE, day, granted, terms
+from tests.domains.consumers.home import (
+    ADVISER,
+    ANNA,
+    HOME,
+    NOW,
+    OTHER_SUPPLIER,
+    RIVAL,
+    SERVICE,
+    day,
+    granted,
+    terms,
+)
 
 A, B, X = "1200012345678", "1200087654321", "1200011112222"
 
@@ -154,6 +171,42 @@ async def test_whose_grant_is_on_its_way_to_a_closed_meter_has_its_revocation_or
     assert await consents.takes_away(tighten(RevokeConsent(ANNA, "k-1"), B, X))
     stranger = Actor(Role.CONSUMER, "c-stranger")
     assert not await consents.takes_away(tighten(RevokeConsent(stranger, "k-1"), B, X))
+
+
+async def test_an_organisation_leaves_no_order_at_a_home_by_naming_a_closed_meter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At B the consent is the adviser's, as far as was folded; at A and X a grant is on its way."""
+    consents = Consents(B)
+    grant = OrderFanOut(ANNA, "k-1", Action.GRANT, (A, X), terms())
+    consents.meters.closed.update((A, B, X))
+    for meters in ((B, X), (A, X)):
+        for by in (RIVAL, OTHER_SUPPLIER, ADVISER):
+            withdraw = tighten(WithdrawConsent(by, "k-1"), *meters, key=f"{by.party}/{meters}")
+            assert await consents.takes_away(withdraw) == (by == ADVISER), meters
+        await consents.home.handle(Order("k-1", grant, ANNA, "GrantConsent", "grant", b"digest"))
+    monkeypatch.setattr(FanOuts, "_may_concern", lambda *_: True)
+    naive = tighten(WithdrawConsent(RIVAL, "k-1"), B, X, key="naive")
+    assert await consents.takes_away(naive), "a naive home takes it from any organisation"
+
+
+async def test_an_organisation_does_not_bar_the_grant_of_another_that_is_on_its_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever knew the id could put a bar up at the meter before the grant arrives there."""
+    consents = Consents()
+    grant = OrderFanOut(ANNA, "k-1", Action.GRANT, (A, B), terms())
+    await consents.home.handle(Order("k-1", grant, ANNA, "GrantConsent", "grant", b"digest"))
+    await consents.check_known(A, WithdrawConsent(ADVISER, "k-1"))
+    with pytest.raises(NotPermitted) as refused:
+        await consents.check_known(A, WithdrawConsent(RIVAL, "k-1"))
+    assert refused.value.reason is Reason.NOT_PERMITTED
+    monkeypatch.setattr(FanOuts, "_is_own_by_order", lambda *_: True)
+    await consents.check_known(A, WithdrawConsent(RIVAL, "k-1"))
+    bar = Order(A, WithdrawConsent(RIVAL, "k-1"), RIVAL, "WithdrawConsent", "bar", b"digest")
+    await consents.meters.handle(bar)
+    await consents.send("k-1", ending=False)
+    assert consents.stands(A, B) == ["WITHDRAWN", ""], "naively the grant is kept out for ever"
 
 
 async def test_a_narrowing_of_the_whole_reaches_a_meter_that_was_narrowed_by_itself() -> None:
