@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -32,14 +34,24 @@ class Chunk:
     refused: Reason | None = None
 
 
+Chunks = tuple[Chunk, ...]
+
+
 class ReadingsStream:
     """One open stream over meters of any partitions."""
 
     def __init__(
-        self, reads: Reads, watches: Watches, query: Query, mpxns: Sequence[str], at_least: Vector
+        self,
+        reads: Reads,
+        watches: Watches,
+        query: Query,
+        mpxns: Sequence[str],
+        at_least: Vector,
+        together: int = 1,
     ) -> None:
+        """`together`: of how many meters chunks are made side by side, to be sent as one."""
         self._reads, self._watches = reads, watches
-        self._query, self._at_least = query, at_least
+        self._query, self._at_least, self._together = query, at_least, together
         self._numbers = dict.fromkeys(mpxns, 0)
         self._cut: dict[str, Reason] = {}
         self._partitions: dict[int, list[str]] = {}
@@ -47,7 +59,17 @@ class ReadingsStream:
             self._partitions.setdefault(reads.partition_of(mpxn), []).append(mpxn)
 
     async def chunks(self, follow: bool) -> AsyncGenerator[Chunk, None]:
-        """Every chunk in order; NotPermitted with the last reason once no meter is left."""
+        """Every chunk in order; fails as `messages` does."""
+        async with aclosing(self.messages(follow)) as messages:
+            async for chunks in messages:
+                for chunk in chunks:
+                    yield chunk
+
+    async def messages(self, follow: bool) -> AsyncGenerator[Chunks, None]:
+        """Every chunk in order, as they are sent: those of so many meters at a time.
+
+        NotPermitted with the last reason once no meter is left.
+        """
         vectors = {
             partition: await self._reads.positions(
                 self._query.category, partition, self._at_least, self._query.as_of_known
@@ -55,11 +77,11 @@ class ReadingsStream:
             for partition in self._partitions
         }
         for partition in self._partitions:
-            async for chunk in self._interval(partition, vectors[partition]):
-                yield chunk
+            async for chunks in self._interval(partition, vectors[partition]):
+                yield chunks
         if follow and self._left():
-            async for chunk in self._follow(vectors):
-                yield chunk
+            async for chunks in self._follow(vectors):
+                yield chunks
         if not self._left():
             raise NotPermitted(self._last_reason(), "no metering point of the stream is left")
 
@@ -69,32 +91,33 @@ class ReadingsStream:
     def _last_reason(self) -> Reason:
         return list(self._cut.values())[-1]
 
-    async def _interval(self, partition: int, vector: Vector) -> AsyncIterator[Chunk]:
+    async def _interval(self, partition: int, vector: Vector) -> AsyncIterator[Chunks]:
         start, end = self._query.interval.start, self._query.interval.end
         while start < end:
             window = Interval(start, end if end - start <= CHUNK else start + CHUNK)
             members = [m for m in self._partitions[partition] if m not in self._cut]
-            async for chunk in self._send(window, members, vector, complete=window.end == end):
-                yield chunk
+            async for chunks in self._send(window, members, vector, complete=window.end == end):
+                yield chunks
             start = window.end
 
     async def _send(
         self, window: Interval, members: list[str], vector: Vector, complete: bool
-    ) -> AsyncIterator[Chunk]:
+    ) -> AsyncIterator[Chunks]:
         """One chunk for each member; a set whose permit runs out on the way is asked for again."""
-        waiting = list(members)
+        query, waiting = replace(self._query, interval=window), dict.fromkeys(members)
         while waiting:
-            query = replace(self._query, interval=window)
-            judged = list(await self._reads.decide(query, tuple(waiting), vector, at_once=True))
+            judged = deque(await self._reads.decide(query, tuple(waiting), vector, at_once=True))
             sent = 0
             try:
                 while judged and not (sent and judged[0].ruling.expired):
-                    chunk = self._chunk(judged.pop(0), complete)
-                    if chunk is None:
+                    count = min(self._together, len(judged))
+                    chunks = self._chunks([judged.popleft() for _ in range(count)], complete)
+                    if not chunks:
                         break
-                    waiting.remove(chunk.mpxn)
+                    for chunk in chunks:
+                        del waiting[chunk.mpxn]
                     sent += 1
-                    yield chunk
+                    yield chunks
             except BaseException:
                 self._withhold(judged, Reason.CLIENT_GONE)
                 raise
@@ -102,37 +125,47 @@ class ReadingsStream:
             if not sent:
                 raise Pushback(Reason.PERMIT_EXPIRED, "no answer was ready within its permit")
 
-    def _withhold(self, judged: Sequence[Judged], why: Reason) -> None:
+    def _withhold(self, judged: Iterable[Judged], why: Reason) -> None:
         for each in judged:
             if each.permitted:
                 self._reads.withhold(each, why, self._numbers[each.decided.member])
 
-    def _chunk(self, judged: Judged, complete: bool) -> Chunk | None:
-        """What to send for one member; None if its permit ran out while the answer was made."""
-        mpxn = judged.decided.member
-        number = self._numbers[mpxn]
-        if not judged.permitted:
-            self._cut[mpxn] = judged.refused
-            return Chunk(mpxn, number, judged, refused=judged.refused)
+    def _chunks(self, judged: Sequence[Judged], complete: bool) -> Chunks:
+        """What to send for some members of a set; nothing if their permit ran out meanwhile."""
+        permitted = [each for each in judged if each.permitted]
         try:
-            made = self._reads.answer(judged)
+            made = self._reads.answers(permitted)
         except Pushback as pushback:
             if pushback.reason is Reason.PERMIT_EXPIRED:
-                return None
+                return ()
             raise
-        self._reads.release(judged, made, number)
+        numbers = [self._numbers[each.decided.member] for each in permitted]
+        self._reads.release_all(permitted, made, numbers)
+        answers = iter(made)
+        return tuple(
+            self._chunk(each, next(answers) if each.permitted else None, complete)
+            for each in judged
+        )
+
+    def _chunk(self, judged: Judged, made: Answer | None, complete: bool) -> Chunk:
+        """What to send for one member."""
+        mpxn = judged.decided.member
+        number = self._numbers[mpxn]
+        if made is None:
+            self._cut[mpxn] = judged.refused
+            return Chunk(mpxn, number, judged, refused=judged.refused)
         self._numbers[mpxn] += 1
         return Chunk(mpxn, number, judged, made, complete)
 
-    async def _follow(self, vectors: dict[int, Vector]) -> AsyncIterator[Chunk]:
+    async def _follow(self, vectors: dict[int, Vector]) -> AsyncIterator[Chunks]:
         watches = [self._watch(partition) for partition in self._partitions]
         try:
             while self._left():
                 for watch in watches:
-                    async for chunk in self._news(watch, vectors):
-                        yield chunk
+                    async for chunks in self._news(watch, vectors):
+                        yield chunks
                     for chunk in self._cuts(watch):
-                        yield chunk
+                        yield (chunk,)
                 if self._left():
                     await _first_change(watches)
         finally:
@@ -152,7 +185,7 @@ class ReadingsStream:
         watch.changed.clear()
         return [Chunk(mpxn, self._numbers[mpxn], refused=reason) for mpxn, reason in cut.items()]
 
-    async def _news(self, watch: Watch, vectors: dict[int, Vector]) -> AsyncIterator[Chunk]:
+    async def _news(self, watch: Watch, vectors: dict[int, Vector]) -> AsyncIterator[Chunks]:
         """Chunks over the half hours that changed since the positions last sent."""
         before = vectors[watch.partition]
         offset = self._reads.data.next_offset(trust.READINGS_TOPIC, watch.partition)
@@ -164,8 +197,8 @@ class ReadingsStream:
             changed = self._reads.changed(self._query, mpxn, before, after)
             await asyncio.sleep(0)  # so that the fold goes on between meters
             if changed is not None and mpxn not in watch.cut:
-                async for chunk in self._send(changed, [mpxn], after, complete=False):
-                    yield chunk
+                async for chunks in self._send(changed, [mpxn], after, complete=False):
+                    yield chunks
 
 
 async def _first_change(watches: list[Watch]) -> None:
