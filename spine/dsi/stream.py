@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Final
@@ -88,6 +88,12 @@ class ReadingsStream:
     def _left(self) -> list[str]:
         return [mpxn for mpxn in self._numbers if mpxn not in self._cut]
 
+    def _left_by_partition(self) -> list[tuple[str, ...]]:
+        left = [
+            tuple(m for m in members if m not in self._cut) for members in self._partitions.values()
+        ]
+        return [members for members in left if members]
+
     def _last_reason(self) -> Reason:
         return list(self._cut.values())[-1]
 
@@ -103,15 +109,22 @@ class ReadingsStream:
     async def _send(
         self, window: Interval, members: list[str], vector: Vector, complete: bool
     ) -> AsyncIterator[Chunks]:
-        """One chunk for each member; a set whose permit runs out on the way is asked for again."""
+        """One chunk for each member; a set whose permit runs out on the way is asked for again.
+
+        A set is decided at once and sent over a while: who loses the right to a member meanwhile
+        is not sent it, whatever is left of the permit.
+        """
         query, waiting = replace(self._query, interval=window), dict.fromkeys(members)
         while waiting:
-            judged = deque(await self._reads.decide(query, tuple(waiting), vector, at_once=True))
+            watch = self._watch(query, tuple(waiting))
+            judged = deque[Judged]()
             sent = 0
             try:
+                judged += await self._reads.decide(query, tuple(waiting), vector, at_once=True)
                 while judged and not (sent and judged[0].ruling.expired):
                     count = min(self._together, len(judged))
-                    chunks = self._chunks([judged.popleft() for _ in range(count)], complete)
+                    some = [judged.popleft() for _ in range(count)]
+                    chunks = self._chunks(some, watch.cut, complete)
                     if not chunks:
                         break
                     for chunk in chunks:
@@ -121,6 +134,8 @@ class ReadingsStream:
             except BaseException:
                 self._withhold(judged, Reason.CLIENT_GONE)
                 raise
+            finally:
+                self._watches.remove(watch)
             self._withhold(judged, Reason.PERMIT_EXPIRED)
             if not sent:
                 raise Pushback(Reason.PERMIT_EXPIRED, "no answer was ready within its permit")
@@ -130,35 +145,45 @@ class ReadingsStream:
             if each.permitted:
                 self._reads.withhold(each, why, self._numbers[each.decided.member])
 
-    def _chunks(self, judged: Sequence[Judged], complete: bool) -> Chunks:
-        """What to send for some members of a set; nothing if their permit ran out meanwhile."""
-        permitted = [each for each in judged if each.permitted]
+    def _chunks(
+        self, judged: Sequence[Judged], cut: Mapping[str, Reason], complete: bool
+    ) -> Chunks:
+        """What to send for some members of a set, of which those in `cut` may no longer be sent;
+        nothing if their permit ran out meanwhile.
+        """
+        refused = {each.decided.member: each.refused for each in judged if not each.permitted}
+        for each in judged:
+            if each.permitted and (why := cut.get(member := each.decided.member)) is not None:
+                self._withhold([each], why)
+                refused[member] = why
+        released = [each for each in judged if each.decided.member not in refused]
         try:
-            made = self._reads.answers(permitted)
+            made = self._reads.answers(released)
         except Pushback as pushback:
             if pushback.reason is Reason.PERMIT_EXPIRED:
                 return ()
             raise
-        numbers = [self._numbers[each.decided.member] for each in permitted]
-        self._reads.release_all(permitted, made, numbers)
+        numbers = [self._numbers[each.decided.member] for each in released]
+        self._reads.release_all(released, made, numbers)
         answers = iter(made)
-        return tuple(
-            self._chunk(each, next(answers) if each.permitted else None, complete)
-            for each in judged
-        )
+        return tuple(self._chunk(each, refused, answers, complete) for each in judged)
 
-    def _chunk(self, judged: Judged, made: Answer | None, complete: bool) -> Chunk:
-        """What to send for one member."""
+    def _chunk(
+        self, judged: Judged, refused: Mapping[str, Reason], made: Iterator[Answer], complete: bool
+    ) -> Chunk:
+        """What to send for one member: that it is refused, or the next of the answers made."""
         mpxn = judged.decided.member
         number = self._numbers[mpxn]
-        if made is None:
-            self._cut[mpxn] = judged.refused
-            return Chunk(mpxn, number, judged, refused=judged.refused)
+        if mpxn in refused:
+            self._cut[mpxn] = refused[mpxn]
+            return Chunk(mpxn, number, judged, refused=refused[mpxn])
         self._numbers[mpxn] += 1
-        return Chunk(mpxn, number, judged, made, complete)
+        return Chunk(mpxn, number, judged, next(made), complete)
 
     async def _follow(self, vectors: dict[int, Vector]) -> AsyncIterator[Chunks]:
-        watches = [self._watch(partition) for partition in self._partitions]
+        watches = [self._watch(self._query, members) for members in self._left_by_partition()]
+        for watch in watches:
+            self._watches.judge(watch)
         try:
             while self._left():
                 for watch in watches:
@@ -172,11 +197,10 @@ class ReadingsStream:
             for watch in watches:
                 self._watches.remove(watch)
 
-    def _watch(self, partition: int) -> Watch:
-        members = tuple(m for m in self._partitions[partition] if m not in self._cut)
-        watch = Watch(self._reads.request(self._query, members), partition)
+    def _watch(self, query: Query, members: tuple[str, ...]) -> Watch:
+        """Watch members of one partition from now on."""
+        watch = Watch(self._reads.request(query, members), self._reads.partition_of(members[0]))
         self._watches.add(watch)
-        self._watches.judge(watch)
         return watch
 
     def _cuts(self, watch: Watch) -> list[Chunk]:
