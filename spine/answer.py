@@ -249,21 +249,31 @@ def half_hours_digest(rows: HalfHours) -> bytes:
 def half_hours_digests(answers: Sequence[HalfHours]) -> list[bytes]:
     """The digest of each of these answers over the same half hours, as `half_hours_digest` has it.
 
-    Where they have the same qualities, all equally long, the rows of all are laid out at once.
+    Where they have the same qualities, all equally long, rows laid out once are filled in for each.
     """
     alike = len({(rows.columns.qualities, len(rows.mpxn), len(rows)) for rows in answers}) == 1
     if not alike or len({len(q.encode()) for q in answers[0].columns.qualities}) != 1:
         return [half_hours_digest(rows) for rows in answers]
-    laid_out = memoryview(_recorded_rows_of(answers))
-    size, digests = len(laid_out) // len(answers), []
-    for number, rows in enumerate(answers):
-        own, row = laid_out[number * size : (number + 1) * size], size // max(len(rows), 1)
+    first, count = answers[0].columns.first, len(answers[0])
+    texts = np.array([quality.encode() for quality in answers[0].columns.qualities])
+    mpxn, said = answers[0].mpxn.encode(), answers[0].columns.qualities[0].encode()
+    filled = bytearray(_row_to_fill(mpxn, said) * count)
+    block = np.frombuffer(filled, _row_layout(len(mpxn), len(said), recorded=True))
+    block["start"] = _starts(first, count)
+    row, digests = block.itemsize, []
+    for rows in answers:
+        columns = rows.columns
+        block["mpxn"] = rows.mpxn.encode()
+        block["value"], block["offset"] = columns.values_wh, columns.offsets
+        block["row"] = columns.rows
+        if len(texts) > 1 and said:
+            block["said"] = texts[columns.quality]
         digest = hashlib.sha256(_DIGEST_OF)
         for begin, end, why in _alike(rows.absent):
             if why:
                 digest.update(_absent_rows(rows, why, np.arange(begin, end)))
             else:
-                digest.update(own[begin * row : end * row])
+                digest.update(memoryview(filled)[begin * row : end * row])
         digests.append(digest.digest())
     return digests
 
@@ -295,27 +305,6 @@ def _recorded_rows(rows: HalfHours, places: Ints | slice) -> bytearray:
     return packed
 
 
-def _recorded_rows_of(answers: Sequence[HalfHours]) -> bytearray:
-    """Every half hour of every answer as if it were recorded: what is not there means nothing."""
-    columns = [rows.columns for rows in answers]
-    count, texts = len(answers[0]), [q.encode() for q in columns[0].qualities]
-    said = texts[0]
-    filled = [_row_to_fill(rows.mpxn.encode(), said) * count for rows in answers]
-    packed = bytearray(b"".join(filled))
-    layout = _row_layout(len(answers[0].mpxn), len(said), recorded=True)
-    block = np.frombuffer(packed, layout).reshape(len(answers), count)
-    block["start"] = _starts(columns[0].first, count)
-    for field, column in (
-        ("value", [each.values_wh for each in columns]),
-        ("offset", [each.offsets for each in columns]),
-        ("row", [each.rows for each in columns]),
-    ):
-        block[field] = np.stack(column)
-    if len(texts) > 1 and said:
-        block["said"] = np.array(texts, f"S{len(said)}")[np.stack([c.quality for c in columns])]
-    return packed
-
-
 def _row_to_fill(mpxn: bytes, said: bytes) -> bytes:
     """A canonical row of a recorded half hour, but for what differs from one to the next."""
     row = bytes([len(mpxn)]) + mpxn + bytes(8) + b"\x01" + bytes(8)
@@ -332,7 +321,8 @@ def _row_layout(mpxn: int, said: int, recorded: bool) -> np.dtype[np.void]:
     value = start + 8 + 1
     text = value + 8 + 1
     offset = text + said
-    places = {"start": (start, ">i8"), "value": (value, ">i8"), "said": (text, f"S{said}")}
+    places = {"mpxn": (1, f"S{mpxn}"), "start": (start, ">i8"), "value": (value, ">i8")}
+    places |= {"said": (text, f"S{said}")}
     places |= {"offset": (offset, ">i8"), "row": (offset + 8, ">i4")}
     return _placed(places, offset + 12)
 
