@@ -8,7 +8,6 @@ finds what the log said up to there.
 from __future__ import annotations
 
 import struct
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -208,17 +207,17 @@ def _at_once(kept: Versions) -> Iterator[tuple[bytes, Versions]]:
     Most often that is all of them: one version of each day.
     """
     codes = [stored[QUALITY_END:] for stored in kept.stored]
-    days = kept.days.tolist()
-    if len(set(codes)) == 1 and len(set(days)) == len(days):
-        yield codes[0], kept
+    earlier = np.arange(len(kept)) - np.searchsorted(kept.days, kept.days)  # versions of the day
+    kinds = sorted(set(codes))
+    if len(kinds) == 1 and not earlier.any():
+        yield kinds[0], kept
         return
-    versions_of = Counter[int]()
-    alike: dict[tuple[int, bytes], list[int]] = {}
-    for place, (day, code) in enumerate(zip(days, codes, strict=True)):
-        alike.setdefault((versions_of[day], code), []).append(place)
-        versions_of[day] += 1
-    for (_, code), places in sorted(alike.items()):
-        yield code, kept.take(places)
+    for number in range(int(earlier.max(initial=-1)) + 1):
+        places = np.flatnonzero(earlier == number).tolist()
+        for kind in kinds:
+            alike = [p for p in places if codes[p] == kind] if len(kinds) > 1 else places
+            if alike:
+                yield kind, kept.take(alike)
 
 
 def spoken_of(kept: Versions, first: int, count: int) -> NDArray[np.bool_]:

@@ -116,7 +116,7 @@ class ReadingsStream:
         """
         query, waiting = replace(self._query, interval=window), dict.fromkeys(members)
         while waiting:
-            watch = self._watch(query, tuple(waiting))
+            watch = self._watch(query, tuple(waiting), lasting=False)
             judged = deque[Judged]()
             sent = 0
             try:
@@ -181,7 +181,7 @@ class ReadingsStream:
         return Chunk(mpxn, number, judged, next(made), complete)
 
     async def _follow(self, vectors: dict[int, Vector]) -> AsyncIterator[Chunks]:
-        watches = [self._watch(self._query, members) for members in self._left_by_partition()]
+        watches = [self._watch(self._query, m, lasting=True) for m in self._left_by_partition()]
         for watch in watches:
             self._watches.judge(watch)
         try:
@@ -197,9 +197,10 @@ class ReadingsStream:
             for watch in watches:
                 self._watches.remove(watch)
 
-    def _watch(self, query: Query, members: tuple[str, ...]) -> Watch:
+    def _watch(self, query: Query, members: tuple[str, ...], *, lasting: bool) -> Watch:
         """Watch members of one partition from now on."""
-        watch = Watch(self._reads.request(query, members), self._reads.partition_of(members[0]))
+        partition = self._reads.partition_of(members[0])
+        watch = Watch(self._reads.request(query, members), partition, lasting=lasting)
         self._watches.add(watch)
         return watch
 
