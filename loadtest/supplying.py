@@ -1,8 +1,8 @@
 """`bulk`: a supplier streams a month of all its meters in columns, in sets of a thousand.
 
 Each set is one request and one access entry for each partition; each meter's chunk, 31 days, is
-decided by its own place in the log. A first pass compares every chunk value by value; the timed
-passes compare the bytes with it.
+decided by its own place in the log, and a message holds as many chunks as it may. A first pass
+compares every chunk value by value; the timed passes compare the bytes with it.
 
 The country is the supplier's own meters, with tenancies and consents. The month is appended signed
 with the coordinator's key and without it, as in `growth`, corrections after the days.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -30,6 +31,7 @@ from loadtest.results import Bound, Result
 from loadtest.serving import populate, wait_until_folded
 from loadtest.traffic import secure_channel
 from spine.console.client import interval
+from spine.dsi.chunks import MAX_MEMBERS_PER_MESSAGE
 from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
 from spine.gb import PERIODS_PER_UTC_DAY
 from spine.policy import Basis
@@ -66,9 +68,12 @@ def run(meters: int, folder: Path, note: Note, passes: int = 2) -> Result:
         return asyncio.run(_run(spine, country, passes))
 
 
-def _stream_month(stub: Any, mpxns: list[str]) -> Any:
+async def _stream_month(stub: Any, mpxns: list[str]) -> AsyncIterator[Any]:
     month = interval(_BEGIN, _BEGIN + timedelta(days=len(MONTH)))
-    return stream_set(stub, mpxns, month, in_columns=True)
+    call = stream_set(stub, mpxns, month, members_per_message=MAX_MEMBERS_PER_MESSAGE)
+    async for message in call:
+        for chunk in message.members:
+            yield chunk
 
 
 async def _run(spine: Installation, country: Country, passes: int) -> Result:
@@ -115,14 +120,17 @@ def in_sets(mpxns: list[str]) -> list[list[str]]:
     return [mpxns[start : start + SET] for start in range(0, len(mpxns), SET)]
 
 
-def stream_set(stub: Any, mpxns: list[str], asked: Any, *, in_columns: bool = False) -> Any:
-    """The open call for an interval of these meters, as their supplier's duty."""
+def stream_set(stub: Any, mpxns: list[str], asked: Any, *, members_per_message: int = 0) -> Any:
+    """The open call for an interval of these meters, as their supplier's duty; in columns if
+    several members are to come in a message.
+    """
     request = dsi_pb2.StreamReadingsRequest(
         mpxns=mpxns,
         purpose="SETTLEMENT",
         basis=Basis.LEGAL_OBLIGATION,
         interval=asked,
-        in_columns=in_columns,
+        in_columns=members_per_message > 0,
+        members_per_message=members_per_message,
     )
     return stub.StreamReadings(request, timeout=CALL_S)
 

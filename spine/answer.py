@@ -50,6 +50,7 @@ SETTLEMENT_ALLOWANCE: Final = timedelta(days=426)
 HALF_HOUR_MS: Final = HALF_HOUR // timedelta(milliseconds=1)
 # A half hour of an answer is recorded (0) or absent for the reason at this place.
 ABSENT: Final = (None, *Absent)
+_DIGEST_OF: Final = b"energyos-half-hours-v1\x00"
 _PLACE_OF: Final = {reason: place for place, reason in enumerate(ABSENT)}
 
 Ints = NDArray[np.int64]
@@ -96,6 +97,20 @@ class Columns:
     offsets: Ints
     rows: Ints
     instead: NDArray[np.uint8]
+
+    def part(self, start: int, count: int, first: int) -> Columns:
+        """So many of them from a place on, as those of which the first is `first`."""
+        part = slice(start, start + count)
+        return Columns(
+            first,
+            self.present[part],
+            self.values_wh[part],
+            self.quality[part],
+            self.qualities,
+            self.offsets[part],
+            self.rows[part],
+            self.instead[part],
+        )
 
     def at(self, place: int) -> Recorded | None:
         """What is recorded of one of them."""
@@ -209,7 +224,7 @@ def half_hours_digest(rows: HalfHours) -> bytes:
     quality, offset (8), row (4) if it is recorded, and 0, length (1) and reason if it is absent.
     """
     columns, absent = rows.columns, rows.absent
-    digest = hashlib.sha256(b"energyos-half-hours-v1\x00")
+    digest = hashlib.sha256(_DIGEST_OF)
     lengths = [len(quality.encode()) for quality in columns.qualities]
     if len(rows) and not absent.any() and len(set(lengths)) == 1:
         digest.update(_recorded_rows(rows, slice(None)))
@@ -231,6 +246,38 @@ def half_hours_digest(rows: HalfHours) -> bytes:
     return digest.digest()
 
 
+def half_hours_digests(answers: Sequence[HalfHours]) -> list[bytes]:
+    """The digest of each of these answers over the same half hours, as `half_hours_digest` has it.
+
+    Where they have the same qualities, all equally long, rows laid out once are filled in for each.
+    """
+    alike = len({(rows.columns.qualities, len(rows.mpxn), len(rows)) for rows in answers}) == 1
+    if not alike or len({len(q.encode()) for q in answers[0].columns.qualities}) != 1:
+        return [half_hours_digest(rows) for rows in answers]
+    first, count = answers[0].columns.first, len(answers[0])
+    texts = np.array([quality.encode() for quality in answers[0].columns.qualities])
+    mpxn, said = answers[0].mpxn.encode(), answers[0].columns.qualities[0].encode()
+    filled = bytearray(_row_to_fill(mpxn, said) * count)
+    block = np.frombuffer(filled, _row_layout(len(mpxn), len(said), recorded=True))
+    block["start"] = _starts(first, count)
+    row, digests = block.itemsize, []
+    for rows in answers:
+        columns = rows.columns
+        block["mpxn"] = rows.mpxn.encode()
+        block["value"], block["offset"] = columns.values_wh, columns.offsets
+        block["row"] = columns.rows
+        if len(texts) > 1 and said:
+            block["said"] = texts[columns.quality]
+        digest = hashlib.sha256(_DIGEST_OF)
+        for begin, end, why in _alike(rows.absent):
+            if why:
+                digest.update(_absent_rows(rows, why, np.arange(begin, end)))
+            else:
+                digest.update(memoryview(filled)[begin * row : end * row])
+        digests.append(digest.digest())
+    return digests
+
+
 def _absent_rows(rows: HalfHours, why: int, places: Ints) -> bytearray:
     mpxn, said = rows.mpxn.encode(), str(ABSENT[why]).encode()
     row = bytes([len(mpxn)]) + mpxn + bytes(8) + bytes([0, len(said)]) + said
@@ -247,9 +294,7 @@ def _recorded_rows(rows: HalfHours, places: Ints | slice) -> bytearray:
     mpxn, columns = rows.mpxn.encode(), rows.columns
     quality = columns.quality[places]
     said = columns.qualities[quality[0]].encode()
-    row = bytes([len(mpxn)]) + mpxn + bytes(8) + b"\x01" + bytes(8)
-    row += bytes([len(said)]) + said + bytes(12)
-    packed = bytearray(row * len(quality))
+    packed = bytearray(_row_to_fill(mpxn, said) * len(quality))
     block = np.frombuffer(packed, _row_layout(len(mpxn), len(said), recorded=True))
     block["start"] = _starts(columns.first, len(rows))[places]
     block["value"] = columns.values_wh[places]
@@ -258,6 +303,12 @@ def _recorded_rows(rows: HalfHours, places: Ints | slice) -> bytearray:
     if said and (quality != quality[0]).any():
         block["said"] = np.array([q.encode() for q in columns.qualities], f"S{len(said)}")[quality]
     return packed
+
+
+def _row_to_fill(mpxn: bytes, said: bytes) -> bytes:
+    """A canonical row of a recorded half hour, but for what differs from one to the next."""
+    row = bytes([len(mpxn)]) + mpxn + bytes(8) + b"\x01" + bytes(8)
+    return row + bytes([len(said)]) + said + bytes(12)
 
 
 @lru_cache(256)
@@ -270,7 +321,8 @@ def _row_layout(mpxn: int, said: int, recorded: bool) -> np.dtype[np.void]:
     value = start + 8 + 1
     text = value + 8 + 1
     offset = text + said
-    places = {"start": (start, ">i8"), "value": (value, ">i8"), "said": (text, f"S{said}")}
+    places = {"mpxn": (1, f"S{mpxn}"), "start": (start, ">i8"), "value": (value, ">i8")}
+    places |= {"said": (text, f"S{said}")}
     places |= {"offset": (offset, ">i8"), "row": (offset + 8, ">i4")}
     return _placed(places, offset + 12)
 
@@ -290,16 +342,20 @@ def _starts(first: int, count: int) -> NDArray[np.int64]:
 
 def absent_runs(rows: HalfHours) -> tuple[AbsentRun, ...]:
     """The absent half hours of an answer, run by run."""
-    absent = rows.absent
-    if not absent.any():
-        return ()
-    edges = [0, *(np.flatnonzero(absent[1:] != absent[:-1]) + 1).tolist(), len(rows)]
-    reasons = absent[edges[:-1]].tolist()
     return tuple(
         AbsentRun(half_hour_start(rows.columns.first + begin), end - begin, str(ABSENT[why]))
-        for (begin, end), why in zip(pairwise(edges), reasons, strict=True)
+        for begin, end, why in _alike(rows.absent)
         if why
     )
+
+
+def _alike(absent: NDArray[np.uint8]) -> list[tuple[int, int, int]]:
+    """Runs of half hours that are recorded, or absent for one reason: begin, end, reason."""
+    if not absent.any():
+        return [(0, len(absent), 0)]
+    edges = [0, *(np.flatnonzero(absent[1:] != absent[:-1]) + 1).tolist(), len(absent)]
+    reasons = absent[edges[:-1]].tolist()
+    return [(*edge, why) for edge, why in zip(pairwise(edges), reasons, strict=True)]
 
 
 def records_digest(records: Iterable[object]) -> bytes:

@@ -104,7 +104,7 @@ FIELDS: Final[dict[str, Rule]] = dict(
             "StreamReadingsResponse.mpxn MeteringPoint.mpxn Asset.mpxn GetReadingsRequest.mpxn"
             " StreamReadingsRequest.mpxns GetMeteringPointRequest.mpxn ListConsentsRequest.mpxn"
             " ListTenanciesRequest.mpxn ListAssetsRequest.mpxn GetAssetRequest.mpxn"
-            " AccessQuestion.mpxn",
+            " AccessQuestion.mpxn MemberChunk.mpxn",
             _named(Kind.METER),
         ),
         *_each(
@@ -121,7 +121,8 @@ FIELDS: Final[dict[str, Rule]] = dict(
             DSI,
             "GetReadingsResponse.digest StreamReadingsResponse.digest"
             " GetMeteringPointResponse.digest ListConsentsResponse.digest"
-            " ListTenanciesResponse.digest ListAssetsResponse.digest GetAssetResponse.digest",
+            " ListTenanciesResponse.digest ListAssetsResponse.digest GetAssetResponse.digest"
+            " MemberChunk.digest",
             _DIGEST,
         ),
         *_each(
@@ -147,7 +148,8 @@ FIELDS: Final[dict[str, Rule]] = dict(
         *_each(DSI, "Decision.decided_at", _OWN_TIME),
         *_each(
             DSI,
-            "Decision.consent_version StreamReadingsResponse.chunk Consent.version",
+            "Decision.consent_version StreamReadingsResponse.chunk Consent.version"
+            " MemberChunk.chunk",
             _COUNT,
         ),
         *_each(
@@ -160,7 +162,8 @@ FIELDS: Final[dict[str, Rule]] = dict(
             " MeteringPoint.measurement_quantity MeteringPoint.supplier"
             " Consent.state Consent.purpose Consent.categories"
             " Asset.state Asset.verification_level"
-            " AccessAdvice.would_permit AccessAdvice.reason AccessAdvice.rule",
+            " AccessAdvice.would_permit AccessAdvice.reason AccessAdvice.rule"
+            " MemberChunk.interval_complete MemberChunk.refused",
             _FEW,
         ),
         *_each(DSI, "Consent.data_user", _OWN),
@@ -191,7 +194,7 @@ FIELDS: Final[dict[str, Rule]] = dict(
         *_each(
             DSI,
             "GetReadingsRequest.page_size GetReadingsRequest.in_columns"
-            " StreamReadingsRequest.in_columns",
+            " StreamReadingsRequest.in_columns StreamReadingsRequest.members_per_message",
             _SHAPE,
         ),
         # The record of a consent

@@ -8,9 +8,8 @@ finds what the log said up to there.
 from __future__ import annotations
 
 import struct
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -202,17 +201,17 @@ def _at_once(kept: Versions) -> Iterator[tuple[bytes, Versions]]:
     Most often that is all of them: one version of each day.
     """
     codes = [stored[QUALITY_END:] for stored in kept.stored]
-    days = kept.days.tolist()
-    if len(set(codes)) == 1 and len(set(days)) == len(days):
-        yield codes[0], kept
+    earlier = np.arange(len(kept)) - np.searchsorted(kept.days, kept.days)  # versions of the day
+    kinds = sorted(set(codes))
+    if len(kinds) == 1 and not earlier.any():
+        yield kinds[0], kept
         return
-    versions_of = Counter[int]()
-    alike: dict[tuple[int, bytes], list[int]] = {}
-    for place, (day, code) in enumerate(zip(days, codes, strict=True)):
-        alike.setdefault((versions_of[day], code), []).append(place)
-        versions_of[day] += 1
-    for (_, code), places in sorted(alike.items()):
-        yield code, kept.take(places)
+    for number in range(int(earlier.max(initial=-1)) + 1):
+        places = np.flatnonzero(earlier == number).tolist()
+        for kind in kinds:
+            alike = [p for p in places if codes[p] == kind] if len(kinds) > 1 else places
+            if alike:
+                yield kind, kept.take(alike)
 
 
 def spoken_of(kept: Versions, first: int, count: int) -> NDArray[np.bool_]:
@@ -244,14 +243,58 @@ def versions(
 
     With `REFUSED_PREFIX`, what was refused of them: `stored` is the mask then.
     """
+    return _versions(rows.scan(*_bounds(mpxn, quantity, first, count, prefix)))
+
+
+def _bounds(mpxn: str, quantity: str, first: int, count: int, prefix: bytes) -> tuple[bytes, bytes]:
+    """Between which keys the rows of those days stand."""
     point = prefix + mpxn.encode().ljust(MPXN_BYTES, b"\x00") + quantity.encode()
     first_day, days = _days_around(first, count)
-    bounds = (struct.pack(">I", day + DAY_SIGN) for day in (first_day, first_day + days))
-    start, end = (point + day for day in bounds)
-    found = list(rows.scan(start, end))
-    if not found:
+    start, end = (struct.pack(">I", day + DAY_SIGN) for day in (first_day, first_day + days))
+    return point + start, point + end
+
+
+def _versions(found: Iterable[tuple[bytes, bytes]]) -> Versions:
+    keys, stored = [], []
+    for key, value in found:
+        keys.append(key)
+        stored.append(value)
+    if not keys:
         return NO_VERSIONS
-    keys, stored = zip(*found, strict=True)
     said = np.frombuffer(b"".join(keys), _KEY)
-    days_found, offsets, places = (said[name].astype(np.int64) for name in ("day", "offset", "row"))
-    return Versions(days_found - DAY_SIGN, offsets, places, stored)
+    days, offsets, places = (said[name].astype(np.int64) for name in ("day", "offset", "row"))
+    return Versions(days - DAY_SIGN, offsets, places, stored)
+
+
+def columns_of_each(
+    rows: ReadableRows, mpxns: Sequence[str], quantity: str, first: int, count: int, below: int
+) -> list[Columns]:
+    """The half hours [first, first + count) of each of these meters as of an offset in the log.
+
+    As `columns_of` gives them of one, made side by side: as if the days of each meter came after
+    those of the meter before.
+    """
+    first_day, days = _days_around(first, count)
+    kept, refused = (
+        _one_after_the_other(rows, mpxns, quantity, first, count, prefix).below(below)
+        for prefix in (ROW_PREFIX, REFUSED_PREFIX)
+    )
+    every = columns_of(kept, 0, len(mpxns) * days * _DAY, refused)
+    starts = [number * days * _DAY + first - first_day * _DAY for number in range(len(mpxns))]
+    return [every.part(start, count, first) for start in starts]
+
+
+def _one_after_the_other(
+    rows: ReadableRows, mpxns: Sequence[str], quantity: str, first: int, count: int, prefix: bytes
+) -> Versions:
+    """The versions of all these meters; the days of each follow on those of the one before."""
+    found: list[tuple[bytes, bytes]] = []
+    counts = []
+    for mpxn in mpxns:
+        said = list(rows.scan(*_bounds(mpxn, quantity, first, count, prefix)))
+        found += said
+        counts.append(len(said))
+    alone = _versions(found)
+    first_day, days = _days_around(first, count)
+    before = np.repeat(np.arange(len(mpxns)) * days, counts)
+    return replace(alone, days=alone.days - first_day + before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -14,6 +15,7 @@ from domains.metering.rows import (
     ROW_PREFIX,
     Versions,
     columns_of,
+    columns_of_each,
     spoken_of,
     versions,
 )
@@ -73,6 +75,13 @@ def readings_as_of(
     asked = rows, mpxn, quantity, first, count
     kept, refused = (versions(*asked, prefix).below(below_offset) for prefix in _KINDS)
     return columns_of(kept, first, count, refused)
+
+
+def readings_of_each(
+    rows: ReadableRows, mpxns: Sequence[str], quantity: str, interval: Interval, below_offset: int
+) -> list[Columns]:
+    """What `readings_as_of` gives of each of these meters, made side by side."""
+    return columns_of_each(rows, mpxns, quantity, *_half_hours_of(interval), below_offset)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -29,6 +29,7 @@ from domains.metering.views import (
     circumstances,
     metering_point_view,
     readings_as_of,
+    readings_of_each,
     recorded_at,
 )
 from spine import trust
@@ -40,6 +41,7 @@ from spine.answer import (
     absent_runs,
     half_hours,
     half_hours_digest,
+    half_hours_digests,
     records_digest,
 )
 from spine.codec import unpack
@@ -137,6 +139,29 @@ def answer(
             return _assets(decided, sources)
         case _:
             return readings(decided, sources)
+
+
+def answers(decided: Sequence[Decided], sources: Sources) -> list[Answer]:
+    """The answers to permitted members of one request, as `answer` makes each.
+
+    Half hours of several meters are made side by side.
+    """
+    if len(decided) < 2 or trust.READINGS_TOPIC not in sources.rows:
+        return [answer(each, each.access, sources) for each in decided]
+    request = decided[0].request
+    found = readings_of_each(
+        sources.rows[trust.READINGS_TOPIC],
+        [each.member for each in decided],
+        request.measurement_quantity,
+        Interval(request.interval_from, request.interval_to),
+        sources.below[trust.READINGS_TOPIC],
+    )
+    rows = [explained(each, said, sources) for each, said in zip(decided, found, strict=True)]
+    digests = half_hours_digests(rows)
+    return [
+        Answer(each.recorded, digest, absent_runs(each), each)
+        for each, digest in zip(rows, digests, strict=True)
+    ]
 
 
 def said_at(decided: Decided, rows: Mapping[str, ReadableRows]) -> tuple[str, list[int]]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,7 +20,7 @@ from domains.metering.views import recorded_between
 from spine import telemetry, trust
 from spine.access import AccessLog, OutcomeLog, Ruling, Vector
 from spine.answer import Release
-from spine.dsi.answering import Answer, Sources, answer
+from spine.dsi.answering import Answer, Sources, answers
 from spine.dsi.data import POLL_S, DataViews
 from spine.errors import Invalid, NotPermitted, Pushback, Reason
 from spine.event import AccessOutcome, AccessRequest, DataPosition, epoch_ms, murmur2_partition
@@ -222,12 +223,14 @@ class Reads:
             access = self.access[self.partition_of(meters[0])]
             ruling = await access.decide(request, vector, at_once=at_once)
         judged = tuple(Judged(ruling, decided) for decided in ruling.decided)
-        for each in judged:
-            reason = "" if each.permitted else str(each.decided.decision.reason)  # type: ignore[union-attr]
-            decision = "permit" if each.permitted else "refuse"
-            telemetry.decisions.add(1, {"decision": decision, "reason": reason})
-            if not each.permitted:
-                self._outcome(each, Release.REFUSED, "", None, 0)
+        told = Counter(
+            ("permit", "") if each.permitted else ("refuse", str(each.decided.decision.reason))  # type: ignore[union-attr]
+            for each in judged
+        )
+        for (decision, reason), count in told.items():
+            telemetry.decisions.add(count, {"decision": decision, "reason": reason})
+        refused = [each for each in judged if not each.permitted]
+        self._record(refused, Release.REFUSED, "", [None] * len(refused), [0] * len(refused))
         return judged
 
     def _unclaimed(self, ruling: Ruling, why: Reason) -> None:
@@ -237,24 +240,35 @@ class Reads:
             if judged.permitted:
                 self.withhold(judged, why)
             else:
-                self._outcome(judged, Release.REFUSED, "", None, 0)
+                self._record([judged], Release.REFUSED, "", [None], [0])
 
     def answer(self, judged: Judged) -> Answer:
         """The answer to a permitted member; Pushback(PERMIT_EXPIRED) if its time is over.
 
         Pushback(DATA_BEHIND) if the rows it must be made from are not there just now.
         """
+        (made,) = self.answers([judged])
+        return made
+
+    def answers(self, judged: Sequence[Judged]) -> list[Answer]:
+        """The answers to permitted members of one ruling, made side by side. All or none: it fails
+        as `answer` does, and then every one of them has its outcome.
+        """
+        permit_until.set(None)
+        if not judged:
+            return []
+        ruling = judged[0].ruling
         try:
-            sources = self.sources(judged.ruling.vector)
-            made = answer(judged.decided, judged.decided.access, sources)
-        except Pushback as behind:
-            self.withhold(judged, behind.reason)
+            made = answers([each.decided for each in judged], self.sources(ruling.vector))
+            if ruling.expired:
+                message = "the permit ran out before the answer was ready"
+                raise Pushback(Reason.PERMIT_EXPIRED, message)
+        except Exception as error:
+            why = error.reason if isinstance(error, Pushback) else Reason.RELEASE_FAILED
+            for each in judged:
+                self.withhold(each, why)
             raise
-        except Exception:
-            self.withhold(judged, Reason.RELEASE_FAILED)
-            raise
-        self.check_time(judged)
-        permit_until.set(judged.ruling.expires_at)
+        permit_until.set(ruling.expires_at)
         return made
 
     def check_time(self, judged: Judged) -> None:
@@ -265,11 +279,17 @@ class Reads:
 
     def release(self, judged: Judged, released: Answer, chunk: int = 0) -> None:
         """Record that the answer went out."""
-        self._outcome(judged, Release.RELEASED, "", released, chunk)
+        self.release_all([judged], [released], [chunk])
+
+    def release_all(
+        self, judged: Sequence[Judged], released: Sequence[Answer], chunks: Sequence[int]
+    ) -> None:
+        """Record that the answers to members of one ruling went out, each as that chunk of it."""
+        self._record(judged, Release.RELEASED, "", released, chunks)
 
     def withhold(self, judged: Judged, why: Reason, chunk: int = 0) -> None:
         """Record that nothing went out although it was permitted."""
-        self._outcome(judged, Release.NOT_RELEASED, str(why), None, chunk)
+        self._record([judged], Release.NOT_RELEASED, str(why), [None], [chunk])
 
     async def read_one(self, query: Query, mpxn: str, at_least: Vector) -> tuple[Judged, Answer]:
         """A whole read of one meter; NotPermitted with the reason the caller may know."""
@@ -287,41 +307,52 @@ class Reads:
         self.release(judged, released)
         return judged, released
 
-    def _outcome(
-        self, judged: Judged, release: Release, why: str, released: Answer | None, chunk: int
+    def _record(
+        self,
+        judged: Sequence[Judged],
+        release: Release,
+        why: str,
+        released: Sequence[Answer | None],
+        chunks: Sequence[int],
     ) -> None:
-        ruling, decided = judged.ruling, judged.decided
-        if ruling.offset < 0:
+        """Queue the outcomes of members of one ruling."""
+        if not judged or judged[0].ruling.offset < 0:
             return
-        decision = decided.decision
-        permit = decision if isinstance(decision, Permit) else None
-        telemetry.releases.add(1, {"release": str(release)})
+        ruling = judged[0].ruling
+        telemetry.releases.add(len(judged), {"release": str(release)})
+        told = zip(judged, released, chunks, strict=True)
         self._outcomes.add(
             ruling.partition,
-            (
-                AccessOutcome(
-                    decided.request.request_id,
-                    ruling.partition,
-                    ruling.offset,
-                    decided.entry,
-                    decided.member,
-                    chunk,
-                    "PERMIT" if permit else "REFUSE",
-                    "" if isinstance(decision, Permit) else str(decision.reason),
-                    str(release),
-                    why,
-                    permit.consent_id if permit else "",
-                    permit.consent_version if permit else 0,
-                    decided.policy_version,
-                    self._folded[0],
-                    self._schema_set,
-                    tzdata_version(),
-                    released.rows if released else 0,
-                    released.digest if released else NOTHING,
-                    released.absent if released else (),
-                ),
-            ),
-            self._rests_on(ruling.vector if released else ()),
+            [self._outcome(each, str(release), why, made, chunk) for each, made, chunk in told],
+            self._rests_on(ruling.vector if release is Release.RELEASED else ()),
+        )
+
+    def _outcome(
+        self, judged: Judged, release: str, why: str, released: Answer | None, chunk: int
+    ) -> AccessOutcome:
+        ruling, decided = judged.ruling, judged.decided
+        decision = decided.decision
+        permit = decision if isinstance(decision, Permit) else None
+        return AccessOutcome(
+            decided.request.request_id,
+            ruling.partition,
+            ruling.offset,
+            decided.entry,
+            decided.member,
+            chunk,
+            "PERMIT" if permit else "REFUSE",
+            "" if isinstance(decision, Permit) else str(decision.reason),
+            release,
+            why,
+            permit.consent_id if permit else "",
+            permit.consent_version if permit else 0,
+            decided.policy_version,
+            self._folded[0],
+            self._schema_set,
+            tzdata_version(),
+            released.rows if released else 0,
+            released.digest if released else NOTHING,
+            released.absent if released else (),
         )
 
     def _rests_on(self, vector: Vector) -> Versions:

@@ -17,15 +17,16 @@ from spine.common.v1 import common_pb2
 from spine.dsi import assets, personal, records
 from spine.dsi.advice import QUANTITY_OF, Adviser
 from spine.dsi.answering import LIST_TENANCIES, Answer
+from spine.dsi.chunks import decision, members_per_message, message_of
 from spine.dsi.reads import TOPICS_OF_READINGS, Judged, Query, Reads
 from spine.dsi.rows import put_half_hours
-from spine.dsi.stream import HALF_HOURS_PER_CHUNK, Chunk, ReadingsStream
+from spine.dsi.stream import HALF_HOURS_PER_CHUNK, ReadingsStream
 from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
 from spine.dsi.watch import Watches
 from spine.errors import Invalid, Reason
 from spine.event import DataPosition, epoch_ms, from_epoch_ms
 from spine.gb import HALF_HOUR, Interval, on_the_grid, parse_mpxn
-from spine.policy import MAX_INTERVAL, Category, Permit
+from spine.policy import MAX_INTERVAL, Category
 from spine.server import current_caller
 from spine.services import wire
 
@@ -77,7 +78,7 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
         query = self._readings_query("GetReadings", request, Interval(start, end))
         judged, made = await self._reads.read_at(query, mpxn, vector)
         response = dsi_pb2.GetReadingsResponse(
-            decision=_decision(judged),
+            decision=decision(judged),
             positions=self._token(vector, judged),
             digest=made.digest,
             next_cursor=_cursor(digest, end, vector) if end < asked.end else "",
@@ -92,10 +93,14 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
             raise Invalid(
                 Reason.FIELD_INVALID, "follow and as_of_known exclude each other", field="follow"
             )
+        together = members_per_message(request)
         query = self._readings_query("StreamReadings", request, _interval(request.interval))
-        stream = ReadingsStream(self._reads, self._watches, query, mpxns, self._at_least(request))
-        async for chunk in stream.chunks(request.follow):
-            yield self._chunk(chunk, request.in_columns)
+        at_least = self._at_least(request)
+        stream = ReadingsStream(
+            self._reads, self._watches, query, mpxns, at_least, together=max(together, 1)
+        )
+        async for chunks in stream.messages(request.follow):
+            yield message_of(chunks, request, self._token_of_set)
 
     async def GetMeteringPoint(self, request: Any, context: Any) -> Any:
         """The standing data of one metering point."""
@@ -106,7 +111,7 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
         judged, made = await self._reads.read_one(query, mpxn, self._at_least(request))
         return dsi_pb2.GetMeteringPointResponse(
             metering_point=records.metering_point(made.metering_point),
-            decision=_decision(judged),
+            decision=decision(judged),
             positions=self._token(judged.ruling.vector, judged),
             digest=made.digest,
         )
@@ -116,7 +121,7 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
         judged, made = await self._of_consents("ListConsents", request)
         return dsi_pb2.ListConsentsResponse(
             consents=[records.consent(view) for view in made.consents],
-            decision=_decision(judged),
+            decision=decision(judged),
             positions=self._token(judged.ruling.vector, judged),
             digest=made.digest,
         )
@@ -126,7 +131,7 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
         judged, made = await self._of_consents(LIST_TENANCIES, request)
         return dsi_pb2.ListTenanciesResponse(
             tenancies=[records.tenancy(view) for view in made.tenancies],
-            decision=_decision(judged),
+            decision=decision(judged),
             positions=self._token(judged.ruling.vector, judged),
             digest=made.digest,
         )
@@ -143,7 +148,7 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
         query = self._record_query(method, request, Category.CONSENTS, None)
         judged, made, texts = await self._personal.read(query, mpxn, self._at_least(request))
         positions = self._token(judged.ruling.vector, judged)
-        return personal.response(made, texts, _decision(judged), positions)
+        return personal.response(made, texts, decision(judged), positions)
 
     async def ListAssets(self, request: Any, context: Any) -> Any:
         """The assets that stand behind one metering point."""
@@ -160,7 +165,7 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
         query = self._record_query(method, request, Category.ASSET, as_of_valid)
         judged, made = await self._reads.read_one(query, mpxn, self._at_least(request))
         positions = self._token(judged.ruling.vector, judged)
-        return assets.response(request, made, _decision(judged), positions)
+        return assets.response(request, made, decision(judged), positions)
 
     async def CheckAccess(self, request: Any, context: Any) -> Any:
         """What reads would come to, as of the stated positions."""
@@ -272,20 +277,6 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
     def _positions(self, positions: Iterable[DataPosition]) -> Any:
         return wire.position_token(self._log_id, positions)
 
-    def _chunk(self, chunk: Chunk, in_columns: bool) -> Any:
-        answer: Answer | None = chunk.answer
-        response = dsi_pb2.StreamReadingsResponse(
-            mpxn=chunk.mpxn,
-            chunk=chunk.number,
-            decision=_decision(chunk.judged) if answer and chunk.judged else None,
-            positions=self._token_of_set(chunk.judged) if answer and chunk.judged else None,
-            digest=answer.digest if answer else b"",
-            interval_complete=chunk.complete,
-            refused=chunk.refused or "",
-        )
-        put_half_hours(response, answer.half_hours if answer else (), in_columns)
-        return response
-
 
 def stream_meters(request: Any) -> list[str]:
     """The metering points of a stream; Invalid(REQUEST_TOO_LARGE) unless 1 to 1,000, each once."""
@@ -366,18 +357,3 @@ def _code(text: str, field: str, longest: int = 64) -> str:
 def _consent_id(request: Any) -> str:
     named = getattr(request, "consent_id", "")
     return _code(named, "consent_id") if named else ""
-
-
-def _decision(judged: Judged) -> Any:
-    ruling, decided = judged.ruling, judged.decided
-    permit = decided.decision if isinstance(decided.decision, Permit) else None
-    return dsi_pb2.Decision(
-        request_id=decided.request.request_id,
-        partition=ruling.partition,
-        offset=ruling.offset,
-        entry=decided.entry,
-        decided_at=wire.stamp_ms(decided.now_ms),
-        consent_id=permit.consent_id if permit else "",
-        consent_version=permit.consent_version if permit else 0,
-        policy_version=decided.policy_version,
-    )

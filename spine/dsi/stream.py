@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -32,14 +34,24 @@ class Chunk:
     refused: Reason | None = None
 
 
+Chunks = tuple[Chunk, ...]
+
+
 class ReadingsStream:
     """One open stream over meters of any partitions."""
 
     def __init__(
-        self, reads: Reads, watches: Watches, query: Query, mpxns: Sequence[str], at_least: Vector
+        self,
+        reads: Reads,
+        watches: Watches,
+        query: Query,
+        mpxns: Sequence[str],
+        at_least: Vector,
+        together: int = 1,
     ) -> None:
+        """`together`: of how many meters chunks are made side by side, to be sent as one."""
         self._reads, self._watches = reads, watches
-        self._query, self._at_least = query, at_least
+        self._query, self._at_least, self._together = query, at_least, together
         self._numbers = dict.fromkeys(mpxns, 0)
         self._cut: dict[str, Reason] = {}
         self._partitions: dict[int, list[str]] = {}
@@ -47,7 +59,17 @@ class ReadingsStream:
             self._partitions.setdefault(reads.partition_of(mpxn), []).append(mpxn)
 
     async def chunks(self, follow: bool) -> AsyncGenerator[Chunk, None]:
-        """Every chunk in order; NotPermitted with the last reason once no meter is left."""
+        """Every chunk in order; fails as `messages` does."""
+        async with aclosing(self.messages(follow)) as messages:
+            async for chunks in messages:
+                for chunk in chunks:
+                    yield chunk
+
+    async def messages(self, follow: bool) -> AsyncGenerator[Chunks, None]:
+        """Every chunk in order, as they are sent: those of so many meters at a time.
+
+        NotPermitted with the last reason once no meter is left.
+        """
         vectors = {
             partition: await self._reads.positions(
                 self._query.category, partition, self._at_least, self._query.as_of_known
@@ -55,95 +77,131 @@ class ReadingsStream:
             for partition in self._partitions
         }
         for partition in self._partitions:
-            async for chunk in self._interval(partition, vectors[partition]):
-                yield chunk
+            async for chunks in self._interval(partition, vectors[partition]):
+                yield chunks
         if follow and self._left():
-            async for chunk in self._follow(vectors):
-                yield chunk
+            async for chunks in self._follow(vectors):
+                yield chunks
         if not self._left():
             raise NotPermitted(self._last_reason(), "no metering point of the stream is left")
 
     def _left(self) -> list[str]:
         return [mpxn for mpxn in self._numbers if mpxn not in self._cut]
 
+    def _left_by_partition(self) -> list[tuple[str, ...]]:
+        left = [
+            tuple(m for m in members if m not in self._cut) for members in self._partitions.values()
+        ]
+        return [members for members in left if members]
+
     def _last_reason(self) -> Reason:
         return list(self._cut.values())[-1]
 
-    async def _interval(self, partition: int, vector: Vector) -> AsyncIterator[Chunk]:
+    async def _interval(self, partition: int, vector: Vector) -> AsyncIterator[Chunks]:
         start, end = self._query.interval.start, self._query.interval.end
         while start < end:
             window = Interval(start, end if end - start <= CHUNK else start + CHUNK)
             members = [m for m in self._partitions[partition] if m not in self._cut]
-            async for chunk in self._send(window, members, vector, complete=window.end == end):
-                yield chunk
+            async for chunks in self._send(window, members, vector, complete=window.end == end):
+                yield chunks
             start = window.end
 
     async def _send(
         self, window: Interval, members: list[str], vector: Vector, complete: bool
-    ) -> AsyncIterator[Chunk]:
-        """One chunk for each member; a set whose permit runs out on the way is asked for again."""
-        waiting = list(members)
+    ) -> AsyncIterator[Chunks]:
+        """One chunk for each member; a set whose permit runs out on the way is asked for again.
+
+        A set is decided at once and sent over a while: who loses the right to a member meanwhile
+        is not sent it, whatever is left of the permit.
+        """
+        query, waiting = replace(self._query, interval=window), dict.fromkeys(members)
         while waiting:
-            query = replace(self._query, interval=window)
-            judged = list(await self._reads.decide(query, tuple(waiting), vector, at_once=True))
+            watch = self._watch(query, tuple(waiting), lasting=False)
+            judged = deque[Judged]()
             sent = 0
             try:
+                judged += await self._reads.decide(query, tuple(waiting), vector, at_once=True)
                 while judged and not (sent and judged[0].ruling.expired):
-                    chunk = self._chunk(judged.pop(0), complete)
-                    if chunk is None:
+                    count = min(self._together, len(judged))
+                    some = [judged.popleft() for _ in range(count)]
+                    chunks = self._chunks(some, watch.cut, complete)
+                    if not chunks:
                         break
-                    waiting.remove(chunk.mpxn)
+                    for chunk in chunks:
+                        del waiting[chunk.mpxn]
                     sent += 1
-                    yield chunk
+                    yield chunks
             except BaseException:
                 self._withhold(judged, Reason.CLIENT_GONE)
                 raise
+            finally:
+                self._watches.remove(watch)
             self._withhold(judged, Reason.PERMIT_EXPIRED)
             if not sent:
                 raise Pushback(Reason.PERMIT_EXPIRED, "no answer was ready within its permit")
 
-    def _withhold(self, judged: Sequence[Judged], why: Reason) -> None:
+    def _withhold(self, judged: Iterable[Judged], why: Reason) -> None:
         for each in judged:
             if each.permitted:
                 self._reads.withhold(each, why, self._numbers[each.decided.member])
 
-    def _chunk(self, judged: Judged, complete: bool) -> Chunk | None:
-        """What to send for one member; None if its permit ran out while the answer was made."""
-        mpxn = judged.decided.member
-        number = self._numbers[mpxn]
-        if not judged.permitted:
-            self._cut[mpxn] = judged.refused
-            return Chunk(mpxn, number, judged, refused=judged.refused)
+    def _chunks(
+        self, judged: Sequence[Judged], cut: Mapping[str, Reason], complete: bool
+    ) -> Chunks:
+        """What to send for some members of a set, of which those in `cut` may no longer be sent;
+        nothing if their permit ran out meanwhile.
+        """
+        refused = {each.decided.member: each.refused for each in judged if not each.permitted}
+        for each in judged:
+            if each.permitted and (why := cut.get(member := each.decided.member)) is not None:
+                self._withhold([each], why)
+                refused[member] = why
+        released = [each for each in judged if each.decided.member not in refused]
         try:
-            made = self._reads.answer(judged)
+            made = self._reads.answers(released)
         except Pushback as pushback:
             if pushback.reason is Reason.PERMIT_EXPIRED:
-                return None
+                return ()
             raise
-        self._reads.release(judged, made, number)
-        self._numbers[mpxn] += 1
-        return Chunk(mpxn, number, judged, made, complete)
+        numbers = [self._numbers[each.decided.member] for each in released]
+        self._reads.release_all(released, made, numbers)
+        answers = iter(made)
+        return tuple(self._chunk(each, refused, answers, complete) for each in judged)
 
-    async def _follow(self, vectors: dict[int, Vector]) -> AsyncIterator[Chunk]:
-        watches = [self._watch(partition) for partition in self._partitions]
+    def _chunk(
+        self, judged: Judged, refused: Mapping[str, Reason], made: Iterator[Answer], complete: bool
+    ) -> Chunk:
+        """What to send for one member: that it is refused, or the next of the answers made."""
+        mpxn = judged.decided.member
+        number = self._numbers[mpxn]
+        if mpxn in refused:
+            self._cut[mpxn] = refused[mpxn]
+            return Chunk(mpxn, number, judged, refused=refused[mpxn])
+        self._numbers[mpxn] += 1
+        return Chunk(mpxn, number, judged, next(made), complete)
+
+    async def _follow(self, vectors: dict[int, Vector]) -> AsyncIterator[Chunks]:
+        watches = [self._watch(self._query, m, lasting=True) for m in self._left_by_partition()]
+        for watch in watches:
+            self._watches.judge(watch)
         try:
             while self._left():
                 for watch in watches:
-                    async for chunk in self._news(watch, vectors):
-                        yield chunk
+                    async for chunks in self._news(watch, vectors):
+                        yield chunks
                     for chunk in self._cuts(watch):
-                        yield chunk
+                        yield (chunk,)
                 if self._left():
                     await _first_change(watches)
         finally:
             for watch in watches:
                 self._watches.remove(watch)
 
-    def _watch(self, partition: int) -> Watch:
-        members = tuple(m for m in self._partitions[partition] if m not in self._cut)
-        watch = Watch(self._reads.request(self._query, members), partition)
+    def _watch(self, query: Query, members: tuple[str, ...], *, lasting: bool) -> Watch:
+        """Watch members of one partition from now on."""
+        partition = self._reads.partition_of(members[0])
+        watch = Watch(self._reads.request(query, members), partition, lasting=lasting)
         self._watches.add(watch)
-        self._watches.judge(watch)
         return watch
 
     def _cuts(self, watch: Watch) -> list[Chunk]:
@@ -152,7 +210,7 @@ class ReadingsStream:
         watch.changed.clear()
         return [Chunk(mpxn, self._numbers[mpxn], refused=reason) for mpxn, reason in cut.items()]
 
-    async def _news(self, watch: Watch, vectors: dict[int, Vector]) -> AsyncIterator[Chunk]:
+    async def _news(self, watch: Watch, vectors: dict[int, Vector]) -> AsyncIterator[Chunks]:
         """Chunks over the half hours that changed since the positions last sent."""
         before = vectors[watch.partition]
         offset = self._reads.data.next_offset(trust.READINGS_TOPIC, watch.partition)
@@ -164,8 +222,8 @@ class ReadingsStream:
             changed = self._reads.changed(self._query, mpxn, before, after)
             await asyncio.sleep(0)  # so that the fold goes on between meters
             if changed is not None and mpxn not in watch.cut:
-                async for chunk in self._send(changed, [mpxn], after, complete=False):
-                    yield chunk
+                async for chunks in self._send(changed, [mpxn], after, complete=False):
+                    yield chunks
 
 
 async def _first_change(watches: list[Watch]) -> None:

@@ -21,10 +21,13 @@ JUDGE_EVERY_S: Final = 1.0
 
 
 class Watch:
-    """What one open stream may still send. `cut` fills up with members and reasons."""
+    """What one open stream may still send. `cut` fills up with members and reasons.
 
-    def __init__(self, request: AccessRequest, partition: int) -> None:
-        self.request, self.partition = request, partition
+    `lasting`: it is also judged for what time alone ends. A permit's two seconds need none of that.
+    """
+
+    def __init__(self, request: AccessRequest, partition: int, *, lasting: bool = True) -> None:
+        self.request, self.partition, self.lasting = request, partition, lasting
         self.members = set(request.meters)
         self.cut: dict[str, Reason] = {}
         self.changed = asyncio.Event()
@@ -89,5 +92,5 @@ class Watches:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(JUDGE_EVERY_S)
-            for watch in list(self._open):
+            for watch in [each for each in self._open if each.lasting]:
                 self.judge(watch)

@@ -473,11 +473,18 @@ class InPartitions(dsi_pb2_grpc.DsiServicer):
 
     def __init__(self, refused: set[str] | None = None, *, passed_on: bool = False) -> None:
         self.refused, self.passed_on = refused or set(), passed_on
+        self.asked_at_once = 0
 
     async def StreamReadings(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        self.asked_at_once = len(request.mpxns)
         for mpxn in sorted(request.mpxns, key=lambda mpxn: (int(mpxn) % 4, mpxn)):
             refused = "CONSENT_REVOKED" if mpxn in self.refused else ""
-            yield dsi_pb2.StreamReadingsResponse(mpxn=mpxn, refused=refused)
+            said = {"mpxn": mpxn, "refused": refused}
+            if request.members_per_message:
+                decision = dsi_pb2.Decision(request_id=bytes(16), partition=int(mpxn) % 4)
+                yield dsi_pb2.StreamReadingsResponse(members=[said | {"decision": decision}])
+            else:
+                yield dsi_pb2.StreamReadingsResponse(**said)
         if self.refused.issuperset(request.mpxns):
             error = NotPermitted(Reason.CONSENT_REVOKED, f"none is left of {request.mpxns}")
             if self.passed_on:
@@ -507,7 +514,9 @@ async def streaming(authority: Authority, servicer: InPartitions) -> AsyncIterat
         async with connect(f"127.0.0.1:{server.port}", folder) as channel:
             try:
                 async for chunk in dsi_pb2_grpc.DsiStub(channel).StreamReadings(request, timeout=5):
-                    came.append(chunk.mpxn)
+                    came += [member.mpxn for member in chunk.members] or [chunk.mpxn]
+                    if party == ONE:
+                        assert not any(member.decision.partition for member in chunk.members)
             except grpc.aio.AioRpcError as error:
                 reason = error_from(error).reason
                 assert party != ONE or error_from(error).message in ("", reason)
@@ -523,6 +532,19 @@ async def test_a_stream_does_not_show_which_meters_share_a_partition(authority: 
         assert came == named and not reason
         named, came, _ = await ask(PLAIN, METERS)
         assert came != named, "the naive stream is in the order of partitions"
+
+
+async def test_members_of_a_message_are_named_as_chunks_are_and_no_two_come_together(
+    authority: Authority,
+) -> None:
+    servicer = InPartitions()
+    async with streaming(authority, servicer) as ask:
+        named, came, reason = await ask(ONE, METERS, in_columns=True, members_per_message=8)
+        assert came == named and not reason
+        assert servicer.asked_at_once == 1
+        _, came, _ = await ask(PLAIN, METERS, in_columns=True, members_per_message=8)
+        assert sorted(came) == sorted(METERS), "the naive stream names them by MPxN"
+        assert servicer.asked_at_once == len(METERS)
 
 
 async def test_a_stream_follows_one_meter_or_one_decision_would_be_of_a_partition(

@@ -1,0 +1,85 @@
+"""Chunks of a stream as the DSI sends them: each by itself, or several as members of a message."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from spine.answer import HalfHour, HalfHours
+from spine.dsi.reads import Judged
+from spine.dsi.rows import put_half_hours
+from spine.dsi.side_by_side import put_columns
+from spine.dsi.stream import Chunk
+from spine.dsi.v1 import dsi_pb2
+from spine.errors import Invalid, Reason
+from spine.policy import Permit
+from spine.services import wire
+
+# A chunk takes 70 kB if all its half hours differ in version and have long qualities: with so many
+# a message is still well below the 4 MiB that a server sends.
+MAX_MEMBERS_PER_MESSAGE: Final = 32
+
+
+def members_per_message(request: Any) -> int:
+    """How many chunks a message of the stream may hold; 0 if each is to come by itself.
+
+    Invalid(FIELD_INVALID)  too many of them, or not in columns
+    """
+    members: int = request.members_per_message
+    if not 0 <= members <= MAX_MEMBERS_PER_MESSAGE:
+        message = f"at most {MAX_MEMBERS_PER_MESSAGE} members a message"
+        raise Invalid(Reason.FIELD_INVALID, message, field="members_per_message")
+    if members and not request.in_columns:
+        message = "only in columns do several members fit into a message"
+        raise Invalid(Reason.FIELD_INVALID, message, field="members_per_message")
+    return members
+
+
+def message_of(chunks: Sequence[Chunk], request: Any, token: Callable[[Judged], Any]) -> Any:
+    """The message that these chunks are to the request; `token` makes a position token."""
+    response = dsi_pb2.StreamReadingsResponse()
+    if not request.members_per_message:
+        (chunk,) = chunks
+        _put(response, chunk, token)
+        put_half_hours(response, _half_hours(chunk), request.in_columns)
+        return response
+    columns, rows = [], []
+    for chunk in chunks:
+        member = response.members.add()
+        _put(member, chunk, token)
+        if isinstance(said := _half_hours(chunk), HalfHours):
+            columns.append(member.columns)
+            rows.append(said)
+    put_columns(columns, rows)
+    return response
+
+
+def _half_hours(chunk: Chunk) -> Sequence[HalfHour]:
+    return chunk.answer.half_hours if chunk.answer else ()
+
+
+def _put(message: Any, chunk: Chunk, token: Callable[[Judged], Any]) -> None:
+    """A chunk but for its half hours."""
+    message.mpxn, message.chunk = chunk.mpxn, chunk.number
+    message.interval_complete = chunk.complete
+    message.refused = chunk.refused or ""
+    if chunk.answer and chunk.judged:
+        message.decision.CopyFrom(decision(chunk.judged))
+        message.positions.CopyFrom(token(chunk.judged))
+        message.digest = chunk.answer.digest
+
+
+def decision(judged: Judged) -> Any:
+    """Where a member was decided, and under what it was permitted."""
+    ruling, decided = judged.ruling, judged.decided
+    permit = decided.decision if isinstance(decided.decision, Permit) else None
+    return dsi_pb2.Decision(
+        request_id=decided.request.request_id,
+        partition=ruling.partition,
+        offset=ruling.offset,
+        entry=decided.entry,
+        decided_at=wire.stamp_ms(decided.now_ms),
+        consent_id=permit.consent_id if permit else "",
+        consent_version=permit.consent_version if permit else 0,
+        policy_version=decided.policy_version,
+    )
