@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from spine.answer import HalfHour, HalfHours
+from spine.answer import HalfHour
 from spine.dsi.reads import Judged
 from spine.dsi.rows import put_half_hours
-from spine.dsi.side_by_side import put_columns
 from spine.dsi.stream import Chunk
 from spine.dsi.v1 import dsi_pb2
 from spine.errors import Invalid, Reason
@@ -43,14 +42,10 @@ def message_of(chunks: Sequence[Chunk], request: Any, token: Callable[[Judged], 
         _put(response, chunk, token)
         put_half_hours(response, _half_hours(chunk), request.in_columns)
         return response
-    columns, rows = [], []
     for chunk in chunks:
         member = response.members.add()
         _put(member, chunk, token)
-        if isinstance(said := _half_hours(chunk), HalfHours):
-            columns.append(member.columns)
-            rows.append(said)
-    put_columns(columns, rows)
+        put_half_hours(member, _half_hours(chunk), in_columns=True)
     return response
 
 

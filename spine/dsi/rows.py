@@ -60,12 +60,13 @@ def _put_columns(message: Any, rows: HalfHours) -> None:
     found = _edges(rows)
     said = (column[found[:-1]].tolist() for column in (absent, columns.offsets, columns.rows))
     for (begin, end), why, offset, row in zip(pairwise(found), *said, strict=True):
-        run = message.runs.add(half_hours=end - begin)
+        half_hours = end - begin
         if why:
-            run.absent = dsi_pb2.Absent.Value(f"ABSENT_{ABSENT[why]}")
+            message.runs.add(half_hours=half_hours, absent=f"ABSENT_{ABSENT[why]}")
         else:
-            run.quality = _quality(rows, begin)
-            run.version.offset, run.version.row = offset, row
+            version = dsi_pb2.Version(offset=offset, row=row)
+            quality = _quality(rows, begin)
+            message.runs.add(half_hours=half_hours, quality=quality, version=version)
 
 
 def _edges(rows: HalfHours) -> list[int]:

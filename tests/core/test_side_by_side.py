@@ -12,9 +12,6 @@ from domains.metering.readings import MPXN_BYTES
 from domains.metering.rows import REFUSED_PREFIX, ROW_PREFIX
 from domains.metering.views import readings_as_of, readings_of_each
 from spine.answer import HalfHours, half_hours, half_hours_digest, half_hours_digests
-from spine.dsi.rows import put_half_hours
-from spine.dsi.side_by_side import put_columns
-from spine.dsi.v1 import dsi_pb2
 from spine.gb import HALF_HOUR, Interval, half_hour_of
 from tests.core.test_days_at_once import (
     DAYS,
@@ -78,7 +75,6 @@ def test_each_of_many_meters_is_answered_as_if_it_were_asked_alone(
     assert [list(each) for each in rows] == [list(each) for each in rows_alone]
     assert [c.instead.tolist() for c in together] == [c.instead.tolist() for c in alone]
     assert half_hours_digests(rows) == [half_hours_digest(each) for each in rows_alone]
-    assert sent_together(rows) == sent_together(rows_alone) == [sent(each) for each in rows_alone]
 
 
 def answered(mpxn: str, columns: object, asked: Interval, covered_from: int) -> HalfHours:
@@ -87,22 +83,7 @@ def answered(mpxn: str, columns: object, asked: Interval, covered_from: int) -> 
     return half_hours(mpxn, covered, columns, asked.end)  # type: ignore[arg-type]
 
 
-def sent(rows: HalfHours) -> bytes:
-    """The columns of one answer as they go out by themselves."""
-    answer = dsi_pb2.StreamReadingsResponse()
-    put_half_hours(answer, rows, in_columns=True)
-    return answer.columns.SerializeToString()
-
-
-def sent_together(rows: Sequence[HalfHours]) -> list[bytes]:
-    """The columns of each of several as they go out together."""
-    message = dsi_pb2.StreamReadingsResponse()
-    columns = [message.members.add().columns for _ in rows]
-    put_columns(columns, rows)
-    return [each.SerializeToString() for each in columns]
-
-
-def test_large_numbers_are_sent_whole_beside_small_ones() -> None:
+def test_large_numbers_beside_small_ones_have_the_digest_they_have_alone() -> None:
     on = Interval(datetime(2025, 6, 1, tzinfo=UTC), datetime(2025, 6, 2, tzinfo=UTC))
     store = town_of([[WHOLE_DAYS], [WHOLE_DAYS]], half_hour_of(on.start) // 48)
     found = readings_of_each(store, METERS[:2], "AI", on, 99)
@@ -111,5 +92,4 @@ def test_large_numbers_are_sent_whole_beside_small_ones() -> None:
     found[1].rows[:] = (1 << 31) - 1
     found[1].values_wh[::2] = (1 << 62) - 1
     found[1].values_wh[1::2] = -(1 << 62)
-    assert sent_together(rows) == [sent(each) for each in rows]
     assert half_hours_digests(rows) == [half_hours_digest(each) for each in rows]
