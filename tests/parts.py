@@ -2,8 +2,8 @@
 
 They are cut into parts, the longest first, and each process takes the next part when it has done
 one, so that both end at about the same time. A part is whole folders, which share a broker or an
-installation; the last is all else, whatever is added. Each has brokers, ports and folders of its
-own, and takes its tests in the order that one process would.
+installation; one is all others, whatever is added. Each has brokers, ports and folders of its own,
+and takes its tests in the order that one process would.
 
 What the first process does is seen as it goes on; what the other did, when all have ended. The exit
 code is 0 only if every part ended well. Ctrl-C and SIGTERM end the parts that run as Ctrl-C would:
@@ -25,14 +25,17 @@ from xml.etree import ElementTree
 
 from spine.stopping import TOLD_BY
 
+OTHERS = "others"
 FOLDERS: Mapping[str, tuple[str, ...]] = {
     "installation": ("tests/e2e",),
     "brokers": ("tests/broker",),
-    "faults": ("tests/fault", "tests/infra", "tests/loadtest"),
+    OTHERS: (),
+    "faults": ("tests/fault",),
+    "pods": ("tests/infra", "tests/loadtest"),
 }
 PARTS: Mapping[str, tuple[str, ...]] = {
     **FOLDERS,
-    "others": ("tests", *(f"--ignore={one}" for own in FOLDERS.values() for one in own)),
+    OTHERS: ("tests", *(f"--ignore={one}" for own in FOLDERS.values() for one in own)),
 }
 LOOK_EVERY_S = 0.2
 
