@@ -26,8 +26,8 @@ from spine.console.logs import ensure_log, issue_identities
 from spine.embedded import EmbeddedKafka
 from spine.log import Kafka
 from spine.opening import LogIdentity
-from spine.runtime import announce, service_target
 from spine.supervise import PROCESSES
+from spine.whereabouts import announce, service_target
 from tests.helpers.command_line import run
 
 READY_S = 120.0
