@@ -20,12 +20,15 @@ THRESHOLDS: Final = (10_000, 20, 10)
 
 @contextmanager
 def collecting_nothing() -> Iterator[None]:
-    """While modules load, which let go of one object in a hundred; nor what was loaded, later."""
+    """While modules load, which let go of one object in a hundred; later less often, and nothing of
+    what was loaded.
+    """
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
+        gc.set_threshold(*THRESHOLDS)
         gc.enable()
 
 
