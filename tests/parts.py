@@ -7,11 +7,12 @@ and takes its tests in the order that one process would.
 
 What the first process does is seen as it goes on; what the other did, when all have ended. The exit
 code is 0 only if every part ended well. Ctrl-C and SIGTERM end the parts that run as Ctrl-C would:
-what they had started is stopped first.
+what they had started is stopped first. What has not ended a minute after is ended by force.
 """
 
 from __future__ import annotations
 
+import math
 import signal
 import subprocess
 import sys
@@ -38,6 +39,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     OTHERS: ("tests", *(f"--ignore={one}" for own in FOLDERS.values() for one in own)),
 }
 LOOK_EVERY_S = 0.2
+END_WITHIN_S = 60.0
 
 
 class Parts:
@@ -48,6 +50,7 @@ class Parts:
         self._waiting = list(parts)
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._seen: str | None = None
+        self._told_to_end = math.inf
         self.ended: dict[str, int] = {}
         self.unseen: list[str] = []
 
@@ -58,6 +61,9 @@ class Parts:
                 while self._waiting and len(self._running) < 2:
                     self._start(self._waiting.pop(0))
                 time.sleep(LOOK_EVERY_S)
+                if time.monotonic() - self._told_to_end > END_WITHIN_S:
+                    for process in self._running.values():
+                        process.kill()
                 for part, process in list(self._running.items()):
                     if (code := process.poll()) is not None:
                         self.ended[part] = code
@@ -102,6 +108,7 @@ class Parts:
         def end(*_: object) -> None:
             self.ended |= dict.fromkeys(self._waiting, 1)
             self._waiting.clear()
+            self._told_to_end = min(self._told_to_end, time.monotonic())
             for process in self._running.values():
                 process.send_signal(signal.SIGINT)
 

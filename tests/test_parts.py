@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from itertools import chain
 from pathlib import Path
@@ -31,6 +32,15 @@ def held():
 
 def test_long(held):
     here.with_suffix(".pid").write_text(str(os.getpid()))
+    time.sleep(600)
+"""
+# Hears no Ctrl-C.
+DEAF = """
+import os, pathlib, signal, time
+
+def test_deaf():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    pathlib.Path(__file__).with_suffix(".pid").write_text(str(os.getpid()))
     time.sleep(600)
 """
 # As a shell starts what it leaves in the background: Ctrl-C is ignored.
@@ -95,6 +105,27 @@ def test_whoever_is_told_to_end_lets_go_of_what_runs_and_begins_no_other(
     for file in tmp_path.glob("*.pid"):
         with pytest.raises(ProcessLookupError):
             os.kill(int(file.read_text()), 0)
+
+
+def test_what_does_not_end_when_it_is_told_is_ended_by_force(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setattr(parts, "END_WITHIN_S", 0.5)
+    written(tmp_path, DEAF)
+    file = tmp_path / "test_0.pid"
+
+    def tell() -> None:
+        while not file.exists():
+            time.sleep(0.05)
+        signal.raise_signal(signal.SIGTERM)
+
+    teller = threading.Thread(target=tell)
+    teller.start()
+    assert parts.main({"deaf": [f"--rootdir={tmp_path}", str(tmp_path / "test_0.py")]}) == 1
+    teller.join()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(file.read_text()), 0)
 
 
 def test_nothing_is_in_two_parts_or_in_none() -> None:
