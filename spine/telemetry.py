@@ -19,21 +19,6 @@ from typing import Final, Literal, TextIO
 import structlog
 from opentelemetry import metrics, trace
 from opentelemetry.context import Context
-from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import (
-    ConsoleMetricExporter,
-    MetricExporter,
-    PeriodicExportingMetricReader,
-)
-from opentelemetry.sdk.resources import SERVICE_NAME, Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import (
-    BatchSpanProcessor,
-    ConsoleSpanExporter,
-    SpanExporter,
-)
 from opentelemetry.trace import Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -41,9 +26,6 @@ Export = Literal["none", "console", "otlp"]
 Attributes = dict[str, str | int | float | bool]
 
 TRACEPARENT: Final = "traceparent"
-METRICS_EVERY_MS: Final = 10_000
-# A collector that is away must not hold up a process that wants to stop.
-OTLP_TIMEOUT_S: Final = 2.0
 REDACTED: Final = "<mpxn>"
 
 # An MPAN has 13 digits, 21 with its top line. A hexadecimal id or digest may hold as many in a row
@@ -224,25 +206,10 @@ def span(
 
 def set_up_telemetry(service: str, export: Export, otlp_endpoint: str = "") -> None:
     """Send traces and metrics of this process where the setting says. Once a process."""
-    if export == "none":
-        return
-    resource = Resource.create({SERVICE_NAME: service})
-    spans, measures = _exporters(export, otlp_endpoint)
-    traces = TracerProvider(resource=resource)
-    traces.add_span_processor(BatchSpanProcessor(spans))
-    trace.set_tracer_provider(traces)
-    reader = PeriodicExportingMetricReader(measures, export_interval_millis=METRICS_EVERY_MS)
-    metrics.set_meter_provider(MeterProvider([reader], resource=resource))
+    if export != "none":
+        from spine.exporting import export_to  # here: few send any
 
-
-def _exporters(export: Export, otlp_endpoint: str) -> tuple[SpanExporter, MetricExporter]:
-    if export == "console":
-        return ConsoleSpanExporter(out=sys.stderr), ConsoleMetricExporter(out=sys.stderr)
-    base = otlp_endpoint.rstrip("/")
-    return (
-        OTLPSpanExporter(f"{base}/v1/traces", timeout=OTLP_TIMEOUT_S),
-        OTLPMetricExporter(f"{base}/v1/metrics", timeout=OTLP_TIMEOUT_S),
-    )
+        export_to(export, service, otlp_endpoint)
 
 
 class _Redacting(structlog.stdlib.ProcessorFormatter):

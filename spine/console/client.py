@@ -29,9 +29,9 @@ from spine.metering.v1 import (
 )
 from spine.operations.v1 import operations_pb2, operations_pb2_grpc
 from spine.reference.v1 import reference_pb2, reference_pb2_grpc
-from spine.runtime import reachable_target
 from spine.server import connect_sync
 from spine.shared_trust.v1 import shared_trust_pb2, shared_trust_pb2_grpc
+from spine.whereabouts import reachable_target
 
 CALL_S: Final = 20.0
 STREAM_S: Final = 3_000.0

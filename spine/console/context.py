@@ -1,20 +1,25 @@
-"""What commands share: settings, the way to the log, instants as people type them."""
+"""What commands share: settings, the way to the log, instants as people type them.
+
+What reads the log is loaded by who reads it: most commands only ask a process.
+"""
 
 from __future__ import annotations
 
 import socket
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from spine.config import Settings
 from spine.embedded import EmbeddedKafka
 from spine.errors import Invalid, NotFound, Pushback, Reason
-from spine.installation import DOMAINS
-from spine.log import Kafka
-from spine.runtime import Runtime, service_target
+from spine.whereabouts import service_target
+
+if TYPE_CHECKING:
+    from spine.log import Kafka
+    from spine.runtime import Runtime
 
 OPERATOR: Final = "governance-board"
 CONSENT_SERVICE: Final = "consent-service"
@@ -61,6 +66,8 @@ def kafka(*, patient: bool = False) -> Kafka:
     Pushback(LOG_UNREACHABLE) if none of its addresses can be reached now; `patient` leaves that to
     the clients, which wait for a broker as a process should.
     """
+    from spine.log import Kafka
+
     chosen = settings()
     bootstrap = chosen.kafka_bootstrap or embedded_bootstrap(chosen.data_dir)
     if not patient and not any(map(reached, bootstrap.split(","))):
@@ -93,6 +100,9 @@ def embedded_bootstrap(data_dir: Path) -> str:
 
 def runtime(*, patient: bool = False) -> Runtime:
     """This process's view of the installation; `patient` as for `kafka`."""
+    from spine.installation import DOMAINS
+    from spine.runtime import Runtime
+
     return Runtime.of(settings(), kafka(patient=patient), DOMAINS)
 
 

@@ -20,9 +20,9 @@ from spine.console.context import AsJson, settings
 from spine.console.output import say, say_json
 from spine.errors import Invalid, NotFound, Pushback, Reason
 from spine.identity import DEV_SERVER_NAME, SERVER_PREFIX
-from spine.runtime import service_target
 from spine.server import connect_sync
 from spine.supervise import PROCESSES, SHARED, kind_of
+from spine.whereabouts import service_target
 
 ANSWER_S: Final = 5.0
 

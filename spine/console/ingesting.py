@@ -13,7 +13,7 @@ from spine.console.client import Client
 from spine.console.context import As, AsJson, settings, target_of
 from spine.console.output import err, say, say_json
 from spine.ingest import IngestReport, Step, ingest_file
-from spine.runtime import service_target
+from spine.whereabouts import service_target
 
 Files = Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="Readings files.")]
 MpxnOption = Annotated[str, typer.Option("--mpxn", help="The meter, where the file names none.")]

@@ -21,9 +21,10 @@ from spine.dsi.members import CHANNEL
 from spine.errors import Pushback, Reason, Refused
 from spine.event import Sealed
 from spine.identity import DEV_SERVER_NAME, SERVER_PREFIX
-from spine.runtime import Runtime, service_targets
+from spine.runtime import Runtime
 from spine.sealing import Opened
 from spine.server import connect, error_from
+from spine.whereabouts import service_targets
 
 KEEPER: Final = "consumers"
 # Of the time a permit has left; the rest is for passing the answer on.

@@ -20,8 +20,9 @@ from spine.errors import NotPermitted, Reason
 from spine.follow import Place
 from spine.identity import DEV_SERVER_NAME, SERVER_PREFIX
 from spine.policy import Role
-from spine.runtime import Runtime, service_targets
+from spine.runtime import Runtime
 from spine.server import connect, current_caller
+from spine.whereabouts import service_targets
 
 ASK_EVERY_S: Final = 0.5
 ANSWER_S: Final = 1.0

@@ -23,8 +23,9 @@ from spine.governance.v1 import governance_pb2, governance_pb2_grpc
 from spine.identity import DEV_SERVER_NAME, SERVER_PREFIX
 from spine.limits import Excess
 from spine.rows import Applied
-from spine.runtime import Process, party_limits, service_target
+from spine.runtime import Process, party_limits
 from spine.server import connect
+from spine.whereabouts import service_target
 
 TELL_AGAIN_S: Final = 1.0
 CALL_S: Final = 10.0

@@ -20,8 +20,9 @@ from spine.ledger.witnessing import local_witnesses
 from spine.log import partition_counts
 from spine.log_thread import ReaderThread
 from spine.policy import Role
-from spine.runtime import Process, Runtime, announce, remembered_port
+from spine.runtime import Process, Runtime
 from spine.services.reads import reads_service
+from spine.whereabouts import announce, remembered_port
 
 HTTP_NAME = "ledger-http"
 

@@ -28,8 +28,9 @@ from spine.ledger.process import LEDGER, ledger_key, prepare_topic
 from spine.ledger.witness import Witness
 from spine.ledger.witnessing import WitnessServer
 from spine.log import Kafka, LogReader
-from spine.runtime import Runtime, service_target
+from spine.runtime import Runtime
 from spine.services.ledger import LedgerProcess, start_ledger
+from spine.whereabouts import service_target
 
 WAIT_S = 20.0
 CONSUMERS = (trust.CONSUMER_LOG, 0)

@@ -143,7 +143,9 @@ def spine(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     monkeypatch.setattr(context, "_used", [world.runtime.settings])
 
     def run(*words: str) -> Any:
-        done = CliRunner().invoke(command_line(), [*words, "--json"], catch_exceptions=False)
+        done = CliRunner().invoke(
+            command_line(words[0]), [*words, "--json"], catch_exceptions=False
+        )
         assert done.exit_code == 0, done.output
         return json.loads(done.output)
 

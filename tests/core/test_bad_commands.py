@@ -25,9 +25,10 @@ from spine.event import SignerRole
 from spine.identity import SERVER_PREFIX, Authority, signing_key
 from spine.opening import LogIdentity
 from spine.policy import Role
-from spine.runtime import LOG_FILE, announce
+from spine.runtime import LOG_FILE
 from spine.signing import Signer
 from spine.supervise import PROCESSES
+from spine.whereabouts import announce
 from tests.helpers.command_line import Said, run
 
 NOBODY = "127.0.0.1:1"

@@ -37,10 +37,21 @@ def test_a_command_alone_is_all_of_it(command: str) -> None:
     assert alone == {path for path in WHOLE if path[0] == command}
 
 
-@pytest.mark.parametrize(("command", "loaded"), [("read", False), ("assets", True)])
-def test_only_what_a_command_needs_is_loaded(command: str, loaded: bool) -> None:
-    """A workbook's reader is for those that take in workbooks: so the naive way is seen too."""
+@pytest.mark.parametrize(
+    ("command", "library", "loaded"),
+    [
+        ("read", "openpyxl", False),
+        ("assets", "openpyxl", True),
+        ("participant", "kafka", False),
+        ("participant", "numpy", False),
+        ("audit", "kafka", True),
+    ],
+)
+def test_only_what_a_command_needs_is_loaded(command: str, library: str, loaded: bool) -> None:
+    """A workbook's reader is for those that take in workbooks, Kafka's client for those that read
+    the log: so the naive way is seen too.
+    """
     asked = f"from spine.cli import command_line; command_line({command!r})"
-    code = f"{asked}; import sys; print('openpyxl' in sys.modules)"
+    code = f"{asked}; import sys; print({library!r} in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout == f"{loaded}\n"

@@ -8,16 +8,21 @@ from typing import Any
 
 import pytest
 
+from spine import cli
+from spine.collecting import collecting_nothing
 from spine.config import Settings
 from spine.console import processes
 
 
 @pytest.fixture
 def thawed() -> Iterator[None]:
-    before = gc.get_threshold()
+    before, frozen = gc.get_threshold(), gc.get_freeze_count()
     yield
     gc.set_threshold(*before)
     gc.unfreeze()
+    if frozen:
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.mark.usefixtures("thawed")
@@ -44,3 +49,25 @@ def test_what_a_process_has_loaded_at_its_start_is_looked_through_by_no_collecti
 
     processes.run_process("dsi", start)
     assert seen == [True, False]
+
+
+@pytest.mark.usefixtures("thawed")
+def test_nothing_is_collected_while_a_command_is_loaded_and_again_when_it_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[bool] = []
+
+    def load(_: str | None) -> Any:
+        seen.append(gc.isenabled())
+        return lambda: seen.append(gc.isenabled())
+
+    monkeypatch.setattr(cli, "command_line", load)
+    cli.main()
+    assert seen == [False, True]
+
+
+@pytest.mark.usefixtures("thawed")
+def test_what_fails_to_load_leaves_collecting_on() -> None:
+    with pytest.raises(ImportError), collecting_nothing():
+        raise ImportError
+    assert gc.isenabled()

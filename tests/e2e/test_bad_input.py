@@ -30,8 +30,8 @@ from spine.event import murmur2_partition
 from spine.log import LogReader, partition_counts
 from spine.policy import Role
 from spine.policy_data import POLICY_DATA, data_hash
-from spine.runtime import service_target
 from spine.server import connect_sync, error_from
+from spine.whereabouts import service_target
 from tests.e2e.conftest import SINCE, Installation, audit, grant
 
 ROOT = Path(__file__).parents[2]

@@ -47,7 +47,7 @@ def between(spine: Installation) -> datetime:
 def console(*words: str) -> Any:
     """What a command prints with --json."""
     ran = CliRunner().invoke(
-        command_line(), [*words, "--as", "robin", "--basis", "SUBJECT", "--json"]
+        command_line(words[0]), [*words, "--as", "robin", "--basis", "SUBJECT", "--json"]
     )
     assert ran.exit_code == 0, ran.exception
     return json.loads(ran.stdout)
@@ -109,7 +109,7 @@ def ingested(path: Path, content: bytes) -> dict[str, Any]:
 
 
 def run(*words: str) -> Any:
-    return CliRunner().invoke(command_line(), list(words))
+    return CliRunner().invoke(command_line(words[0]), list(words))
 
 
 def told(client: Client, start: datetime, **more: Any) -> list[tuple[str, int]]:

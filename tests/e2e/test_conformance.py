@@ -57,7 +57,7 @@ def trusted(spine: Installation) -> Installation:
 
 
 def run(*words: str) -> tuple[int, Any]:
-    found = CliRunner().invoke(command_line(), [*words, "--json"])
+    found = CliRunner().invoke(command_line(words[0]), [*words, "--json"])
     assert found.stdout, found.output
     return found.exit_code, json.loads(found.stdout)
 
@@ -102,7 +102,9 @@ def test_a_token_is_good_at_both_sides_until_its_consent_is_revoked(
     home = trusted.as_("conf-home")
     consent = grant(home, MPAN, BY_ROW)
     kept = tmp_path / "token.txt"
-    issued = CliRunner().invoke(command_line(), ["token", "issue", consent, MPAN, "--as", BY_ROW])
+    issued = CliRunner().invoke(
+        command_line("token"), ["token", "issue", consent, MPAN, "--as", BY_ROW]
+    )
     kept.write_text(issued.stdout)
     good = {"valid": True, "reason": ""}
     assert run("token", "check", str(kept), "--as", BY_ROW) == (0, {"consumers": good, "dsi": good})
@@ -114,7 +116,9 @@ def test_a_token_is_good_at_both_sides_until_its_consent_is_revoked(
     code, said = run("token", "check", str(kept), "--as", BY_ROW)
     assert code == EXIT_DIFFERENT
     assert {one["reason"] for one in said.values()} == {Reason.CONSENT_REVOKED}
-    again = CliRunner().invoke(command_line(), ["token", "issue", consent, MPAN, "--as", BY_ROW])
+    again = CliRunner().invoke(
+        command_line("token"), ["token", "issue", consent, MPAN, "--as", BY_ROW]
+    )
     assert isinstance(again.exception, grpc.RpcError)
     assert error_from(again.exception).reason == Reason.CONSENT_REVOKED
 

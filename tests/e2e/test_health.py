@@ -17,9 +17,9 @@ from spine.console.health import health, status_of_process
 from spine.errors import Invalid, Pushback, Reason
 from spine.identity import SERVER_PREFIX, Authority, Identity
 from spine.policy import Role
-from spine.runtime import announce
 from spine.server import build_server
 from spine.supervise import PROCESSES
+from spine.whereabouts import announce
 from tests.e2e.conftest import Installation
 
 

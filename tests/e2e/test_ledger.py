@@ -133,7 +133,8 @@ def test_the_page_for_auditors_tells_what_happens(
             (tmp_path / "edited.json").write_text(json.dumps(proof))
         if command.startswith("provenance get"):
             until(lambda: covers(spine, ends()))
-        done = CliRunner().invoke(command_line(), shlex.split(command.replace("2@17.0", place)))
+        words = shlex.split(command.replace("2@17.0", place))
+        done = CliRunner().invoke(command_line(words[0]), words)
         assert done.exit_code == (WRONG if "edited" in command else 0), (command, done.output)
         said = done.stderr if "edited" in command else done.stdout
         assert same(said) == same(shown), command
@@ -293,7 +294,7 @@ def test_a_consumer_finds_its_consents_and_suppliers_and_takes_one_back(
     assert line["recipients"] == ", ".join(RECIPIENTS)
     last_read = line["last_read"]
     _, *words = shlex.split(line["revoke"])
-    assert CliRunner().invoke(command_line(), words).exit_code == 0
+    assert CliRunner().invoke(command_line(words[0]), words).exit_code == 0
     (line,) = told("my", "consents", "--as", "ledger-reader")
     assert (line["state"], line["revoke"]) == ("REVOKED", ""), "what is over is listed too"
     assert line["recipients"] == ", ".join(RECIPIENTS) and line["last_read"] >= last_read
@@ -306,6 +307,6 @@ def test_a_consumer_finds_its_consents_and_suppliers_and_takes_one_back(
 
 def told(*words: str) -> Any:
     """What a command prints for programs."""
-    done = CliRunner().invoke(command_line(), [*words, "--json"])
+    done = CliRunner().invoke(command_line(words[0]), [*words, "--json"])
     assert done.exit_code == 0, done.exception
     return json.loads(done.stdout)

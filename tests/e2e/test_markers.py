@@ -26,6 +26,7 @@ from typer.testing import CliRunner
 
 from spine.archive import SUFFIX
 from spine.cli import command_line
+from spine.codec import Codec
 from spine.config import Settings
 from spine.console import context
 from spine.console.client import Client, stamp
@@ -53,6 +54,7 @@ OPEN = "Open-Marker Ltd"  # the name of an organisation, which nobody seals
 # Kafka allots 10 MB to each index, empty ones too. What is searched of the zeros at the end of a
 # file is as many as the longest needle, a digest, could end with.
 ZEROS = bytes(32)
+BLOCK = bytes(1 << 20)
 WAIT_S = 60.0
 
 
@@ -85,7 +87,7 @@ class Search:
                 content = path.read_bytes() if path.is_file() else b""
             except FileNotFoundError:
                 continue
-            yield "file", content.rstrip(b"\0") + ZEROS
+            yield "file", without_its_zeros(content) + ZEROS
             if path.suffix == SUFFIX:
                 yield "archive", zstandard.ZstdDecompressor().decompressobj().decompress(content)
 
@@ -110,18 +112,26 @@ class Search:
         this = context.runtime()
         opener = Vault.open(self.vault)
         with closing(this.reader()) as log, closing(opener):
+            codec = this.codec
             for topic, count in partition_counts(this.partitions).items():
                 for partition in range(count):
                     for record in log.read(topic, partition, 0):
                         yield "topic", repr(record.headers).encode() + (record.key or b"")
                         yield "topic", record.value or b""
-                        for sealed in seals(record):
+                        for sealed in seals(codec, record):
                             yield "opened", opener.unseal(sealed) or b""
 
 
-def seals(record: LogRecord) -> Iterator[Sealed]:
+def without_its_zeros(content: bytes) -> bytes:
+    """Without those at its end, which are looked at by the block: a file may be of nothing else."""
+    end = len(content)
+    while end >= len(BLOCK) and content[end - len(BLOCK) : end] == BLOCK:
+        end -= len(BLOCK)
+    return content[:end].rstrip(b"\0")
+
+
+def seals(codec: Codec, record: LogRecord) -> Iterator[Sealed]:
     """Whatever is sealed in the facts of a record."""
-    codec = context.runtime().codec
     if record.header("t") != b"f" or record.value is None:
         return
     value = codec.decode(record.value)
@@ -143,7 +153,7 @@ def within(value: Any) -> Iterator[Sealed]:
 
 
 def run(*words: str) -> str:
-    done = CliRunner().invoke(command_line(), list(words))
+    done = CliRunner().invoke(command_line(words[0]), list(words))
     assert done.exit_code == 0, (words, done.output)
     return done.stdout
 
@@ -170,7 +180,7 @@ def proof(place: str, file: Path) -> None:
     deadline = time.monotonic() + WAIT_S
     while (
         CliRunner()
-        .invoke(command_line(), ["ledger", "prove", place, "--value", "--out", str(file)])
+        .invoke(command_line("ledger"), ["ledger", "prove", place, "--value", "--out", str(file)])
         .exit_code
     ):
         assert time.monotonic() < deadline, "the ledger never covered it"
@@ -263,7 +273,7 @@ def started_at(subject: str) -> str:
     with closing(this.reader()) as log:
         for partition in range(this.partitions):
             for record in log.read("consumers.events.v1", partition, 0):
-                if subject.encode() in (record.value or b"") and list(seals(record)):
+                if subject.encode() in (record.value or b"") and list(seals(this.codec, record)):
                     return f"{record.topic}-{partition}@{record.offset}"
     raise AssertionError("nobody moved in")
 

@@ -21,7 +21,7 @@ USE = ("--basis", "LEGAL_OBLIGATION", "--purpose", "SETTLEMENT", "--as", "dunnoc
 
 
 def said(*words: str) -> Any:
-    ran = CliRunner().invoke(command_line(), [*words, "--json"])
+    ran = CliRunner().invoke(command_line(words[0]), [*words, "--json"])
     assert ran.exit_code == 0, (ran.output, ran.exception)
     return json.loads(ran.output)
 
@@ -65,6 +65,6 @@ def test_the_policy_in_force_is_listed_and_stays_when_it_is_adopted_again(
     assert set(listed) == set(Basis)
     assert listed["OPT_OUT"]["finest"] == "DAY" and listed["OPT_OUT"]["source"]
     assert "partitions hold it" in said("policy", "adopt", "2")["done"]
-    ran = CliRunner().invoke(command_line(), ["policy", "adopt", "1"])
+    ran = CliRunner().invoke(command_line("policy"), ["policy", "adopt", "1"])
     assert isinstance(ran.exception, grpc.RpcError)
     assert error_from(ran.exception).reason == "POLICY_VERSION_STATE"

@@ -61,7 +61,7 @@ def test_every_store_that_is_served_is_what_the_log_says(spine: Installation) ->
     deadline = time.monotonic() + 120
     # A store that is being folded again is not compared at this look, but at one of the next.
     while not compared.keys() >= served and time.monotonic() < deadline:
-        found = CliRunner().invoke(command_line(), ["drift", "--json"])
+        found = CliRunner().invoke(command_line("drift"), ["drift", "--json"])
         assert found.exit_code == 0, found.output
         looked = json.loads(found.stdout)
         assert {row["verdict"] for row in looked} <= {"SAME", "NOT_COMPARED"}
@@ -134,7 +134,7 @@ def test_a_meter_is_audited_alone(
 def test_an_entry_that_is_none_is_said_to_be_none(
     spine: Installation, entry: str, reason: str
 ) -> None:
-    ran = CliRunner().invoke(command_line(), ["audit", entry])
+    ran = CliRunner().invoke(command_line("audit"), ["audit", entry])
     assert isinstance(ran.exception, SpineError)
     assert ran.exception.reason == reason
 

@@ -17,7 +17,8 @@ from uuid import uuid4
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.protocol.admin import ElectionType
 
-from spine.embedded import JAVA_FLAGS, EmbeddedKafka, free_port
+from spine.classes import JAVA_FLAGS
+from spine.embedded import EmbeddedKafka, free_port
 from tests.fault.proxy import Proxy
 
 HEAP = "-Xmx256m"

@@ -21,8 +21,8 @@ from spine.console.client import interval
 from spine.consumers.v1 import consumers_pb2, consumers_pb2_grpc
 from spine.embedded import free_port
 from spine.policy import Basis
-from spine.runtime import service_target
 from spine.server import connect_sync, error_from
+from spine.whereabouts import service_target
 from tests.e2e.conftest import audit
 from tests.fault.checkers import unbalanced, unexplained
 from tests.fault.digests import same_again

@@ -24,8 +24,8 @@ from spine.console.client import interval, stamp
 from spine.consumers.v1 import consumers_pb2, consumers_pb2_grpc
 from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
 from spine.policy import Basis
-from spine.runtime import service_target
 from spine.server import connect, error_from
+from spine.whereabouts import service_target
 from tests.fault.journal import FAIL, INDETERMINATE, OK, Journal, Operation, percentile
 
 DAY: Final = (datetime(2024, 7, 1, tzinfo=UTC), datetime(2024, 7, 2, tzinfo=UTC))

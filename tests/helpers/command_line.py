@@ -26,10 +26,14 @@ class Said:
 
 
 def run(*words: str) -> Said:
-    """Run `spine` with these words under the settings that `context.use` was given."""
+    """Run `spine` with these words under the settings that `context.use` was given.
+
+    What this process has loaded by now is its own, so none of it is set aside.
+    """
     out, err = io.StringIO(), io.StringIO()
     with (
         patch.object(sys, "argv", ["spine", *words]),
+        patch.object(cli, "collecting_nothing", contextlib.nullcontext),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):

@@ -30,8 +30,8 @@ from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc, members_pb2, members_pb2_grpc
 from spine.event import murmur2_partition
 from spine.identity import DEV_SERVER_NAME
 from spine.policy import Role
-from spine.runtime import service_target
 from spine.server import connect_sync, error_from
+from spine.whereabouts import service_target
 
 PARTITIONS = 4
 # A meter in each partition, in their order.

@@ -19,16 +19,19 @@ from pathlib import Path
 import pytest
 
 from spine.config import Settings
+from spine.console import context
 from spine.console.client import Client
 from spine.console.context import OPERATOR
 from spine.console.logs import ensure_log, issue_identities
 from spine.embedded import EmbeddedKafka
 from spine.log import Kafka
 from spine.opening import LogIdentity
-from spine.runtime import announce, service_target
 from spine.supervise import PROCESSES
+from spine.whereabouts import announce, service_target
+from tests.helpers.command_line import run
 
 READY_S = 120.0
+STARTING = 5
 # Which processes share a pod and so a folder, and whose signing key is mounted there.
 PODS = {
     "governance": ("governance",),
@@ -87,16 +90,23 @@ def spine(environment: dict[str, str], *words: str) -> subprocess.CompletedProce
 
 
 def until_serving(environment: dict[str, str], name: str) -> None:
-    """What a startup probe does, but for the starts of Python while it cannot answer yet."""
+    """What a startup probe does, but for the starts of Python while it does not serve yet."""
     deadline = time.monotonic() + READY_S
-    announced = Path(environment["SPINE_DATA_DIR"]) / "services" / f"{name}.json"
-    while not announced.exists():
+    pod = Path(environment["SPINE_DATA_DIR"])
+    while not (pod / "services" / f"{name}.json").exists():
         assert time.monotonic() < deadline, f"{name} does not listen"
         time.sleep(0.2)
-    while (said := spine(environment, "health", name)).returncode:
-        assert said.returncode == 5, said.stderr
-        assert time.monotonic() < deadline, f"{name}: {said.stderr}"
-        time.sleep(0.5)
+    before = context.settings()
+    context.use(Settings(data_dir=pod))
+    try:
+        while (here := run("health", name)).code:
+            assert here.code == STARTING, here.err
+            assert time.monotonic() < deadline, f"{name}: {here.err}"
+            time.sleep(0.5)
+    finally:
+        context.use(before)
+    said = spine(environment, "health", name)
+    assert said.returncode == 0, said.stderr
 
 
 @pytest.mark.timeout(300)

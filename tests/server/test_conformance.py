@@ -731,12 +731,12 @@ async def test_the_command_says_so_and_ends_with_its_code(
     monkeypatch.setattr(conforming, "settings", lambda: chosen)
     at = [(f"--{end}", f"localhost:{server.port}") for end, server in town.servers.items()]
     words = ["conformance", "--as", "board", *(word for pair in at for word in pair)]
-    told = await asyncio.to_thread(CliRunner().invoke, command_line(), words)
+    told = await asyncio.to_thread(CliRunner().invoke, command_line(words[0]), words)
     assert told.exit_code == code, told.output
     assert f"{0 if honest else 1} FAIL" in told.output
     assert ("accreditation.missing-row" in told.output) and ("give it something" in told.output)
     missing = await asyncio.to_thread(
-        CliRunner().invoke, command_line(), [*words, "--consumer", "nobody"]
+        CliRunner().invoke, command_line(words[0]), [*words, "--consumer", "nobody"]
     )
     assert isinstance(missing.exception, Invalid)
     assert missing.exception.reason is Reason.IDENTITY_MISSING

@@ -78,7 +78,7 @@ class Caller:
 def listed(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, str]]:
     """What `spine my consents` prints for programs, by consent."""
     monkeypatch.setattr(mine, "client", lambda as_: Caller())
-    done = CliRunner().invoke(command_line(), ["my", "consents", "--as", "anna", "--json"])
+    done = CliRunner().invoke(command_line("my"), ["my", "consents", "--as", "anna", "--json"])
     assert done.exit_code == 0, done.exception
     return {line["consent_id"]: line for line in json.loads(done.stdout)}
 
