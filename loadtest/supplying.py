@@ -72,7 +72,7 @@ async def _stream_month(stub: Any, mpxns: list[str]) -> AsyncIterator[Any]:
     month = interval(_BEGIN, _BEGIN + timedelta(days=len(MONTH)))
     call = stream_set(stub, mpxns, month, members_per_message=MAX_MEMBERS_PER_MESSAGE)
     async for message in call:
-        for chunk in message.members:
+        for chunk in message.members or [message]:
             yield chunk
 
 

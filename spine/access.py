@@ -148,6 +148,10 @@ class AccessLog:
             self._spawn(self._drain())
         try:
             return await waiting.ruling
+        except asyncio.CancelledError:
+            if not waiting.ruling.cancelled() and waiting.ruling.exception() is None:
+                self.on_unclaimed(waiting.ruling.result(), Reason.CLIENT_GONE)
+            raise
         finally:
             if waiting in self._queue:  # the caller went away before it was logged
                 self._queue.remove(waiting)

@@ -31,8 +31,7 @@ from spine.log_greeting import greet
 
 APPEND_TIMEOUT_S: Final = 20.0
 MAX_RECORD_BYTES: Final = 1 << 20
-# What a record's value may come to, so that key and headers still fit.
-MAX_VALUE_BYTES: Final = MAX_RECORD_BYTES - (16 << 10)
+MAX_VALUE_BYTES: Final = MAX_RECORD_BYTES - (16 << 10)  # so that key and headers still fit
 header_names.take_any()
 HEARD_OF_S: Final = 5.0
 POLL_MS: Final = 100  # a range that ends in a hole is waited for no longer than this

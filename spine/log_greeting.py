@@ -46,55 +46,66 @@ def greet(options: Mapping[str, Any], within_s: float) -> None:
     time. All are asked at least once, so it takes up to `WORDS_WITHIN_S` longer than that.
     """
     deadline = time.monotonic() + within_s
+    questions = _Questions(options)
     while True:
-        refused: Pushback | None = None
-        for said in _answers(options):
+        failures: list[Exception] = []
+        for said in questions.answers():
             if said is None:
                 return
-            if isinstance(said, Pushback):
-                refused = refused or said
-            elif not isinstance(said, OSError | ValueError):
-                raise said
-            # Else it is silent, stops, or speaks something else.
-        if refused is not None:
-            raise refused
+            if not isinstance(said, OSError | ValueError):  # else it is silent, stops, or differs
+                failures.append(said)
+        if failures:
+            raise failures[0]
         if time.monotonic() > deadline:
             raise Pushback(Reason.LOG_UNREACHABLE, "no broker answers")
         time.sleep(PAUSE_S)
 
 
-def _answers(options: Mapping[str, Any]) -> Iterator[Exception | None]:
-    """What each broker has against us as soon as it says so, None from one that takes us; all are
-    asked at once, and what has not come within `WORDS_WITHIN_S` is left out.
+class _Questions:
+    """Asks all brokers at once, again and again; one that has not answered yet is not asked anew.
+
+    By threads that nobody waits for: a name may be looked up for longer than any bound.
     """
-    until = time.monotonic() + WORDS_WITHIN_S
-    answers: SimpleQueue[Exception | None] = SimpleQueue()
 
-    def ask(address: str) -> None:
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self._options = options
+        self._asked: set[str] = set()
+        self._answers: SimpleQueue[tuple[str, Exception | None]] = SimpleQueue()
+
+    def answers(self) -> Iterator[Exception | None]:
+        """What each broker has against us as soon as it says so, None from one that takes us; what
+        has not come within `WORDS_WITHIN_S` is left for the next time.
+        """
+        until = time.monotonic() + WORDS_WITHIN_S
+        for address in self._options["bootstrap_servers"]:
+            if address not in self._asked:
+                self._asked.add(address)
+                name = f"greeting {address}"
+                Thread(target=self._ask, args=(address,), name=name, daemon=True).start()
+        while self._asked:
+            try:
+                address, said = self._answers.get(timeout=max(0.0, until - time.monotonic()))
+            except Empty:
+                return
+            self._asked.discard(address)
+            yield said
+
+    def _ask(self, address: str) -> None:
         try:
-            _greet_one(address, options, until)
+            _greet_one(address, self._options)
         except Exception as error:
-            answers.put(error)
+            self._answers.put((address, error))
         else:
-            answers.put(None)
-
-    # Threads that nobody waits for: a name may be looked up for longer than the bound.
-    addresses = options["bootstrap_servers"]
-    for address in addresses:
-        Thread(target=ask, args=(address,), name=f"greeting {address}", daemon=True).start()
-    for _ in addresses:
-        try:
-            yield answers.get(timeout=max(0.0, until - time.monotonic()))
-        except Empty:
-            return
+            self._answers.put((address, None))
 
 
-def _greet_one(address: str, options: Mapping[str, Any], until: float) -> None:
+def _greet_one(address: str, options: Mapping[str, Any]) -> None:
     """Return if this broker takes us. Pushback if it says why not; OSError, ValueError if it says
-    nothing of use by that time.
+    nothing of use in time, which begins once there is a line to it.
     """
     secure = "SSL" in options["security_protocol"]
-    with closing(_connected(address, until)) as plain:
+    with closing(_connected(address, WORDS_WITHIN_S)) as plain:
+        until = time.monotonic() + WORDS_WITHIN_S
         line = _secured(plain, address, options["ssl_context"], until) if secure else plain
         with closing(line):
             try:
@@ -104,8 +115,8 @@ def _greet_one(address: str, options: Mapping[str, Any], until: float) -> None:
             _say_who_we_are(line, address, options, until)
 
 
-def _connected(address: str, until: float) -> socket:
-    return create_connection(_host_and_port(address), _left(until))
+def _connected(address: str, within_s: float) -> socket:
+    return create_connection(_host_and_port(address), within_s)
 
 
 def _left(until: float) -> float:
@@ -218,7 +229,7 @@ def _exactly(line: socket, count: int, until: float) -> bytes:
 
 
 def _speaks_in_clear(address: str, until: float) -> bool:
-    with suppress(OSError, ValueError), closing(_connected(address, until)) as line:
+    with suppress(OSError, ValueError), closing(_connected(address, _left(until))) as line:
         _ask(line, ApiVersionsRequest(version=0), until)
         return True
     return False
@@ -228,7 +239,7 @@ def _speaks_tls(address: str, until: float) -> bool:
     """Whether TLS is spoken there, whoever it is: nothing is sent over it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    with suppress(OSError), closing(_connected(address, until)) as line:
+    with suppress(OSError), closing(_connected(address, _left(until))) as line:
         line.settimeout(_left(until))
         context.wrap_socket(line).close()
         return True

@@ -316,8 +316,8 @@ def places(where: list[str], what: list[str]) -> Iterator[Path]:
     """The files that a row names: modules below the folder of the first, or of each domain."""
     if where[0] == "domains/<domain>/":
         for domain in sorted(path.parent for path in ROOT.glob("domains/*/README.md")):
-            metering = domain.name == "metering"
-            yield from (domain / name for name in (what if metering else what[:4]))
+            count = {"governance": 3, "metering": len(what)}.get(domain.name, 4)
+            yield from (domain / name for name in what[:count])
     else:
         folder = Path(where[0]).parent if where[0].startswith("spine/") else Path()
         yield ROOT / where[0]

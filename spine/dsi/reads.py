@@ -247,12 +247,12 @@ class Reads:
 
         Pushback(DATA_BEHIND) if the rows it must be made from are not there just now.
         """
-        (made,) = self.answers([judged])
+        (made,) = self.answers([judged], [0])
         return made
 
-    def answers(self, judged: Sequence[Judged]) -> list[Answer]:
-        """The answers to permitted members of one ruling, made side by side. All or none: it fails
-        as `answer` does, and then every one of them has its outcome.
+    def answers(self, judged: Sequence[Judged], chunks: Sequence[int]) -> list[Answer]:
+        """The answers to permitted members of one ruling, made side by side, each to be that chunk
+        of it. All or none: it fails as `answer` does, and then every one of them has its outcome.
         """
         permit_until.set(None)
         if not judged:
@@ -264,9 +264,8 @@ class Reads:
                 message = "the permit ran out before the answer was ready"
                 raise Pushback(Reason.PERMIT_EXPIRED, message)
         except Exception as error:
-            why = error.reason if isinstance(error, Pushback) else Reason.RELEASE_FAILED
-            for each in judged:
-                self.withhold(each, why)
+            for each, chunk in zip(judged, chunks, strict=True):
+                self.withhold(each, why_withheld(error), chunk)
             raise
         permit_until.set(ruling.expires_at)
         return made
@@ -358,3 +357,8 @@ class Reads:
     def _rests_on(self, vector: Vector) -> Versions:
         """The reducers that folded what a decision, and an answer at these positions, came from."""
         return {trust.CONSUMER_LOG: self._folded, **self.data.folded(vector)}
+
+
+def why_withheld(error: Exception) -> Reason:
+    """What an outcome says of an answer that was permitted and not sent because of that."""
+    return error.reason if isinstance(error, Pushback) else Reason.RELEASE_FAILED

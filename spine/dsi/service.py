@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -99,8 +100,9 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
         stream = ReadingsStream(
             self._reads, self._watches, query, mpxns, at_least, together=max(together, 1)
         )
-        async for chunks in stream.messages(request.follow):
-            yield message_of(chunks, request, self._token_of_set)
+        async with aclosing(stream.messages(request.follow)) as messages:
+            async for chunks in messages:
+                yield message_of(chunks, request, self._token_of_set)
 
     async def GetMeteringPoint(self, request: Any, context: Any) -> Any:
         """The standing data of one metering point."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Final
@@ -12,7 +12,7 @@ from typing import Final
 from spine import trust
 from spine.access import Vector
 from spine.dsi.answering import Answer
-from spine.dsi.reads import Judged, Query, Reads
+from spine.dsi.reads import Judged, Query, Reads, why_withheld
 from spine.dsi.watch import Watch, Watches
 from spine.errors import NotPermitted, Pushback, Reason
 from spine.gb import HALF_HOUR, Interval
@@ -58,13 +58,6 @@ class ReadingsStream:
         for mpxn in mpxns:
             self._partitions.setdefault(reads.partition_of(mpxn), []).append(mpxn)
 
-    async def chunks(self, follow: bool) -> AsyncGenerator[Chunk, None]:
-        """Every chunk in order; fails as `messages` does."""
-        async with aclosing(self.messages(follow)) as messages:
-            async for chunks in messages:
-                for chunk in chunks:
-                    yield chunk
-
     async def messages(self, follow: bool) -> AsyncGenerator[Chunks, None]:
         """Every chunk in order, as they are sent: those of so many meters at a time.
 
@@ -77,11 +70,13 @@ class ReadingsStream:
             for partition in self._partitions
         }
         for partition in self._partitions:
-            async for chunks in self._interval(partition, vectors[partition]):
-                yield chunks
+            async with aclosing(self._interval(partition, vectors[partition])) as sent:
+                async for chunks in sent:
+                    yield chunks
         if follow and self._left():
-            async for chunks in self._follow(vectors):
-                yield chunks
+            async with aclosing(self._follow(vectors)) as followed:
+                async for chunks in followed:
+                    yield chunks
         if not self._left():
             raise NotPermitted(self._last_reason(), "no metering point of the stream is left")
 
@@ -97,18 +92,20 @@ class ReadingsStream:
     def _last_reason(self) -> Reason:
         return list(self._cut.values())[-1]
 
-    async def _interval(self, partition: int, vector: Vector) -> AsyncIterator[Chunks]:
+    async def _interval(self, partition: int, vector: Vector) -> AsyncGenerator[Chunks, None]:
         start, end = self._query.interval.start, self._query.interval.end
         while start < end:
             window = Interval(start, end if end - start <= CHUNK else start + CHUNK)
             members = [m for m in self._partitions[partition] if m not in self._cut]
-            async for chunks in self._send(window, members, vector, complete=window.end == end):
-                yield chunks
+            sent = self._send(window, members, vector, complete=window.end == end)
+            async with aclosing(sent):
+                async for chunks in sent:
+                    yield chunks
             start = window.end
 
     async def _send(
         self, window: Interval, members: list[str], vector: Vector, complete: bool
-    ) -> AsyncIterator[Chunks]:
+    ) -> AsyncGenerator[Chunks, None]:
         """One chunk for each member; a set whose permit runs out on the way is asked for again.
 
         A set is decided at once and sent over a while: who loses the right to a member meanwhile
@@ -124,6 +121,7 @@ class ReadingsStream:
                 while judged and not (sent and judged[0].ruling.expired):
                     count = min(self._together, len(judged))
                     some = [judged.popleft() for _ in range(count)]
+                    self._watches.judge_touched(watch, (each.decided.member for each in some))
                     chunks = self._chunks(some, watch.cut, complete)
                     if not chunks:
                         break
@@ -131,6 +129,9 @@ class ReadingsStream:
                         del waiting[chunk.mpxn]
                     sent += 1
                     yield chunks
+            except Exception as error:
+                self._withhold(judged, why_withheld(error))
+                raise
             except BaseException:
                 self._withhold(judged, Reason.CLIENT_GONE)
                 raise
@@ -157,13 +158,13 @@ class ReadingsStream:
                 self._withhold([each], why)
                 refused[member] = why
         released = [each for each in judged if each.decided.member not in refused]
+        numbers = [self._numbers[each.decided.member] for each in released]
         try:
-            made = self._reads.answers(released)
+            made = self._reads.answers(released, numbers)
         except Pushback as pushback:
             if pushback.reason is Reason.PERMIT_EXPIRED:
                 return ()
             raise
-        numbers = [self._numbers[each.decided.member] for each in released]
         self._reads.release_all(released, made, numbers)
         answers = iter(made)
         return tuple(self._chunk(each, refused, answers, complete) for each in judged)
@@ -180,15 +181,16 @@ class ReadingsStream:
         self._numbers[mpxn] += 1
         return Chunk(mpxn, number, judged, next(made), complete)
 
-    async def _follow(self, vectors: dict[int, Vector]) -> AsyncIterator[Chunks]:
+    async def _follow(self, vectors: dict[int, Vector]) -> AsyncGenerator[Chunks, None]:
         watches = [self._watch(self._query, m, lasting=True) for m in self._left_by_partition()]
-        for watch in watches:
-            self._watches.judge(watch)
         try:
+            for watch in watches:
+                self._watches.judge(watch)
             while self._left():
                 for watch in watches:
-                    async for chunks in self._news(watch, vectors):
-                        yield chunks
+                    async with aclosing(self._news(watch, vectors)) as news:
+                        async for chunks in news:
+                            yield chunks
                     for chunk in self._cuts(watch):
                         yield (chunk,)
                 if self._left():
@@ -210,7 +212,7 @@ class ReadingsStream:
         watch.changed.clear()
         return [Chunk(mpxn, self._numbers[mpxn], refused=reason) for mpxn, reason in cut.items()]
 
-    async def _news(self, watch: Watch, vectors: dict[int, Vector]) -> AsyncIterator[Chunks]:
+    async def _news(self, watch: Watch, vectors: dict[int, Vector]) -> AsyncGenerator[Chunks, None]:
         """Chunks over the half hours that changed since the positions last sent."""
         before = vectors[watch.partition]
         offset = self._reads.data.next_offset(trust.READINGS_TOPIC, watch.partition)
@@ -221,9 +223,10 @@ class ReadingsStream:
         for mpxn in sorted(watch.members):
             changed = self._reads.changed(self._query, mpxn, before, after)
             await asyncio.sleep(0)  # so that the fold goes on between meters
-            if changed is not None and mpxn not in watch.cut:
-                async for chunks in self._send(changed, [mpxn], after, complete=False):
-                    yield chunks
+            if changed is not None and mpxn not in self._cut and mpxn not in watch.cut:
+                async with aclosing(self._send(changed, [mpxn], after, complete=False)) as sent:
+                    async for chunks in sent:
+                        yield chunks
 
 
 async def _first_change(watches: list[Watch]) -> None:

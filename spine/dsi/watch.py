@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from spine.access import AccessLog
@@ -23,13 +23,15 @@ JUDGE_EVERY_S: Final = 1.0
 class Watch:
     """What one open stream may still send. `cut` fills up with members and reasons.
 
-    `lasting`: it is also judged for what time alone ends. A permit's two seconds need none of that.
+    `lasting`: it is judged by itself, also for what time alone ends. Else for a permit's two
+    seconds: of which members facts were folded meanwhile is in `touched`, and who sends asks.
     """
 
     def __init__(self, request: AccessRequest, partition: int, *, lasting: bool = True) -> None:
         self.request, self.partition, self.lasting = request, partition, lasting
         self.members = set(request.meters)
         self.cut: dict[str, Reason] = {}
+        self.touched: set[str] = set()
         self.changed = asyncio.Event()
 
 
@@ -61,6 +63,10 @@ class Watches:
         """Judge all of a stream's members on the state as it is."""
         self._judge(watch, set(watch.members))
 
+    def judge_touched(self, watch: Watch, members: Iterable[str]) -> None:
+        """Judge those of these members of whom facts were folded since they were watched."""
+        self._judge(watch, watch.touched.intersection(members))
+
     def close(self) -> None:
         """Stop judging."""
         if self._ticking is not None:
@@ -75,7 +81,11 @@ class Watches:
             for watch in self._open:
                 if watch.partition == partition:
                     everyone = applied.governance or "" in touched
-                    self._judge(watch, watch.members if everyone else watch.members & touched)
+                    members = watch.members if everyone else watch.members & touched
+                    if watch.lasting:
+                        self._judge(watch, members)
+                    else:
+                        watch.touched |= members
 
         return on_record
 

@@ -121,8 +121,9 @@ class FanOuts:
 
     async def takes_away(self, order: Order) -> bool:
         """Whether a tightening changes anything at a meter, or was ordered: only then is it worth
-        an order. Otherwise anybody could fill the home of anybody's consent. A meter that cannot
-        say keeps it from no other: its leg waits, unless it knows of nothing for whoever orders.
+        an order. Otherwise any organisation could fill the home of anybody's consent. A meter that
+        cannot say keeps it from no other: its leg waits, unless it knows of nothing for whoever
+        orders.
         """
         if self._home.earlier(order) is not None:
             return True

@@ -248,13 +248,13 @@ async def serve_standing_data(
 
     async def load() -> None:
         for file in list(missing):
-            await _ensure_loaded(coordinator, file, missing[file], process.name)
-            del missing[file]
+            try:
+                await _ensure_loaded(coordinator, file, missing[file], process.name)
+                del missing[file]
+            except (Conflict, Pushback, Refused) as error:
+                _log.warning("standing_data.not_loaded", file=file, reason=str(error))
 
-    try:
-        await load()
-    except (Conflict, Pushback, Refused) as error:
-        _log.warning("standing_data.not_loaded", domain=domain.name, reason=str(error))
+    await load()
     every(process, LOAD_AGAIN_S, load)
     service = ReferenceService(domain, coordinator, reader, runtime.identity.log_id)
     name = reference_pb2.DESCRIPTOR.services_by_name["Reference"].full_name

@@ -57,6 +57,7 @@ from tests.helpers.town import (
     Dsi,
     Town,
     at_least,
+    chunks_of,
     open_dsi,
     order,
     query,
@@ -276,7 +277,7 @@ async def test_an_open_stream_gets_new_versions_and_is_cut_without_a_request(tow
     await town.grant("consent-an_open")
     async with open_dsi(town) as dsi:
         stream = ReadingsStream(dsi.reads, dsi.watches, query(), [MPAN], ())
-        chunks = stream.chunks(follow=True)
+        chunks = chunks_of(stream)
         first = await asyncio.wait_for(anext(chunks), 10)
         assert first.answer is not None
         assert first.answer.rows == 7 * 48
@@ -302,7 +303,7 @@ async def test_a_suspension_cuts_streams_and_refuses_reads(town: Town) -> None:
     await town.grant("consent-a_suspension")
     async with open_dsi(town) as dsi:
         stream = ReadingsStream(dsi.reads, dsi.watches, query(), [MPAN], ())
-        chunks = stream.chunks(follow=True)
+        chunks = chunks_of(stream)
         await asyncio.wait_for(anext(chunks), 10)
         waiting = asyncio.ensure_future(anext(chunks))
         await asyncio.sleep(0.2)

@@ -294,6 +294,9 @@ def test_a_silent_broker_is_asked_once(
             silent.accept()
 
 
+_answers = log_greeting._Questions.answers
+
+
 class InTurn(threading.Thread):
     """The naive way: each broker is asked once the one before has answered or is given up."""
 
@@ -328,6 +331,47 @@ def test_all_are_asked_at_once(secured: SecuredKafka, monkeypatch: pytest.Monkey
         assert ask(first, within_s=30.0) is None
         monkeypatch.setattr(log_greeting, "Thread", InTurn)
         assert ask(first, within_s=0.5) is Reason.LOG_UNREACHABLE
+
+
+def test_a_name_that_is_looked_up_for_longer_than_any_word_takes_is_waited_for(
+    secured: SecuredKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not begun again with each round: else nobody would ever hear the answer."""
+    monkeypatch.setattr(log_greeting, "WORDS_WITHIN_S", 1.0)
+    looked_up: list[str] = []
+
+    def slowly(address: tuple[str, int], timeout: float) -> socket.socket:
+        looked_up.append(address[0])
+        time.sleep(1.5)
+        return socket.create_connection(address, timeout)
+
+    monkeypatch.setattr(log_greeting, "create_connection", slowly)
+    greet(secured.at("PLAINTEXT").options(), 30.0)
+    assert len(looked_up) == 1
+    monkeypatch.setattr(log_greeting._Questions, "answers", begun_anew)
+    assert refused_by(secured.at("PLAINTEXT"), 5.0) is Reason.LOG_UNREACHABLE
+    assert len(looked_up) > 2
+
+
+def begun_anew(questions: log_greeting._Questions) -> Iterator[Exception | None]:
+    """The naive way: whoever has not answered within a round is asked anew."""
+    naive = log_greeting._Questions(questions._options)
+    return _answers(naive)
+
+
+def test_what_nobody_foresaw_of_one_broker_is_no_word_on_another(
+    secured: SecuredKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connected(address: tuple[str, int], timeout: float) -> socket.socket:
+        if address[1] == 1:
+            raise ZeroDivisionError
+        return socket.create_connection(address, timeout)
+
+    monkeypatch.setattr(log_greeting, "create_connection", connected)
+    good = secured.at("PLAINTEXT")
+    greet(replace(good, bootstrap=f"{HOST}:1,{good.bootstrap}").options(), 30.0)
+    with pytest.raises(ZeroDivisionError):
+        greet(replace(good, bootstrap=f"{HOST}:1").options(), 0.0)
 
 
 def test_who_drips_is_left_in_time(secured: SecuredKafka, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,7 @@ from tests.helpers.town import (
     WEEK,
     Dsi,
     Town,
+    chunks_of,
     open_dsi,
     settle,
 )
@@ -138,7 +139,7 @@ async def test_an_open_stream_is_cut(town: Town) -> None:
     await town.consumer(ALLOWS)
     async with open_dsi(town, "stream") as dsi:
         stream = ReadingsStream(dsi.reads, dsi.watches, SETTLES, [MPAN], ())
-        chunks = stream.chunks(follow=True)
+        chunks = chunks_of(stream)
         first = await asyncio.wait_for(anext(chunks), 10)
         assert first.answer is not None and first.answer.rows == 7 * 48
         waiting = asyncio.ensure_future(anext(chunks))

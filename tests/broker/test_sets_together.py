@@ -100,8 +100,17 @@ async def record(town: Town, mpxns: list[str]) -> None:
 @pytest_asyncio.fixture(loop_scope="module")
 async def allowed(town: Town) -> AsyncIterator[list[str]]:
     """The meters whose occupier allows the adviser to read: all but the third."""
-    now = datetime.now(UTC)
     mpxns = [mpxn for number, mpxn in enumerate(neighbours(town)) if number != 2]
+    for mpxn in mpxns:
+        await allow(town, mpxn)
+    yield mpxns
+    for mpxn in mpxns:
+        await take_back(town, mpxn)
+
+
+async def allow(town: Town, mpxn: str) -> Any:
+    """The occupier lets the adviser read; where that stands in the log."""
+    now = datetime.now(UTC)
     terms = ConsentTerms(
         ADVISER.party,
         CONSUMER.party,
@@ -111,12 +120,8 @@ async def allowed(town: Town) -> AsyncIterator[list[str]]:
         now - timedelta(seconds=1),
         now + timedelta(days=30),
     )
-    named = f"together-{now.timestamp()}"
-    for mpxn in mpxns:
-        await town.consumer(GrantConsent(CONSUMER, f"{named}-{mpxn}", terms), mpxn)
-    yield mpxns
-    for mpxn in mpxns:
-        await take_back(town, mpxn)
+    consent_id = f"together-{now.timestamp()}-{mpxn}"
+    return await town.consumer(GrantConsent(CONSUMER, consent_id, terms), mpxn)
 
 
 async def take_back(town: Town, mpxn: str) -> Any:
@@ -202,6 +207,34 @@ async def test_without_the_watch_it_would_be_sent_for_as_long_as_the_permit_live
     mpxns = [*neighbours(town)[:2], *neighbours(town)[3:]]
     second, _ = await revoked_in_between(town, mpxns, "unwatched")
     assert [c.refused for c in second] == [None, None], "the naive stream sends what was revoked"
+
+
+async def test_who_may_read_again_by_the_time_of_its_message_is_in_it(
+    town: Town, allowed: list[str]
+) -> None:
+    async with open_dsi(town, "again") as dsi:
+        live = dsi.folds[trust.CONSUMER_LOG, town.partition]
+        messages = stream(town, dsi, allowed, 2)
+        await anext(messages)
+        await take_back(town, allowed[3])
+        await live.passed((await allow(town, allowed[3])).offset, 5)
+        assert [c.refused for c in await anext(messages)] == [None, None]
+        await messages.aclose()
+
+
+async def test_a_stream_that_is_closed_lets_go_of_its_set_and_owes_no_outcome(
+    town: Town, allowed: list[str]
+) -> None:
+    async with open_dsi(town, "closed") as dsi:
+        since = dsi.folds[trust.CONSUMER_LOG, town.partition].next_offset
+        messages = stream(town, dsi, allowed, 2)
+        await anext(messages)
+        assert dsi.watches._open
+        await messages.aclose()
+        assert not dsi.watches._open
+        await dsi.outcomes.flush()
+    lines = await audited(town, since)
+    assert Counter(line.release for line in lines) == {"RELEASED": 2, "NOT_RELEASED": 3}
 
 
 async def test_what_the_permit_does_not_last_for_is_asked_again_and_each_decision_has_its_outcome(

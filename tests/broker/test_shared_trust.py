@@ -33,7 +33,18 @@ from spine.services.shared_trust import (
 )
 from spine.shared_trust.v1 import shared_trust_pb2
 from tests.helpers.log import open_new_log
-from tests.helpers.town import ADVISER, BOARD, DAY, MPAN, STRANGER, Town, open_dsi, query, settle
+from tests.helpers.town import (
+    ADVISER,
+    BOARD,
+    DAY,
+    MPAN,
+    STRANGER,
+    Town,
+    chunks_of,
+    open_dsi,
+    query,
+    settle,
+)
 
 ROUNDS = 10
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -182,7 +193,7 @@ async def test_an_open_stream_ends_with_the_row_or_the_accreditation_it_rests_on
 
     async def cut_by(command: Any) -> Reason | None:
         """For which reason an open stream ends when this is governed."""
-        chunks = ReadingsStream(dsi.reads, dsi.watches, query(), [MPAN], ()).chunks(follow=True)
+        chunks = chunks_of(ReadingsStream(dsi.reads, dsi.watches, query(), [MPAN], ()))
         await asyncio.wait_for(anext(chunks), 10)
         waiting = asyncio.ensure_future(anext(chunks))
         await town.govern(command)

@@ -160,6 +160,9 @@ async def test_every_request_of_a_stream_is_in_a_hurry() -> None:
         def partition_of(self, _: str) -> int:
             return 0
 
+        def request(self, *_: Any) -> AccessRequest:
+            return request(0)
+
         async def decide(self, *_: Any, at_once: bool = False) -> tuple[Any, ...]:
             asked.append(at_once)
             raise Pushback(Reason.FOLD_BEHIND, "enough")
@@ -168,8 +171,8 @@ async def test_every_request_of_a_stream_is_in_a_hurry() -> None:
     day = Interval(START, START + timedelta(days=1))
     query = Query(caller, "StreamReadings", "ENERGY_ADVICE", "CONSENT", "HH_CONSUMPTION", day)
     reads: Any = Reads()
-    nothing: Any = None
-    stream = ReadingsStream(reads, nothing, query, ["1200000000003"], ())
+    nobody: Any = SimpleNamespace(add=lambda _: None, remove=lambda _: None)
+    stream = ReadingsStream(reads, nobody, query, ["1200000000003"], ())
     with pytest.raises(Pushback):
         async for _ in stream._send(day, ["1200000000003"], (), complete=True):
             pass
@@ -311,3 +314,20 @@ def test_every_process_of_the_spine_runs_in_a_watched_loop(monkeypatch: pytest.M
         monkeypatch.setattr(processes, setting_up, lambda *_: None)
     processes.run_process("dsi", start)
     assert isinstance(seen[0], WatchedLoop)
+
+
+async def test_a_caller_that_goes_away_as_it_is_decided_leaves_no_permit_without_an_outcome() -> (
+    None
+):
+    live: Any = Live()
+    writer: Any = Writer()
+    log = log_of(live, writer, Busy(FOR_EVER_S))
+    unclaimed: list[tuple[Any, Reason]] = []
+    log.on_unclaimed = lambda ruling, why: unclaimed.append((ruling, why))
+    asked = asyncio.create_task(log.decide(request(0), ()))
+    await asyncio.sleep(0)
+    ruling: Any = object()
+    log._queue[0].ruling.set_result(ruling)
+    asked.cancel()
+    await asyncio.gather(asked, return_exceptions=True)
+    assert unclaimed == [(ruling, Reason.CLIENT_GONE)]

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
@@ -40,6 +40,7 @@ from spine.domain import Actor
 from spine.dsi.data import DataViews
 from spine.dsi.process import start_readings
 from spine.dsi.reads import Query, Reads
+from spine.dsi.stream import Chunk, ReadingsStream
 from spine.dsi.watch import Watches
 from spine.event import DataPosition, RecordType, SignerRole, murmur2_partition
 from spine.fold import FaustFolds
@@ -256,6 +257,14 @@ async def open_dsi(
         await dsi.stop()
         await folds.stop()
         folds.close()
+
+
+async def chunks_of(stream: ReadingsStream) -> AsyncGenerator[Chunk, None]:
+    """Every chunk of a stream that is followed, one by one."""
+    async with aclosing(stream.messages(follow=True)) as messages:
+        async for chunks in messages:
+            for chunk in chunks:
+                yield chunk
 
 
 def at_least(appended: Appended | Handled) -> tuple[Any, ...]:
