@@ -1587,9 +1587,16 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a broker that refuses us is not asked again and again",
         "spine/log_greeting.py",
-        "        if refused is not None:\n            raise refused\n",
+        "        if failures:\n            raise failures[0]\n",
         "",
         ("tests/broker/test_greeting.py",),
+    ),
+    Mutant(
+        "a permit is owed an outcome also if its caller goes away as it is decided",
+        "spine/access.py",
+        "                self.on_unclaimed(waiting.ruling.result(), Reason.CLIENT_GONE)\n",
+        "                pass\n",
+        ("tests/core/test_company.py",),
     ),
     Mutant(
         "brokers are asked at once",
