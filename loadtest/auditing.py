@@ -102,13 +102,17 @@ class _Audit:
     cpu_s: float
 
     def beyond(self, before: _Audit) -> dict[str, float]:
-        """What the entries took that came after another run; what both had to do is left out."""
+        """What the entries took that came after another run; what both had to do is left out.
+
+        Where that took less than two runs of the same vary by, it is not known, and not said.
+        """
         entries, seconds = self.entries - before.entries, self.seconds - before.seconds
-        figures = {
-            "before_the_reads_s": before.seconds,
-            "cpu_us_per_further_entry": (self.cpu_s - before.cpu_s) / entries * 1e6,
-        }
-        return figures | ({"further_entries_per_s": entries / seconds} if seconds > 0 else {})
+        cpu_s = self.cpu_s - before.cpu_s
+        figures = {"before_the_reads_s": before.seconds}
+        if cpu_s > 0 and seconds > 0:
+            figures["cpu_us_per_further_entry"] = cpu_s / entries * 1e6
+            figures["further_entries_per_s"] = entries / seconds
+        return figures
 
 
 def _audited(served: Served) -> _Audit:
