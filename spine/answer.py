@@ -264,8 +264,7 @@ def half_hours_digests(answers: Sequence[HalfHours]) -> list[bytes]:
     for rows in answers:
         columns = rows.columns
         block["mpxn"] = rows.mpxn.encode()
-        block["value"], block["offset"] = columns.values_wh, columns.offsets
-        block["row"] = columns.rows
+        _fill(block, columns, slice(None))
         if len(texts) > 1 and said:
             block["said"] = texts[columns.quality]
         digest = hashlib.sha256(_DIGEST_OF)
@@ -297,12 +296,17 @@ def _recorded_rows(rows: HalfHours, places: Ints | slice) -> bytearray:
     packed = bytearray(_row_to_fill(mpxn, said) * len(quality))
     block = np.frombuffer(packed, _row_layout(len(mpxn), len(said), recorded=True))
     block["start"] = _starts(columns.first, len(rows))[places]
-    block["value"] = columns.values_wh[places]
-    block["offset"] = columns.offsets[places]
-    block["row"] = columns.rows[places]
+    _fill(block, columns, places)
     if said and (quality != quality[0]).any():
         block["said"] = np.array([q.encode() for q in columns.qualities], f"S{len(said)}")[quality]
     return packed
+
+
+def _fill(block: NDArray[np.void], columns: Columns, places: Ints | slice) -> None:
+    """Put into canonical rows the numbers that are recorded of these half hours."""
+    block["value"] = columns.values_wh[places]
+    block["offset"] = columns.offsets[places]
+    block["row"] = columns.rows[places]
 
 
 def _row_to_fill(mpxn: bytes, said: bytes) -> bytes:

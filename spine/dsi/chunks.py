@@ -14,7 +14,7 @@ from spine.errors import Invalid, Reason
 from spine.policy import Permit
 from spine.services import wire
 
-# A chunk takes 70 kB if all its half hours differ in version and have long qualities: with so many
+# A chunk takes 60 kB if all its half hours differ in version and have long qualities: with so many
 # a message is still well below the 4 MiB that a server sends.
 MAX_MEMBERS_PER_MESSAGE: Final = 32
 

@@ -260,9 +260,7 @@ class Reads:
         ruling = judged[0].ruling
         try:
             made = answers([each.decided for each in judged], self.sources(ruling.vector))
-            if ruling.expired:
-                message = "the permit ran out before the answer was ready"
-                raise Pushback(Reason.PERMIT_EXPIRED, message)
+            _check_time(ruling)
         except Exception as error:
             for each, chunk in zip(judged, chunks, strict=True):
                 self.withhold(each, why_withheld(error), chunk)
@@ -272,9 +270,11 @@ class Reads:
 
     def check_time(self, judged: Judged) -> None:
         """Pushback(PERMIT_EXPIRED), and the outcome of it, if the permit's time is over."""
-        if judged.ruling.expired:
-            self.withhold(judged, Reason.PERMIT_EXPIRED)
-            raise Pushback(Reason.PERMIT_EXPIRED, "the permit ran out before the answer was ready")
+        try:
+            _check_time(judged.ruling)
+        except Pushback as late:
+            self.withhold(judged, late.reason)
+            raise
 
     def release(self, judged: Judged, released: Answer, chunk: int = 0) -> None:
         """Record that the answer went out."""
@@ -357,6 +357,11 @@ class Reads:
     def _rests_on(self, vector: Vector) -> Versions:
         """The reducers that folded what a decision, and an answer at these positions, came from."""
         return {trust.CONSUMER_LOG: self._folded, **self.data.folded(vector)}
+
+
+def _check_time(ruling: Ruling) -> None:
+    if ruling.expired:
+        raise Pushback(Reason.PERMIT_EXPIRED, "the permit ran out before the answer was ready")
 
 
 def why_withheld(error: Exception) -> Reason:

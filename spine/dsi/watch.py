@@ -1,7 +1,8 @@
 """Open streams are cut by the fold itself, without a request (rule 5).
 
 Whenever a fact of a watched meter, or of governance, is folded, and once a second for what time
-alone ends, the stream's own terms are judged again on the folded state.
+alone ends, the terms of a stream that is followed are judged again on the folded state. Of a set
+that is being sent, the members whom such a fact concerned are, when it is their turn.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import numpy as np
@@ -13,8 +13,6 @@ import pytest
 import pytest_asyncio
 
 from domains.consumers.commands import (
-    ConsentTerms,
-    GrantConsent,
     RevokeConsent,
     StartSupply,
     StartTenancy,
@@ -110,18 +108,8 @@ async def allowed(town: Town) -> AsyncIterator[list[str]]:
 
 async def allow(town: Town, mpxn: str) -> Any:
     """The occupier lets the adviser read; where that stands in the log."""
-    now = datetime.now(UTC)
-    terms = ConsentTerms(
-        ADVISER.party,
-        CONSUMER.party,
-        "ENERGY_ADVICE",
-        ("HH_CONSUMPTION",),
-        SINCE,
-        now - timedelta(seconds=1),
-        now + timedelta(days=30),
-    )
-    consent_id = f"together-{now.timestamp()}-{mpxn}"
-    return await town.consumer(GrantConsent(CONSUMER, consent_id, terms), mpxn)
+    consent_id = f"together-{datetime.now(UTC).timestamp()}-{mpxn}"
+    return await town.grant(consent_id, mpxn, SINCE)
 
 
 async def take_back(town: Town, mpxn: str) -> Any:

@@ -117,19 +117,19 @@ class Town:
         """One command about a meter."""
         return await self.consumers.handle(order(subject, command, command.by))
 
-    async def grant(self, consent_id: str) -> Handled:
-        """The occupier allows the adviser to read."""
+    async def grant(self, consent_id: str, mpxn: str = MPAN, since: datetime = DAY) -> Handled:
+        """The occupier allows the adviser to read what was recorded from then on."""
         now = datetime.now(UTC)
         terms = ConsentTerms(
             ADVISER.party,
             CONSUMER_REF,
             "ENERGY_ADVICE",
             ("HH_CONSUMPTION",),
-            DAY,
+            since,
             now - timedelta(seconds=1),
             now + timedelta(days=30),
         )
-        return await self.consumer(GrantConsent(CONSUMER, consent_id, terms))
+        return await self.consumer(GrantConsent(CONSUMER, consent_id, terms), mpxn)
 
     async def revoke(self, consent_id: str) -> Handled:
         """The occupier takes it back."""
