@@ -210,7 +210,10 @@ OF_THE_BROKERS: Final = frozenset(
 
 
 class SpineError(Exception):
-    """The root: a stable `reason`, a sentence for a person, and the gRPC code it maps to."""
+    """The root: a stable `reason`, a sentence for a person, and the gRPC code it maps to.
+
+    `facts` are what a program needs beside them to go on, by name.
+    """
 
     grpc_code: ClassVar[str] = "INTERNAL"
 
@@ -219,6 +222,7 @@ class SpineError(Exception):
         self.reason = reason
         self.message = message
         self.field = field
+        self.facts: dict[str, str] = {}
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.message}"

@@ -12,13 +12,14 @@ once when its caller goes away: whatever it holds is let go in the same moment.
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import grpc
@@ -320,12 +321,12 @@ def status_of(error: SpineError) -> Status:
     if isinstance(error, Invalid):
         violation = BadRequest.FieldViolation(field=error.field, description=message)
         more.append(BadRequest(field_violations=[violation]))
-    return _status(error.grpc_code, message, error.reason, *more)
+    return _status(error.grpc_code, message, error.reason, *more, **error.facts)
 
 
-def _status(code: str, message: str, reason: Reason, *more: Message) -> Status:
+def _status(code: str, message: str, reason: Reason, *more: Message, **facts: str) -> Status:
     status = Status(code=grpc.StatusCode[code].value[0], message=message)
-    for detail in (ErrorInfo(reason=reason, domain=ERROR_DOMAIN), *more):
+    for detail in (ErrorInfo(reason=reason, domain=ERROR_DOMAIN, metadata=facts), *more):
         status.details.add().Pack(detail)
     return status
 
@@ -346,6 +347,7 @@ class Failure(NamedTuple):
     message: str
     retry_after_s: float | None
     field: str = ""
+    facts: Mapping[str, str] = MappingProxyType({})
 
 
 def error_from(error: grpc.RpcError) -> Failure:
@@ -354,14 +356,12 @@ def error_from(error: grpc.RpcError) -> Failure:
     metadata: Any = error.trailing_metadata() or ()
     packed = dict(metadata).get(STATUS_DETAILS, b"")
     info, retry, bad = ErrorInfo(), RetryInfo(), BadRequest()
-    retry_after_s = None
     for detail in Status.FromString(packed).details:
-        if detail.Unpack(retry):
-            retry_after_s = retry.retry_delay.ToMilliseconds() / 1000
-        else:
-            detail.Unpack(info) or detail.Unpack(bad)
+        any(detail.Unpack(kind) for kind in (info, retry, bad))
+    retry_after_s = retry.retry_delay.ToMilliseconds() / 1000 if retry.ListFields() else None
     field = bad.field_violations[0].field if bad.field_violations else ""
-    return Failure(error.code().name, info.reason, error.details() or "", retry_after_s, field)
+    said = error.code().name, info.reason, error.details() or "", retry_after_s
+    return Failure(*said, field, dict(info.metadata))
 
 
 def connect(

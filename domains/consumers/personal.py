@@ -25,6 +25,8 @@ NOTICE: Final = "notice"
 # As it is logged: on pages after the first, with the offset at which the one before ended.
 METHOD: Final = "GetPersonalRecord"
 OFFSET_DIGITS: Final = 18
+# The fact of an error that says where the page behind one that stays shut begins.
+NEXT_OFFSET: Final = "next_offset"
 _PAGE: Final = re.compile(rf"{METHOD}(?:/(\d{{1,{OFFSET_DIGITS}}}))?", re.ASCII)
 
 

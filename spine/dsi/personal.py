@@ -10,7 +10,7 @@ import asyncio
 from dataclasses import replace
 from typing import Any, Final
 
-from domains.consumers.personal import METHOD, OFFSET_DIGITS, PersonalText, texts_of
+from domains.consumers.personal import METHOD, NEXT_OFFSET, OFFSET_DIGITS, PersonalText, texts_of
 from spine.access import Vector
 from spine.dsi.answering import Answer
 from spine.dsi.keyholders import Keyholders
@@ -53,8 +53,9 @@ class PersonalReads:
         NotPermitted  the fold refused it
         Refused(SUBJECT_ERASED)  the consumer was erased
         Pushback  KEYS_NOT_AT_HAND: who has the keys does not answer, or has none of the consumer;
-                  PERMIT_EXPIRED; OVERLOADED: a read of the same consumer is under way, and each
-                  may be a long look back
+                  its `next_offset`, if it has one, is where the next page begins, for a vault may
+                  be lost; PERMIT_EXPIRED; OVERLOADED: a read of the same consumer is under way,
+                  and each may be a long look back
         """
         party = query.caller.party
         if party in self._reading:
@@ -92,6 +93,8 @@ class PersonalReads:
             texts = [text for field in said for text in texts_of(*field)]
         except SpineError as error:
             self._reads.withhold(judged, error.reason)
+            if error.reason is Reason.KEYS_NOT_AT_HAND and made.next_offset:
+                error.facts[NEXT_OFFSET] = str(made.next_offset)
             raise
         except asyncio.CancelledError:
             self._reads.withhold(judged, Reason.CLIENT_GONE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator
@@ -18,10 +19,12 @@ import grpc
 import pytest
 import pytest_asyncio
 from google.protobuf.timestamp_pb2 import Timestamp
+from typer.testing import CliRunner
 
 from domains.consumers.personal import FIELDS_MAX
 from spine import trust
 from spine.audit_report import Line, Selection
+from spine.cli import command_line
 from spine.console.audits import run_audit
 from spine.console.context import use
 from spine.consumers.v1 import consumers_pb2, consumers_pb2_grpc, seals_pb2, seals_pb2_grpc
@@ -419,6 +422,35 @@ async def test_what_a_lost_vault_sealed_is_said_to_be_shut(world: World) -> None
     before, shown = await world.audited(mpxn)
     assert (before.verdict, before.release, before.why) == ("SAME", "NOT_RELEASED", lost)
     assert (shown.verdict, shown.why) == ("CANNOT TELL", "keys not at hand")
+
+
+async def test_a_page_of_which_nothing_opens_says_where_the_next_begins(world: World) -> None:
+    mpxn, ref = await world.lived_in()
+    for number in range(FIELDS_MAX):
+        await world.consents(mpxn, ref, f"lost-{mpxn}-{number}", "Lost.")
+    with closing(sqlite3.connect(world.vault, timeout=10)) as db, db:
+        db.execute("DELETE FROM keys WHERE subject = ?", (ref,))
+    world.channel(world.dsi, Role.CONSUMER, ref)
+    command = ["my", "record", mpxn, "--as", f"{Role.CONSUMER}-{ref}", "--json"]
+    nothing = await asyncio.to_thread(CliRunner().invoke, command_line("my"), command)
+    assert isinstance(nothing.exception, grpc.RpcError)
+    assert error_from(nothing.exception).reason == "KEYS_NOT_AT_HAND", "no page opens"
+    await world.consents(mpxn, ref, f"since-{mpxn}", "Since then.")
+    for _ in range(2):
+        shut = await world.refused(mpxn, ref)
+        assert shut.reason == "KEYS_NOT_AT_HAND", "to ask for the same again leads nowhere"
+    rest = await world.record(mpxn, ref, from_offset=int(shut.facts["next_offset"]))
+    assert ("notice", "Since then.") in [(each.what, each.text) for each in rest.texts]
+    assert not rest.next_offset
+    done = await asyncio.to_thread(CliRunner().invoke, command_line("my"), command)
+    page, *others = json.loads(done.stdout[done.stdout.index("[\n") :])  # behind the server's log
+    assert page == {
+        "what": "page",
+        "about": "0",
+        "text": None,
+        "unopened_reason": "KEYS_NOT_AT_HAND",
+    }
+    assert [each["text"] for each in others] == [each.text or None for each in rest.texts]
 
 
 # Until it is erased
