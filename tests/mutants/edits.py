@@ -1633,4 +1633,25 @@ MUTANTS: tuple[Mutant, ...] = (
         "unsure = True",
         ("tests/domains/consumers/test_legs.py",),
     ),
+    Mutant(
+        "who loses a member while its set is sent is not sent it",
+        "spine/dsi/stream.py",
+        "self._watches.judge_touched(watch, (each.decided.member for each in some))",
+        "pass",
+        ("tests/broker/test_sets_together.py",),
+    ),
+    Mutant(
+        "a fact of a member is seen while its set is sent",
+        "spine/dsi/watch.py",
+        "                        watch.touched |= members\n",
+        "                        pass\n",
+        ("tests/broker/test_sets_together.py",),
+    ),
+    Mutant(
+        "a page that stays shut says where the next begins",
+        "spine/dsi/personal.py",
+        "error.facts[NEXT_OFFSET] = str(made.next_offset)",
+        "pass",
+        ("tests/broker/test_personal_record.py",),
+    ),
 )
