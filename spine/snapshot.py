@@ -10,13 +10,15 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from spine.errors import Pushback, Reason, SpineError
+from spine.errors import Pushback, Reason, Refused, SpineError
+from spine.rocks import DamagedStore
 from spine.store import FIRST_LIFE, Store, StoreInUse, StorePosition
 
 MANIFEST: Final = "manifest.json"
@@ -62,8 +64,8 @@ class Snapshot:
 def save(stores: Path, process: str, target: Path) -> Snapshot:
     """Copy every store of a process, with the digest of every file.
 
-    Pushback(STARTING) while the process runs. An earlier snapshot at `target` goes once the new one
-    is whole.
+    Pushback(STARTING) while the process runs. Refused(DATA_BEHIND) if a store is damaged: it is
+    made good by a start. An earlier snapshot at `target` goes once the new one is whole.
     """
     draft = target.with_name(target.name + ".new")
     shutil.rmtree(draft, ignore_errors=True)
@@ -92,7 +94,8 @@ def restore(target: Path, process: str, stores: Path, log_id: bytes) -> Snapshot
             if _described(target / kept.name, target / kept.name / file.name) != file:
                 raise SnapshotUnfit(Reason.SNAPSHOT_UNFIT, f"{kept.name}/{file.name} is damaged")
     for path in _stores_in(stores):
-        _opened(path).close()
+        with suppress(DamagedStore):  # what a snapshot is for
+            _opened(path).close()
     for kept in snapshot.stores:
         home = stores / kept.name
         shutil.rmtree(home, ignore_errors=True)
@@ -101,7 +104,11 @@ def restore(target: Path, process: str, stores: Path, log_id: bytes) -> Snapshot
 
 
 def _save_one(path: Path, target: Path) -> KeptStore:
-    store = _opened(path)
+    try:
+        store = _opened(path)
+    except DamagedStore as damage:
+        message = f"{damage}: start the process, which folds it anew"
+        raise Refused(Reason.DATA_BEHIND, message) from None
     try:
         position = store.position() or StorePosition(b"", "", 0, -1, b"")
         store.copy_to(target)

@@ -34,11 +34,12 @@ WITNESSES: Final = ("first", "second", "third")
 WITNESS_PREFIX: Final = "witness-"
 # Of these there may be several, which share the partitions.
 SHARED: Final = ("dsi", "readings")
-READY_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 10.0
 LOOK_EVERY_S: Final = 0.2
 RESTART_PAUSE_S: Final = (0.0, 0.5, 1.0, 2.0, 5.0)
 STEADY_AFTER_S: Final = 30.0
+# How often it is said which processes are still waited for.
+SAY_EVERY_S: Final = 60.0
 LOG_BYTES_MAX: Final = 64 << 20
 _log = structlog.get_logger()
 
@@ -88,19 +89,27 @@ class Supervisor:
         self.children: dict[str, Child] = {}
 
     def start(self, note: Callable[[str], None] = lambda _: None) -> None:
-        """Start every process; returns once all of them answer. The broker must be up."""
+        """Start every process; returns once all of them answer. The broker must be up.
+
+        One that folds its log from the first record is waited for, however long that takes.
+        TimeoutError if one keeps ending.
+        """
         for name in (*self.witnesses, *self._commands):
             self._launch(name)
         waiting = {*self.witnesses, *self._commands}
-        deadline = time.monotonic() + READY_TIMEOUT_S
+        said = time.monotonic()
         while waiting:
             self.look()
             for name in sorted(waiting):
                 if self.answers(name):
                     waiting.discard(name)
                     note(name)
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"not ready in time: {', '.join(sorted(waiting))}")
+            if waiting and time.monotonic() - said > SAY_EVERY_S:
+                said = time.monotonic()
+                if ending := [name for name in sorted(waiting) if self._keeps_ending(name)]:
+                    logs = self._data_dir / "logs"
+                    raise TimeoutError(f"ending again and again, see {logs}: {', '.join(ending)}")
+                note(f"waiting for {', '.join(sorted(waiting))}")
             time.sleep(LOOK_EVERY_S)
 
     def run(self, stopped: Callable[[], bool]) -> None:
@@ -168,6 +177,10 @@ class Supervisor:
         except (FileNotFoundError, ValueError):
             return False
         return bool(announced["pid"] == child.process.pid)
+
+    def _keeps_ending(self, name: str) -> bool:
+        child = self.children[name]
+        return child.starts > 1 and time.monotonic() - child.started < STEADY_AFTER_S
 
     def _rested(self, child: Child) -> bool:
         lived = time.monotonic() - child.started

@@ -99,7 +99,9 @@ def embedded_bootstrap(data_dir: Path) -> str:
 
 
 def runtime(*, patient: bool = False) -> Runtime:
-    """This process's view of the installation; `patient` as for `kafka`."""
+    """This process's view of the installation; `patient` as for `kafka`, and for what needs no
+    broker: what is done to a process that is stopped, as the broker of `spine up` is then, too.
+    """
     from spine.installation import DOMAINS
     from spine.runtime import Runtime
 

@@ -40,7 +40,7 @@ def move(
     """Hand old readings of a process that does not run over to Parquet; answers stay the same."""
     day = (instant(before, "before").date() - EPOCH).days
     rows = []
-    stores = list(_stores(runtime(), process))
+    stores = list(_stores(runtime(patient=True), process))
     with Progress(console=err, disable=as_json, transient=True) as bar:
         for path, store in bar.track(stores, description="moving"):
             try:
@@ -54,7 +54,7 @@ def move(
 def list_(process: Of = READINGS, as_json: AsJson = False) -> None:
     """The files that the stores of a process that does not run have handed readings over to."""
     rows = []
-    for path, store in _stores(runtime(), process):
+    for path, store in _stores(runtime(patient=True), process):
         rows += [_row(path, file) for file in store.history]
         store.close()
     listed(f"History of {process}", COLUMNS, rows, as_json)

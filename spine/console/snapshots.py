@@ -27,12 +27,12 @@ def add_to(app: typer.Typer) -> None:
 
 def save(process: ProcessName, folder: Folder, as_json: AsJson = False) -> None:
     """Copy the stores of a process that does not run, each with its position and digests."""
-    _show(save_stores(runtime().stores(process), process, folder), as_json)
+    _show(save_stores(runtime(patient=True).stores(process), process, folder), as_json)
 
 
 def restore(process: ProcessName, folder: Folder, as_json: AsJson = False) -> None:
     """Put a snapshot in the place of the stores of a process that does not run."""
-    here = runtime()
+    here = runtime(patient=True)
     stores, log_id = here.stores(process), here.identity.log_id
     _show(restore_stores(folder, process, stores, log_id), as_json)
 

@@ -253,6 +253,7 @@ class Keeper:
     async def _follow(self) -> None:
         """Take what comes, seal when it is time; begin again whenever the log was out of reach."""
         sealed_at = 0.0
+        telemetry.ledger_held_back_ms.set(0)  # known from the start: an alert tells silence by it
         while not self.refusal:
             try:
                 await self._do(self._take)

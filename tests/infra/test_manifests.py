@@ -644,6 +644,18 @@ def test_every_metric_that_is_asked_for_exists_and_every_one_is_shown() -> None:
     assert "spine_view_lag_milliseconds" in asked
 
 
+def test_an_alert_about_events_fires_for_the_first_of_them() -> None:
+    """`increase` of a series that begins at 1 is nothing: it has no sample from before."""
+    (alerts,) = read(COMPOSE / "alerts.yml")
+    rules = {rule["alert"]: rule["expr"] for group in alerts["groups"] for rule in group["rules"]}
+    counting = {name for name, expr in rules.items() if "increase(" in expr}
+    assert counting == {"RecordsQuarantined", "RecordsHeld", "LedgerAlarm", "ViewDrifted"}
+    for name in counting:
+        (series,) = re.findall(r"increase\((.+?)\[10m\]\)", rules[name])
+        began = f"({series} unless {series} offset 10m) or increase({series}[10m])"
+        assert began in rules[name], name
+
+
 def test_every_label_that_is_asked_for_is_documented() -> None:
     reference = (ROOT / "docs/reference.md").read_text()
     metrics_table = reference.split("## Metrics")[1].split("## Spans")[0]
