@@ -88,6 +88,8 @@ def grant(consumer: Client, mpxn: str, data_user: str, **more: Any) -> str:
 
 
 # Runs the command and shows that neither Faust nor a store of the installation was used.
+# After `make fault` there are some ten thousand reads, and the machine may be a busy one.
+AUDIT_S = 600
 AUDIT = """
 import sys
 from spine import cli
@@ -111,7 +113,7 @@ def audit(spine: Installation, tmp_path: Path, *asked: str) -> tuple[int, dict[s
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=AUDIT_S,
         check=False,
     )
     assert done.stdout, done.stderr

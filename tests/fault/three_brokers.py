@@ -44,6 +44,7 @@ pytestmark = pytest.mark.timeout(900)
 ROUNDS = 2_000
 WITHOUT_FENCE = 100
 WITH_END_OFFSETS = 60
+RACES_MOST = 4
 LEAKS_AT_LEAST = 50
 SLOW_S = 0.05
 # How late the naive server hears of a revocation: longer than a busy machine takes for a read, so
@@ -168,30 +169,36 @@ def test_the_same_race_without_the_fence_is_lost(
 def test_the_same_race_with_end_offsets_for_a_fence_is_lost_behind_a_frozen_leader(
     spine: Faulty, meters: list[Meter], seed: int
 ) -> None:
-    """A read that waits for all that the leader says there is believes a deposed leader."""
+    """A read that waits for all that the leader says there is believes a deposed leader.
+
+    If it is asked in the moment before it learns that: one race in some shows it, so a few are run.
+    """
     first = partition_of(meters[0])
     together = [meter for meter in meters if partition_of(meter) == first]
     spine.supervisor.armed["dsi"] = "read.end-offsets"
     spine.supervisor.extra["dsi"]["SPINE_FENCE"] = "false"
     restart(spine, "dsi")
     try:
-        race = Race(
-            spine.data_dir,
-            together,
-            ADVISER,
-            seed,
-            WITH_END_OFFSETS,
-            FEW,
-            read_timeout_s=IMPATIENT_S,
-            patience_s=2.0,
-        )
-        asyncio.run(race.run(leader_frozen(spine, 0.3, READ_ON_LONGER_S, cut_off=True)))
+        for attempt in range(RACES_MOST):
+            race = Race(
+                spine.data_dir,
+                together,
+                ADVISER,
+                seed + attempt,
+                WITH_END_OFFSETS,
+                FEW,
+                read_timeout_s=IMPATIENT_S,
+                patience_s=2.0,
+            )
+            asyncio.run(race.run(leader_frozen(spine, 0.3, READ_ON_LONGER_S, cut_off=True)))
+            print(race.told())  # noqa: T201
+            wrong = consent_violations(race.journal)
+            print(f"{len(wrong)} reads with data after the revocation")  # noqa: T201
+            if wrong:
+                break
     finally:
         del spine.supervisor.armed["dsi"], spine.supervisor.extra["dsi"]["SPINE_FENCE"]
         restart(spine, "dsi")
-    print(race.told())  # noqa: T201
-    wrong = consent_violations(race.journal)
-    print(f"{len(wrong)} reads with data after the revocation")  # noqa: T201
     assert wrong
 
 
