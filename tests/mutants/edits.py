@@ -457,8 +457,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "rows and position are one write",
         "spine/store.py",
-        "        batch.put(POSITION_ROW, pack(position))\n",
-        "",
+        "self._pending | {POSITION_ROW: pack(position)}",
+        "self._pending",
         STORE,
     ),
     Mutant(
