@@ -210,12 +210,14 @@ class Coordinator:
             taken, places = next_record(orders, places)
             async with self._turns.about({orders[place].subject for place in taken}):
                 about = [(orders[place].subject, orders[place].id) for place in taken]
-                live.stored.fold.read_ahead(self.domain, about)
+                fold = live.stored.fold
+                fold.read_ahead(self.domain, about)
+                now = _now(fold)
                 commands: list[Command] = []
                 decided: list[int] = []
                 for place in taken:
                     try:
-                        made = await self._decide_one(live, orders[place], refused)
+                        made = await self._decide_one(live, orders[place], now, refused)
                     except SpineError as error:
                         answers[place] = error
                         continue
@@ -230,9 +232,13 @@ class Coordinator:
                         answers[place] = answer
 
     async def _decide_one(
-        self, live: LiveFold, order: Order, refused: dict[Actor, SpineError | None]
+        self,
+        live: LiveFold,
+        order: Order,
+        now: datetime,
+        refused: dict[Actor, SpineError | None],
     ) -> Command | Handled:
-        """The command to append for an order, or where it was applied before, or "already so"."""
+        """The command for an order at `now`, or where it was applied before, or "already so"."""
         fold = live.stored.fold
         if (applied := fold.applied_command(order.id)) is not None:
             return self._replayed(order, applied)
@@ -247,7 +253,7 @@ class Coordinator:
                     refused[order.actor] = error
             if (error_ := refused[order.actor]) is not None:
                 raise error_
-        row, now = fold.subject(order.subject), _now(fold)
+        row = fold.subject(order.subject)
         events = self._decided(fold, row.state, order.command, now)
         if not events and tightens:
             await self._barrier(live)
@@ -315,8 +321,8 @@ class Coordinator:
 
 def _now(fold: PartitionFold) -> datetime:
     """The time of a decision: this machine's, and never before what the log has seen (rule 11)."""
-    assert fold.head is not None
-    return from_epoch_ms(max(wall_clock_ms(), fold.head.now_ms))
+    seen_ms = 0 if fold.head is None else fold.head.now_ms
+    return from_epoch_ms(max(wall_clock_ms(), seen_ms))
 
 
 async def check_accredited(folds: FaustFolds, live: LiveFold, actor: Actor) -> None:
