@@ -158,7 +158,7 @@ def each_change(
         if state is ShownState.LAPSED and consent.state is not ConsentState.LAPSED:
             continue  # the event of it is on its way
         since = _since(consent, access, state)
-        receivers = {(consent.consumer_ref, Role.CONSUMER)} if Role.CONSUMER in to else set()
+        receivers = {(consent.consumer_ref, Role.CONSUMER)}
         if state not in _OWN:
             receivers.add((consent.data_user, Role.DATA_USER))
         record = records.get(consent.consent_id)

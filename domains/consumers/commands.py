@@ -289,10 +289,10 @@ def is_own(by: Actor, parties: Parties) -> bool:
     """Whether a consumer or a data user speaks for its own consent; of other roles, always."""
     role = Role(by.role)
     if role is Role.CONSUMER:
-        return by.party == parties.consumer_ref
-    if role in _READERS:
-        return by.party == parties.data_user
-    return True
+        own = parties.consumer_ref
+    else:
+        own = parties.data_user if role in _READERS else by.party
+    return by.party == own
 
 
 def check_own(by: Actor, parties: Parties) -> None:
