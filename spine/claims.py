@@ -8,43 +8,41 @@ forgets by itself what is old.
 
 from __future__ import annotations
 
-import sqlite3
+import struct
 import time
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
+from spine import rocks
 from spine.errors import Conflict, Reason
 
-CLAIMS_FILE: Final = "claims.sqlite"
-_TABLE: Final = """
-PRAGMA journal_mode = WAL;
-PRAGMA synchronous = OFF;
-DROP TABLE IF EXISTS claims;
-CREATE TABLE IF NOT EXISTS claimed (
-    scope TEXT PRIMARY KEY, digest BLOB NOT NULL, at_s INTEGER NOT NULL
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS by_age ON claimed (at_s);
-"""
-# Nobody sends a command again after so long. Forgetting is done at the start and every so often.
+CLAIMS_FOLDER: Final = "claims"
+# What earlier builds kept them in.
+OLD_FILES: Final = "claims.sqlite*"
+# Nobody sends a command again after so long.
 KEPT_S: Final = 30 * 86_400
-FORGET_EVERY: Final = 10_000
-ASKED_AT_ONCE: Final = 500
+_AT_S = struct.Struct(">q")
 
 # Role, party, method and key, and the SHA-256 of the request.
 Claim = tuple[str, str, str, str, bytes]
 
 
 class Claims:
-    """Idempotency keys and the SHA-256 of the request each was first used for, of one log."""
+    """Idempotency keys and the SHA-256 of the request each was first used for, of one log.
+
+    What is too old to be sent again counts no more at once, and goes when its file is next merged.
+    """
 
     def __init__(self, folder: Path, log_id: bytes, clock: Callable[[], float] = time.time) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob(OLD_FILES):
+            old.unlink()
         self._prefix = log_id.hex()
-        self._db = sqlite3.connect(folder / CLAIMS_FILE, isolation_level=None)
-        self._db.executescript(_TABLE)
-        self._clock, self._since_forgotten = clock, 0
-        self.forget()
+        self._path = folder / CLAIMS_FOLDER
+        self._db = rocks.open_cache(self._path, KEPT_S)
+        self._clock = clock
 
     def claim(self, role: str, party: str, method: str, key: str, digest: bytes) -> None:
         """Bind a key to a request; Conflict(IDEMPOTENCY_CONFLICT) if it stands for another."""
@@ -53,48 +51,32 @@ class Claims:
             raise conflict
 
     def claim_all(self, claims: Sequence[Claim]) -> list[Conflict | None]:
-        """Many as by `claim`, one after the other, in one transaction; what became of each."""
+        """Many as by `claim`, one after the other, written together; what became of each."""
         found: list[Conflict | None] = []
         scopes = [self._scope(*claim[:-1]) for claim in claims]
-        at_s, new = int(self._clock()), dict[str, bytes]()
-        self._db.execute("BEGIN IMMEDIATE")
-        with self._db:
-            known = self._known(scopes)
-            for scope, claim in zip(scopes, claims, strict=True):
-                digest = claim[-1]
-                if scope not in known:
-                    known[scope] = new[scope] = digest
-                found.append(None if known[scope] == digest else _conflict())
-            rows = ((scope, digest, at_s) for scope, digest in new.items())
-            self._db.executemany("INSERT OR IGNORE INTO claimed VALUES (?, ?, ?)", rows)
-        self._forget_after(len(claims))
+        at_s = int(self._clock())
+        known, new = self._known(scopes, at_s - KEPT_S), dict[bytes, bytes]()
+        for scope, (*_, digest) in zip(scopes, claims, strict=True):
+            if scope not in known:
+                known[scope] = digest
+                new[scope] = _AT_S.pack(at_s) + digest
+            found.append(None if known[scope] == digest else _conflict())
+        rocks.put_all(self._db, new)
         return found
 
-    def _known(self, scopes: Sequence[str]) -> dict[str, bytes]:
-        """The digests that these scopes stand for already."""
-        known: dict[str, bytes] = {}
-        for start in range(0, len(scopes), ASKED_AT_ONCE):
-            asked = scopes[start : start + ASKED_AT_ONCE]
-            places = ",".join("?" * len(asked))
-            query = f"SELECT scope, digest FROM claimed WHERE scope IN ({places})"
-            known |= dict(self._db.execute(query, asked).fetchall())
-        return known
+    def _known(self, scopes: Sequence[bytes], since_s: int) -> dict[bytes, bytes]:
+        """The digests that these scopes stand for already, if they were claimed since then."""
+        rows = zip(scopes, rocks.get_many(self._db, self._path, scopes), strict=True)
+        kept = ((scope, row) for scope, row in rows if row and _AT_S.unpack_from(row)[0] >= since_s)
+        return {scope: row[_AT_S.size :] for scope, row in kept}
 
-    def _scope(self, role: str, party: str, method: str, key: str) -> str:
-        return "\x1f".join((self._prefix, role, party, method, key))
-
-    def _forget_after(self, claims: int) -> None:
-        self._since_forgotten += claims
-        if self._since_forgotten >= FORGET_EVERY:
-            self.forget()
-
-    def forget(self) -> None:
-        """Forget the keys that were first used too long ago to be sent again."""
-        self._since_forgotten = 0
-        self._db.execute("DELETE FROM claimed WHERE at_s < ?", (int(self._clock()) - KEPT_S,))
+    def _scope(self, role: str, party: str, method: str, key: str) -> bytes:
+        """As long as the id of a command, and hashed as that is."""
+        scope = "\x1f".join((self._prefix, role, party, method, key))
+        return sha256(scope.encode()).digest()[:16]
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the files."""
         self._db.close()
 
 

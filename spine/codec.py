@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Mapping
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from functools import lru_cache
 from io import BytesIO
 from typing import Any, Final
@@ -27,6 +27,8 @@ from spine.schemas import Schema, Schemas
 
 MAGIC: Final = 0
 MAX_VALUE_BYTES: Final = 1 << 20
+# Of what was encoded to be appended: more than is on its way to the log and back at one time.
+WRITTEN_KEPT_MAX: Final = 8_192
 _FRAME = struct.Struct(">bI")
 _PASSED_THROUGH = (bytes, datetime, date)
 
@@ -61,14 +63,27 @@ class Codec:
         # By itself, or fastavro would parse it again for each entry that is written.
         self._entry = fastavro.parse_schema(entries["type"]["items"])
         self._last: tuple[bytes | None, object] = None, None
+        self._written: dict[bytes, object] = {}
         self._readers: dict[int, Reader] = {
             schema_id: reader_of(schema.parsed) for schema_id, schema in schemas.by_id.items()
         }
 
     def encode(self, value: object) -> bytes:
         """Confluent-framed Avro of a record or event, in the latest version of its schema."""
+        return _framed(self.schemas.named(self._names[type(value)]), _plain(value))
+
+    def encode_to_append(self, value: object) -> bytes:
+        """The same, for what this process will meet in the log again: when it does, those very
+        bytes need not be read to know what they say.
+        """
         schema = self.schemas.named(self._names[type(value)])
-        return self._frame(schema, value)
+        plain = _plain(value)
+        framed = _framed(schema, plain)
+        if _is_all_said(plain.values()):
+            if len(self._written) >= WRITTEN_KEPT_MAX:
+                self._written.clear()
+            self._written[framed] = value
+        return framed
 
     def decode(self, framed: bytes) -> object:
         """The record value in those bytes; raises Malformed or UnknownSchema.
@@ -77,7 +92,9 @@ class Codec:
         """
         last, value = self._last
         if last is not framed:
-            value = self._decode(framed, self._records)
+            value = self._written.pop(framed, None)
+            if self._names.get(type(value)) not in self._records:
+                value = self._decode(framed, self._records)
             self._last = framed, value
         return value
 
@@ -86,6 +103,9 @@ class Codec:
         cls = self._events.get(event_type)
         if cls is None:
             raise UnknownSchema(event_type)
+        written = self._written.pop(framed, None)
+        if type(written) is cls:
+            return written
         decoded = self._decode(framed, self._events)
         if type(decoded) is not cls:
             raise Malformed(f"{event_type} holds another type")
@@ -95,12 +115,6 @@ class Codec:
         """The Avro binary of one access request: what its Merkle leaf covers, after the salt."""
         out = BytesIO()
         fastavro.schemaless_writer(out, self._entry, _plain(request))
-        return out.getvalue()
-
-    def _frame(self, schema: Schema, value: object) -> bytes:
-        out = BytesIO()
-        out.write(_FRAME.pack(MAGIC, schema.id))
-        fastavro.schemaless_writer(out, schema.parsed, _plain(value))
         return out.getvalue()
 
     def _decode(self, framed: bytes, classes: Mapping[str, type]) -> object:
@@ -149,6 +163,28 @@ _packer = msgspec.msgpack.Encoder()
 @lru_cache(maxsize=64)
 def _unpacker(kind: Any) -> msgspec.msgpack.Decoder[Any]:
     return msgspec.msgpack.Decoder(kind)
+
+
+def _framed(schema: Schema, plain: Any) -> bytes:
+    out = BytesIO()
+    out.write(_FRAME.pack(MAGIC, schema.id))
+    fastavro.schemaless_writer(out, schema.parsed, plain)
+    return out.getvalue()
+
+
+def _is_all_said(parts: Iterable[Any]) -> bool:
+    """Whether Avro says all of it: of an instant it says neither microseconds nor the time zone."""
+    for part in parts:
+        kind = type(part)
+        if kind is datetime:
+            if part.tzinfo is not UTC or part.microsecond % 1_000:
+                return False
+        elif kind is dict:
+            if not _is_all_said(part.values()):
+                return False
+        elif (kind is tuple or kind is list) and not _is_all_said(part):
+            return False
+    return True
 
 
 def _plain(value: object) -> Any:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
+from functools import lru_cache
 from typing import Final
 
 from spine.domain import Actor, Domain
@@ -22,6 +23,7 @@ from spine.gb import FIRST_DATE, LAST_DATE, london, utc
 from spine.policy import Role
 
 ROWS_MAX: Final = 1_000
+DAYS_KEPT_MAX: Final = 4_096
 LABEL_CHARS_MAX: Final = 200
 LOADERS: Final = frozenset({Role.GOVERNANCE, Role.COORDINATOR})
 _CODE: Final = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
@@ -140,6 +142,7 @@ class Problem:
     field: str = ""
 
 
+@lru_cache(DAYS_KEPT_MAX)
 def day_of(instant: datetime) -> date:
     """The day, as London counts days, on which something at that instant is judged."""
     return utc(instant).astimezone(london()).date()

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
 from datetime import datetime
 from typing import Any, Final
-from weakref import WeakValueDictionary
 
 from spine.accreditation import accreditation_refusal
 from spine.claims import Claims
@@ -27,6 +25,7 @@ from spine.partition import PartitionFold
 from spine.policy import Role
 from spine.rows import AppliedCommand, Subject
 from spine.trust import GOVERNANCE_TOPIC, METER_KEYED
+from spine.turns import Turns
 from spine.writer import LogWriter, wall_clock_ms
 
 FOLD_TIMEOUT_S: Final = 10.0
@@ -52,7 +51,8 @@ class Coordinator:
         self.domain, self._folds, self._writer = domain, folds, writer
         self._partitions = partition_count if domain.topic in METER_KEYED else 1
         self._tightens = tightens
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        # Held while a command is on its way, so that ours do not race.
+        self._turns = Turns()
 
     def live(self, subject: str) -> LiveFold:
         """The fold that knows the subject."""
@@ -61,6 +61,11 @@ class Coordinator:
     def state(self, subject: str) -> Any:
         """The subject's state as this process has folded it."""
         return self.live(subject).stored.fold.subject(subject).state
+
+    def states(self, subjects: Sequence[str]) -> list[Any]:
+        """The same of many subjects, all of one partition, which are looked up at once."""
+        rows = self.live(subjects[0]).stored.fold.subjects(subjects) if subjects else ()
+        return [row.state for row in rows]
 
     def earlier(self, order: Order) -> Handled | None:
         """Where this command was applied before, if it was.
@@ -83,7 +88,7 @@ class Coordinator:
             by, key = order.actor, order.idempotency_key
             self._claims.claim(by.role, by.party, order.method, key, order.digest)
         await self._admit(order.subject, order.command, order.actor)
-        async with self._lock(order.subject):
+        async with self._turns.about((order.subject,)):
             attempts = TIGHTENING_ATTEMPTS if self._tightens(order.command) else 1
             for _ in range(attempts):
                 handled = await self._attempt(order)
@@ -150,7 +155,7 @@ class Coordinator:
         self, order: Order, row: Subject, events: Sequence[object], now: datetime
     ) -> Command:
         """The command of an order that was decided on that row."""
-        encode, event_type = self._writer.codec.encode, self.domain.event_type
+        encode, event_type = self._writer.codec.encode_to_append, self.domain.event_type
         return Command(
             order.id,
             order.subject,
@@ -203,16 +208,16 @@ class Coordinator:
         refused: dict[Actor, SpineError | None] = {}
         while places:
             taken, places = next_record(orders, places)
-            async with AsyncExitStack() as held:
-                for subject in sorted(orders[place].subject for place in taken):
-                    await held.enter_async_context(self._lock(subject))
+            async with self._turns.about({orders[place].subject for place in taken}):
                 about = [(orders[place].subject, orders[place].id) for place in taken]
-                live.stored.fold.read_ahead(self.domain, about)
+                fold = live.stored.fold
+                fold.read_ahead(self.domain, about)
+                now = _now(fold)
                 commands: list[Command] = []
                 decided: list[int] = []
                 for place in taken:
                     try:
-                        made = await self._decide_one(live, orders[place], refused)
+                        made = await self._decide_one(live, orders[place], now, refused)
                     except SpineError as error:
                         answers[place] = error
                         continue
@@ -226,17 +231,17 @@ class Coordinator:
                     for place, answer in zip(decided, found, strict=True):
                         answers[place] = answer
 
-    def _lock(self, subject: str) -> asyncio.Lock:
-        """Held while a command about the subject is on its way, so that ours do not race."""
-        return self._locks.setdefault(subject, asyncio.Lock())
-
     async def _decide_one(
-        self, live: LiveFold, order: Order, refused: dict[Actor, SpineError | None]
+        self,
+        live: LiveFold,
+        order: Order,
+        now: datetime,
+        refused: dict[Actor, SpineError | None],
     ) -> Command | Handled:
-        """The command to append for an order, or where it was applied before, or "already so"."""
+        """The command for an order at `now`, or where it was applied before, or "already so"."""
         fold = live.stored.fold
-        if (earlier := self.earlier(order)) is not None:
-            return earlier
+        if (applied := fold.applied_command(order.id)) is not None:
+            return self._replayed(order, applied)
         self._ready(fold, order.subject)
         tightens = self._tightens(order.command)
         if not tightens:
@@ -248,7 +253,7 @@ class Coordinator:
                     refused[order.actor] = error
             if (error_ := refused[order.actor]) is not None:
                 raise error_
-        row, now = fold.subject(order.subject), _now(fold)
+        row = fold.subject(order.subject)
         events = self._decided(fold, row.state, order.command, now)
         if not events and tightens:
             await self._barrier(live)
@@ -316,8 +321,8 @@ class Coordinator:
 
 def _now(fold: PartitionFold) -> datetime:
     """The time of a decision: this machine's, and never before what the log has seen (rule 11)."""
-    assert fold.head is not None
-    return from_epoch_ms(max(wall_clock_ms(), fold.head.now_ms))
+    seen_ms = 0 if fold.head is None else fold.head.now_ms
+    return from_epoch_ms(max(wall_clock_ms(), seen_ms))
 
 
 async def check_accredited(folds: FaustFolds, live: LiveFold, actor: Actor) -> None:

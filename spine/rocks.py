@@ -7,11 +7,20 @@ from __future__ import annotations
 
 import heapq
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from rocksdict import BlockBasedOptions, DBCompressionType, Options, Rdict, ReadOptions
+from rocksdict import (
+    AccessType,
+    BlockBasedOptions,
+    DBCompressionType,
+    Options,
+    Rdict,
+    ReadOptions,
+    WriteBatch,
+)
 
 from spine.codec import unpack
 from spine.domain import HistoryLayout
@@ -19,6 +28,7 @@ from spine.history import FOLDER, HISTORY_ROW, History, HistoryFile, HistoryUnre
 from spine.rows import Malformed
 
 WRITE_BUFFER_BYTES: Final = 32 << 20
+CACHE_BUFFER_BYTES: Final = 8 << 20
 DAMAGE_MARK: Final = "damaged"
 
 
@@ -59,6 +69,14 @@ def get_many(db: Rdict, path: Path, keys: Sequence[bytes]) -> Sequence[bytes | N
         raise damage(path, error) from error
     values: list[bytes | None] = found
     return values
+
+
+def put_all(db: Rdict, rows: Mapping[bytes, bytes]) -> None:
+    """Write these rows, or none of them."""
+    batch = WriteBatch(raw_mode=True)
+    for key, value in rows.items():
+        batch.put(key, value)
+    db.write(batch)
 
 
 def history(
@@ -143,6 +161,17 @@ def damage(path: Path, error: Exception) -> DamagedStore:
     """Mark the store, and say so."""
     (path / DAMAGE_MARK).touch()
     return DamagedStore(f"{path.name}: {error}")
+
+
+def open_cache(path: Path, kept_s: int) -> Rdict:
+    """Rows that nothing is lost without, opened to be written; those older than that go as their
+    files are merged. What proved damaged is begun anew.
+    """
+    if (path / DAMAGE_MARK).exists():
+        shutil.rmtree(path)
+    chosen = options()
+    chosen.set_write_buffer_size(CACHE_BUFFER_BYTES)
+    return Rdict(str(path), options=chosen, access_type=AccessType.with_ttl(kept_s))
 
 
 def options() -> Options:

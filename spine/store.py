@@ -201,11 +201,7 @@ class Store:
 
     def commit(self, position: StorePosition) -> None:
         """Write all pending rows and the position, or nothing."""
-        batch = WriteBatch(raw_mode=True)
-        for key, value in self._pending.items():
-            batch.put(key, value)
-        batch.put(POSITION_ROW, pack(position))
-        self._db.write(batch)
+        rocks.put_all(self._db, self._pending | {POSITION_ROW: pack(position)})
         self._pending.clear()
 
     @property

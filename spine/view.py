@@ -6,7 +6,7 @@ Pure, and read-only: `PartitionFold` (in `partition.py`) adds what changes it.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from spine import merkle, trust
@@ -163,6 +163,14 @@ class PartitionView:
         assert domain is not None
         return self.subject_row(domain, subject)
 
+    def subjects(self, subjects: Sequence[str]) -> list[Subject]:
+        """The same of many, which are looked up at once."""
+        domain = self.governance if self.topic == trust.GOVERNANCE_TOPIC else self.domain
+        assert domain is not None
+        prefix = self._prefix(domain)
+        rows = self.rows.get_many([prefix + subject.encode() for subject in subjects])
+        return [self._read(domain, row) for row in rows]
+
     def applied_command(self, command_id: bytes) -> AppliedCommand | None:
         """Where a command id was applied; None if it was not."""
         home = self.topic == trust.GOVERNANCE_TOPIC
@@ -258,15 +266,18 @@ class PartitionView:
         """The state of a subject of that domain; its initial state if nothing was applied."""
         key = self._prefix(domain) + subject.encode()
         stored = self._row(key)
-        if stored is None:
-            return Subject(NO_PREDECESSOR, NO_PREDECESSOR, domain.initial())
         known = self._states_ahead.get(key)
         if known is not None and known[0] is stored:
             return known[1]
-        found = Subject(*self.tools.unpack(stored, domain.row_type))
-        if key in self._ahead:
+        found = self._read(domain, stored)
+        if key in self._ahead and stored is not None:
             self._states_ahead[key] = stored, found
         return found
+
+    def _read(self, domain: Domain, row: bytes | None) -> Subject:
+        if row is None:
+            return Subject(NO_PREDECESSOR, NO_PREDECESSOR, domain.initial())
+        return Subject(*self.tools.unpack(row, domain.row_type))
 
     def verified_role(self, record: LogRecord) -> SignerRole:
         """The role of the key that signed the record; quarantine if it is unknown here."""

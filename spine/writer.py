@@ -63,7 +63,8 @@ class LogWriter:
         headers: tuple[tuple[str, bytes], ...] = (),
     ) -> LogRecord:
         """The record as it would be appended; offset and append time are not yet known."""
-        framed = self.codec.encode(value)
+        is_facts = isinstance(value, Facts)  # which this process folds itself
+        framed = self.codec.encode_to_append(value) if is_facts else self.codec.encode(value)
         described = ((event.TYPE_HEADER, record_type.encode()), *headers)
         if isinstance(value, Facts) and value.commands:
             described += self._cloud_event(value)

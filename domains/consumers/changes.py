@@ -25,7 +25,7 @@ Rules:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -216,12 +216,12 @@ def next_by_time(access: MeterAccess, now: datetime) -> datetime | None:
 
 
 def outstanding(
-    told: Iterable[Waiting], acknowledged: Callable[[str], bool]
+    told: Iterable[Waiting], acknowledged: Collection[str]
 ) -> dict[Actor, tuple[Waiting, ...]]:
     """What each party has in each role still to acknowledge of one meter, the first first."""
     waiting: dict[Actor, list[Waiting]] = {}
     for change in told:
-        if not acknowledged(change.id):
+        if change.id not in acknowledged:
             waiting.setdefault(Actor(change.told_as, change.receiver), []).append(change)
     return {receiver: tuple(theirs) for receiver, theirs in waiting.items()}
 

@@ -223,6 +223,7 @@ ConsumersCommand = (
     | AllowUse
 )
 
+_READERS: Final = (Role.DATA_USER, Role.SUPPLIER)
 _CONSUMER_OR_SERVICE: Final = frozenset({Role.CONSUMER, Role.CONSENT_SERVICE})
 _READER_OR_SERVICE: Final = frozenset({Role.DATA_USER, Role.SUPPLIER, Role.CONSENT_SERVICE})
 _SUPPLIER_OR_SERVICE: Final = frozenset({Role.SUPPLIER, Role.CONSENT_SERVICE})
@@ -286,12 +287,12 @@ def check_role(command: type, by: Actor) -> None:
 
 def is_own(by: Actor, parties: Parties) -> bool:
     """Whether a consumer or a data user speaks for its own consent; of other roles, always."""
-    own = {
-        Role.CONSUMER: parties.consumer_ref,
-        Role.DATA_USER: parties.data_user,
-        Role.SUPPLIER: parties.data_user,
-    }
-    return by.party == own.get(Role(by.role), by.party)
+    role = Role(by.role)
+    if role is Role.CONSUMER:
+        own = parties.consumer_ref
+    else:
+        own = parties.data_user if role in _READERS else by.party
+    return by.party == own
 
 
 def check_own(by: Actor, parties: Parties) -> None:

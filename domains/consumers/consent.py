@@ -61,6 +61,7 @@ from spine.policy_data import bases_of
 
 # Of one meter, whatever became of them.
 CONSENTS_MAX: Final = 1_000
+_TERMS: Final = tuple(field.name for field in fields(ConsentTerms))
 
 
 def unanswered(consent: Consent, now: datetime) -> bool:
@@ -78,7 +79,7 @@ def check_terms(consent_id: str, terms: ConsentTerms, policy_version: int, now: 
         raise Refused(Reason.CODE_UNKNOWN, "the purpose is not one that consent can carry")
     if not terms.categories:
         raise Refused(Reason.FIELD_MISSING, "a consent names at least one category")
-    if not set(terms.categories) <= set(known["categories"]):
+    if not all(category in known["categories"] for category in terms.categories):
         raise Refused(Reason.CODE_UNKNOWN, "a category is not one that consent can carry")
     if terms.expires <= terms.history_from:
         raise Refused(Reason.INTERVAL_INVALID, "the consent would expire before all it opens")
@@ -345,7 +346,7 @@ def _is_same(
 
 def _fields(terms: ConsentTerms) -> dict[str, Any]:
     """The terms by name, as the events and the consent spell them."""
-    return {field.name: getattr(terms, field.name) for field in fields(terms)}
+    return {name: getattr(terms, name) for name in _TERMS}
 
 
 def consent_codes(policy_version: int) -> Mapping[str, list[str]]:

@@ -278,15 +278,16 @@ def _check_digits_ok(names: npt.NDArray[np.bytes_]) -> npt.NDArray[np.bool_]:
     return ok
 
 
-def check_registrar(access: MeterAccess, by: Actor, now: datetime) -> None:
+def check_registrar(access: Callable[[], MeterAccess], by: Actor, now: datetime) -> None:
     """NotPermitted(NOT_PERMITTED) unless the meter is the registrar's to register or to end.
 
-    A supplier or data service must hold it now; the consent service keeps the register for all.
-    The refusal is the same whether the meter is known or not.
+    A supplier or data service must hold it now; the consent service keeps the register for all, so
+    that `access` to the meter is not looked at. The refusal is the same whether the meter is known
+    or not.
     """
     if by.role == Role.CONSENT_SERVICE:
         return
-    if not any(now in stretch for stretch in sending_stretches(access, by.party)):
+    if not any(now in stretch for stretch in sending_stretches(access(), by.party)):
         raise NotPermitted(Reason.NOT_PERMITTED, "the meter is not this registrar's")
 
 

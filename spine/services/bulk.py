@@ -17,6 +17,7 @@ from spine.coordinator import Coordinator
 from spine.domain import Actor
 from spine.errors import Invalid, Reason, SpineError
 from spine.gb import parse_mpxn
+from spine.in_force import policy_in_force
 from spine.orders import Handled, Order
 from spine.policy import Role
 from spine.services import terms, wire
@@ -146,6 +147,7 @@ def _grant_consent(meters: Coordinator, request: Any, by: Actor) -> Order:
         terms.channel(request),
         terms.evidence(request),
         record,
+        policy_in_force(meters.live(mpxn).stored.fold),
     )
     return wire.order(request, "GrantConsent", mpxn, command, by)
 

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
 from domains.metering.catalogue import DATA_DOMAIN, DISTRIBUTORS, GSP_GROUPS
@@ -122,7 +123,7 @@ class MeteringService(metering_pb2_grpc.MeteringServicer):
 
         def order_of(given: Any, by: Actor) -> Order:
             command = _registration(given, by, *codes)
-            check_registrar(self._recorder.access(command.mpxn), by, now)
+            check_registrar(partial(self._recorder.access, command.mpxn), by, now)
             return wire.order(given, "RegisterMeteringPoint", command.mpxn, command, by)
 
         done = await bulk.carry_out(self._coordinator, self._log_id, request.commands, order_of)
@@ -175,7 +176,7 @@ class MeteringService(metering_pb2_grpc.MeteringServicer):
 
     async def _handle(self, method: str, mpxn: str, command: MeteringCommand, request: Any) -> Any:
         await self._recorder.level()
-        check_registrar(self._recorder.access(mpxn), command.by, wire.now())
+        check_registrar(partial(self._recorder.access, mpxn), command.by, wire.now())
         order = wire.order(request, method, mpxn, command, command.by)
         handled = await self._coordinator.handle(order)
         return metering_pb2.CommandResponse(**wire.recorded(self._log_id, handled))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -71,7 +71,7 @@ class Shelf(Generic[Item]):
     def __init__(
         self,
         tells: Callable[[str, MeterAccess, datetime], tuple[Item, ...]],
-        answered: Callable[[str], bool],
+        answered: Callable[[Sequence[str]], Collection[str]],
         obliges: Callable[[Item], bool] = lambda item: True,
     ) -> None:
         self._tells, self._answered, self._obliges = tells, answered, obliges
@@ -80,9 +80,14 @@ class Shelf(Generic[Item]):
         # Few groups of receivers are those of many meters, and each is kept once.
         self._groups: dict[frozenset[Actor], frozenset[Actor]] = {}
 
-    def put(self, mpxn: str, access: MeterAccess, now: datetime) -> None:
-        """Take in how a meter stands."""
-        found = outstanding(self._tells(mpxn, access, now), self._answered)
+    def put(self, meters: Sequence[tuple[str, MeterAccess]], now: datetime) -> None:
+        """Take in how these meters stand; whether anything was answered is looked up once."""
+        told = [(mpxn, self._tells(mpxn, access, now)) for mpxn, access in meters]
+        answered = self._answered([each.id for _, items in told for each in items])
+        for mpxn, items in told:
+            self._keep(mpxn, outstanding(items, answered))
+
+    def _keep(self, mpxn: str, found: Mapping[Actor, tuple[Item, ...]]) -> None:
         before = self._receivers.pop(mpxn, None)
         for receiver in before - found.keys() if before else ():
             meters = self._of[receiver]
@@ -167,10 +172,10 @@ class Outstanding:
         self._now = now
         self._meters, self._acknowledgements = meters, acknowledgements
         self._changes: Shelf[Change] = Shelf(
-            self._told_participants, self._is_acknowledged, lambda change: change.obliges
+            self._told_participants, self._acknowledged, lambda change: change.obliges
         )
         self._consumers = Consumers(self._unacknowledged)
-        self.deletions: Shelf[Deletion] = Shelf(self._owed_by_participants, self._is_acknowledged)
+        self.deletions: Shelf[Deletion] = Shelf(self._owed_by_participants, self._acknowledged)
         self._by_time: list[tuple[datetime, str]] = []
         self._timed: dict[str, datetime] = {}
         self._unread: list[Iterator[str]] = []
@@ -208,8 +213,7 @@ class Outstanding:
             elif not meters:
                 return
             now = self._now()
-            for mpxn, access in meters:
-                self._look_at(mpxn, access, now)
+            self._look_at(meters, now)
             await asyncio.sleep(0)
 
     async def look_again(self) -> None:
@@ -275,20 +279,20 @@ class Outstanding:
 
     def take_in(self, mpxn: str) -> None:
         """Look at a meter again, whose access or acknowledgements may have changed."""
-        self._look_at(mpxn, None, self._now())
+        self._look_at([(mpxn, None)], self._now())
 
-    def _look_at(self, mpxn: str, access: MeterAccess | None, now: datetime) -> None:
-        """The same with the access that a fact has just left, if it is known."""
-        access = access or self._meters.state(mpxn)
-        if not access.consents:
-            return
-        self._consumers.put(mpxn, access)
-        self._changes.put(mpxn, access, now)
-        self.deletions.put(mpxn, access, now)
-        moment = next_by_time(access, now)
-        if moment is not None and self._timed.get(mpxn) != moment:
-            self._timed[mpxn] = moment
-            heapq.heappush(self._by_time, (moment, mpxn))
+    def _look_at(self, meters: Iterable[tuple[str, MeterAccess | None]], now: datetime) -> None:
+        """The same of several, with the access that a fact has just left, if it is known."""
+        known = ((mpxn, access or self._meters.state(mpxn)) for mpxn, access in meters)
+        concerned = [(mpxn, access) for mpxn, access in known if access.consents]
+        self._changes.put(concerned, now)
+        self.deletions.put(concerned, now)
+        for mpxn, access in concerned:
+            self._consumers.put(mpxn, access)
+            moment = next_by_time(access, now)
+            if moment is not None and self._timed.get(mpxn) != moment:
+                self._timed[mpxn] = moment
+                heapq.heappush(self._by_time, (moment, mpxn))
 
     def _participant(self, mpxn: str, party: str) -> Participant | None:
         return self._meters.live(mpxn).stored.fold.participant(party)
@@ -313,7 +317,10 @@ class Outstanding:
 
     def _unacknowledged(self, mpxn: str) -> Iterator[Change]:
         found = told(mpxn, self._meters.state(mpxn), self._now())
-        return (change for change in found if not self._is_acknowledged(change.id))
+        acknowledged = self._acknowledged([change.id for change in found])
+        return (change for change in found if change.id not in acknowledged)
 
-    def _is_acknowledged(self, change_id: str) -> bool:
-        return self._acknowledgements.state(change_id).decided_at is not None
+    def _acknowledged(self, ids: Sequence[str]) -> Collection[str]:
+        """Those of these changes and deletions that their receivers have answered."""
+        states = zip(ids, self._acknowledgements.states(ids), strict=True)
+        return {told_id for told_id, state in states if state.decided_at is not None}

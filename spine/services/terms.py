@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final
 
 from domains.consumers.commands import ConsentTerms
 from domains.consumers.record import RecordTerms
+from spine.consumers.v1 import consumers_pb2
 from spine.domain import Actor
 from spine.errors import Invalid, Reason
 from spine.gb import parse_mpxn
@@ -16,6 +18,7 @@ from spine.policy import Role
 from spine.services import wire
 
 METERS_MAX: Final = 100
+TERMS_KEPT_MAX: Final = 256
 NOTICE_CHARS_MAX: Final = 16_384
 PERSON_CHARS_MAX: Final = 200
 _LANGUAGE: Final = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,4}", re.ASCII)
@@ -44,10 +47,17 @@ def party(request: Any, field: str, by: Actor, own: Sequence[Role]) -> str:
 
 def agreed(request: Any, data_user: str, consumer_ref: str) -> ConsentTerms:
     """The terms as sent, without the notice. Categories are put in order, for it means nothing."""
-    sent = request.terms
-    return ConsentTerms(
-        data_user,
-        consumer_ref,
+    said = _said(request.terms.SerializeToString(deterministic=True))
+    return ConsentTerms(data_user, consumer_ref, *said)
+
+
+@lru_cache(TERMS_KEPT_MAX)
+def _said(terms: bytes) -> tuple[str, tuple[str, ...], datetime, datetime, datetime]:
+    """What a message of terms says: purpose, categories, and three instants. Of consents by the
+    thousand most say the same.
+    """
+    sent = consumers_pb2.Terms.FromString(terms)
+    return (
         wire.code(sent.purpose, "terms.purpose"),
         _categories(sent.categories, "terms.categories"),
         wire.required_instant(sent, "history_from"),

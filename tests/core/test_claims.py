@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rocksdict import AccessType
 
-from spine.claims import Claims
+from spine.claims import CLAIMS_FOLDER, Claims
 from spine.errors import Conflict, Reason
+from spine.rocks import DAMAGE_MARK
 
 LOG, OTHER_LOG = bytes(32), bytes(31) + b"\x01"
 FIRST, SECOND = b"a" * 32, b"b" * 32
@@ -40,14 +44,13 @@ def test_another_caller_method_or_key_is_another_scope(tmp_path: Path, changed: 
     claims.close()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.lists(st.tuples(st.integers(0, 5), st.sampled_from([FIRST, SECOND]))), max_size=4)
 )
 def test_many_at_once_are_claimed_as_one_by_one(bulks: list[list[tuple[int, bytes]]]) -> None:
     """In one bulk a key may stand twice, for the same request and for another."""
-    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("spine.claims.ASKED_AT_ONCE", 3)
+    with TemporaryDirectory() as folder:
         at_once, singly = Claims(Path(folder) / "1", LOG), Claims(Path(folder) / "2", LOG)
         for bulk in bulks:
             asked = [(*SCOPE[:3], f"key-{number}", digest) for number, digest in bulk]
@@ -71,3 +74,37 @@ def test_another_log_knows_nothing_of_it(tmp_path: Path) -> None:
     other = Claims(tmp_path, OTHER_LOG)
     other.claim(*SCOPE, SECOND)
     other.close()
+
+
+@pytest.mark.parametrize("naive", [False, True])
+def test_what_is_too_old_goes_from_the_files_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, naive: bool
+) -> None:
+    monkeypatch.setattr("spine.claims.KEPT_S", 1)
+    if naive:
+        everything = SimpleNamespace(with_ttl=lambda _: AccessType.read_write())
+        monkeypatch.setattr("spine.rocks.AccessType", everything)
+    claims = Claims(tmp_path, LOG)
+    claims.claim(*SCOPE, FIRST)
+    time.sleep(2.2)
+    claims._db.flush()
+    claims._db.compact_range(None, None)
+    assert len(list(claims._db.items())) == naive
+    claims.close()
+
+
+def test_what_proved_damaged_is_begun_anew(tmp_path: Path) -> None:
+    claims = Claims(tmp_path, LOG)
+    claims.claim(*SCOPE, FIRST)
+    claims.close()
+    (tmp_path / CLAIMS_FOLDER / DAMAGE_MARK).touch()
+    again = Claims(tmp_path, LOG)
+    again.claim(*SCOPE, SECOND)
+    again.close()
+
+
+def test_what_an_earlier_build_kept_is_let_go(tmp_path: Path) -> None:
+    (tmp_path / "claims.sqlite").touch()
+    (tmp_path / "claims.sqlite-wal").touch()
+    Claims(tmp_path, LOG).close()
+    assert [each.name for each in tmp_path.iterdir()] == [CLAIMS_FOLDER]

@@ -120,3 +120,13 @@ def test_what_is_kept_of_rows_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
         assert scenes[0].digest() == scenes[1].digest()
         kept.append(len(scenes[0].fold._ahead))
     assert kept[0] <= 500 < kept[1]
+
+
+def test_many_subjects_at_once_are_what_each_is_alone() -> None:
+    scene = Scene()
+    scene.facts(command(METER, moved_in(), granted()))
+    asked = (NEIGHBOUR, METER, NEIGHBOUR, METER)
+    assert scene.fold.subjects(asked) == [scene.fold.subject(each) for each in asked]
+    assert scene.fold.subjects(()) == []
+    scene.facts(command(NEIGHBOUR, moved_in()))
+    assert scene.fold.subjects([NEIGHBOUR]) == [scene.fold.subject(NEIGHBOUR)]

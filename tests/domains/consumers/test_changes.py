@@ -309,7 +309,7 @@ ADVISER = Actor(Role.DATA_USER, "adviser")
 
 
 def by_outstanding(found: tuple[Change, ...], acknowledged: set[str]) -> list[Change]:
-    return list(outstanding(found, acknowledged.__contains__).get(ADVISER, ()))
+    return list(outstanding(found, acknowledged).get(ADVISER, ()))
 
 
 def by_cursor(found: tuple[Change, ...], acknowledged: set[str]) -> list[Change]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -56,7 +56,7 @@ class Folded:
     """The states of a coordinator's fold, which a test sets. All are admitted but `strangers`."""
 
     def __init__(self, nothing: Any) -> None:
-        self.states: dict[str, Any] = defaultdict(lambda: nothing)
+        self.known: dict[str, Any] = defaultdict(lambda: nothing)
         self.strangers: set[str] = set()
         self.roles: dict[str, tuple[str, ...]] = {}
         self.listeners: list[Any] = []
@@ -71,7 +71,7 @@ class Folded:
         return self
 
     def scan(self, begin: bytes, end: bytes) -> Any:
-        return ((begin + meter.encode(), b"") for meter in tuple(self.states))
+        return ((begin + meter.encode(), b"") for meter in tuple(self.known))
 
     def participant(self, party: str) -> Participant | None:
         if party in self.strangers:
@@ -80,7 +80,10 @@ class Folded:
         return Participant(party, accreditations=tuple(held))
 
     def state(self, subject: str) -> Any:
-        return self.states[subject]
+        return self.known[subject]
+
+    def states(self, subjects: Sequence[str]) -> list[Any]:
+        return [self.known[subject] for subject in subjects]
 
 
 class World:
@@ -100,11 +103,11 @@ class World:
 
     def happen(self, *events: Any) -> None:
         self.events += events
-        self.meters.states[METER] = fold(CONSUMERS, self.events)
+        self.meters.known[METER] = fold(CONSUMERS, self.events)
         self.known.take_in(METER)
 
     def acknowledge(self, change_id: str) -> None:
-        self.taken.states[change_id] = Acknowledgement(self.now)
+        self.taken.known[change_id] = Acknowledgement(self.now)
         self.known.take_in(METER)
 
     def waiting(self, receiver: Actor = ADVISER) -> list[tuple[str, str]]:
@@ -253,18 +256,18 @@ async def test_consumers_who_never_look_are_neither_kept_nor_counted() -> None:
     world = World()
     told = fold(CONSUMERS, (MOVED_IN, granted("k-1", HOUR)))
     for number in range(50):
-        world.meters.states[f"m-{number}"] = told
+        world.meters.known[f"m-{number}"] = told
         world.known.take_in(f"m-{number}")
     for mpxn, theirs in dict(world.known.waiting(ADVISER)).items():
-        world.taken.states[theirs[0].id] = Acknowledgement(world.now)
+        world.taken.known[theirs[0].id] = Acknowledgement(world.now)
         world.known.take_in(mpxn)
     world.now += timedelta(days=90)
     assert len(world.known.waiting(ANNA)) == 50
     assert await world.known.backlogs() == []
     assert world.known._changes._of == {}, "the renewal comes later"
-    naive: outstanding.Shelf[Change] = outstanding.Shelf(notices.told, world.known._is_acknowledged)
+    naive: outstanding.Shelf[Change] = outstanding.Shelf(notices.told, world.known._acknowledged)
     for number in range(50):
-        naive.put(f"m-{number}", told, world.now)
+        naive.put([(f"m-{number}", told)], world.now)
     assert [theirs.outstanding for theirs in await naive.backlogs(world.now)] == [50]
 
 
@@ -329,9 +332,9 @@ def in_both_roles(world: World, meters: int) -> None:
     serves = AgentAppointed("adviser", Role.DATA_SERVICE, BEGUN)
     told = (MOVED_IN, serves, granted("k-1", HOUR, "rival"), REVOKED)
     for number in range(meters):
-        world.meters.states[f"m-{number}"] = fold(CONSUMERS, told)
+        world.meters.known[f"m-{number}"] = fold(CONSUMERS, told)
         world.known.take_in(f"m-{number}")
-    world.meters.states["m-last"] = fold(CONSUMERS, (MOVED_IN, granted("k-9", HOUR)))
+    world.meters.known["m-last"] = fold(CONSUMERS, (MOVED_IN, granted("k-9", HOUR)))
     world.known.take_in("m-last")
 
 
@@ -399,7 +402,7 @@ async def test_others_have_their_turn_while_deletions_are_counted(
     world = World()
     told = fold(CONSUMERS, (MOVED_IN, granted("k-1", HOUR), REVOKED))
     for number in range(100):
-        world.meters.states[f"m-{number}"] = told
+        world.meters.known[f"m-{number}"] = told
         world.known.take_in(f"m-{number}")
     turns: list[int] = []
 
@@ -428,7 +431,7 @@ async def test_the_first_due_is_not_the_oldest_where_terms_differ(
     short = replace(granted("k-2", HOUR), purpose="RESEARCH")
     later = replace(REVOKED, consent_id="k-2", decided_at=REVOKED.decided_at + HOUR)
     for mpxn, events in (("m-1", earlier), ("m-2", (MOVED_IN, short, later))):
-        world.meters.states[mpxn] = fold(CONSUMERS, events)
+        world.meters.known[mpxn] = fold(CONSUMERS, events)
         world.known.take_in(mpxn)
     (owed,) = await world.known.deletions.backlogs(world.now)
     assert (owed.outstanding, owed.oldest) == (2, REVOKED.decided_at)
@@ -439,7 +442,7 @@ async def test_a_meter_is_looked_at_apart_from_its_fold_and_only_once_it_said_mo
     world = World(granted("k-1", HOUR))
     world.acknowledge(world.known.waiting(ADVISER)[METER][0].id)
     world.events += (REVOKED,)
-    world.meters.states[METER] = fold(CONSUMERS, world.events)
+    world.meters.known[METER] = fold(CONSUMERS, world.events)
     record: Any = None
     world.known._on_facts(record, Applied(events=[(METER, REVOKED)]))
     assert world.waiting() == [], "the fold does not wait for it"
@@ -496,8 +499,8 @@ async def test_what_changed_first_is_looked_at_first_however_much_comes_after() 
     seen: list[str] = []
 
     class Looked(Outstanding):
-        def _look_at(self, mpxn: str, *_: Any) -> None:
-            seen.append(mpxn)
+        def _look_at(self, meters: Iterable[tuple[str, Any]], now: datetime) -> None:
+            seen.extend(mpxn for mpxn, _ in meters)
 
     known = Looked(nobody, nobody)
 

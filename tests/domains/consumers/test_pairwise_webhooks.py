@@ -97,7 +97,7 @@ async def followed(name: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     world = World()
     access = World(granted("k-1", HOUR, NAMES[0]), granted("k-2", HOUR, NAMES[1]))
     for mpxn in METERS:
-        world.meters.states[mpxn] = access.meters.states[METER]
+        world.meters.known[mpxn] = access.meters.known[METER]
         world.known.take_in(mpxn)
     nothing: Any = None
     by = Actor(Role.DATA_USER, name)
