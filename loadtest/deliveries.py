@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -24,6 +25,8 @@ from spine.ingest import chunks
 from spine.metering.v1 import metering_pb2
 
 BLOCK: Final = 20_000
+# Blocks kept made: every sender sends of each, and some are a few ahead of others.
+BLOCKS_KEPT: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,39 +75,53 @@ class Sent:
     corrected: npt.NDArray[np.bool_]
 
     @property
+    def by(self) -> npt.NDArray[np.int64]:
+        """Who sends each row, a place in SENDERS, (n,)."""
+        sender = self.meters.sender
+        return np.where(self.misdirected, _wrong_way(sender), sender)
+
+    @property
     def recorded(self) -> npt.NDArray[np.bool_]:
         """Whose readings must be in the register in the end."""
         return self.meters.registered & ~self.misdirected
 
 
+def _wrong_way(sender: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return (sender + 1) % len(SENDERS)
+
+
+@lru_cache(BLOCKS_KEPT)
 def sent(country: Country, start: int, day: date) -> Sent:
     """What is sent of one block on one day."""
     meters = country.block(start, start + BLOCK)
-    wrong_way = (meters.sender + 1) % len(SENDERS)
-    misdirected = country.misdirected(meters, day) & (wrong_way != meters.supplier)
+    misdirected = country.misdirected(meters, day) & (_wrong_way(meters.sender) != meters.supplier)
     corrected = country.corrected(meters, day) & ~misdirected
     return Sent(meters, day, misdirected, country.late(meters, day), corrected)
 
 
-def deliveries(country: Country, start: int, day: date) -> Iterator[Delivery]:
+def deliveries(
+    country: Country, start: int, day: date, senders: Sequence[str] = SENDERS
+) -> Iterator[Delivery]:
     """The deliveries of one block and day, in time; the late and the corrections are `second`."""
     what = sent(country, start, day)
-    by = np.where(what.misdirected, (what.meters.sender + 1) % len(SENDERS), what.meters.sender)
-    for number, sender in enumerate(SENDERS):
-        rows = (by == number) & ~what.late
+    for sender in senders:
+        number = SENDERS.index(sender)
+        rows = (what.by == number) & ~what.late
         if rows.any():
             repeated = country.repeated(start // BLOCK * len(SENDERS) + number, day)
             reference = f"{sender}-{day}-{start}"
             yield _delivery(country, what, rows, sender, reference, 0, repeated)
 
 
-def second(country: Country, start: int, day: date) -> Iterator[Delivery]:
+def second(
+    country: Country, start: int, day: date, senders: Sequence[str] = SENDERS
+) -> Iterator[Delivery]:
     """The late readings of a block and day, then the corrections."""
     what = sent(country, start, day)
-    by = np.where(what.misdirected, (what.meters.sender + 1) % len(SENDERS), what.meters.sender)
-    for number, sender in enumerate(SENDERS):
+    for sender in senders:
+        own = what.by == SENDERS.index(sender)
         for rows, kind, version in ((what.late, "late", 0), (what.corrected, "corrected", 1)):
-            chosen = rows & (by == number)
+            chosen = rows & own
             if chosen.any():
                 reference = f"{sender}-{day}-{start}-{kind}"
                 yield _delivery(country, what, chosen, sender, reference, version, False)
@@ -120,8 +137,9 @@ def _delivery(
     repeated: bool,
 ) -> Delivery:
     meters = what.meters.take(rows)
-    unregistered = int(np.count_nonzero(~meters.registered))
-    misdirected = int(np.count_nonzero(meters.registered & what.misdirected[rows]))
+    wrong = what.misdirected[rows]  # and the first reason counts, whether registered or not
+    misdirected = int(np.count_nonzero(wrong))
+    unregistered = int(np.count_nonzero(~meters.registered & ~wrong))
     refused = {
         str(reason): count
         for reason, count in (

@@ -162,7 +162,7 @@ def _of(country: Country, days: Sequence[date], sender: str) -> Iterator[Deliver
     for made in (deliveries, second):
         for on in days:
             for start in range(0, country.meters, BLOCK):
-                yield from (d for d in made(country, start, on) if d.sender == sender)
+                yield from made(country, start, on, [sender])
 
 
 async def _sender(

@@ -1,12 +1,14 @@
 """The country that load tests are made of: the same for a seed, and as wrong as it says it is."""
 
 from dataclasses import replace
-from datetime import date
+from datetime import UTC, date, datetime
 
 import numpy as np
 import pytest
 
 from domains.metering.adapters.report import MeterDays
+from domains.metering.events import MeteringPoint
+from domains.metering.judging import check_rows
 from loadtest import deliveries as sending
 from loadtest.country import (
     CLOCK_CHANGES,
@@ -14,12 +16,14 @@ from loadtest.country import (
     GSP_GROUPS,
     RATES,
     SENDERS,
+    SINCE,
     Country,
+    Rates,
     local_slots,
     shapes,
 )
 from loadtest.installation import WrongAnswer
-from spine.gb import Mpan, host_gsp_group
+from spine.gb import Interval, Mpan, host_gsp_group
 from spine.metering.v1 import metering_pb2
 
 DAY = date(2024, 7, 1)
@@ -106,6 +110,36 @@ def test_every_row_of_a_day_is_sent_once_and_counted_as_it_must_be() -> None:
     assert sum(len(delivery.rows) for delivery in first + late) == 3_000
     what = sending.sent(country, 0, DAY)
     assert sum(d.recorded for d in first + late) == np.count_nonzero(what.recorded)
+
+
+def test_what_one_sender_delivers_is_its_part_of_what_all_do() -> None:
+    country = Country(3_000)
+    for made in (sending.deliveries, sending.second):
+        by_all = {delivery.reference: delivery for delivery in made(country, 0, DAY)}
+        own = [d for sender in SENDERS for d in made(country, 0, DAY, [sender])]
+        assert {d.reference for d in own} == set(by_all) and len(own) == len(by_all)
+        for delivery in own:
+            whole = by_all[delivery.reference]
+            assert same(delivery.rows, whole.rows) and delivery.refused == whole.refused
+
+
+def test_what_is_wrong_in_two_ways_is_expected_to_be_refused_as_the_coordinator_does() -> None:
+    country = Country(3_000, rates=Rates(unregistered=4_000, misdirected=4_000))
+    meters = country.block(0, 3_000)
+    since = (Interval(SINCE, datetime(9999, 12, 31, tzinfo=UTC)),)
+    rows = zip(meters.mpans, meters.registered, meters.supplier, meters.sender, strict=True)
+    points, senders = {}, {}
+    for mpan, registered, supplier, sender in rows:
+        points[mpan] = MeteringPoint(registered_from=SINCE) if registered else MeteringPoint()
+        senders[mpan] = {SENDERS[supplier], SENDERS[sender]}
+    for delivery in sending.deliveries(country, 0, DAY):
+
+        def may_send(mpan: bytes, by: str = delivery.sender) -> tuple[Interval, ...]:
+            return since if by in senders[mpan] else ()
+
+        checked = check_rows(delivery.rows, points.__getitem__, may_send)
+        assert checked.refused == delivery.refused
+        assert np.count_nonzero(checked.accepted) == delivery.recorded
 
 
 def test_a_report_that_is_off_by_one_fails_the_run() -> None:
