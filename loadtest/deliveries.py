@@ -7,8 +7,9 @@ expected report follows from the country alone, never from what the spine says.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from functools import lru_cache
 from typing import Any, Final
@@ -27,6 +28,7 @@ from spine.metering.v1 import metering_pb2
 BLOCK: Final = 20_000
 # Blocks kept made: every sender sends of each, and some are a few ahead of others.
 BLOCKS_KEPT: Final = 8
+LATER_KEPT: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,18 +115,42 @@ def deliveries(
             yield _delivery(country, what, rows, sender, reference, 0, repeated)
 
 
-def second(
-    country: Country, start: int, day: date, senders: Sequence[str] = SENDERS
-) -> Iterator[Delivery]:
-    """The late readings of a block and day, then the corrections."""
-    what = sent(country, start, day)
-    for sender in senders:
-        own = what.by == SENDERS.index(sender)
-        for rows, kind, version in ((what.late, "late", 0), (what.corrected, "corrected", 1)):
-            chosen = rows & own
-            if chosen.any():
-                reference = f"{sender}-{day}-{start}-{kind}"
-                yield _delivery(country, what, chosen, sender, reference, version, False)
+@lru_cache(LATER_KEPT)
+def second(country: Country, day: date) -> tuple[Delivery, ...]:
+    """What is sent of a day after its deliveries: of each sender all that is late, then all its
+    corrections, each in one call.
+    """
+    parts: dict[tuple[str, str], list[Delivery]] = {}
+    for start in range(0, country.meters, BLOCK):
+        what = sent(country, start, day)
+        for number, sender in enumerate(SENDERS):
+            for rows, kind, version in ((what.late, "late", 0), (what.corrected, "corrected", 1)):
+                chosen = rows & (what.by == number)
+                if chosen.any():
+                    reference = f"{sender}-{day}-{kind}"
+                    part = _delivery(country, what, chosen, sender, reference, version, False)
+                    parts.setdefault((sender, kind), []).append(part)
+    return tuple(
+        _in_one(parts[key]) for key in sorted(parts, key=lambda key: (key[1] != "late", key[0]))
+    )
+
+
+def _in_one(parts: Sequence[Delivery]) -> Delivery:
+    """Deliveries under one reference as one."""
+    refused: Counter[str] = Counter()
+    for part in parts:
+        refused.update(part.refused)
+    first = parts[0].rows
+    columns = ("mpxns", "days", "present", "values_wh", "quality")
+    joined: dict[str, Any] = {
+        name: np.concatenate([getattr(part.rows, name) for part in parts]) for name in columns
+    }
+    return replace(
+        parts[0],
+        rows=replace(first, **joined),
+        recorded=sum(part.recorded for part in parts),
+        refused=dict(refused),
+    )
 
 
 def _delivery(

@@ -74,24 +74,23 @@ class KnownStates:
         does not understand all of a meter. Pushback if a whole partition is closed.
         """
         states = list(map(self._kept.get, mpxns))
+        unknown = [place for place, state in enumerate(states) if state is None]
         for partition in np.unique(partitions).tolist():
             fold = self._folds[self._topic, partition].stored.fold
-            places = np.flatnonzero(partitions == partition).tolist()
             if fold.closed("") is not None or _any_closed(fold.rows):
-                for place in places:
+                for place in np.flatnonzero(partitions == partition).tolist():
                     mpxn = mpxns[place].decode()
                     state = known_state(self._folds, self._topic, mpxn, self._partitions)
                     states[place] = None if state is None else self._one_of(state)
-                continue
-            places = [place for place in places if states[place] is None]
-            rows = fold.rows.get_many([SUBJECT_PREFIX + mpxns[place] for place in places])
-            for place, row in zip(places, rows, strict=True):
-                if row is None:  # and not kept: anybody can name meters that are none
-                    states[place] = self._initial
-                else:
-                    states[place] = self._keep(
-                        mpxns[place], fold.tools.unpack(row, self._row_type)[2]
-                    )
+            elif unknown:
+                places = [place for place in unknown if partitions[place] == partition]
+                rows = fold.rows.get_many([SUBJECT_PREFIX + mpxns[place] for place in places])
+                for place, row in zip(places, rows, strict=True):
+                    if row is None:  # and not kept: anybody can name meters that are none
+                        states[place] = self._initial
+                    else:
+                        state = fold.tools.unpack(row, self._row_type)[2]
+                        states[place] = self._keep(mpxns[place], state)
         return states
 
     def _on_facts(self, record: LogRecord, applied: Applied) -> None:

@@ -104,7 +104,7 @@ def test_shapes_are_whole_days_of_homes() -> None:
 def test_every_row_of_a_day_is_sent_once_and_counted_as_it_must_be() -> None:
     country = Country(3_000)
     first = list(sending.deliveries(country, 0, DAY))
-    later = list(sending.second(country, 0, DAY))
+    later = sending.second(country, DAY)
     assert {delivery.sender for delivery in first} == set(SENDERS)
     late = [delivery for delivery in later if delivery.reference.endswith("late")]
     assert sum(len(delivery.rows) for delivery in first + late) == 3_000
@@ -114,13 +114,26 @@ def test_every_row_of_a_day_is_sent_once_and_counted_as_it_must_be() -> None:
 
 def test_what_one_sender_delivers_is_its_part_of_what_all_do() -> None:
     country = Country(3_000)
-    for made in (sending.deliveries, sending.second):
-        by_all = {delivery.reference: delivery for delivery in made(country, 0, DAY)}
-        own = [d for sender in SENDERS for d in made(country, 0, DAY, [sender])]
-        assert {d.reference for d in own} == set(by_all) and len(own) == len(by_all)
-        for delivery in own:
-            whole = by_all[delivery.reference]
-            assert same(delivery.rows, whole.rows) and delivery.refused == whole.refused
+    by_all = {delivery.reference: delivery for delivery in sending.deliveries(country, 0, DAY)}
+    own = [d for sender in SENDERS for d in sending.deliveries(country, 0, DAY, [sender])]
+    assert {d.reference for d in own} == set(by_all) and len(own) == len(by_all)
+    for delivery in own:
+        whole = by_all[delivery.reference]
+        assert same(delivery.rows, whole.rows) and delivery.refused == whole.refused
+
+
+def test_what_comes_later_of_all_blocks_comes_in_one_delivery(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    country = Country(3_000)
+    whole = sending.second.__wrapped__(country, DAY)
+    monkeypatch.setattr(sending, "BLOCK", 1_000)
+    monkeypatch.setattr(sending, "sent", sending.sent.__wrapped__)
+    cut = sending.second.__wrapped__(country, DAY)
+    assert [d.reference for d in cut] == [d.reference for d in whole]
+    for one, other in zip(cut, whole, strict=True):
+        assert same(one.rows, other.rows)
+        assert (one.recorded, one.refused) == (other.recorded, other.refused)
 
 
 def test_what_is_wrong_in_two_ways_is_expected_to_be_refused_as_the_coordinator_does() -> None:
