@@ -7,9 +7,11 @@ expected report follows from the country alone, never from what the spine says.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -24,6 +26,9 @@ from spine.ingest import chunks
 from spine.metering.v1 import metering_pb2
 
 BLOCK: Final = 20_000
+# Blocks kept made: every sender sends of each, and some are a few ahead of others.
+BLOCKS_KEPT: Final = 8
+LATER_KEPT: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,42 +77,80 @@ class Sent:
     corrected: npt.NDArray[np.bool_]
 
     @property
+    def by(self) -> npt.NDArray[np.int64]:
+        """Who sends each row, a place in SENDERS, (n,)."""
+        sender = self.meters.sender
+        return np.where(self.misdirected, _wrong_way(sender), sender)
+
+    @property
     def recorded(self) -> npt.NDArray[np.bool_]:
         """Whose readings must be in the register in the end."""
         return self.meters.registered & ~self.misdirected
 
 
+def _wrong_way(sender: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return (sender + 1) % len(SENDERS)
+
+
+@lru_cache(BLOCKS_KEPT)
 def sent(country: Country, start: int, day: date) -> Sent:
     """What is sent of one block on one day."""
     meters = country.block(start, start + BLOCK)
-    wrong_way = (meters.sender + 1) % len(SENDERS)
-    misdirected = country.misdirected(meters, day) & (wrong_way != meters.supplier)
+    misdirected = country.misdirected(meters, day) & (_wrong_way(meters.sender) != meters.supplier)
     corrected = country.corrected(meters, day) & ~misdirected
     return Sent(meters, day, misdirected, country.late(meters, day), corrected)
 
 
-def deliveries(country: Country, start: int, day: date) -> Iterator[Delivery]:
+def deliveries(
+    country: Country, start: int, day: date, senders: Sequence[str] = SENDERS
+) -> Iterator[Delivery]:
     """The deliveries of one block and day, in time; the late and the corrections are `second`."""
     what = sent(country, start, day)
-    by = np.where(what.misdirected, (what.meters.sender + 1) % len(SENDERS), what.meters.sender)
-    for number, sender in enumerate(SENDERS):
-        rows = (by == number) & ~what.late
+    for sender in senders:
+        number = SENDERS.index(sender)
+        rows = (what.by == number) & ~what.late
         if rows.any():
             repeated = country.repeated(start // BLOCK * len(SENDERS) + number, day)
             reference = f"{sender}-{day}-{start}"
             yield _delivery(country, what, rows, sender, reference, 0, repeated)
 
 
-def second(country: Country, start: int, day: date) -> Iterator[Delivery]:
-    """The late readings of a block and day, then the corrections."""
-    what = sent(country, start, day)
-    by = np.where(what.misdirected, (what.meters.sender + 1) % len(SENDERS), what.meters.sender)
-    for number, sender in enumerate(SENDERS):
-        for rows, kind, version in ((what.late, "late", 0), (what.corrected, "corrected", 1)):
-            chosen = rows & (by == number)
-            if chosen.any():
-                reference = f"{sender}-{day}-{start}-{kind}"
-                yield _delivery(country, what, chosen, sender, reference, version, False)
+@lru_cache(LATER_KEPT)
+def second(country: Country, day: date) -> tuple[Delivery, ...]:
+    """What is sent of a day after its deliveries: of each sender all that is late, then all its
+    corrections, each in one call.
+    """
+    parts: dict[tuple[str, str], list[Delivery]] = {}
+    for start in range(0, country.meters, BLOCK):
+        what = sent(country, start, day)
+        for number, sender in enumerate(SENDERS):
+            for rows, kind, version in ((what.late, "late", 0), (what.corrected, "corrected", 1)):
+                chosen = rows & (what.by == number)
+                if chosen.any():
+                    reference = f"{sender}-{day}-{kind}"
+                    part = _delivery(country, what, chosen, sender, reference, version, False)
+                    parts.setdefault((sender, kind), []).append(part)
+    return tuple(
+        _in_one(parts[key]) for key in sorted(parts, key=lambda key: (key[1] != "late", key[0]))
+    )
+
+
+def _in_one(parts: Sequence[Delivery]) -> Delivery:
+    """Deliveries under one reference as one."""
+    refused: Counter[str] = Counter()
+    for part in parts:
+        refused.update(part.refused)
+    first = parts[0].rows
+    columns = ("mpxns", "days", "present", "values_wh", "quality")
+    joined: dict[str, Any] = {
+        name: np.concatenate([getattr(part.rows, name) for part in parts]) for name in columns
+    }
+    return replace(
+        parts[0],
+        rows=replace(first, **joined),
+        recorded=sum(part.recorded for part in parts),
+        refused=dict(refused),
+    )
 
 
 def _delivery(
@@ -120,8 +163,9 @@ def _delivery(
     repeated: bool,
 ) -> Delivery:
     meters = what.meters.take(rows)
-    unregistered = int(np.count_nonzero(~meters.registered))
-    misdirected = int(np.count_nonzero(meters.registered & what.misdirected[rows]))
+    wrong = what.misdirected[rows]  # and the first reason counts, whether registered or not
+    misdirected = int(np.count_nonzero(wrong))
+    unregistered = int(np.count_nonzero(~meters.registered & ~wrong))
     refused = {
         str(reason): count
         for reason, count in (

@@ -158,11 +158,12 @@ async def ingest(
 
 
 def _of(country: Country, days: Sequence[date], sender: str) -> Iterator[Delivery]:
-    """A sender's deliveries in time: each day's, and with the next day's what comes late."""
-    for made in (deliveries, second):
-        for on in days:
-            for start in range(0, country.meters, BLOCK):
-                yield from (d for d in made(country, start, on) if d.sender == sender)
+    """A sender's deliveries in time: each day's, then what is late of it and what it corrects."""
+    for on in days:
+        for start in range(0, country.meters, BLOCK):
+            yield from deliveries(country, start, on, [sender])
+    for on in days:
+        yield from (later for later in second(country, on) if later.sender == sender)
 
 
 async def _sender(

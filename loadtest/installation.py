@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -30,11 +29,13 @@ from spine.console.context import CONSENT_SERVICE, OPERATOR
 from spine.console.logs import ensure_log, issue_identities
 from spine.console.parties import issue
 from spine.embedded import EmbeddedKafka
+from spine.governance.v1 import governance_pb2, governance_pb2_grpc
 from spine.installation import DOMAINS
 from spine.ledger.process import ledger_key
 from spine.log import Kafka
 from spine.policy import Role
 from spine.runtime import Runtime
+from spine.server import connect
 from spine.supervise import WITNESS_PREFIX, processes
 from spine.supervise import WITNESSES as LOCAL_WITNESSES
 from spine.whereabouts import service_target
@@ -46,7 +47,8 @@ WITNESSES: Final = tuple(f"{WITNESS_PREFIX}{name}" for name in LOCAL_WITNESSES)
 STOP_S: Final = 30.0
 ADVISERS_LEAST, ADVISERS_MOST = 4, 1_000
 METERS_AN_ADVISER: Final = 5
-ADMITTED_AT_ONCE: Final = 8
+ADMITTED_AT_ONCE: Final = 64
+ADMIT_S: Final = 29.0
 # What keeps one party from taking everybody's share would end a load test in its first second.
 UNBOUNDED: Final = {
     "SPINE_PARTY_COST_PER_S": "1e9",
@@ -180,20 +182,6 @@ class Installation:
 
     def govern(self) -> None:
         """Admit and accredit everybody: suppliers, data services and advisers."""
-        start = stamp(datetime.now(UTC) - timedelta(minutes=1))
-
-        def admit(role: Role, party: str) -> None:
-            board = self.client(OPERATOR)
-            board.governance("AdmitParticipant", party=party, name=party)
-            board.governance(
-                "GrantAccreditation",
-                party=party,
-                role=role,
-                scheme="DSI",
-                tier="1",
-                effective_from=start,
-            )
-
         everybody = [
             (role, party)
             for role, parties in (
@@ -205,8 +193,34 @@ class Installation:
         ]
         for role, party in everybody:
             issue(self.data_dir, role, party)
-        with ThreadPoolExecutor(ADMITTED_AT_ONCE) as at_once:
-            list(at_once.map(lambda who: admit(*who), everybody))
+        asyncio.run(self._admit(everybody))
+
+    async def _admit(self, everybody: Sequence[tuple[Role, str]]) -> None:
+        """Many calls at once over one connection: what governance spreads to all partitions
+        meanwhile, it spreads together.
+        """
+        start = stamp(datetime.now(UTC) - timedelta(minutes=1))
+        waiting = iter(everybody)
+        async with connect(self.target("governance"), self.identity(OPERATOR)) as channel:
+            board = governance_pb2_grpc.GovernanceStub(channel)
+
+            async def admit() -> None:
+                for role, party in waiting:
+                    admitted = governance_pb2.AdmitParticipantRequest(
+                        idempotency_key=f"admit-{party}", party=party, name=party
+                    )
+                    await board.AdmitParticipant(admitted, timeout=ADMIT_S)
+                    granted = governance_pb2.GrantAccreditationRequest(
+                        idempotency_key=f"grant-{party}",
+                        party=party,
+                        role=role,
+                        scheme="DSI",
+                        tier="1",
+                        effective_from=start,
+                    )
+                    await board.GrantAccreditation(granted, timeout=ADMIT_S)
+
+            await asyncio.gather(*(admit() for _ in range(ADMITTED_AT_ONCE)))
 
 
 def advisers_of(meters: int) -> tuple[str, ...]:

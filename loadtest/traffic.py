@@ -9,33 +9,71 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import grpc
 
-from loadtest.installation import expect
+from loadtest.installation import WrongAnswer, expect
 from loadtest.results import percentile
+from spine.errors import Reason
 from spine.identity import Identity
 from spine.server import error_from
 
 BEHIND_MAX: Final = 20_000
 Call = Callable[[int], Awaitable[None]]
+# What a server that is asked for too much says, if it says anything.
+NO_TIME: Final = frozenset(
+    {
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+    }
+)
+# What gRPC makes of a call that it cut off itself; the spine would name a reason.
+CUT_OFF: Final = frozenset(
+    {grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
+)
+
+
+class Unanswered(Exception):
+    """A call ended, and nobody had answered it: there was no time, or gRPC hung up."""
+
+
+@contextmanager
+def answer_to(what: str, refused_for: Reason | None = None) -> Iterator[None]:
+    """Calls within are answered, or Unanswered, or refused for that reason, which is right.
+
+    WrongAnswer if they end in any other way.
+    """
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        reason = error_from(error).reason
+        if refused_for is not None and reason == refused_for:
+            return
+        if error.code() in NO_TIME or (not reason and error.code() in CUT_OFF):
+            raise Unanswered(what) from error
+        raise WrongAnswer(f"{what} ended with {error.code().name} {reason}") from error
 
 
 @dataclass(slots=True)
 class Taken:
-    """Latencies of the calls of one run, in milliseconds from the intended start."""
+    """Latencies of the calls of one run, in milliseconds from the intended start.
+
+    Those that were `unanswered` are among them, with the time until their caller gave up.
+    """
 
     latencies_ms: list[float] = field(default_factory=list)
+    unanswered: int = 0
     seconds: float = 0.0
 
     @property
     def per_s(self) -> float:
         """Calls answered a second."""
-        return len(self.latencies_ms) / self.seconds
+        return (len(self.latencies_ms) - self.unanswered) / self.seconds
 
     def at(self, per_cent: float) -> float:
         """A percentile of the latencies, in milliseconds."""
@@ -45,7 +83,8 @@ class Taken:
 async def at_pace(call: Call, per_s: float, seconds: float) -> Taken:
     """Make calls at that pace for so long, whether or not the ones before are answered.
 
-    WrongAnswer if so many wait that the pace is beyond all reach, or if a call found one.
+    A call that raises Unanswered is counted, and the pace is kept. WrongAnswer if so many wait that
+    the pace is beyond all reach, or if a call found one.
     """
     taken = Taken()
     under_way: set[asyncio.Task[None]] = set()
@@ -53,7 +92,10 @@ async def at_pace(call: Call, per_s: float, seconds: float) -> Taken:
     started = time.perf_counter()
 
     async def one(number: int, due: float) -> None:
-        await call(number)
+        try:
+            await call(number)
+        except Unanswered:
+            taken.unanswered += 1
         taken.latencies_ms.append((time.perf_counter() - due) * 1000)
 
     def ended(task: asyncio.Task[None]) -> None:

@@ -35,7 +35,7 @@ from spine.readings_file import ReadingsFile
 from spine.server import connect
 from spine.shelf import DiskShelf
 
-CHUNK_ROWS: Final = 1_000
+CHUNK_ROWS: Final = 2_000
 REFERENCE_CHARS: Final = 32
 DEADLINE_S: Final = 1_800.0
 # Of sending all of it; the pause before the next attempt doubles each time.

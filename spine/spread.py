@@ -100,7 +100,10 @@ class Spreader:
         Pushback(INDETERMINATE) if one was not acknowledged; the next call begins again there.
         """
         async with self._spreading:
-            due = [self._due[offset] for offset in sorted(self._due)]
+            known = min(map(self._last, self.targets))
+            due = [self._due[offset] for offset in sorted(self._due) if offset > known]
+            if not due:
+                return len(self.targets)
             sending = (self._send(place, due) for place in self.targets)
             try:
                 results = await asyncio.gather(*sending, return_exceptions=True)
@@ -112,15 +115,14 @@ class Spreader:
         return len(self.targets)
 
     async def _send(self, place: Place, due: list[LogRecord]) -> None:
-        previous = NO_PREDECESSOR
         for record in due:
-            if record.offset > self._last(place):
+            previous = self._last(place)
+            if record.offset > previous:
                 if not self._is_known_at(place):
                     message = "a partition has not been told of our key; its predecessor must do it"
                     raise Pushback(Reason.KEY_NOT_SEEN, message)
                 await write_copy(self._writer, *place, record, previous)
                 self._sent[_name(place)] = record.offset
-            previous = record.offset
 
     def _is_known_at(self, place: Place) -> bool:
         """Whether the copies that a partition holds tell it of our signing key."""

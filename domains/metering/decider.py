@@ -1,22 +1,15 @@
-"""What metering decides: who may register a metering point, and which meter-days may enter the log.
+"""What metering decides: who may register a metering point, and who may send readings of one.
 
-Pure. `decide` turns a command into facts or refuses; `check_rows` judges readings before they are
-appended, at stated positions of the registry and the consumer log. What it lets through is never
-judged by these rules again: they are the coordinator's, and a fold trusts its signature.
+Pure. `decide` turns a command into facts or refuses; the readings themselves are judged in
+`judging`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Final, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
-from domains.metering.adapters.report import MeterDays
 from domains.metering.events import (
     EnergyDirection,
     Fuel,
@@ -29,31 +22,20 @@ from domains.metering.events import (
     MeteringPointRegistered,
     evolve,
 )
-from domains.metering.gas import VOLUME_DM3_MAX
 from spine.codelist import NOT_LOADED, CodeList, check_listed, day_of
 from spine.domain import Actor
 from spine.errors import Invalid, NotPermitted, Reason, Refused
 from spine.gb import (
-    HALF_HOUR,
-    MPAN_DIGITS,
-    MPAN_WEIGHTS,
-    PERIODS_PER_UTC_DAY,
     GspGroup,
     Interval,
     Mpan,
     Mprn,
-    half_hour_of,
-    parse_mpxn,
     utc,
 )
 from spine.policy import MeterAccess, Role
 
 REGISTRARS: Final = frozenset({Role.SUPPLIER, Role.DATA_SERVICE, Role.CONSENT_SERVICE})
-# 20 MW for half an hour: beyond any supply metered here, and a sure sign of a wrong unit.
-READING_WH_MAX: Final = 10_000_000
-_ACTIVE: Final = (MeasurementQuantity.ACTIVE_IMPORT, MeasurementQuantity.ACTIVE_EXPORT)
 
-T = TypeVar("T")
 CodeT = TypeVar("CodeT", Fuel, EnergyDirection, MeasurementQuantity)
 _FOR_EVER: Final = datetime(9999, 12, 31, tzinfo=UTC)
 
@@ -189,93 +171,7 @@ def _code(codes: type[CodeT], text: str, field: str) -> CodeT:
         raise Invalid(Reason.CODE_UNKNOWN, message, field=field) from None
 
 
-# Readings
-
-
-@dataclass(frozen=True, slots=True)
-class CheckedRows:
-    """Which meter-days may enter the log. Counts are of rows, but findings are of metering points.
-
-    `accepted` is a mask, (n,). `refused` gives every other row one reason, the first in the order
-    of `check_rows`. `findings` keep nothing out.
-    """
-
-    accepted: npt.NDArray[np.bool_]
-    refused: Mapping[Reason, int]
-    findings: Mapping[Reason, int]
-
-
-def check_rows(
-    meter_days: MeterDays,
-    registered: Callable[[bytes], MeteringPoint | None],
-    may_send: Callable[[bytes], Sequence[Interval]],
-) -> CheckedRows:
-    """Judge meter-days before they are appended; both functions are asked once per metering point.
-
-    They are given its number in ASCII. What they give is judged once for each object, so that
-    points in the same state had best share one.
-
-    `registered` is the registry, `may_send` gives the stretches in which this sender may send for
-    the point (`sending_stretches`). A row is taken or refused whole, by the first of
-
-    SENDER_NOT_APPOINTED    the sender was neither supplier nor data service for all of them
-    METER_NOT_REGISTERED    the point was not registered for all of its half hours
-    QUANTITY_NOT_FOR_METER  an export quantity of an import point, or the reverse; volumes of a
-                            point that is not of gas
-    READING_OUT_OF_RANGE    a value is negative or above `READING_WH_MAX`
-
-    Findings: MPXN_CHECK_DIGIT, the number's check digit is wrong.
-    """
-    names, point_of_row = np.unique(meter_days.mpxns, return_inverse=True)
-    mpxns = names.tolist()
-    points = [registered(mpxn) for mpxn in mpxns]
-    alike, state_of_point = _alike(points)
-    spans = _spans(meter_days)
-    values = meter_days.values_wh
-    plausible = (values >= 0) & (values <= READING_WH_MAX)
-    if (volumes := meter_days.volumes_dm3) is not None:
-        plausible &= (volumes >= 0) & (volumes <= VOLUME_DM3_MAX)
-    of_gas = volumes is not None
-    fit = np.array([_counts(point, meter_days.quantity, of_gas) for point in alike], np.bool_)
-    state_of_row = state_of_point[point_of_row]
-    allowed, stretch_of_point = _alike([may_send(mpxn) for mpxn in mpxns])
-    stretch_of_row = stretch_of_point[point_of_row]
-    rules = (
-        (Reason.SENDER_NOT_APPOINTED, _within(spans, stretch_of_row, allowed)),
-        (Reason.METER_NOT_REGISTERED, _within(spans, state_of_row, map(_registration, alike))),
-        (Reason.QUANTITY_NOT_FOR_METER, fit[state_of_row]),
-        (Reason.READING_OUT_OF_RANGE, plausible.all(axis=1)),
-    )
-    accepted = np.ones(len(meter_days), np.bool_)
-    refused: dict[Reason, int] = {}
-    for reason, kept in rules:
-        if count := int(np.count_nonzero(accepted & ~kept)):
-            refused[reason] = count
-        accepted &= kept
-    known = np.array([point is not None for point in alike], np.bool_)[state_of_point]
-    wrong = int(np.count_nonzero(known & ~_check_digits_ok(names)))
-    return CheckedRows(accepted, refused, {Reason.MPXN_CHECK_DIGIT: wrong} if wrong else {})
-
-
-def _alike(given: Sequence[T]) -> tuple[list[T], npt.NDArray[np.int64]]:
-    """The different objects among those given, and which of them stands at each place."""
-    places: dict[int, int] = {}
-    each = [places.setdefault(id(one), len(places)) for one in given]
-    first = dict(zip(reversed(each), reversed(given), strict=True))
-    return [first[place] for place in range(len(places))], np.array(each, np.int64)
-
-
-def _check_digits_ok(names: npt.NDArray[np.bytes_]) -> npt.NDArray[np.bool_]:
-    """Whether each number's check digit is right: `Mpan.check_digit_ok` on a column."""
-    ok = np.empty(len(names), np.bool_)
-    octets = np.ascontiguousarray(names, f"S{MPAN_DIGITS}").view(np.uint8)
-    digits = octets.reshape(-1, MPAN_DIGITS).astype(np.int64) - ord("0")
-    electricity = digits[:, -1] >= 0
-    weighed = (digits[:, :-1] * MPAN_WEIGHTS).sum(axis=1)
-    ok[electricity] = (weighed % 11 % 10 == digits[:, -1])[electricity]
-    for place in np.flatnonzero(~electricity).tolist():
-        ok[place] = parse_mpxn(names[place].decode()).check_digit_ok
-    return ok
+# Who may send
 
 
 def check_registrar(access: Callable[[], MeterAccess], by: Actor, now: datetime) -> None:
@@ -289,6 +185,11 @@ def check_registrar(access: Callable[[], MeterAccess], by: Actor, now: datetime)
         return
     if not any(now in stretch for stretch in sending_stretches(access(), by.party)):
         raise NotPermitted(Reason.NOT_PERMITTED, "the meter is not this registrar's")
+
+
+def sending_part(access: MeterAccess) -> MeterAccess:
+    """What of it `sending_stretches` goes by; meters of one supplier have it in common."""
+    return MeterAccess(supplies=access.supplies, appointments=access.appointments)
 
 
 def sending_stretches(access: MeterAccess, sender: str) -> tuple[Interval, ...]:
@@ -311,53 +212,3 @@ def sending_stretches(access: MeterAccess, sender: str) -> tuple[Interval, ...]:
 def sender_may_send(access: MeterAccess, sender: str, interval: Interval) -> bool:
     """Whether the sender is supplier or appointed data service for the whole of the interval."""
     return any(stretch.contains(interval) for stretch in sending_stretches(access, sender))
-
-
-def _counts(point: MeteringPoint | None, quantity: str, of_gas: bool) -> bool:
-    """Whether a quantity flows the way of the point; only active energy comes in Wh, gas in dm3."""
-    if point is None or quantity not in _ACTIVE or (of_gas and point.fuel is not Fuel.GAS):
-        return False
-    return MeasurementQuantity(quantity).direction is point.energy_direction
-
-
-def _registration(point: MeteringPoint | None) -> Sequence[Interval]:
-    if point is None or point.registered_from is None:
-        return ()
-    return (Interval(point.registered_from, point.effective_to or _FOR_EVER),)
-
-
-@dataclass(frozen=True, slots=True)
-class _Spans:
-    """From the first to past the last present half hour of each row, since 1970; (n,) each."""
-
-    start: npt.NDArray[np.int64]
-    end: npt.NDArray[np.int64]
-
-
-def _spans(meter_days: MeterDays) -> _Spans:
-    """A row with no half hour at all counts as the whole day."""
-    midnight = meter_days.days.astype(np.int64) * PERIODS_PER_UTC_DAY
-    present = meter_days.present
-    start = midnight + present.argmax(axis=1)
-    end = midnight + PERIODS_PER_UTC_DAY - present[:, ::-1].argmax(axis=1)
-    return _Spans(start, end)
-
-
-def _within(
-    spans: _Spans, point_of_row: npt.NDArray[np.int64], stretches: Iterable[Sequence[Interval]]
-) -> npt.NDArray[np.bool_]:
-    """Which rows lie wholly within one stretch of their metering point."""
-    by_point = list(stretches)
-    within = np.zeros(len(point_of_row), np.bool_)
-    # The first stretch of every point at once, then the second of those that have one, and so on.
-    for nth in range(max(map(len, by_point), default=0)):
-        bounds = [_whole_half_hours(s[nth]) if nth < len(s) else (0, 0) for s in by_point]
-        start, end = np.array(bounds, np.int64)[point_of_row].T
-        within |= (start <= spans.start) & (spans.end <= end)
-    return within
-
-
-@lru_cache(maxsize=4096)
-def _whole_half_hours(stretch: Interval) -> tuple[int, int]:
-    """The half hours that lie wholly in it, as [start, end) since 1970-01-01T00:00Z."""
-    return half_hour_of(stretch.start + HALF_HOUR - datetime.resolution), half_hour_of(stretch.end)

@@ -115,6 +115,8 @@ class Delivery:
 
 def partitions_of(mpxns: npt.NDArray[np.bytes_], partition_count: int) -> npt.NDArray[np.int64]:
     """The partition of each metering point, (n,): `spine.event.murmur2_partition` on a column."""
+    if partition_count == 1:
+        return np.zeros(len(mpxns), np.int64)
     names = np.ascontiguousarray(mpxns, f"S{MPXN_BYTES}")
     octets = names.view(np.uint8).reshape(-1, MPXN_BYTES)
     lengths = np.count_nonzero(octets, axis=1)
@@ -155,8 +157,21 @@ def split(
     """
     partitions = partitions_of(meter_days.mpxns, partition_count)
     order = np.lexsort((meter_days.days, meter_days.mpxns))
-    for partition in np.unique(partitions).tolist():
-        rows = order[partitions[order] == partition]
+    yield from split_in_order(meter_days, partitions, order, rows_max)
+
+
+def split_in_order(
+    meter_days: MeterDays,
+    partitions: npt.NDArray[np.int64],
+    order: npt.NDArray[np.int64],
+    rows_max: int = BATCH_ROWS,
+) -> Iterator[tuple[int, MeterDays]]:
+    """The same of those rows that `order` names, (m,), in its order; `partitions` are of each row,
+    (n,).
+    """
+    ordered = partitions[order]
+    for partition in np.unique(ordered).tolist():
+        rows = order[ordered == partition]
         for start in range(0, len(rows), rows_max):
             yield partition, take(meter_days, rows[start : start + rows_max])
 
@@ -200,11 +215,11 @@ def batch_from_columns(
         measurement_quantity=meter_days.quantity,
         unit=UNIT,
         rows=len(meter_days),
-        mpxns=meter_days.mpxns.astype(f"S{MPXN_BYTES}").tobytes(),
-        days=meter_days.days.astype("<i4").tobytes(),
+        mpxns=meter_days.mpxns.astype(f"S{MPXN_BYTES}", copy=False).tobytes(),
+        days=meter_days.days.astype("<i4", copy=False).tobytes(),
         present=np.packbits(meter_days.present, axis=1, bitorder="little").tobytes(),
-        values=meter_days.values_wh.astype("<i4").tobytes(),
-        quality=meter_days.quality.astype(np.uint8).tobytes(),
+        values=meter_days.values_wh.astype("<i4", copy=False).tobytes(),
+        quality=meter_days.quality.astype(np.uint8, copy=False).tobytes(),
         quality_codes=meter_days.quality_codes,
     )
     if meter_days.conversion is not None and meter_days.volumes_dm3 is not None:
@@ -276,7 +291,7 @@ def batch_problem(batch: ReadingsBatch, partition_count: int) -> str:
     VOID_PARTITION  a metering point belongs to another partition than the batch names
 
     Only what no later build may ever judge otherwise is ruled out here. How much a meter may
-    reasonably register is the coordinator's to say (`decider.check_rows`).
+    reasonably register is the coordinator's to say (`judging.check_points`).
     """
     if not (_names_fit(batch) and _vectors_fit(batch)):
         return Reason.READINGS_MALFORMED

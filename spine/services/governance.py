@@ -49,6 +49,7 @@ from spine.services.background import every, keep_quarantined
 from spine.services.holds import watch_holds
 from spine.services.operations import operations
 from spine.services.reference import serve_standing_data
+from spine.sharing import SharingCoordinator
 from spine.spread import Spreader
 
 NAME_CHARS_MAX: Final = 200
@@ -210,8 +211,7 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
         """A page of the participants, in order of party id; any caller may ask."""
         await self._reach(request)
         if not 0 <= request.page_size <= PAGE_MAX:
-            message = f"at most {PAGE_MAX} a page"
-            raise Invalid(Reason.FIELD_INVALID, message, field="page_size")
+            raise Invalid(Reason.FIELD_INVALID, f"at most {PAGE_MAX} a page", field="page_size")
         size = request.page_size or PAGE
         page: list[tuple[str, trust.Participant]] = []
         last, told = "", self._live.stored.fold.identifiers
@@ -341,7 +341,7 @@ async def start_governance(runtime: Runtime, name: str = "governance") -> Proces
     claims = Claims(runtime.stores(name), runtime.identity.log_id)
     process.on_end(claims.close)
     shared = (folds, writer, runtime.partitions)
-    home = Coordinator(domain, *shared, tightens, claims)
+    home = SharingCoordinator(domain, *shared, tightens, claims)
     live = folds[trust.GOVERNANCE_TOPIC, 0]
     progress = runtime.settings.data_dir / "spread" / f"{name}.json"
     spreader = Spreader(writer, domain, runtime.partitions, progress)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -20,9 +20,10 @@ import structlog
 
 from domains.metering import readings
 from domains.metering.adapters.report import MeterDays
-from domains.metering.decider import check_rows, sending_stretches
-from domains.metering.events import MeasurementQuantity, MeteringPoint
+from domains.metering.decider import sending_part, sending_stretches
+from domains.metering.events import MeasurementQuantity
 from domains.metering.gas import STANDARD_FACTOR_E5, Conversion
+from domains.metering.judging import Alike, check_points, points_of
 from domains.metering.readings import Delivery, ReadingsBatch
 from domains.metering.withdrawals import ReadingsWithdrawn
 from spine import trust
@@ -53,8 +54,6 @@ _ROW_BYTES_OF_VOLUMES: Final = _ROW_BYTES | {
     "values_wh": 0,
     "values_dm3": PERIODS_PER_UTC_DAY * readings.VALUE_BYTES,
 }
-# What a metering point is, and when the sender may send for it.
-Known = tuple[Callable[[bytes], MeteringPoint | None], Callable[[bytes], Sequence[Interval]]]
 _log = structlog.get_logger()
 
 
@@ -167,7 +166,7 @@ class Recorder:
         self.deliveries = deliveries
         self._folds, self._writer, self._partitions = folds, writer, partitions
         self._points = KnownStates(folds, trust.METERING_TOPIC, partitions)
-        self._accesses = KnownStates(folds, trust.CONSUMER_LOG, partitions)
+        self._accesses = KnownStates(folds, trust.CONSUMER_LOG, partitions, sending_part)
         self._slots = asyncio.Semaphore(APPENDS_IN_FLIGHT)
         self._appending: dict[bytes, asyncio.Task[int]] = {}
 
@@ -175,44 +174,27 @@ class Recorder:
         self, days: MeterDays, delivery: Delivery
     ) -> tuple[list[tuple[ReadingsBatch, Amount]], dict[str, Amount]]:
         """The batches to append, and by reason what is refused. All at one state of the folds."""
-        known = self._known(days, delivery.sender)
-        checked = check_rows(days, *known)
+        points = points_of(days)
+        mpxns = points.names.tolist()
+        partitions = readings.partitions_of(points.names, self._partitions)
+        registered = Alike.of(self._points.of(mpxns, partitions))
+        accesses = Alike.of(self._accesses.of(mpxns, partitions))
+        may_send: Alike[Sequence[Interval]] = accesses.to(
+            lambda access: sending_stretches(access or MeterAccess(), delivery.sender)
+        )
+        checked = check_points(days, points, registered, may_send)
+        order = np.lexsort((days.days, points.of_row))
+        accepted = order[checked.accepted[order]]
         batches = []
-        for partition, rows in readings.split(
-            readings.take(days, checked.accepted), self._partitions
-        ):
+        for partition, rows in readings.split_in_order(days, partitions[points.of_row], accepted):
             positions = self.checked_at(partition)
             batch = readings.batch_from_columns(rows, partition, delivery, **positions)
             batches.append((batch, _amount(rows)))
-        return batches, self._refused(readings.take(days, ~checked.accepted), known)
-
-    def _known(self, days: MeterDays, sender: str) -> Known:
-        """The registry and the sender's appointments, for the metering points of these rows."""
-        names = np.unique(days.mpxns)
-        partitions = readings.partitions_of(names, self._partitions)
-        mpxns = names.tolist()
-        points = dict(zip(mpxns, self._points.of(mpxns, partitions), strict=True))
-        appointed: dict[bytes, Sequence[Interval]] = {}
-        judged: dict[int, Sequence[Interval]] = {}
-        states = self._accesses.of(mpxns, partitions)
-        for mpxn, access in zip(mpxns, states, strict=True):
-            stretches = judged.get(id(access))
-            if stretches is None:
-                stretches = sending_stretches(access or MeterAccess(), sender)
-                judged[id(access)] = stretches
-            appointed[mpxn] = stretches
-        return points.__getitem__, appointed.__getitem__
-
-    def _refused(self, days: MeterDays, known: Known) -> dict[str, Amount]:
-        """What these rows are refused for. Rows of as many half hours each are counted at once."""
-        refused: dict[str, Amount] = {}
-        half_hours = days.present.sum(axis=1)
-        for each in np.unique(half_hours).tolist():
-            alike = readings.take(days, half_hours == each)
-            for reason, rows in check_rows(alike, *known).refused.items():
-                amount = Amount(rows, rows * each)
-                refused[reason] = refused.get(reason, NOTHING).plus(amount)
-        return refused
+        refused = {
+            str(reason): _amount(readings.take(days, rows))
+            for reason, rows in checked.refused_rows.items()
+        }
+        return batches, refused
 
     async def check_accredited(self, sender: Actor) -> None:
         """NotPermitted unless governance lets the sender act in its role now."""

@@ -294,6 +294,46 @@ async def test_a_governance_command_sent_again_is_replayed(world: World) -> None
     assert (other.code, other.reason) == ("ABORTED", Reason.IDEMPOTENCY_CONFLICT)
 
 
+async def test_commands_that_come_at_once_share_records_and_are_answered_each_alone(
+    world: World,
+) -> None:
+    parties = [f"crowd.{n}" for n in range(30)]
+    before = len(list(world.records()))
+    made = await asyncio.gather(*(admit(world, party) for party in parties))
+    places = [(each.record.offset, each.record.entry) for each in made]
+    assert len(set(places)) == len(parties)
+    homes = {offset for offset, _ in places}
+    assert len(homes) < len(parties) / 2
+    assert all(each.partitions_holding == PARTITIONS_OF_ALL_TOPICS for each in made)
+    copies = len(list(world.records())) - before
+    assert copies <= len(homes) * PARTITIONS_OF_ALL_TOPICS, "one of a record, not of a command"
+
+    def grant(party: str, role: str, number: int) -> Any:
+        request = governance_pb2.GrantAccreditationRequest(
+            idempotency_key=f"crowd-{number}",
+            party=party,
+            role=role,
+            scheme="DSI",
+            tier="T1",
+            effective_from=stamp(MOVED_IN),
+        )
+        return world.govern("GrantAccreditation", request)
+
+    again = admit(world, parties[0])
+    unknown, conflict = failure(grant(parties[1], "wizard", 1)), failure(grant("nobody", "dsi", 2))
+    fine = [grant(party, "data_user", 3 + n) for n, party in enumerate(parties)]
+    replayed, of_role, of_party, *granted = await asyncio.gather(again, unknown, conflict, *fine)
+    assert replayed.replayed and replayed.record == made[0].record
+    assert "OK" not in (of_role.code, of_party.code)
+    assert not any(each.replayed for each in granted)
+    for fold in (await asyncio.to_thread(folded, world)).values():
+        for party in parties:
+            known = fold.participant(party)
+            assert known is not None and [a.role for a in known.accreditations] == ["data_user"]
+        assert fold.head is not None and fold.head.counts.balanced
+        assert fold.head.counts.void == fold.head.counts.quarantined == 0
+
+
 async def test_a_copy_that_could_not_be_sent_is_counted_out_and_sent_later(world: World) -> None:
     await admit(world, "slow")
     async with broken(world.governance, lambda topic, key: topic == trust.OUTCOMES_TOPIC):

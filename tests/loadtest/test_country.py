@@ -1,12 +1,14 @@
 """The country that load tests are made of: the same for a seed, and as wrong as it says it is."""
 
 from dataclasses import replace
-from datetime import date
+from datetime import UTC, date, datetime
 
 import numpy as np
 import pytest
 
 from domains.metering.adapters.report import MeterDays
+from domains.metering.events import MeteringPoint
+from domains.metering.judging import check_rows
 from loadtest import deliveries as sending
 from loadtest.country import (
     CLOCK_CHANGES,
@@ -14,12 +16,14 @@ from loadtest.country import (
     GSP_GROUPS,
     RATES,
     SENDERS,
+    SINCE,
     Country,
+    Rates,
     local_slots,
     shapes,
 )
 from loadtest.installation import WrongAnswer
-from spine.gb import Mpan, host_gsp_group
+from spine.gb import Interval, Mpan, host_gsp_group
 from spine.metering.v1 import metering_pb2
 
 DAY = date(2024, 7, 1)
@@ -100,12 +104,55 @@ def test_shapes_are_whole_days_of_homes() -> None:
 def test_every_row_of_a_day_is_sent_once_and_counted_as_it_must_be() -> None:
     country = Country(3_000)
     first = list(sending.deliveries(country, 0, DAY))
-    later = list(sending.second(country, 0, DAY))
+    later = sending.second(country, DAY)
     assert {delivery.sender for delivery in first} == set(SENDERS)
     late = [delivery for delivery in later if delivery.reference.endswith("late")]
     assert sum(len(delivery.rows) for delivery in first + late) == 3_000
     what = sending.sent(country, 0, DAY)
     assert sum(d.recorded for d in first + late) == np.count_nonzero(what.recorded)
+
+
+def test_what_one_sender_delivers_is_its_part_of_what_all_do() -> None:
+    country = Country(3_000)
+    by_all = {delivery.reference: delivery for delivery in sending.deliveries(country, 0, DAY)}
+    own = [d for sender in SENDERS for d in sending.deliveries(country, 0, DAY, [sender])]
+    assert {d.reference for d in own} == set(by_all) and len(own) == len(by_all)
+    for delivery in own:
+        whole = by_all[delivery.reference]
+        assert same(delivery.rows, whole.rows) and delivery.refused == whole.refused
+
+
+def test_what_comes_later_of_all_blocks_comes_in_one_delivery(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    country = Country(3_000)
+    whole = sending.second.__wrapped__(country, DAY)
+    monkeypatch.setattr(sending, "BLOCK", 1_000)
+    monkeypatch.setattr(sending, "sent", sending.sent.__wrapped__)
+    cut = sending.second.__wrapped__(country, DAY)
+    assert [d.reference for d in cut] == [d.reference for d in whole]
+    for one, other in zip(cut, whole, strict=True):
+        assert same(one.rows, other.rows)
+        assert (one.recorded, one.refused) == (other.recorded, other.refused)
+
+
+def test_what_is_wrong_in_two_ways_is_expected_to_be_refused_as_the_coordinator_does() -> None:
+    country = Country(3_000, rates=Rates(unregistered=4_000, misdirected=4_000))
+    meters = country.block(0, 3_000)
+    since = (Interval(SINCE, datetime(9999, 12, 31, tzinfo=UTC)),)
+    rows = zip(meters.mpans, meters.registered, meters.supplier, meters.sender, strict=True)
+    points, senders = {}, {}
+    for mpan, registered, supplier, sender in rows:
+        points[mpan] = MeteringPoint(registered_from=SINCE) if registered else MeteringPoint()
+        senders[mpan] = {SENDERS[supplier], SENDERS[sender]}
+    for delivery in sending.deliveries(country, 0, DAY):
+
+        def may_send(mpan: bytes, by: str = delivery.sender) -> tuple[Interval, ...]:
+            return since if by in senders[mpan] else ()
+
+        checked = check_rows(delivery.rows, points.__getitem__, may_send)
+        assert checked.refused == delivery.refused
+        assert np.count_nonzero(checked.accepted) == delivery.recorded
 
 
 def test_a_report_that_is_off_by_one_fails_the_run() -> None:

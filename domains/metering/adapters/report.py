@@ -129,7 +129,7 @@ class MeterDays:
     @property
     def recorded(self) -> int:
         """How many half hours hold a value."""
-        return int(self.present.sum())
+        return int(np.count_nonzero(self.present))
 
     @property
     def total_wh(self) -> int:

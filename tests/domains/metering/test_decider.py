@@ -15,11 +15,9 @@ from hypothesis import strategies as st
 from domains.metering import METERING
 from domains.metering.adapters.report import MeterDays
 from domains.metering.decider import (
-    READING_WH_MAX,
     DeregisterMeteringPoint,
     RegisterMeteringPoint,
     ReportCommunication,
-    check_rows,
     decide,
     sender_may_send,
     sending_stretches,
@@ -33,6 +31,7 @@ from domains.metering.events import (
     MeteringPointDeregistered,
     MeteringPointRegistered,
 )
+from domains.metering.judging import READING_WH_MAX, check_rows
 from domains.metering.views import MeteringPointView, metering_point_view
 from spine.codelist import NOT_LOADED
 from spine.domain import Actor, fold

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from domains.metering import READINGS, adapters, readings
 from domains.metering.adapters import Parsed
-from domains.metering.decider import check_rows
 from domains.metering.events import Fuel, MeteringPoint
 from domains.metering.gas import VOLUME_DM3_MAX, Conversion, conversion_of
+from domains.metering.judging import check_rows
 from domains.metering.readings import Delivery, GasVolumeBatch, batch_problem
 from spine.errors import Reason
 from spine.event import murmur2_partition

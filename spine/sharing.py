@@ -1,0 +1,60 @@
+"""Commands of the board that come while others are on their way go into the log together.
+
+A home record is copied to every partition of every topic, so what many commands cost is what their
+records cost. Whatever takes something away goes alone and at once, as ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from spine.claims import Claims
+from spine.coordinator import Coordinator
+from spine.domain import Domain
+from spine.errors import SpineError
+from spine.fold import FaustFolds
+from spine.orders import Handled, Order
+from spine.policy import Role
+from spine.together import Together
+from spine.writer import LogWriter
+
+# So many of the largest requests that there can be fit into one record, and into its copies.
+SHARED_MAX: Final = 12
+
+
+class SharingCoordinator(Coordinator):
+    """A coordinator of governance whose `handle` shares records; answers are those of one alone."""
+
+    def __init__(
+        self,
+        domain: Domain,
+        folds: FaustFolds,
+        writer: LogWriter,
+        partition_count: int,
+        tightens: Callable[[Any], bool],
+        claims: Claims | None = None,
+    ) -> None:
+        super().__init__(domain, folds, writer, partition_count, tightens, claims)
+        self._waiting: list[tuple[Order, list[Handled | SpineError]]] = []
+        self._carry_out = Together(self._carry_out_waiting)
+
+    async def handle(self, order: Order) -> Handled:
+        """Carry out one command; raises as `Coordinator.handle` does."""
+        if self._tightens(order.command) or order.actor.role != Role.GOVERNANCE:
+            return await super().handle(order)
+        told: list[Handled | SpineError] = []
+        self._waiting.append((order, told))
+        await self._carry_out()
+        (answer,) = told
+        if isinstance(answer, SpineError):
+            raise answer
+        return answer
+
+    async def _carry_out_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for start in range(0, len(waiting), SHARED_MAX):
+            some = waiting[start : start + SHARED_MAX]
+            answers = await self.handle_all([order for order, _ in some])
+            for (_, told), answer in zip(some, answers, strict=True):
+                told.append(answer)

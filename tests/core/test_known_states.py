@@ -1,0 +1,135 @@
+"""States of many meters at once, kept at hand: what the fold itself says of each, at any moment."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from domains.consumers.events import AgentAppointed, SupplyEnded, SupplyStarted
+from domains.metering.decider import sending_part, sending_stretches
+from spine import trust
+from spine.event import Fact
+from spine.live import LiveFold
+from spine.services import meters
+from spine.services.meters import KnownStates, known_access, known_state
+from tests.helpers.records import (
+    BEGUN,
+    METER,
+    MOVED_IN,
+    NEIGHBOUR,
+    PARTITION,
+    PARTITIONS,
+    Scene,
+    command,
+    granted,
+    moved_in,
+)
+
+NEVER_NAMED = "1200000000011"  # of the same partition, and no fact is about it
+ASKED = [NEIGHBOUR, METER, NEVER_NAMED]
+SENDERS = ("SUPP", "OTHER")
+EVENTS: tuple[object, ...] = (
+    SupplyStarted("SUPP", MOVED_IN),
+    SupplyStarted("OTHER", MOVED_IN + timedelta(days=40)),
+    SupplyEnded("SUPP", MOVED_IN + timedelta(days=60)),
+    AgentAppointed("OTHER", "data_service", MOVED_IN),
+    moved_in(),
+    granted(),
+)
+UNKNOWN = Fact("consumers.NotYetKnown", BEGUN, b"\x00" + bytes(4))
+
+
+class Deaf(KnownStates):
+    """Naive: keeps what it once looked up, whatever is folded after."""
+
+    def _on_facts(self, *_: Any) -> None:
+        return None
+
+
+class Heard:
+    """A partition whose fold tells its listeners, and what is known of its meters beside it."""
+
+    def __init__(self, known: Any = KnownStates) -> None:
+        self.scene = Scene()
+        self.folds: Any = {
+            (trust.CONSUMER_LOG, partition): LiveFold(self._stored())
+            for partition in range(PARTITIONS)
+        }
+        self.known: KnownStates = known(self.folds, trust.CONSUMER_LOG, PARTITIONS, sending_part)
+
+    def _stored(self) -> Any:
+        return SimpleNamespace(fold=self.scene.fold)
+
+    def say(self, subject: str, *events: object, unknown: bool = False) -> None:
+        """Facts that follow on what was applied of the meter."""
+        before = self.scene.fold.subject(subject)
+        one = command(subject, *events, previous=(before.offset, before.entry))
+        if unknown:
+            one = replace(one, facts=(UNKNOWN,))
+        applied = self.scene.facts(one)
+        for listener in self.folds[trust.CONSUMER_LOG, PARTITION].listeners:
+            listener(self.scene.log.records[-1], applied)
+
+    def told(self) -> list[Any]:
+        """What is said of the meters, all in one question."""
+        partitions = np.full(len(ASKED), PARTITION, np.int64)
+        return self.known.of([mpxn.encode() for mpxn in ASKED], partitions)
+
+    def right(self) -> list[Any]:
+        """The same one by one, from the fold."""
+        states = [known_state(self.folds, trust.CONSUMER_LOG, m, PARTITIONS) for m in ASKED]
+        return [None if state is None else sending_part(state) for state in states]
+
+
+@st.composite
+def said(draw: st.DrawFn) -> tuple[str, tuple[object, ...], bool]:
+    """A meter, what happened to it, and whether that is a fact that this build does not know."""
+    events = draw(st.lists(st.sampled_from(EVENTS), min_size=1, max_size=2))
+    return draw(st.sampled_from([METER, NEIGHBOUR])), tuple(events), draw(st.integers(0, 15)) == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(steps=st.lists(said() | st.none(), max_size=8), kept=st.sampled_from([1, 2, 1_000]))
+def test_what_is_kept_is_what_the_fold_says(steps: list[Any], kept: int) -> None:
+    """Facts and questions in any order; `kept` so few that meters are forgotten again and again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(meters, "METERS_KEPT_MAX", kept)
+        heard = Heard()
+        for step in steps:
+            if step is not None:
+                heard.say(step[0], *step[1], unknown=step[2])
+            assert heard.told() == heard.right()
+
+
+def test_a_fact_replaces_what_is_kept_in_the_moment_it_is_folded() -> None:
+    for known, follows in ((KnownStates, True), (Deaf, False)):
+        heard = Heard(known)
+        heard.say(METER, SupplyStarted("SUPP", MOVED_IN))
+        assert heard.told() == heard.right()
+        heard.say(METER, SupplyEnded("SUPP", MOVED_IN + timedelta(days=60)))
+        assert (heard.told() == heard.right()) is follows, "the naive variant sends on"
+
+
+def test_meters_that_differ_only_in_their_occupiers_share_one_state() -> None:
+    heard = Heard()
+    heard.say(METER, SupplyStarted("SUPP", MOVED_IN), moved_in(), granted())
+    heard.say(NEIGHBOUR, SupplyStarted("SUPP", MOVED_IN))
+    neighbour, meter, nobody = heard.told()
+    assert meter is neighbour and meter is not nobody
+    known = known_access(heard.folds, METER, PARTITIONS)
+    for sender in SENDERS:
+        assert sending_stretches(meter, sender) == sending_stretches(known, sender)
+
+
+def test_numbers_that_are_no_meters_take_no_room() -> None:
+    heard = Heard()
+    heard.say(METER, SupplyStarted("SUPP", MOVED_IN))
+    heard.told()
+    assert set(heard.known._kept) == {METER.encode()}

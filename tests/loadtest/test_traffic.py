@@ -1,0 +1,85 @@
+"""Calls that nobody answers: counted, waited for as long as their caller did, never held right."""
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+
+from loadtest.installation import WrongAnswer
+from loadtest.mixing import refused
+from loadtest.traffic import Patience, Unanswered, answer_to, at_pace
+from spine.errors import Bug, NotPermitted, Pushback, Reason, SpineError
+from spine.server import STATUS_DETAILS, status_of
+
+CUT = "RST_STREAM"
+
+
+def ended(code: grpc.StatusCode, error: SpineError | None = None) -> grpc.aio.AioRpcError:
+    """How a call ends: with what the spine says of an error, or with what gRPC says by itself."""
+    trailing = grpc.aio.Metadata()
+    if error is not None:
+        trailing.add(STATUS_DETAILS, status_of(error).SerializeToString())
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing, CUT, CUT)
+
+
+NOT_ANSWERED = [
+    ended(grpc.StatusCode.DEADLINE_EXCEEDED),
+    ended(grpc.StatusCode.UNAVAILABLE),
+    ended(grpc.StatusCode.UNAVAILABLE, Pushback(Reason.FOLD_BEHIND, "later")),
+    ended(grpc.StatusCode.RESOURCE_EXHAUSTED),
+    ended(grpc.StatusCode.CANCELLED),
+    ended(grpc.StatusCode.INTERNAL),
+    ended(grpc.StatusCode.UNKNOWN),
+]
+WRONG = [
+    ended(grpc.StatusCode.INTERNAL, Bug("an invariant is broken")),
+    ended(grpc.StatusCode.PERMISSION_DENIED, NotPermitted(Reason.NOT_PERMITTED, "no")),
+    ended(grpc.StatusCode.PERMISSION_DENIED),
+    ended(grpc.StatusCode.UNIMPLEMENTED),
+]
+REVOKED = ended(grpc.StatusCode.PERMISSION_DENIED, NotPermitted(Reason.CONSENT_REVOKED, "revoked"))
+
+
+@pytest.mark.parametrize("error", NOT_ANSWERED, ids=lambda e: e.code().name)
+async def test_a_pace_beyond_the_machine_ends_with_a_result(error: grpc.aio.AioRpcError) -> None:
+    async def every_other(number: int) -> None:
+        with answer_to("a call"):
+            if number % 2:
+                await asyncio.sleep(0.05)  # so long its caller waits
+                raise error
+
+    taken = await at_pace(every_other, per_s=1_000, seconds=0.1)
+    assert (len(taken.latencies_ms), taken.unanswered) == (100, 50)
+    assert taken.at(99) >= 50, "who gave up had waited by then"
+    assert taken.per_s == pytest.approx(50 / taken.seconds), "and nobody had answered"
+
+
+@pytest.mark.parametrize("error", WRONG, ids=lambda e: e.code().name)
+async def test_a_wrong_end_is_no_missing_answer(error: grpc.aio.AioRpcError) -> None:
+    async def wrong(_: int) -> None:
+        with answer_to("a call"):
+            raise error
+
+    with pytest.raises(WrongAnswer):
+        await at_pace(wrong, per_s=1_000, seconds=0.1)
+
+
+async def _after_revoking(end: grpc.aio.AioRpcError | None) -> None:
+    async def call(request: bytes, timeout: float) -> bytes:
+        if end is not None:
+            raise end
+        return request
+
+    await refused(Patience(deadline_s=0.05), call, b"")
+
+
+async def test_a_read_after_a_revocation_is_refused_or_late_and_nothing_else() -> None:
+    await _after_revoking(REVOKED)
+    for error in NOT_ANSWERED:
+        with pytest.raises(Unanswered):
+            await _after_revoking(error)
+    ends: list[Any] = [*WRONG, None]
+    for end in ends:
+        with pytest.raises(WrongAnswer):
+            await _after_revoking(end)
