@@ -39,6 +39,7 @@ from spine.rows import (
     Decided,
     Head,
     Malformed,
+    Reading,
     Subject,
     Tools,
     UnknownSchema,
@@ -302,12 +303,14 @@ class PartitionView:
             message = signed_bytes(of, *place, record.headers, record.value)
         except (struct.error, UnicodeEncodeError, TypeError):
             return False
-        return self.tools.verify(public_key, message, signature)
+        # A record of another topic is the home of a copy: every partition asks the same of it.
+        reading = self.tools if record.topic == self.topic else self.tools.copied
+        return reading.verify(public_key, message, signature)
 
-    def decoded(self, framed: bytes) -> object:
+    def decoded(self, framed: bytes, reading: Reading | None = None) -> object:
         """The record value in those bytes; held or quarantined if there is none."""
         try:
-            return self.tools.decode(framed)
+            return (reading or self.tools).decode(framed)
         except UnknownSchema:
             raise Hold(Reason.RECORD_UNKNOWN_TYPE) from None
         except Malformed:
