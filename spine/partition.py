@@ -220,8 +220,7 @@ class PartitionFold(PartitionView):
             self.tools.pack(AppliedCommand(offset, entry, command.request_digest)),
         )
         if domain is self.governance:
-            self._keys.clear()
-            self._standings.clear()
+            self.forget(command.subject)
             applied.governance = True
         applied.applied += 1
         applied.subjects.append(command.subject)
