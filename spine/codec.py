@@ -27,7 +27,7 @@ from spine.schemas import Schema, Schemas
 
 MAGIC: Final = 0
 MAX_VALUE_BYTES: Final = 1 << 20
-# Records of governance. A log with more is read as slowly as if nothing were remembered.
+# Records of governance, 2 to 3 KB each. A log with more is read as if none were remembered.
 COPIES_REMEMBERED_MAX: Final = 8_192
 _FRAME = struct.Struct(">bI")
 _PASSED_THROUGH = (bytes, datetime, date)
