@@ -22,13 +22,15 @@ from spine.domain import Domain
 from spine.event import AccessRequest
 from spine.exact import Reader, reader_of, whole
 from spine.ledger.note import PublishedHead
-from spine.rows import Malformed, Tools, UnknownSchema
+from spine.rows import Malformed, Reading, Tools, UnknownSchema
 from spine.schemas import Schema, Schemas
 
 MAGIC: Final = 0
 MAX_VALUE_BYTES: Final = 1 << 20
 # Of what was encoded to be appended: more than is on its way to the log and back at one time.
 WRITTEN_KEPT_MAX: Final = 8_192
+# Records of governance, 2 to 3 KB each. A log with more is read as if none were remembered.
+COPIES_REMEMBERED_MAX: Final = 8_192
 _FRAME = struct.Struct(">bI")
 _PASSED_THROUGH = (bytes, datetime, date)
 
@@ -139,9 +141,17 @@ class Codec:
             raise Malformed(f"{schema.name}: {type(error).__name__}") from None
 
 
+@lru_cache(maxsize=8)
 def tools(codec: Codec, verify: Callable[[bytes, bytes, bytes], bool]) -> Tools:
-    """What a pure fold is lent, made from this codec and a way to verify signatures."""
-    return Tools(verify, codec.decode, codec.decode_event, codec.encode_entry, pack, unpack)
+    """What a pure fold is lent, made from this codec and a way to verify signatures.
+
+    All folds of one codec are lent the same: what governance said has a copy in every partition,
+    and what is alike in all of them is read once. It is remembered by everything that goes into it,
+    so that no byte of a copy can differ and be taken for another one's.
+    """
+    remember = lru_cache(COPIES_REMEMBERED_MAX)
+    copied = Reading(remember(verify), remember(codec.decode), remember(codec.decode_event))
+    return Tools(verify, codec.decode, codec.decode_event, copied, codec.encode_entry, pack, unpack)
 
 
 def pack(value: object) -> bytes:

@@ -88,13 +88,14 @@ class PartitionFold(PartitionView):
             raise Void(Reason.VOID_ROLE)
         if record.key is not None and self.misplaced(record.key):
             raise Void(Reason.VOID_PARTITION)
-        value = self.decoded(record.value)
-        if record_type is not RecordType.COPY and self.clock_sure(record):
+        copied = record_type is RecordType.COPY
+        value = self.decoded(record.value, self.tools.copied if copied else self.tools)
+        if not copied and self.clock_sure(record):
             self._advance(record)
         match value:
             case Facts() if record_type is RecordType.FACTS:
                 self._apply_facts(record, value, role, applied)
-            case GovernanceCopy() if record_type is RecordType.COPY:
+            case GovernanceCopy() if copied:
                 self._apply_copy(record, value, applied)
             case _ if record_type is RecordType.READINGS:
                 self._apply_batch(record, value, applied)
@@ -219,8 +220,7 @@ class PartitionFold(PartitionView):
             self.tools.pack(AppliedCommand(offset, entry, command.request_digest)),
         )
         if domain is self.governance:
-            self._keys.clear()
-            self._standings.clear()
+            self.forget(command.subject)
             applied.governance = True
         applied.applied += 1
         applied.subjects.append(command.subject)
@@ -231,8 +231,9 @@ class PartitionFold(PartitionView):
             raise Void(Reason.VOID_ROLE)
         if fact_type not in domain.events:
             raise Hold(Reason.RECORD_UNKNOWN_TYPE)
+        reading = self.tools.copied if domain is self.governance else self.tools
         try:
-            return self.tools.decode_event(fact_type, body)
+            return reading.decode_event(fact_type, body)
         except UnknownSchema:
             raise Hold(Reason.RECORD_UNKNOWN_TYPE) from None
         except Malformed:
@@ -252,7 +253,7 @@ class PartitionFold(PartitionView):
         if role not in trust.MAY_WRITE[(trust.GOVERNANCE_TOPIC, RecordType.FACTS)]:
             raise Void(Reason.VOID_ROLE)
         assert home.value is not None
-        facts = self.decoded(home.value)
+        facts = self.decoded(home.value, self.tools.copied)
         if not isinstance(facts, Facts):
             raise Quarantine(Reason.RECORD_MALFORMED)
         if self.clock_sure(record):

@@ -35,16 +35,28 @@ class UnknownSchema(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Tools:
-    """The effects a fold is lent, so that it stays pure.
+class Reading:
+    """How signed bytes become values, each a function of nothing but what it is given.
 
+    `verify(public_key, message, signature)` says whether that key signed the message;
     `decode(framed)` gives a record value or raises Malformed or UnknownSchema; `decode_event(type,
-    body)` the same for a fact; `encode_entry` the canonical Avro bytes of one access request.
+    body)` the same for a fact.
     """
 
     verify: Callable[[bytes, bytes, bytes], bool]
     decode: Callable[[bytes], object]
     decode_event: Callable[[str, bytes], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Tools(Reading):
+    """The effects a fold is lent, so that it stays pure.
+
+    `copied` reads what stands alike in every partition: it does the same, and remembers what came
+    of it. `encode_entry` gives the canonical Avro bytes of one access request.
+    """
+
+    copied: Reading
     encode_entry: Callable[[AccessRequest], bytes]
     pack: Callable[[object], bytes]
     unpack: Callable[[bytes, Any], Any]

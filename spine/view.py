@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Collection, Sequence
+from functools import lru_cache
 from typing import Final
 
 from spine import merkle, trust
@@ -39,6 +40,7 @@ from spine.rows import (
     Decided,
     Head,
     Malformed,
+    Reading,
     Subject,
     Tools,
     UnknownSchema,
@@ -47,6 +49,10 @@ from spine.rows import (
 CLOCK_TOLERANCE_MS: Final = 5_000
 STANDINGS_CACHED_MAX: Final = 10_000
 ROWS_AHEAD_MAX: Final = 6_000
+
+
+# Of a log that was opened, so of one key; of what a stranger sends nothing is kept.
+_root_id: Final = lru_cache(4)(trust.key_id)
 
 
 class Void(Exception):
@@ -93,7 +99,7 @@ class PartitionView:
     def _reload(self) -> None:
         stored = self.rows.get(HEAD_ROW)
         self.head: Head | None = None if stored is None else self.tools.unpack(stored, Head)
-        self._keys: dict[bytes, trust.SigningKey] = {}
+        self._keys: dict[str, trust.SigningKey] = {}
         self._standings: dict[str, trust.GovernanceState] = {}
         self._ahead: dict[bytes, bytes | None] = {}
         self._states_ahead: dict[bytes, tuple[bytes, Subject]] = {}
@@ -122,11 +128,12 @@ class PartitionView:
 
     def key(self, kid: bytes) -> trust.SigningKey | None:
         """The signing key of that id, as far as this partition has been told."""
-        known = self._keys.get(kid)
+        subject = trust.key_subject(kid)
+        known = self._keys.get(subject)
         if known is None:
-            known = self.standing(trust.key_subject(kid)).key
+            known = self.standing(subject).key
             if known is not None:
-                self._keys[kid] = known
+                self._keys[subject] = known
         return known
 
     def standing(self, subject: str) -> trust.Standing:
@@ -152,6 +159,11 @@ class PartitionView:
             if len(self._standings) < STANDINGS_CACHED_MAX:
                 self._standings[subject] = known
         return known
+
+    def forget(self, subject: str) -> None:
+        """Governance has said something new of this key, this party or the policy."""
+        self._standings.pop(subject, None)
+        self._keys.pop(subject, None)
 
     def participant(self, party: str) -> trust.Participant | None:
         """The participant of that id."""
@@ -285,7 +297,7 @@ class PartitionView:
         kid = record.header(KEY_ID_HEADER)
         if kid is None or record.header(SIGNATURE_HEADER) is None:
             raise Quarantine(Reason.RECORD_UNSIGNED)
-        if kid == trust.key_id(self.head.root_key):
+        if kid == _root_id(self.head.root_key):
             if not self.signed_by(self.head.root_key, record):
                 raise Quarantine(Reason.RECORD_BAD_SIGNATURE)
             return SignerRole.ROOT
@@ -313,12 +325,14 @@ class PartitionView:
             message = signed_bytes(of, *place, record.headers, record.value)
         except (struct.error, UnicodeEncodeError, TypeError):
             return False
-        return self.tools.verify(public_key, message, signature)
+        # A record of another topic is the home of a copy: every partition asks the same of it.
+        reading = self.tools if record.topic == self.topic else self.tools.copied
+        return reading.verify(public_key, message, signature)
 
-    def decoded(self, framed: bytes) -> object:
+    def decoded(self, framed: bytes, reading: Reading | None = None) -> object:
         """The record value in those bytes; held or quarantined if there is none."""
         try:
-            return self.tools.decode(framed)
+            return (reading or self.tools).decode(framed)
         except UnknownSchema:
             raise Hold(Reason.RECORD_UNKNOWN_TYPE) from None
         except Malformed:

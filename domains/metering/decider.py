@@ -6,6 +6,7 @@ Pure. `decide` turns a command into facts or refuses; the readings themselves ar
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final, TypeVar

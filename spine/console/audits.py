@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -230,10 +231,16 @@ def _audit_one(
     every_line: bool,
     vault: Path | None,
 ) -> tuple[AuditReport, list[Line]]:
-    use(chosen)
-    lines: list[Line] = []
+    this, lines = _runtime_of(chosen), list[Line]()
     on_line = lines.append if every_line else _unheard
-    return _audit_here(runtime(), selection, [partition], on_line, lambda *_: None, vault), lines
+    return _audit_here(this, selection, [partition], on_line, lambda *_: None, vault), lines
+
+
+@lru_cache(1)
+def _runtime_of(chosen: Settings) -> Runtime:
+    """One for all partitions that a process is given: what they have in common it reads once."""
+    use(chosen)
+    return runtime()
 
 
 def _selection(entry: str, since: str, party: str, mpxn: str) -> Selection:

@@ -784,7 +784,8 @@ def test_a_build_without_the_schema_of_facts_tells_nothing_wrong() -> None:
 
     history = lived()
     history.read()
-    done = audit(history.records(), tools=replace(TOOLS, decode=lacking))
+    copied = replace(TOOLS.copied, decode=lacking)
+    done = audit(history.records(), tools=replace(TOOLS, decode=lacking, copied=copied))
     assert done.verdicts == {CANNOT_TELL: 1}
 
 
