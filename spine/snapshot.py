@@ -64,13 +64,17 @@ class Snapshot:
 def save(stores: Path, process: str, target: Path) -> Snapshot:
     """Copy every store of a process, with the digest of every file.
 
-    Pushback(STARTING) while the process runs. Refused(DATA_BEHIND) if a store is damaged: it is
-    made good by a start. An earlier snapshot at `target` goes once the new one is whole.
+    SnapshotUnfit(SNAPSHOT_UNFIT) if it has none. Pushback(STARTING) while it runs.
+    Refused(DATA_BEHIND) if a store is damaged: it is made good by a start. An earlier snapshot at
+    `target` goes once the new one is whole.
     """
+    found = list(_stores_in(stores))
+    if not found:
+        raise SnapshotUnfit(Reason.SNAPSHOT_UNFIT, f"{process} has no stores here")
     draft = target.with_name(target.name + ".new")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    kept = tuple(_save_one(path, draft / path.name) for path in _stores_in(stores))
+    kept = tuple(_save_one(path, draft / path.name) for path in found)
     snapshot = Snapshot(VERSION, process, kept)
     (draft / MANIFEST).write_bytes(msgspec.json.encode(snapshot))
     shutil.rmtree(target, ignore_errors=True)

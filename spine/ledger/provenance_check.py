@@ -14,7 +14,6 @@ import re
 import struct
 import sys
 from argparse import ArgumentParser
-from base64 import b64decode
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -80,7 +79,7 @@ def _statement(raw: str, keys: v.Keys) -> tuple[dict[str, str], list[Step]]:
     text, _, signed = raw.rpartition("\n\n")
     text += "\n"
     name, kind, key_id, public = v.key_of(keys.log)
-    blobs = [b64decode(line.split(" ")[2], validate=True) for line in signed.splitlines()]
+    blobs = [v.unbase64(line.split(" ")[2]) for line in signed.removesuffix("\n").split("\n")]
     mine = [blob[4:] for blob in blobs if blob[:4] == key_id]
     if kind != v.LOG_KEY or not any(v.signed_by(public, text.encode(), each) for each in mine):
         raise v.Wrong(f"{name} did not sign the statement")

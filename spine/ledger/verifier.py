@@ -151,10 +151,10 @@ def check_note(raw: str, keys: Keys) -> SignedHead:
     text, blank, signed = raw.rpartition("\n\n")
     text += "\n"
     lines = text.split("\n")
-    if not blank or len(lines) != 4 or lines[3] or not lines[1].isdecimal():
+    if not blank or signed[-1:] != "\n" or len(lines) != 4 or lines[3] or not lines[1].isdecimal():
         raise Wrong("the checkpoint is malformed")
     signatures: dict[tuple[str, bytes], bytes] = {}
-    for line in signed.splitlines():
+    for line in signed[:-1].split("\n"):
         mark, name, encoded = line.split(" ")
         blob = unbase64(encoded)
         if mark != "\u2014":

@@ -511,6 +511,15 @@ def test_no_single_byte_of_an_export_can_be_changed(
     assert report.wrong, (path.name, at, by)
 
 
+@pytest.mark.parametrize("end", ["", "\v", "\r\n", "\n\n", "\N{LINE SEPARATOR}"])
+def test_a_checkpoint_ends_in_one_newline(exported: Path, end: str) -> None:
+    keys = verifier.Keys.of(json.loads((exported / "manifest.json").read_text())["keys"])
+    raw = (exported / "checkpoint").read_text()
+    assert verifier.check_note(raw, keys).size
+    with pytest.raises((verifier.Wrong, ValueError)):
+        verifier.check_note(raw.removesuffix("\n") + end, keys)
+
+
 def means_the_same(one: bytes, other: bytes) -> bool:
     """Whether two files of lines differ in blanks only."""
     try:

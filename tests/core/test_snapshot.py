@@ -63,6 +63,14 @@ def test_a_snapshot_of_another_log_or_process_replaces_nothing(tmp_path: Path) -
     store.close()
 
 
+def test_a_process_without_stores_has_no_snapshot(tmp_path: Path) -> None:
+    filled(tmp_path / "stores")
+    kept = save(tmp_path / "stores", "readings", tmp_path / "kept")
+    with pytest.raises(SnapshotUnfit, match="no stores"):
+        save(tmp_path / "misspelt", "raedings", tmp_path / "kept")
+    assert restore(tmp_path / "kept", "readings", tmp_path / "stores", LOG) == kept
+
+
 def test_a_changed_or_missing_file_is_found_before_anything_is_touched(tmp_path: Path) -> None:
     filled(tmp_path / "stores")
     save(tmp_path / "stores", "readings", tmp_path / "kept")
