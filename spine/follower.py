@@ -54,6 +54,13 @@ class LogFollower(LogReader):
 class PointReader(LogReader):
     """Reads single records, each of another partition."""
 
+    def knows(self, topic: str) -> bool:
+        """Whether there is such a topic; of one that is not, nothing else may be asked."""
+        try:
+            return bool(self._consumer.partitions_for_topic(topic))
+        except KafkaError as error:
+            raise log_client.unanswered() from error
+
     def found_at(self, offsets: Mapping[Place, int]) -> Iterator[tuple[Place, LogRecord | None]]:
         """The records at these offsets, by topic and partition; None where the log has none.
 

@@ -99,11 +99,17 @@ def embedded_bootstrap(data_dir: Path) -> str:
 
 
 def runtime(*, patient: bool = False) -> Runtime:
-    """This process's view of the installation; `patient` as for `kafka`."""
+    """This process's view of the installation; `patient` as for `kafka`.
+
+    LogUnfit(LOG_DIFFERS) if the brokers hold another log; a patient caller asks that by itself.
+    """
     from spine.installation import DOMAINS
     from spine.runtime import Runtime
 
-    return Runtime.of(settings(), kafka(patient=patient), DOMAINS)
+    made = Runtime.of(settings(), kafka(patient=patient), DOMAINS)
+    if not patient:
+        made.verify_held()
+    return made
 
 
 def target_of(data_dir: Path, process: str) -> str:

@@ -51,7 +51,7 @@ async def start_ledger(runtime: Runtime) -> LedgerProcess:
         for topic, count in partition_counts(runtime.partitions).items()
         for partition in range(count)
     ]
-    await asyncio.to_thread(runtime.verify_topics)
+    await asyncio.to_thread(runtime.verify_log)
     await asyncio.to_thread(
         prepare_topic,
         runtime.kafka,
