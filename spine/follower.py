@@ -54,10 +54,10 @@ class LogFollower(LogReader):
 class PointReader(LogReader):
     """Reads single records, each of another partition."""
 
-    def knows(self, topic: str) -> bool:
-        """Whether there is such a topic; of one that is not, nothing else may be asked."""
+    def partitions_of(self, topic: str) -> int:
+        """How many partitions a topic has; 0 if there is none, of which nothing may be asked."""
         try:
-            return bool(self._consumer.partitions_for_topic(topic))
+            return len(self._consumer.partitions_for_topic(topic))
         except KafkaError as error:
             raise log_client.unanswered() from error
 

@@ -41,6 +41,8 @@ from spine.trust import SigningKeyAuthorised, key_id, key_subject
 from spine.writer import LogWriter
 
 GENERATION: Final = 1
+# What opens a partition: the opening, and the first keys or their copy.
+OPENED_BY: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ def check_held(kafka: Kafka, codec: Codec, ours: LogIdentity | None, folder: Pat
 
 def held_opening(reader: PointReader, codec: Codec) -> Opening | None:
     """What the first record of governance opens; None if there is none, or it is no opening."""
-    if not reader.knows(trust.GOVERNANCE_TOPIC):
+    if not reader.partitions_of(trust.GOVERNANCE_TOPIC):
         return None
     ((_, record),) = reader.found_at({(trust.GOVERNANCE_TOPIC, 0): 0})
     if record is None or record.value is None:
@@ -125,6 +127,21 @@ def held_opening(reader: PointReader, codec: Codec) -> Opening | None:
     except (Malformed, UnknownSchema):
         return None
     return value if isinstance(value, Opening) else None
+
+
+def unopened(kafka: Kafka, meter_keyed: int) -> list[str]:
+    """The topics that are missing or have a partition that was not opened to the end, for which
+    the root key is needed. Blocking.
+    """
+    reader = PointReader(kafka)
+    try:
+        counts = partition_counts(meter_keyed)
+        there = {topic: min(count, reader.partitions_of(topic)) for topic, count in counts.items()}
+        ends = reader.ends([(topic, p) for topic, count in there.items() for p in range(count)])
+    finally:
+        reader.close()
+    begun = {topic for (topic, _), end in ends.items() if end < OPENED_BY}
+    return sorted(topic for topic, count in there.items() if count == 0 or topic in begun)
 
 
 def first_keys(

@@ -1,9 +1,10 @@
-"""A data folder of another log, or of none, does nothing to the log that the brokers hold."""
+"""Who opens topics: a folder of the log with its root key, and no folder of another log."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from spine.errors import Reason
 from spine.event import SignerRole
 from spine.identity import signing_key
 from spine.installation import DOMAINS
-from spine.log import Kafka, LogReader, LogUnfit, partition_counts
+from spine.log import Kafka, LogReader, LogUnfit, create_missing, partition_counts
 from spine.opening import LogIdentity
 from spine.runtime import LOG_FILE, Process, Runtime
 from spine.services.btm_assets import start_btm_assets
@@ -27,7 +28,7 @@ from spine.services.consumers import start_consumers
 from spine.services.governance import start_governance
 from spine.services.ledger import start_ledger
 from spine.services.metering import start_metering
-from spine.signing import public_bytes
+from spine.signing import Signer, public_bytes
 from tests.helpers.command_line import Said, run
 from tests.helpers.log import PARTITIONS, open_new_log
 
@@ -45,6 +46,16 @@ NEWER = trust.GOVERNANCE_REFERENCE
 
 def unasked(*_: Any) -> None:
     """Naive: does not ask whose log it is."""
+
+
+@contextmanager
+def older_build() -> Iterator[None]:
+    """Before there was a certain topic."""
+    with pytest.MonkeyPatch.context() as patch:
+        single = tuple(t for t in trust.SINGLE_PARTITION if t != NEWER)
+        patch.setattr(trust, "SINGLE_PARTITION", single)
+        patch.setattr(trust, "TOPICS", trust.METER_KEYED + single)
+        yield
 
 
 def ends(kafka: Kafka) -> dict[tuple[str, int], int]:
@@ -80,10 +91,7 @@ async def test_no_topic_of_a_log_is_opened_as_one_of_another(
     own: bool,
     naive: bool,
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:  # a log from before this topic
-        single = tuple(t for t in trust.SINGLE_PARTITION if t != NEWER)
-        patch.setattr(trust, "SINGLE_PARTITION", single)
-        patch.setattr(trust, "TOPICS", trust.METER_KEYED + single)
+    with older_build():
         ours, kafka = await open_new_log(own_kafka, tmp_path / "ours")
         before = await asyncio.to_thread(ends, kafka)
     folder = tmp_path / "other"
@@ -101,9 +109,7 @@ async def test_no_topic_of_a_log_is_opened_as_one_of_another(
     assert str(folder) in made.err and "SPINE_DATA_DIR" in made.err
     assert LogIdentity.load(ours.data_dir / LOG_FILE).log_id.hex()[:16] in made.err
     assert (folder / LOG_FILE).exists() is own, "and no identity was made"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trust, "SINGLE_PARTITION", single)
-        patch.setattr(trust, "TOPICS", trust.METER_KEYED + single)
+    with older_build():
         assert await asyncio.to_thread(ends, kafka) == before
     assert len(await logs.ensure_log(ours, kafka)) == 2, "the log's own folder brings the topics"
 
@@ -149,3 +155,35 @@ async def test_nothing_is_kept_of_a_partition_whose_opening_was_not_met(
         await process.stop()
     after = (await asyncio.to_thread(ends, kafka))[kept]
     assert (after > before) is naive
+
+
+@pytest.mark.parametrize("naive", [False, True])
+async def test_a_newer_builds_topic_is_not_left_out_because_the_root_key_is_away(
+    own_kafka: EmbeddedKafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, naive: bool
+) -> None:
+    with older_build():
+        opened, kafka = await open_new_log(own_kafka, tmp_path / "ours")
+    ours = opened.model_copy(update={"kafka_bootstrap": kafka.bootstrap})
+    key, away = ours.data_dir / "keys" / "root.key", tmp_path / "safe"
+    key.rename(away)
+    if naive:
+        monkeypatch.setattr(logs, "_refuse_unopened", unasked)
+        assert (await said(ours, "topics", "create")).code == 0
+        assert (await said(ours, "topics", "verify")).reason == Reason.TOPIC_SETTINGS
+        return
+    for _ in ("there is no such topic", "there is, and nothing opened it"):
+        refused = await said(ours, "topics", "create")
+        assert (refused.code, refused.reason) == (5, Reason.TOPIC_SETTINGS)
+        assert f"needs {NEWER}, " in refused.err and str(key) in refused.err
+        assert not key.exists()
+        await asyncio.to_thread(create_missing, kafka, {NEWER: 1}, 1, 1)
+
+    Signer.of(signing_key(ours.data_dir, SignerRole.ROOT))  # one of nobody's, in its place
+    wrong = await said(ours, "topics", "create")
+    assert (wrong.code, wrong.reason) == (5, Reason.LOG_DIFFERS)
+    away.rename(key)
+    assert (await said(ours, "topics", "create")).code == 0
+    assert (await asyncio.to_thread(ends, kafka))[NEWER, 0] == 2
+    key.unlink()
+    assert "0 topics" in (await said(ours, "topics", "create")).out, "nothing is missing now"
+    assert (await said(ours, "topics", "verify")).code == 0
