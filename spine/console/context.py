@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from spine.config import Settings
+from spine.config import Settings, from_environment
 from spine.embedded import EmbeddedKafka
 from spine.errors import Invalid, NotFound, Pushback, Reason
 from spine.whereabouts import service_target
@@ -49,9 +49,9 @@ _used: list[Settings] = []
 
 
 def settings() -> Settings:
-    """The settings of this process, read once."""
+    """The settings of this process, read once. Invalid(FIELD_INVALID) for one that is none."""
     if not _used:
-        _used.append(Settings())
+        _used.append(from_environment())
     return _used[-1]
 
 
