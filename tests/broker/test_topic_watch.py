@@ -6,22 +6,26 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from spine import telemetry, trust
+from spine.archive import Archive
 from spine.config import Settings
 from spine.embedded import EmbeddedKafka
 from spine.installation import DOMAINS
 from spine.ledger.process import prepare_topic
 from spine.ledger.topic_watch import TopicWatch, found_wrong
-from spine.log import Kafka, partition_counts, topic_settings
+from spine.log import Kafka, LogReader, partition_counts, topic_settings
 from spine.runtime import Runtime
 from spine.services import ledger
 from spine.services.ledger import start_ledger
 from tests.helpers.log import PARTITIONS
+from tests.helpers.records import LOG_ID
 
 WAIT_S = 30.0
 LOG, READINGS = trust.CONSUMER_LOG, trust.READINGS_TOPIC
@@ -63,6 +67,15 @@ def alter(admin: KafkaAdminClient, topic: str, setting: str, value: str) -> None
     admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, {setting: value})])
 
 
+def archived(kafka: Kafka, folder: Path) -> None:
+    """Copy a partition to an archive."""
+    reader = LogReader(kafka)
+    try:
+        Archive(folder).extend(LOG_ID, LOG, 1, reader.read(LOG, 1, 0))
+    finally:
+        reader.close()
+
+
 async def looked(watch: TopicWatch, *told: str) -> None:
     """Look until that is what is wrong: a broker hears of a change a little late."""
     deadline = time.monotonic() + WAIT_S
@@ -76,7 +89,7 @@ async def looked(watch: TopicWatch, *told: str) -> None:
 
 
 async def test_each_thing_that_is_done_to_the_topics_is_one_alarm(
-    own_log: tuple[Settings, Kafka], admin: KafkaAdminClient, alarms: Alarms
+    own_log: tuple[Settings, Kafka], admin: KafkaAdminClient, alarms: Alarms, tmp_path: Path
 ) -> None:
     kafka, wanted = own_log[1], topic_settings(1)
     await asyncio.to_thread(prepare_topic, kafka, 1, 1)
@@ -103,8 +116,11 @@ async def test_each_thing_that_is_done_to_the_topics_is_one_alarm(
     first = next(iter(partition_counts(PARTITIONS)))
     await looked(weaker, f"{first}: min.insync.replicas is 1, must be 2")
 
+    await asyncio.to_thread(archived, kafka, tmp_path / "archive")
     await asyncio.to_thread(admin.delete_records, {TopicPartition(LOG, 1): 2})
     await looked(watch, f"{LOG}-1: the brokers deleted its first records")
+    reads_on = TopicWatch(replace(kafka, archive=tmp_path / "archive"), PARTITIONS, 1)
+    await looked(reads_on)
     assert alarms.pop("topics") == done + 2 and not alarms
 
     await naive.look()
