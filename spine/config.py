@@ -2,27 +2,35 @@
 
 `cli.py` builds `Settings` once and passes values down; no other module reads the environment, so a
 process does what its command line and these variables say and nothing else. Each setting is the
-variable `SPINE_<NAME>`. The defaults run everything on one machine with an embedded broker; a port
-of 0 means a free one, which the data folder remembers so that the next run finds it again.
+variable `SPINE_<NAME>`; any other of that kind is refused, for a misspelt one would quietly not
+hold. The defaults run everything on one machine with an embedded broker; a port of 0 means a free
+one, which the data folder remembers so that the next run finds it again.
 """
 
+import os
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, FilePath, SecretStr, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from spine.errors import Invalid, Reason
 from spine.webhook import networks
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 MemberName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")]
+PREFIX: Final = "SPINE_"
+# What the tests read, and the processes that they start inherit.
+OF_THE_TESTS: Final = frozenset({"SPINE_REWRITE_GOLDEN", "SPINE_TEST_QUESTIONS"})
 LogId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Settings(BaseSettings):
     """The settings of one process; frozen, so that what was checked at the start stays true."""
 
-    model_config = SettingsConfigDict(env_prefix="SPINE_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
     data_dir: Path = Field(
         Path(".spine"), description="Folder of everything a run keeps: broker, stores, ports, keys."
@@ -236,3 +244,25 @@ class Settings(BaseSettings):
         if self.faust_heartbeat_s * 3 > self.faust_session_timeout_s:
             raise ValueError("three heartbeats must fit into faust_session_timeout_s")
         return self
+
+
+def from_environment() -> Settings:
+    """The settings of the environment; Invalid(FIELD_INVALID) if a variable there is no setting."""
+    wrong = list(unknown(os.environ))
+    if wrong:
+        raise Invalid(Reason.FIELD_INVALID, "; ".join(wrong), field="environment")
+    return Settings()
+
+
+def unknown(names: Iterable[str]) -> Iterator[str]:
+    """A sentence for each variable of the spine that is no setting; case counts for nothing."""
+    known = {name.upper() for name in Settings.model_fields}
+    for name in sorted(names):
+        spelt = name.upper()
+        if not spelt.startswith(PREFIX) or spelt in OF_THE_TESTS:
+            continue
+        bare = spelt.removeprefix(PREFIX)
+        if bare not in known:
+            nearest = get_close_matches(bare, known, 1)
+            meant = f": is {PREFIX}{nearest[0]} meant?" if nearest else ""
+            yield f"{name} is no setting{meant}"

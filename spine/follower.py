@@ -54,6 +54,22 @@ class LogFollower(LogReader):
 class PointReader(LogReader):
     """Reads single records, each of another partition."""
 
+    def partitions_of(self, topic: str) -> int:
+        """How many partitions a topic has; 0 if there is none, of which nothing may be asked."""
+        try:
+            return len(self._consumer.partitions_for_topic(topic))
+        except KafkaError as error:
+            raise log_client.unanswered() from error
+
+    def firsts(self, places: Collection[Place]) -> dict[Place, int]:
+        """The first offset of each of these topic-partitions, archive included."""
+        asked = [TopicPartition(*place) for place in places]
+        found = log_client.ask(self._consumer.beginning_offsets, asked)
+        return {
+            (at.topic, at.partition): self._archive.reaches(at.topic, at.partition, first)
+            for at, first in found.items()
+        }
+
     def found_at(self, offsets: Mapping[Place, int]) -> Iterator[tuple[Place, LogRecord | None]]:
         """The records at these offsets, by topic and partition; None where the log has none.
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from spine import trust
+from spine.codec import Codec
 from spine.errors import Reason
 from spine.event import (
     NO_PREDECESSOR,
@@ -33,11 +34,15 @@ from spine.event import (
     from_epoch_ms,
 )
 from spine.files import write_whole
+from spine.follower import PointReader
 from spine.log import Kafka, LogReader, LogUnfit, create_topics, partition_counts
+from spine.rows import Malformed, UnknownSchema
 from spine.trust import SigningKeyAuthorised, key_id, key_subject
 from spine.writer import LogWriter
 
 GENERATION: Final = 1
+# What opens a partition: the opening, and the first keys or their copy.
+OPENED_BY: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +93,57 @@ class LogIdentity:
         write_whole(path, (json.dumps(kept, indent=2) + "\n").encode(), sync=False)
 
 
+def check_held(kafka: Kafka, codec: Codec, ours: LogIdentity | None, folder: Path) -> None:
+    """LogUnfit(LOG_DIFFERS) if the brokers hold another log than that of the data folder. Blocking.
+
+    `ours` is None where the folder has no log: it may open one only where there is none. Whoever
+    went on would refuse every record, and keep a copy of each as quarantined.
+    """
+    reader = PointReader(kafka)
+    try:
+        held = held_opening(reader, codec)
+    finally:
+        reader.close()
+    if held is None or (ours is not None and held == ours.opening):
+        return
+    here = "has no log.json" if ours is None else f"is of log {ours.log_id.hex()[:16]}…"
+    raise LogUnfit(
+        Reason.LOG_DIFFERS,
+        f"the brokers hold log {held.log_id().hex()[:16]}…, and {folder} {here}: set "
+        "SPINE_DATA_DIR to the folder of their log, put its log.json, keys/ and identities/ back "
+        "here, or set SPINE_KAFKA_BOOTSTRAP to other brokers",
+    )
+
+
+def held_opening(reader: PointReader, codec: Codec) -> Opening | None:
+    """What the first record of governance opens; None if there is none, or it is no opening."""
+    if not reader.partitions_of(trust.GOVERNANCE_TOPIC):
+        return None
+    ((_, record),) = reader.found_at({(trust.GOVERNANCE_TOPIC, 0): 0})
+    if record is None or record.value is None:
+        return None
+    try:
+        value = codec.decode(record.value)
+    except (Malformed, UnknownSchema):
+        return None
+    return value if isinstance(value, Opening) else None
+
+
+def unopened(kafka: Kafka, meter_keyed: int) -> list[str]:
+    """The topics that are missing or have a partition that was not opened to the end, for which
+    the root key is needed. Blocking.
+    """
+    reader = PointReader(kafka)
+    try:
+        counts = partition_counts(meter_keyed)
+        there = {topic: min(count, reader.partitions_of(topic)) for topic, count in counts.items()}
+        ends = reader.ends([(topic, p) for topic, count in there.items() for p in range(count)])
+    finally:
+        reader.close()
+    begun = {topic for (topic, _), end in ends.items() if end < OPENED_BY}
+    return sorted(topic for topic, count in there.items() if count == 0 or topic in begun)
+
+
 def first_keys(
     keys: Mapping[SignerRole, bytes], at: datetime, encode: Callable[[object], bytes]
 ) -> Facts:
@@ -119,7 +175,8 @@ async def open_log(
 ) -> list[str]:
     """Create what is missing of the log; safe to repeat after a crash at any point.
 
-    `writer` signs with the root key. Returns the names of the topics that were created.
+    `writer` signs with the root key. Returns the names of the topics that were created. Who calls
+    asks `check_held` first, so that no topic of another log is opened as one of this.
     """
     opening = identity.opening
     created = await asyncio.to_thread(

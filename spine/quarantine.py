@@ -9,6 +9,7 @@ import asyncio
 import struct
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import structlog
@@ -24,7 +25,7 @@ from spine.log import LogReader
 from spine.log_thread import ReaderThread
 from spine.partition import PartitionFold
 from spine.replay import RangeReader
-from spine.rows import QUARANTINE_PREFIX, Applied
+from spine.rows import HEAD_ROW, QUARANTINE_PREFIX, Applied
 from spine.store import StoreReader
 from spine.trust import QUARANTINE_TOPIC
 from spine.writer import LogWriter
@@ -115,6 +116,8 @@ class QuarantineKeeper:
     """Appends what the folds of one coordinator quarantine, now and while it was not running.
 
     The key names topic, partition, offset and entry, so that an entry kept twice is seen to be one.
+    Of a partition whose opening no fold has met nothing is kept: the log may be another's, of which
+    all would be refused. What came before an opening is kept at the next start.
     """
 
     def __init__(self, writer: LogWriter) -> None:
@@ -126,7 +129,7 @@ class QuarantineKeeper:
         """Keep what these topics' folds quarantine from now on, and what is not kept yet."""
         owned = [live for (topic, _), live in folds.folds.items() if topic in topics]
         for live in owned:
-            live.listeners.append(self._on_record)
+            live.listeners.append(partial(self._on_record, live))
         listed = [entry for live in owned for entry in _listed_live(live)]
         for kept in await asyncio.to_thread(lambda: list(_missed(listed, reader))):
             self._keep(kept)
@@ -149,9 +152,9 @@ class QuarantineKeeper:
         """Wait until all that was found is kept."""
         await asyncio.gather(*self._tasks)
 
-    def _on_record(self, record: LogRecord, applied: Applied) -> None:
+    def _on_record(self, live: LiveFold, record: LogRecord, applied: Applied) -> None:
         for refusal in applied.refusals:
-            if refusal.outcome == "quarantined":
+            if refusal.outcome == "quarantined" and _opened(live.stored.store):
                 self._keep(_quarantined(record, refusal.entry, str(refusal.reason)))
 
     def _keep(self, kept: Quarantined) -> None:
@@ -179,8 +182,15 @@ def _listed_live(live: LiveFold) -> Iterator[_Entry]:
     return _listed(live.stored.store, live.stored.topic, live.stored.partition)
 
 
+def _opened(rows: ReadableRows) -> bool:
+    """Whether the fold of these rows has met the opening of its log."""
+    return rows.get(HEAD_ROW) is not None
+
+
 def _listed(rows: ReadableRows, topic: str, partition: int) -> Iterator[_Entry]:
     """Topic, partition, offset, entry and rule of all that a store lists as quarantined."""
+    if not _opened(rows):
+        return
     for row, rule in rows.scan(QUARANTINE_PREFIX, QUARANTINE_PREFIX + b"\xff" * 13):
         offset, entry = struct.unpack(">qi", row.removeprefix(QUARANTINE_PREFIX))
         yield topic, partition, offset, entry, unpack(rule, str)

@@ -28,7 +28,7 @@ from spine.identifiers import Identifiers
 from spine.identity import SERVER_PREFIX, Authority, signing_key
 from spine.limits import PartyLimits
 from spine.log import Appender, Kafka, LogReader, LogUnfit, verify_topics
-from spine.opening import LogIdentity
+from spine.opening import LogIdentity, check_held
 from spine.partition import PartitionFold
 from spine.policy import Role
 from spine.replay import StoredFold
@@ -185,8 +185,13 @@ class Runtime:
             admission=admission or Admission(party_limits(settings)),
         )
 
-    def verify_topics(self) -> None:
-        """LogUnfit(TOPIC_SETTINGS) if a topic is not set as the log needs it. Blocking."""
+    def verify_held(self) -> None:
+        """LogUnfit(LOG_DIFFERS) if the brokers hold the log of another folder. Blocking."""
+        check_held(self.kafka, self.codec, self.identity, self.settings.data_dir)
+
+    def verify_log(self) -> None:
+        """The same, and LogUnfit(TOPIC_SETTINGS) if a topic is not set as the log needs it."""
+        self.verify_held()
         verify_topics(self.kafka, self.partitions, self.settings.min_insync_replicas)
 
     def reader(self) -> LogReader:
@@ -243,8 +248,8 @@ class Process:
         """
         if holds:
             topics = (*topics, trust.QUARANTINE_TOPIC)
+        await asyncio.to_thread(self.runtime.verify_log)
         self._claim_stores()
-        await asyncio.to_thread(self.runtime.verify_topics)
         await self.appender.start()
         self.folds = self.runtime.folds(self.name, topics, group, keep)
         await self.folds.start()

@@ -115,7 +115,7 @@ ledger_alarms = _meter.create_counter(
         "spine.ledger.alarms",
         "{alarm}",
         "What an operator must look at. By `kind`: log-differs, not-checked, rolled-back, fork, "
-        "held-back.",
+        "held-back, topics.",
     )
 )
 changes_outstanding = _meter.create_gauge(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from spine.config import Settings
+from spine.config import Settings, from_environment
 from spine.embedded import EmbeddedKafka
 from spine.errors import Invalid, NotFound, Pushback, Reason
 from spine.whereabouts import service_target
@@ -49,9 +49,9 @@ _used: list[Settings] = []
 
 
 def settings() -> Settings:
-    """The settings of this process, read once."""
+    """The settings of this process, read once. Invalid(FIELD_INVALID) for one that is none."""
     if not _used:
-        _used.append(Settings())
+        _used.append(from_environment())
     return _used[-1]
 
 
@@ -101,11 +101,16 @@ def embedded_bootstrap(data_dir: Path) -> str:
 def runtime(*, patient: bool = False) -> Runtime:
     """This process's view of the installation; `patient` as for `kafka`, and for what needs no
     broker: what is done to a process that is stopped, as the broker of `spine up` is then, too.
+
+    LogUnfit(LOG_DIFFERS) if the brokers hold another log; a patient caller asks that by itself.
     """
     from spine.installation import DOMAINS
     from spine.runtime import Runtime
 
-    return Runtime.of(settings(), kafka(patient=patient), DOMAINS)
+    made = Runtime.of(settings(), kafka(patient=patient), DOMAINS)
+    if not patient:
+        made.verify_held()
+    return made
 
 
 def target_of(data_dir: Path, process: str) -> str:

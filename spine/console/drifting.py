@@ -37,6 +37,8 @@ def drift(
         set_up_logging(chosen.log_level)
         set_up_telemetry("spine-drift", chosen.telemetry, chosen.otlp_endpoint)
     this = runtime(patient=bool(every))
+    if every:
+        this.verify_held()
     with closing(this.reader()) as reader:
         log_id, own = this.identity.log_id, chosen.data_dir / FOLDER
         stores = chosen.data_dir / "stores"

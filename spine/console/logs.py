@@ -26,7 +26,7 @@ from spine.identity import Authority, signing_key
 from spine.installation import DOMAINS
 from spine.ledger.process import LEDGER, prepare_topic
 from spine.log import Appender, Kafka, LogUnfit, partition_counts
-from spine.opening import LogIdentity, open_log
+from spine.opening import LogIdentity, check_held, open_log, unopened
 from spine.policy import Role
 from spine.runtime import LOG_FILE
 from spine.schemas import Schemas
@@ -67,7 +67,7 @@ def create(as_json: AsJson = False) -> None:
 def verify(as_json: AsJson = False) -> None:
     """Check that every topic is set as the log needs it."""
     this = runtime()
-    this.verify_topics()
+    this.verify_log()
     reader = this.reader()
     rows = [
         (topic, count, sum(reader.bounds(topic, p)[1] for p in range(count)))
@@ -95,29 +95,49 @@ def check(as_json: AsJson = False) -> None:
 
 
 async def ensure_log(chosen: Settings, cluster: Kafka) -> list[str]:
-    """Open the log of this data folder if it is not open yet; the names of topics created."""
+    """Open the log of this data folder if it is not open yet; the names of topics created.
+
+    LogUnfit(LOG_DIFFERS) if the brokers hold another one, and nothing is made. The root key may be
+    away unless there is something to open: LogUnfit(TOPIC_SETTINGS) then.
+    """
     path = chosen.data_dir / LOG_FILE
     if not path.exists() and chosen.log_id is not None:
         raise LogUnfit(Reason.LOG_MISSING, "the log that is pinned was not created here")
-    if path.exists() and not (chosen.data_dir / "keys" / f"{SignerRole.ROOT}.key").exists():
-        return []  # the root key was taken away, as it may be once the log is open
-    root = Signer.of(signing_key(chosen.data_dir, SignerRole.ROOT))
-    if not path.exists():
-        LogIdentity.new(root.public_key, chosen.partitions, datetime.now(UTC)).save(path)
-    identity = LogIdentity.load(path)
-    if chosen.log_id is not None and identity.log_id.hex() != chosen.log_id:
+    known = LogIdentity.load(path) if path.exists() else None
+    if known is not None and chosen.log_id not in (None, known.log_id.hex()):
         raise LogUnfit(Reason.LOG_DIFFERS, "the log here is not the one that is pinned")
+    codec = Codec(Schemas.load(), DOMAINS)
+    await asyncio.to_thread(check_held, cluster, codec, known, chosen.data_dir)
+    copies = (chosen.replication_factor, chosen.min_insync_replicas)
+    root_key = chosen.data_dir / "keys" / f"{SignerRole.ROOT}.key"
+    if known is not None and not root_key.exists():
+        await asyncio.to_thread(_refuse_unopened, cluster, known, root_key)
+        return await asyncio.to_thread(prepare_topic, cluster, *copies)
+    root = Signer.of(signing_key(chosen.data_dir, SignerRole.ROOT))
+    if known is not None and root.public_key != known.opening.root_key:
+        raise LogUnfit(Reason.LOG_DIFFERS, f"{root_key} is not the root key of the log here")
+    identity = known or LogIdentity.new(root.public_key, chosen.partitions, datetime.now(UTC))
+    if known is None:
+        identity.save(path)
     signing_key(chosen.data_dir, LEDGER)  # made with the others, so that it can be handed out
     keys = {role: Signer.of(signing_key(chosen.data_dir, role)).public_key for role in FIRST_KEYS}
     appender = Appender(cluster)
-    codec = Codec(Schemas.load(), DOMAINS)
     writer = LogWriter(appender, root, identity.log_id, codec, "/energyos/root")
     try:
-        copies = (chosen.replication_factor, chosen.min_insync_replicas)
         created = await open_log(cluster, identity, writer, keys, *copies)
         return created + await asyncio.to_thread(prepare_topic, cluster, *copies)
     finally:
         await appender.stop()
+
+
+def _refuse_unopened(cluster: Kafka, known: LogIdentity, root_key: Path) -> None:
+    missing = unopened(cluster, known.opening.partition_count)
+    if missing:
+        raise LogUnfit(
+            Reason.TOPIC_SETTINGS,
+            f"this build needs {', '.join(missing)}, which only the root key of the log opens: put "
+            f"it back as {root_key}, and once this command is done take it away again",
+        )
 
 
 def issue_identities(data_dir: Path) -> None:

@@ -19,7 +19,7 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from spine.config import Settings
+from spine.config import Settings, from_environment
 from spine.errors import Invalid, Reason
 from spine.files import claimed, write_whole
 from spine.ledger.note import MalformedNote, VerifierKey
@@ -117,4 +117,4 @@ def local_witnesses(data_dir: Path) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    run(Settings(), sys.argv[1])
+    run(from_environment(), sys.argv[1])

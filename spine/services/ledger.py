@@ -16,11 +16,13 @@ from spine.ledger.note import MalformedNote, VerifierKey
 from spine.ledger.process import LEDGER, Keeper, prepare_topic
 from spine.ledger.serving import tile_server
 from spine.ledger.standing import Standings
+from spine.ledger.topic_watch import LOOK_EVERY_S, TopicWatch
 from spine.ledger.witnessing import local_witnesses
 from spine.log import partition_counts
 from spine.log_thread import ReaderThread
 from spine.policy import Role
 from spine.runtime import Process, Runtime
+from spine.services.background import every
 from spine.services.reads import reads_service
 from spine.whereabouts import announce, remembered_port
 
@@ -51,7 +53,7 @@ async def start_ledger(runtime: Runtime) -> LedgerProcess:
         for topic, count in partition_counts(runtime.partitions).items()
         for partition in range(count)
     ]
-    await asyncio.to_thread(runtime.verify_topics)
+    await asyncio.to_thread(runtime.verify_log)
     await asyncio.to_thread(
         prepare_topic,
         runtime.kafka,
@@ -73,6 +75,8 @@ async def start_ledger(runtime: Runtime) -> LedgerProcess:
     await process.appender.start()
     await keeper.start()
     process.on_end(keeper.stop)
+    watch = TopicWatch(runtime.kafka, runtime.partitions, settings.min_insync_replicas)
+    every(process, LOOK_EVERY_S, watch.look)
     runner = web.AppRunner(tile_server(folder / PUBLIC), access_log=None)
     await runner.setup()
     process.on_end(runner.cleanup)

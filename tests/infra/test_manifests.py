@@ -30,7 +30,9 @@ ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
 KUBERNETES = INFRA / "kubernetes"
 OVERLAYS = [KUBERNETES / "overlays" / name for name in ("dev", "production")]
-RENDERED = [*OVERLAYS, KUBERNETES / "opening"]
+# What an operator applies by hand and takes away again.
+BY_HAND = [KUBERNETES / name for name in ("opening", "upgrade")]
+RENDERED = [*OVERLAYS, *BY_HAND]
 COMPOSE = INFRA / "compose"
 DASHBOARD = COMPOSE / "grafana/dashboards/spine.json"
 KUBERNETES_VERSION = "1.34"
@@ -129,9 +131,8 @@ def render(folder: Path) -> list[Manifest]:
 
 @cache
 def everything(folder: Path) -> tuple[Manifest, ...]:
-    """One rendering, with the opening beside it."""
-    opening = () if folder.name == "opening" else render(KUBERNETES / "opening")
-    return (*render(folder), *opening)
+    """One rendering, with what is applied by hand beside it."""
+    return (*render(folder), *(m for by_hand in BY_HAND for m in render(by_hand)))
 
 
 def of_kind(folder: Path, kind: str) -> list[Manifest]:
@@ -382,7 +383,7 @@ def test_every_process_runs_once_and_is_asked_whether_it_serves(overlay: Path) -
     ran = {}
     for name, _, spec in pods(overlay):
         for container in spec["containers"]:
-            if name == "spine-opening":
+            if name in {f"spine-{by_hand.name}" for by_hand in BY_HAND}:
                 continue
             ran[container["name"]] = tuple(container["args"])
             asked = {"exec": {"command": ["spine", "health", container["name"]]}}
@@ -488,7 +489,7 @@ def test_each_process_holds_its_own_signing_key_and_no_other(overlay: Path) -> N
             mounted = {names.get(m["name"]): m["mountPath"] for m in container["volumeMounts"]}
             keys = {s: path for s, path in mounted.items() if s and s.endswith("-key")}
             held[name, container["name"]] = keys
-    assert held.pop(("spine-opening", "wait")) == {}
+    assert held.pop(("spine-opening", "wait")) == held.pop(("spine-upgrade", "topics")) == {}
     assert {process: keys for (_, process), keys in held.items()} == {
         process: {f"spine-{process}-key": "/var/lib/spine/keys"} if signs else {}
         for process, signs in KEYS.items()

@@ -1,0 +1,154 @@
+"""What somebody does to the topics while all runs is an alarm of the ledger; work goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from kafka import KafkaAdminClient, TopicPartition
+from kafka.admin import ConfigResource, ConfigResourceType
+
+from spine import telemetry, trust
+from spine.archive import Archive
+from spine.config import Settings
+from spine.embedded import EmbeddedKafka
+from spine.installation import DOMAINS
+from spine.ledger.process import prepare_topic
+from spine.ledger.topic_watch import TopicWatch, found_wrong
+from spine.log import Kafka, LogReader, partition_counts, topic_settings
+from spine.runtime import Runtime
+from spine.services import ledger
+from spine.services.ledger import start_ledger
+from tests.helpers.log import PARTITIONS
+from tests.helpers.records import LOG_ID
+
+WAIT_S = 30.0
+LOG, READINGS = trust.CONSUMER_LOG, trust.READINGS_TOPIC
+
+
+class Alarms(Counter[str]):
+    """The counter of alarms, by their kind."""
+
+    def add(self, number: int, attributes: dict[str, str]) -> None:
+        self[attributes["kind"]] += number
+
+
+class AtTheStart(TopicWatch):
+    """Naive: what was right at the start stays right."""
+
+    looked = False
+
+    async def look(self) -> None:
+        if not self.looked:
+            self.looked = True
+            await super().look()
+
+
+@pytest.fixture
+def alarms(monkeypatch: pytest.MonkeyPatch) -> Alarms:
+    found = Alarms()
+    monkeypatch.setattr(telemetry, "ledger_alarms", found)
+    return found
+
+
+@pytest.fixture
+def admin(own_kafka: EmbeddedKafka) -> Iterator[KafkaAdminClient]:
+    admin = KafkaAdminClient(bootstrap_servers=own_kafka.bootstrap)
+    yield admin
+    admin.close()
+
+
+def alter(admin: KafkaAdminClient, topic: str, setting: str, value: str) -> None:
+    admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, {setting: value})])
+
+
+def archived(kafka: Kafka, folder: Path) -> None:
+    """Copy a partition to an archive."""
+    reader = LogReader(kafka)
+    try:
+        Archive(folder).extend(LOG_ID, LOG, 1, reader.read(LOG, 1, 0))
+    finally:
+        reader.close()
+
+
+async def looked(watch: TopicWatch, *told: str) -> None:
+    """Look until that is what is wrong: a broker hears of a change a little late."""
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        await watch.look()
+        wrong = sorted(watch.wrong)
+        if len(wrong) == len(told) and all(map(str.startswith, wrong, told)):
+            return
+        assert time.monotonic() < deadline, wrong
+        await asyncio.sleep(0.1)
+
+
+async def test_each_thing_that_is_done_to_the_topics_is_one_alarm(
+    own_log: tuple[Settings, Kafka], admin: KafkaAdminClient, alarms: Alarms, tmp_path: Path
+) -> None:
+    kafka, wanted = own_log[1], topic_settings(1)
+    await asyncio.to_thread(prepare_topic, kafka, 1, 1)
+    watch, naive = TopicWatch(kafka, PARTITIONS, 1), AtTheStart(kafka, PARTITIONS, 1)
+    await naive.look()
+    await looked(watch)
+    assert not alarms
+
+    done = 0
+    for topic, setting, value in (
+        (LOG, "retention.ms", "604800000"),
+        (READINGS, "cleanup.policy", "compact"),
+        (trust.CHECKPOINTS_TOPIC, "retention.bytes", "1000000"),
+    ):
+        alter(admin, topic, setting, value)
+        await looked(watch, f"{topic}: {setting} is {value}, must be {wanted[setting]}")
+        await watch.look()
+        done += 1
+        assert alarms["topics"] == done, "said once"
+        alter(admin, topic, setting, wanted[setting])
+        await looked(watch)
+
+    weaker = TopicWatch(kafka, PARTITIONS, 2)
+    first = next(iter(partition_counts(PARTITIONS)))
+    await looked(weaker, f"{first}: min.insync.replicas is 1, must be 2")
+
+    await asyncio.to_thread(archived, kafka, tmp_path / "archive")
+    await asyncio.to_thread(admin.delete_records, {TopicPartition(LOG, 1): 2})
+    await looked(watch, f"{LOG}-1: the brokers deleted its first records")
+    reads_on = TopicWatch(replace(kafka, archive=tmp_path / "archive"), PARTITIONS, 1)
+    await looked(reads_on)
+    assert alarms.pop("topics") == done + 2 and not alarms
+
+    await naive.look()
+    assert naive.wrong == frozenset(), "naive: the log lost its beginning, and nobody was told"
+
+
+async def test_the_ledger_looks_while_it_signs_and_goes_on(
+    own_log: tuple[Settings, Kafka],
+    admin: KafkaAdminClient,
+    alarms: Alarms,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ledger, "LOOK_EVERY_S", 0.1)
+    chosen = own_log[0].model_copy(update={"ledger_quorum": 0, "ledger_witnesses": ""})
+    process = await start_ledger(Runtime.of(chosen, own_log[1], DOMAINS))
+    try:
+        alter(admin, LOG, "retention.ms", "604800000")
+        async with asyncio.timeout(WAIT_S):
+            while not alarms["topics"]:
+                await asyncio.sleep(0.05)
+        assert process.serves() and process.keeper.keeps
+    finally:
+        await process.stop()
+
+
+def test_a_topic_that_is_gone_is_told_of_too(
+    own_kafka: EmbeddedKafka, admin: KafkaAdminClient, own_log: tuple[Settings, Kafka]
+) -> None:
+    counts = {LOG: PARTITIONS, "never.created.v1": 1}
+    wrong = found_wrong(own_log[1], counts, 1)
+    assert wrong == {"never.created.v1 has 0 partitions, not 1"}
