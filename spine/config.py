@@ -113,6 +113,11 @@ class Settings(BaseSettings):
         description="host:port[,host:port] of consumers coordinators that share no data folder "
         "with a DSI server, which has them open what a consumer asks to see of itself.",
     )
+    governance_peers: str | None = Field(
+        None,
+        description="host:port[,host:port] of governance coordinators that share no data folder "
+        "with this process, which tells them whom it holds.",
+    )
     reflection: bool = Field(True, description="Whether the services describe themselves to tools.")
     max_deadline_s: float = Field(
         30.0,

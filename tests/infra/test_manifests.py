@@ -530,18 +530,61 @@ def test_policies_and_the_budget_cover_every_process(overlay: Path) -> None:
             assert [str(port["port"]) for port in rule["ports"]] == ports
 
 
+def selected(selector: Manifest, labels: dict[str, str]) -> bool:
+    """Whether a selector takes a pod, of the operators that are used here."""
+    for wanted in selector.get("matchExpressions", ()):
+        assert wanted["operator"] == "In"
+        if labels.get(wanted["key"]) not in wanted["values"]:
+            return False
+    wanted_labels: dict[str, str] = selector.get("matchLabels", {})
+    return wanted_labels.items() <= labels.items()
+
+
+def is_let(
+    policies: list[Manifest], way: str, pod: dict[str, str], peer: dict[str, str], port: int
+) -> bool:
+    """Whether a policy for the pod lets it reach the peer ("egress"), or the peer it."""
+    to = {"egress": "to", "ingress": "from"}[way]
+    return any(
+        selected(other["podSelector"], peer)
+        for policy in policies
+        if selected(policy["podSelector"], pod)
+        for rule in policy.get(way, ())
+        if port in (allowed["port"] for allowed in rule["ports"])
+        for other in rule[to]
+        if "podSelector" in other and "namespaceSelector" not in other
+    )
+
+
+# Who asks whom: what finds them, and the pods that do.
+ASKED = {
+    "consumers": {"dsi"},
+    "governance": {"dsi", "consumers", "metering", "assets"},
+}
+
+
 @overlays
-def test_the_dsi_reaches_who_has_the_keys_and_nobody_else_gets_there_by_it(overlay: Path) -> None:
-    policies = {m["metadata"]["name"]: m["spec"] for m in of_kind(overlay, "NetworkPolicy")}
-    settings = shared_settings(overlay)
-    host, _, port = settings["SPINE_CONSUMERS_PEERS"].partition(":")
+@pytest.mark.parametrize("asked", ASKED)
+def test_pods_reach_whom_they_ask_and_nobody_else_does(overlay: Path, asked: str) -> None:
+    components = {labels["app.kubernetes.io/component"]: labels for _, labels, _ in pods(overlay)}
+    host, _, port = shared_settings(overlay)[f"SPINE_{asked.upper()}_PEERS"].partition(":")
     (service,) = [s for s in of_kind(overlay, "Service") if s["metadata"]["name"] == host]
+    there = components[asked]
+    assert selected({"matchLabels": service["spec"]["selector"]}, there)
     assert port in {str(p["port"]) for p in service["spec"]["ports"]}
-    there, here = policies["spine-dsi-to-consumers"], policies["spine-seals-from-dsi"]
-    ((way,), (back,)) = there["egress"], here["ingress"]
-    assert way["to"] == [{"podSelector": here["podSelector"]}]
-    assert back["from"] == [{"podSelector": there["podSelector"]}]
-    assert [str(p["port"]) for p in way["ports"]] == [port]
+    policies = [m["spec"] for m in of_kind(overlay, "NetworkPolicy")]
+
+    def reach(policies: list[Manifest]) -> set[str]:
+        return {
+            name
+            for name, here in components.items()
+            if is_let(policies, "egress", here, there, int(port))
+            and is_let(policies, "ingress", there, here, int(port))
+        }
+
+    assert reach(policies) == ASKED[asked]
+    for way in ("egress", "ingress"):
+        assert reach([policy for policy in policies if way not in policy]) == set()
 
 
 # Compose
