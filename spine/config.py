@@ -106,7 +106,9 @@ class Settings(BaseSettings):
         "this one; its own address may be among them.",
     )
     readings_peers: str | None = Field(
-        None, description="The same for processes that fold readings."
+        None,
+        description="The same for processes that fold readings; the metering coordinator asks them "
+        "for what they quarantine.",
     )
     consumers_peers: str | None = Field(
         None,

@@ -16,6 +16,7 @@ from spine.dsi.keyholders import Keyholders
 from spine.dsi.members import Claims, Members, MembersService
 from spine.dsi.passports import Passports
 from spine.dsi.personal import PersonalReads
+from spine.dsi.quarantined import quarantined
 from spine.dsi.reads import Reads
 from spine.dsi.routing import RoutedDsi, Routes
 from spine.dsi.service import DsiService
@@ -138,7 +139,10 @@ async def start_readings(runtime: Runtime, name: str = "") -> Process:
     standing = MembersService(name, runtime.identity.log_id, lambda: folds.claims)
     await process.serve(
         Role.DSI,
-        [Service(MEMBERS_SERVICE, members_pb2_grpc.add_MembersServicer_to_server, standing)],
+        [
+            Service(MEMBERS_SERVICE, members_pb2_grpc.add_MembersServicer_to_server, standing),
+            quarantined(runtime.identity.log_id, folds),
+        ],
         settings.readings_port,
     )
     process.on_end(members.close)

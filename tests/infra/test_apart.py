@@ -14,13 +14,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
+from spine import trust
 from spine.config import Settings
 from spine.console import context
 from spine.console.client import Client
@@ -28,14 +30,19 @@ from spine.console.context import OPERATOR
 from spine.console.logs import ensure_log, issue_identities
 from spine.embedded import EmbeddedKafka, free_port
 from spine.errors import Reason
+from spine.event import RecordType, SignerRole, murmur2_partition
 from spine.identity import Authority
-from spine.log import Kafka
+from spine.installation import DOMAINS
+from spine.log import Appender, Kafka
 from spine.opening import LogIdentity
 from spine.policy import Role
+from spine.quarantine import Place, read_cases
+from spine.runtime import Runtime
 from spine.server import error_from
 from spine.supervise import PROCESSES
 from spine.whereabouts import announce, service_target
 from tests.helpers.command_line import run
+from tests.helpers.samples import METER, readings_batch
 
 READY_S = 120.0
 TOLD_S = 60.0
@@ -128,6 +135,13 @@ class Apart:
 
     home: Path
     opened: Path
+    bootstrap: str
+
+    @property
+    def runtime(self) -> Runtime:
+        """The log, with every signing key at hand."""
+        chosen = Settings(data_dir=self.opened, kafka_bootstrap=self.bootstrap)
+        return Runtime.of(chosen, Kafka(self.bootstrap), DOMAINS)
 
     def says(self, process: str) -> str:
         """What the process has logged."""
@@ -161,7 +175,9 @@ def apart(
     bootstrap: str, opened: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Apart]:
     """Every process, started where and as its pod starts it."""
-    home, ports = tmp_path_factory.mktemp("pods"), {"governance": free_port()}
+    home = tmp_path_factory.mktemp("pods")
+    ports = {"governance": free_port()}
+    ports["readings"] = free_port(avoid=ports.values())
     peers = {f"SPINE_{name.upper()}_PEERS": f"127.0.0.1:{port}" for name, port in ports.items()}
     fixed = {f"SPINE_{name.upper()}_PORT": str(port) for name, port in ports.items()}
     running: list[subprocess.Popen[bytes]] = []
@@ -183,7 +199,7 @@ def apart(
                 host, port = service_target(home / pod, name).split(":")
                 assert host == "0.0.0.0"
                 announce(opened, name, "127.0.0.1", int(port))
-        yield Apart(home, opened)
+        yield Apart(home, opened, bootstrap)
     finally:
         for process in running:
             process.terminate()
@@ -218,3 +234,35 @@ def test_whom_one_pod_holds_every_pod_holds(apart: Apart) -> None:
     ]
     assert apart.refused("metering", "hasty-data", held) != reason
     assert "hold.not_told" not in apart.says("consumers")
+
+
+@pytest.mark.timeout(300)
+def test_what_the_readings_process_refuses_is_kept_by_a_pod_that_has_none_of_its_stores(
+    apart: Apart,
+) -> None:
+    runtime = apart.runtime
+    partition = murmur2_partition(METER.encode(), runtime.partitions)
+    batch = readings_batch(METER, partition, 100)
+    broken = replace(batch, rows=batch.rows + 1)
+
+    async def appended() -> Place:
+        appender = Appender(runtime.kafka)
+        await appender.start()
+        try:
+            writer = runtime.writer(appender, SignerRole.METERING, "hand")
+            topic = trust.READINGS_TOPIC
+            record = await writer.write(RecordType.READINGS, topic, partition, broken)
+            return Place(topic, partition, record.offset, 0)
+        finally:
+            await appender.stop()
+
+    place = asyncio.run(appended())
+    with closing(runtime.reader()) as reader:
+        fold = runtime.memory_fold
+        until(
+            "not kept",
+            lambda: place in read_cases(reader, fold(trust.QUARANTINE_TOPIC, 0)),
+        )
+    # The naive way: to look at the stores, or for the processes, of the folder.
+    for folder in ("stores", "services"):
+        assert list((apart.home / "metering" / folder).glob("readings*")) == []

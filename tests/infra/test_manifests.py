@@ -510,6 +510,13 @@ def test_the_dsi_and_the_readings_process_share_a_folder(overlay: Path) -> None:
     assert mounts["dsi"] == mounts["readings"] == [{"name": "data", "mountPath": "/var/lib/spine"}]
 
 
+# What a policy opens, where it is not what the pod is named for.
+OPENED_BY = {
+    "spine-dsi-among-themselves": ("dsi", "readings"),
+    "spine-quarantined-at-readings": ("readings",),
+}
+
+
 @overlays
 def test_policies_and_the_budget_cover_every_process(overlay: Path) -> None:
     policies = {m["metadata"]["name"]: m["spec"] for m in of_kind(overlay, "NetworkPolicy")}
@@ -525,7 +532,7 @@ def test_policies_and_the_budget_cover_every_process(overlay: Path) -> None:
         assert any(chosen <= labels.items() for _, labels, _ in pods(overlay)), name
         for rule in policy.get("ingress", ()):
             component = policy["podSelector"]["matchLabels"]["app.kubernetes.io/component"]
-            kinds = ("dsi", "readings") if name == "spine-dsi-among-themselves" else (component,)
+            kinds = OPENED_BY.get(name, (component,))
             ports = [shared_settings(overlay)[f"SPINE_{kind.upper()}_PORT"] for kind in kinds]
             assert [str(port["port"]) for port in rule["ports"]] == ports
 
@@ -556,10 +563,12 @@ def is_let(
     )
 
 
-# Who asks whom: what finds them, and the pods that do.
+# Who is asked, in which pod, and the pods that ask.
 ASKED = {
-    "consumers": {"dsi"},
-    "governance": {"dsi", "consumers", "metering", "assets"},
+    "dsi": ("dsi", {"dsi"}),
+    "readings": ("dsi", {"dsi", "metering"}),
+    "consumers": ("consumers", {"dsi"}),
+    "governance": ("governance", {"dsi", "consumers", "metering", "assets"}),
 }
 
 
@@ -567,9 +576,11 @@ ASKED = {
 @pytest.mark.parametrize("asked", ASKED)
 def test_pods_reach_whom_they_ask_and_nobody_else_does(overlay: Path, asked: str) -> None:
     components = {labels["app.kubernetes.io/component"]: labels for _, labels, _ in pods(overlay)}
-    host, _, port = shared_settings(overlay)[f"SPINE_{asked.upper()}_PEERS"].partition(":")
+    addresses = shared_settings(overlay)[f"SPINE_{asked.upper()}_PEERS"].split(",")
+    ((host, port),) = {tuple(each.split(".")[-1].split(":")) for each in addresses}
     (service,) = [s for s in of_kind(overlay, "Service") if s["metadata"]["name"] == host]
-    there = components[asked]
+    pod, askers = ASKED[asked]
+    there = components[pod]
     assert selected({"matchLabels": service["spec"]["selector"]}, there)
     assert port in {str(p["port"]) for p in service["spec"]["ports"]}
     policies = [m["spec"] for m in of_kind(overlay, "NetworkPolicy")]
@@ -582,7 +593,7 @@ def test_pods_reach_whom_they_ask_and_nobody_else_does(overlay: Path, asked: str
             and is_let(policies, "ingress", there, here, int(port))
         }
 
-    assert reach(policies) == ASKED[asked]
+    assert reach(policies) == askers
     for way in ("egress", "ingress"):
         assert reach([policy for policy in policies if way not in policy]) == set()
 
