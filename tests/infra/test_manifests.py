@@ -414,6 +414,34 @@ def test_every_dsi_pod_is_a_member_of_its_own_and_knows_the_others(overlay: Path
         assert peers == [f"{host}:{port['containerPort']}" for host in hosts]
 
 
+@overlays
+def test_callers_of_the_dsi_are_sent_to_ready_pods_and_peers_to_all(overlay: Path) -> None:
+    services = {m["metadata"]["name"]: m["spec"] for m in of_kind(overlay, "Service")}
+    peers, callers = services["spine-dsi"], services["spine-dsi-callers"]
+    assert callers["selector"] == peers["selector"]
+    assert peers["publishNotReadyAddresses"] is True
+    assert "publishNotReadyAddresses" not in callers
+    assert [port["targetPort"] for port in callers["ports"]] == ["grpc-dsi"]
+
+
+def test_metering_has_the_disk_that_publishing_aggregates_asks_for() -> None:
+    def disk(folder: Path) -> dict[str, int]:
+        return {
+            m["metadata"]["name"]: int(
+                m["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"][
+                    "storage"
+                ].removesuffix("Gi")
+            )
+            for m in render(folder)
+            if m["kind"] == "StatefulSet"
+        }
+
+    production = disk(KUBERNETES / "overlays/production")
+    assert production["spine-metering"] >= production["spine-dsi"]
+    naive = disk(KUBERNETES / "base")
+    assert naive["spine-metering"] < naive["spine-dsi"], "the base is for trying out"
+
+
 def test_compose_runs_every_process_too() -> None:
     commands = {name: s.get("command") for name, s in ours().items()}
     assert {name: tuple(commands[name]) for name in PROCESSES} == PROCESSES
