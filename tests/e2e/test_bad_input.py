@@ -937,7 +937,8 @@ CASES: Final[dict[str, dict[str, Case]]] = {
             {},
             (
                 bad("ROLE_NOT_ALLOWED", by=SERVER),
-                bad("ROLE_NOT_ALLOWED", by=ADVISER),
+                bad("ROLE_NOT_ALLOWED", by=PORTAL),
+                bad("IDENTIFIERS_PAIRWISE", by=ADVISER),  # whose standing nobody knows there
                 bad("FIELD_INVALID", last=[{"offset": -1}]),
                 bad("FIELD_INVALID", last=[{"entry": -1}]),
             ),
