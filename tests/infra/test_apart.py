@@ -266,3 +266,20 @@ def test_what_the_readings_process_refuses_is_kept_by_a_pod_that_has_none_of_its
     # The naive way: to look at the stores, or for the processes, of the folder.
     for folder in ("stores", "services"):
         assert list((apart.home / "metering" / folder).glob("readings*")) == []
+
+
+@pytest.mark.timeout(300)
+def test_an_audit_needs_nothing_but_the_log_and_its_name(apart: Apart) -> None:
+    """But not a folder that does not know which log it is."""
+    folders = {name: apart.home / name for name in ("auditing", "naive")}
+    found = {}
+    for name, folder in folders.items():
+        folder.mkdir()
+        if name == "auditing":
+            shutil.copy(apart.opened / "log.json", folder)
+        found[name] = spine(
+            environment(apart.opened, folder, apart.bootstrap, {}), "audit", "--all"
+        )
+    assert found["auditing"].returncode == 0, found["auditing"].stderr
+    assert {path.name for path in folders["auditing"].iterdir()} == {"log.json", "scratch"}
+    assert "LOG_MISSING" in found["naive"].stderr

@@ -30,7 +30,8 @@ ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
 KUBERNETES = INFRA / "kubernetes"
 OVERLAYS = [KUBERNETES / "overlays" / name for name in ("dev", "production")]
-RENDERED = [*OVERLAYS, KUBERNETES / "opening"]
+BESIDE = [KUBERNETES / "opening", KUBERNETES / "auditing"]
+RENDERED = [*OVERLAYS, *BESIDE]
 COMPOSE = INFRA / "compose"
 DASHBOARD = COMPOSE / "grafana/dashboards/spine.json"
 KUBERNETES_VERSION = "1.34"
@@ -129,9 +130,8 @@ def render(folder: Path) -> list[Manifest]:
 
 @cache
 def everything(folder: Path) -> tuple[Manifest, ...]:
-    """One rendering, with the opening beside it."""
-    opening = () if folder.name == "opening" else render(KUBERNETES / "opening")
-    return (*render(folder), *opening)
+    """One rendering, with the opening and the auditing beside it."""
+    return (*render(folder), *(m for beside in BESIDE for m in render(beside) if beside != folder))
 
 
 def of_kind(folder: Path, kind: str) -> list[Manifest]:
@@ -142,7 +142,7 @@ def pods(folder: Path) -> Iterator[tuple[str, dict[str, str], Manifest]]:
     """Name, labels and spec of every pod."""
     for m in of_kind(folder, "Pod"):
         yield m["metadata"]["name"], m["metadata"]["labels"], m["spec"]
-    for m in of_kind(folder, "StatefulSet"):
+    for m in (*of_kind(folder, "StatefulSet"), *of_kind(folder, "Job")):
         template = m["spec"]["template"]
         yield m["metadata"]["name"], template["metadata"]["labels"], template["spec"]
 
@@ -328,6 +328,7 @@ def test_a_broker_lets_a_process_write_what_its_key_may_write(overlay: Path) -> 
         topics = [a["resource"]["name"] for a in acls if "Write" in a["operations"]]
         written[user["metadata"]["name"]] = set(topics)
     assert written.pop("spine-opening") == {"*"}
+    assert written.pop("spine-auditing") == set()
     assert written == {
         f"spine-{process}": {topic for (topic, _), may in trust.MAY_WRITE.items() if signs & may}
         for process, signs in SIGNS_AS.items()
@@ -382,7 +383,7 @@ def test_every_process_runs_once_and_is_asked_whether_it_serves(overlay: Path) -
     ran = {}
     for name, _, spec in pods(overlay):
         for container in spec["containers"]:
-            if name == "spine-opening":
+            if name in ("spine-opening", "spine-auditing"):
                 continue
             ran[container["name"]] = tuple(container["args"])
             asked = {"exec": {"command": ["spine", "health", container["name"]]}}
@@ -516,7 +517,7 @@ def test_each_process_holds_its_own_signing_key_and_no_other(overlay: Path) -> N
             mounted = {names.get(m["name"]): m["mountPath"] for m in container["volumeMounts"]}
             keys = {s: path for s, path in mounted.items() if s and s.endswith("-key")}
             held[name, container["name"]] = keys
-    assert held.pop(("spine-opening", "wait")) == {}
+    assert held.pop(("spine-opening", "wait")) == held.pop(("spine-auditing", "audit")) == {}
     assert {process: keys for (_, process), keys in held.items()} == {
         process: {f"spine-{process}-key": "/var/lib/spine/keys"} if signs else {}
         for process, signs in KEYS.items()
