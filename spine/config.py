@@ -114,12 +114,19 @@ class Settings(BaseSettings):
         "this one; its own address may be among them.",
     )
     readings_peers: str | None = Field(
-        None, description="The same for processes that fold readings."
+        None,
+        description="The same for processes that fold readings; the metering coordinator asks them "
+        "for what they quarantine.",
     )
     consumers_peers: str | None = Field(
         None,
         description="host:port[,host:port] of consumers coordinators that share no data folder "
         "with a DSI server, which has them open what a consumer asks to see of itself.",
+    )
+    governance_peers: str | None = Field(
+        None,
+        description="host:port[,host:port] of governance coordinators that share no data folder "
+        "with this process, which tells them whom it holds.",
     )
     reflection: bool = Field(True, description="Whether the services describe themselves to tools.")
     max_deadline_s: float = Field(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import tempfile
 from pathlib import Path
 from typing import IO
 
@@ -35,6 +36,15 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def scratch(data_dir: Path) -> tempfile.TemporaryDirectory[str]:
+    """A folder for what is thrown away at the end, on the disk of the data folder: what folds the
+    whole log once can be as large as the stores there, and `/tmp` is often small or memory.
+    """
+    home = data_dir / "scratch"
+    home.mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryDirectory(dir=home)
 
 
 def claimed(folder: Path, who: str) -> IO[str]:

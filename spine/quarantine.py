@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -26,7 +26,6 @@ from spine.log_thread import ReaderThread
 from spine.partition import PartitionFold
 from spine.replay import RangeReader
 from spine.rows import HEAD_ROW, QUARANTINE_PREFIX, Applied
-from spine.store import StoreReader
 from spine.trust import QUARANTINE_TOPIC
 from spine.writer import LogWriter
 
@@ -112,6 +111,16 @@ def read_cases(reader: RangeReader, fold: PartitionFold) -> dict[Place, Case]:
     return cases
 
 
+class Listed(NamedTuple):
+    """An entry that a store lists as quarantined, and the rule it broke."""
+
+    topic: str
+    partition: int
+    offset: int
+    entry: int
+    rule: str
+
+
 class QuarantineKeeper:
     """Appends what the folds of one coordinator quarantine, now and while it was not running.
 
@@ -123,30 +132,20 @@ class QuarantineKeeper:
     def __init__(self, writer: LogWriter) -> None:
         self._writer = writer
         self._tasks: set[asyncio.Task[None]] = set()
-        self._looked_at: set[_Entry] = set()
 
     async def start(self, folds: FaustFolds, topics: Collection[str], reader: LogReader) -> None:
         """Keep what these topics' folds quarantine from now on, and what is not kept yet."""
         owned = [live for (topic, _), live in folds.folds.items() if topic in topics]
         for live in owned:
             live.listeners.append(partial(self._on_record, live))
-        listed = [entry for live in owned for entry in _listed_live(live)]
-        for kept in await asyncio.to_thread(lambda: list(_missed(listed, reader))):
+        found = [entry for live in owned for entry in _listed_live(live)]
+        for kept in await asyncio.to_thread(lambda: list(_missed(found, reader))):
             self._keep(kept)
 
-    async def look(self, stores: Mapping[tuple[str, int], StoreReader], log: ReaderThread) -> None:
-        """Keep what the stores of another process list as quarantined and is not kept yet."""
-        listed = [
-            entry
-            for (topic, partition), store in stores.items()
-            if store.refresh()
-            for entry in _listed(store, topic, partition)
-            if entry not in self._looked_at
-        ]
-        if listed:
-            for kept in await log.run(lambda reader: list(_missed(listed, reader))):
-                await self._append(kept)
-            self._looked_at.update(listed)
+    async def keep(self, found: Sequence[Listed], log: ReaderThread) -> None:
+        """Keep what another process lists as quarantined and is not kept yet."""
+        for kept in await log.run(lambda reader: list(_missed(found, reader))):
+            await self._append(kept)
 
     async def flush(self) -> None:
         """Wait until all that was found is kept."""
@@ -175,11 +174,8 @@ class QuarantineKeeper:
                 return
 
 
-_Entry = tuple[str, int, int, int, str]
-
-
-def _listed_live(live: LiveFold) -> Iterator[_Entry]:
-    return _listed(live.stored.store, live.stored.topic, live.stored.partition)
+def _listed_live(live: LiveFold) -> Iterator[Listed]:
+    return listed(live.stored.store, live.stored.topic, live.stored.partition)
 
 
 def _opened(rows: ReadableRows) -> bool:
@@ -187,23 +183,27 @@ def _opened(rows: ReadableRows) -> bool:
     return rows.get(HEAD_ROW) is not None
 
 
-def _listed(rows: ReadableRows, topic: str, partition: int) -> Iterator[_Entry]:
-    """Topic, partition, offset, entry and rule of all that a store lists as quarantined."""
+def listed(
+    rows: ReadableRows, topic: str, partition: int, after: tuple[int, int] | None = None
+) -> Iterator[Listed]:
+    """All that a store lists as quarantined, in the order of the log; after that offset and entry
+    only, if they are given.
+    """
     if not _opened(rows):
         return
-    for row, rule in rows.scan(QUARANTINE_PREFIX, QUARANTINE_PREFIX + b"\xff" * 13):
+    start = QUARANTINE_PREFIX + (b"" if after is None else struct.pack(">qi", *after) + b"\0")
+    for row, rule in rows.scan(start, QUARANTINE_PREFIX + b"\xff" * 13):
         offset, entry = struct.unpack(">qi", row.removeprefix(QUARANTINE_PREFIX))
-        yield topic, partition, offset, entry, unpack(rule, str)
+        yield Listed(topic, partition, offset, entry, unpack(rule, str))
 
 
-def _missed(listed: list[_Entry], reader: LogReader) -> Iterator[Quarantined]:
+def _missed(found: Sequence[Listed], reader: LogReader) -> Iterator[Quarantined]:
     """Of what is listed, what the quarantine topic does not hold. Blocking."""
     kept = {record.key for record in reader.read(QUARANTINE_TOPIC, 0, 0)}
-    for topic, partition, offset, entry, rule in listed:
-        record = next(reader.read(topic, partition, offset, offset + 1))
-        found = _quarantined(record, entry, rule)
-        if key_of(found) not in kept:
-            yield found
+    for topic, partition, offset, entry, rule in found:
+        if str(Place(topic, partition, offset, entry)).encode() not in kept:
+            record = next(reader.read(topic, partition, offset, offset + 1))
+            yield _quarantined(record, entry, rule)
 
 
 def _quarantined(record: LogRecord, entry: int, rule: str) -> Quarantined:

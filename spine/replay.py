@@ -213,6 +213,8 @@ def rebuild(fold: StoredFold, reader: RangeReader, attempts: int = 2) -> None:
             fold.store.discard()
             fold._begin()
             continue
+        if count >= RECORDS_PER_COMMIT:
+            fold.store.make_room()
         _log.info(
             "fold.caught_up",
             topic=fold.topic,

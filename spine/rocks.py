@@ -9,17 +9,20 @@ import heapq
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 from rocksdict import (
     AccessType,
     BlockBasedOptions,
+    Cache,
     DBCompressionType,
     Options,
     Rdict,
     ReadOptions,
     WriteBatch,
+    WriteBufferManager,
 )
 
 from spine.codec import unpack
@@ -29,6 +32,10 @@ from spine.rows import Malformed
 
 WRITE_BUFFER_BYTES: Final = 32 << 20
 CACHE_BUFFER_BYTES: Final = 8 << 20
+# Of all stores of a process together, however many it has: rows that are not in a file yet, and
+# blocks of files that were read.
+WRITE_BUFFERS_BYTES: Final = 256 << 20
+BLOCK_CACHE_BYTES: Final = 128 << 20
 DAMAGE_MARK: Final = "damaged"
 
 
@@ -163,19 +170,29 @@ def damage(path: Path, error: Exception) -> DamagedStore:
     return DamagedStore(f"{path.name}: {error}")
 
 
+@cache
+def _write_buffers() -> WriteBufferManager:
+    return WriteBufferManager(WRITE_BUFFERS_BYTES, allow_stall=False)
+
+
+@cache
+def _block_cache() -> Cache:
+    return Cache(BLOCK_CACHE_BYTES)
+
+
 def open_cache(path: Path, kept_s: int) -> Rdict:
     """Rows that nothing is lost without, opened to be written; those older than that go as their
     files are merged. What proved damaged is begun anew.
     """
     if (path / DAMAGE_MARK).exists():
         shutil.rmtree(path)
-    chosen = options()
+    chosen = options(writes=True)
     chosen.set_write_buffer_size(CACHE_BUFFER_BYTES)
     return Rdict(str(path), options=chosen, access_type=AccessType.with_ttl(kept_s))
 
 
-def options() -> Options:
-    """How a store is opened."""
+def options(*, writes: bool) -> Options:
+    """How a store is opened; to be written, or by a secondary."""
     made = Options(raw_mode=True)
     made.create_if_missing(True)
     made.set_max_open_files(256)
@@ -185,9 +202,12 @@ def options() -> Options:
     # Most keys asked for are of what never happened: a duplicate, a closed meter.
     tables = BlockBasedOptions()
     tables.set_bloom_filter(10, False)
+    tables.set_block_cache(_block_cache())
     made.set_block_based_table_factory(tables)
     made.set_max_background_jobs(2)
     made.set_write_buffer_size(WRITE_BUFFER_BYTES)
+    if writes:  # a secondary cannot make room: what it holds would have each writer flush for it
+        made.set_write_buffer_manager(_write_buffers())
     made.set_max_write_buffer_number(4)
     made.set_level_zero_slowdown_writes_trigger(40)
     made.set_level_zero_stop_writes_trigger(64)

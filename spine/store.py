@@ -93,7 +93,7 @@ class Store:
         if self.is_damaged:
             raise DamagedStore(f"{self.path.name}: marked as damaged")
         try:
-            self._db = Rdict(str(self.path / str(life)), options=rocks.options())
+            self._db = Rdict(str(self.path / str(life)), options=rocks.options(writes=True))
         except Exception as error:
             if any(words in str(error) for words in _LOCKED):
                 raise StoreInUse(f"{self.path.name} has another writer") from error
@@ -204,6 +204,12 @@ class Store:
         rocks.put_all(self._db, self._pending | {POSITION_ROW: pack(position)})
         self._pending.clear()
 
+    def make_room(self) -> None:
+        """Have what was written moved to a file: a store that rests leaves the memory that all
+        stores of the process share to those that do not.
+        """
+        self._db.flush(wait=False)
+
     @property
     def is_damaged(self) -> bool:
         """Whether something in it proved damaged: whoever opens it again begins anew."""
@@ -295,7 +301,8 @@ class StoreReader:
         self._life, self._seen, self._constants = life, frozenset(), {}
         self._position = None
         self._begun_as = self._identity()  # before it is opened: it may be begun anew meanwhile
-        self._db = Rdict(str(self._path / str(life)), options=rocks.options(), access_type=access)
+        options = rocks.options(writes=False)
+        self._db = Rdict(str(self._path / str(life)), options=options, access_type=access)
 
     def _identity(self) -> bytes:
         """What RocksDB calls this store: another if it was removed and begun anew in its place."""

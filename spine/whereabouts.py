@@ -41,6 +41,11 @@ def service_targets(data_dir: Path, kind: str) -> dict[str, str]:
     return found
 
 
+def addresses(setting: str | None) -> list[str]:
+    """The host:port of each of those that a setting names with commas; none where it is unset."""
+    return [address.strip() for address in (setting or "").split(",") if address.strip()]
+
+
 def reachable_target(data_dir: Path, kind: str) -> str:
     """host:port of a process of a kind that takes connections; of the first if none does."""
     targets = list(service_targets(data_dir, kind).values())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, date, timedelta
@@ -16,7 +15,7 @@ from spine.console.client import Client
 from spine.console.context import OPERATOR, As, AsJson, runtime, settings
 from spine.console.output import EXIT_DIFFERENT, listed, say, say_json, table, when
 from spine.errors import Invalid, NotFound, Reason
-from spine.files import write_whole
+from spine.files import scratch, write_whole
 from spine.gb import SettlementDate
 from spine.services.checking import DIFFERENT, check_publications
 
@@ -110,8 +109,8 @@ def check(
     """Make every publication again from the log, as far as it was read, and compare."""
     chosen = _day(day) if day else None
     this = runtime()
-    with closing(this.reader()) as reader, tempfile.TemporaryDirectory() as scratch:
-        found = list(check_publications(this, reader, Path(scratch), chosen))
+    with closing(this.reader()) as reader, scratch(this.settings.data_dir) as folder:
+        found = list(check_publications(this, reader, Path(folder), chosen))
     if chosen is not None and not found:
         raise NotFound(Reason.AGGREGATE_UNKNOWN, f"nothing is published of {day}")
     columns = ("GSP group", "day", "offset", "verdict", "differs")

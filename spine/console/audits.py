@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -37,6 +36,7 @@ from spine.dsi.again import Rebuilder
 from spine.dsi.answering import said_at
 from spine.errors import Invalid, NotFound, Reason
 from spine.event import murmur2_partition
+from spine.files import scratch
 from spine.gb import parse_mpxn
 from spine.reducers import AtHand
 from spine.runtime import Runtime
@@ -176,7 +176,7 @@ def _audit_here(
     at_hand = AtHand(this.domains.governance, this.domains.by_topic)
     keys, reader = KeysAtHand(this, vault), this.reader()
     try:
-        with tempfile.TemporaryDirectory(prefix="spine-audit-") as folder:
+        with scratch(this.settings.data_dir) as folder:
             rebuild, stores = Rebuilder(keys), Path(folder)
             means = Means(reader, stores, at_hand, this.stored_fold, rebuild, said_at, selection)
             return audit_log(means, partitions, on_line, progress)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +15,7 @@ from spine.console.context import OPERATOR, As, AsJson, runtime, settings
 from spine.console.output import details, listed, say, say_json
 from spine.errors import NotFound, Reason
 from spine.event import KEY_ID_HEADER, TYPE_HEADER, Facts, SignerRole
+from spine.files import scratch
 from spine.quarantine import OWNERS, Case, Place, read_cases
 from spine.rows import CLOSED_PREFIX, HEAD_ROW, HELD_PREFIX, Head, Malformed, UnknownSchema
 from spine.store import StoreReader
@@ -137,7 +137,7 @@ def held(as_json: AsJson = False) -> None:
 
 
 def held_rows(stores: Path) -> Iterator[tuple[str, str, int, str, str, str]]:
-    """What the stores below that folder say is closed; a partition as a whole is named `*`.
+    """What the stores of a data folder say is closed; a partition as a whole is named `*`.
 
     The last column is where the records stand that could not be read, offset and entry each.
     """
@@ -145,8 +145,8 @@ def held_rows(stores: Path) -> Iterator[tuple[str, str, int, str, str, str]]:
         topic, _, partition = path.name.rpartition("-")
         if topic not in OWNERS or not partition.isdecimal():
             continue
-        with tempfile.TemporaryDirectory() as scratch:
-            store = StoreReader(path, Path(scratch) / "secondary")
+        with scratch(stores.parent) as folder:
+            store = StoreReader(path, Path(folder) / "secondary")
             if store.refresh():
                 for closed, reason, places in _closed(store):
                     yield path.parent.name, topic, int(partition), closed, reason, places

@@ -16,6 +16,7 @@ from spine.dsi.keyholders import Keyholders
 from spine.dsi.members import Claims, Members, MembersService
 from spine.dsi.passports import Passports
 from spine.dsi.personal import PersonalReads
+from spine.dsi.quarantined import quarantined
 from spine.dsi.reads import Reads
 from spine.dsi.routing import RoutedDsi, Routes
 from spine.dsi.service import DsiService
@@ -30,6 +31,7 @@ from spine.runtime import Process, Runtime
 from spine.server import Service
 from spine.services.holds import watch_holds
 from spine.services.shared_trust import data_side, shared_trust
+from spine.whereabouts import addresses
 
 DSI_PROCESS = "dsi"
 READINGS_PROCESS = "readings"
@@ -54,7 +56,7 @@ async def start_dsi(runtime: Runtime, name: str = "") -> Process:
     watch_holds(process)
     settings, log_id = runtime.settings, runtime.identity.log_id
     local = _local_service(process, folds)
-    members = Members(runtime, DSI_PROCESS, name, _addresses(settings.dsi_peers))
+    members = Members(runtime, DSI_PROCESS, name, addresses(settings.dsi_peers))
     beside = Members(runtime, READINGS_PROCESS, name)
     members.on_change = _hand_over(folds, members)
     any_fold = folds[trust.CONSUMER_LOG, 0]
@@ -116,7 +118,7 @@ def _local_service(process: Process, folds: FaustFolds) -> DsiService:
     folded = folded_by(consumers, runtime.domains.governance)
     reads = Reads(access, outcomes, data, reader, runtime.codec.schemas.set_hash, folded)
     watches = Watches(access)
-    keys = Keyholders(runtime, name, _addresses(runtime.settings.consumers_peers))
+    keys = Keyholders(runtime, name, addresses(runtime.settings.consumers_peers))
     process.on_end(data.close)
     process.on_end(reader.close)
     process.on_end(outcomes.flush)
@@ -132,12 +134,15 @@ async def start_readings(runtime: Runtime, name: str = "") -> Process:
     process = Process(runtime, name)
     folds = await process.fold(trust.DATA_TOPICS, READINGS_PROCESS, keep=False)
     settings = runtime.settings
-    members = Members(runtime, READINGS_PROCESS, name, _addresses(settings.readings_peers))
+    members = Members(runtime, READINGS_PROCESS, name, addresses(settings.readings_peers))
     members.on_change = _hand_over(folds, members)
     standing = MembersService(name, runtime.identity.log_id, lambda: folds.claims)
     await process.serve(
         Role.DSI,
-        [Service(MEMBERS_SERVICE, members_pb2_grpc.add_MembersServicer_to_server, standing)],
+        [
+            Service(MEMBERS_SERVICE, members_pb2_grpc.add_MembersServicer_to_server, standing),
+            quarantined(runtime.identity.log_id, folds),
+        ],
         settings.readings_port,
     )
     process.on_end(members.close)
@@ -154,7 +159,3 @@ def _hand_over(folds: FaustFolds, members: Members) -> Callable[[], None]:
                 folds.let_go(place)
 
     return compare
-
-
-def _addresses(setting: str | None) -> list[str]:
-    return [address.strip() for address in (setting or "").split(",") if address.strip()]

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
-from typing import Final
 
 import structlog
 
-from spine import trust
-from spine.log_thread import ReaderThread
 from spine.quarantine import QuarantineKeeper
 from spine.runtime import Process
-from spine.store import StoreReader
 from spine.writer import LogWriter
 
-READINGS_PROCESS: Final = "readings"
-LOOK_EVERY_S: Final = 5.0
 _log = structlog.get_logger()
 
 
@@ -30,23 +24,6 @@ async def keep_quarantined(process: Process, writer: LogWriter, topics: Collecti
     finally:
         await asyncio.to_thread(reader.close)
     process.on_end(keeper.flush)
-
-
-def keep_quarantined_readings(process: Process, writer: LogWriter) -> None:
-    """Keep what the readings process quarantined: it says so in its stores, and signs nothing."""
-    runtime = process.runtime
-    keeper, log = QuarantineKeeper(writer), ReaderThread(runtime.kafka)
-    stores = {
-        (trust.READINGS_TOPIC, p): StoreReader(
-            runtime.stores(READINGS_PROCESS) / f"{trust.READINGS_TOPIC}-{p}",
-            runtime.stores(process.name) / "readings" / str(p),
-        )
-        for p in range(runtime.partitions)
-    }
-    process.on_end(log.close)
-    for store in stores.values():
-        process.on_end(store.close)
-    every(process, LOOK_EVERY_S, lambda: keeper.look(stores, log))
 
 
 def every(process: Process, seconds: float, work: Callable[[], Awaitable[object]]) -> None:

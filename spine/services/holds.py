@@ -25,8 +25,9 @@ from spine.limits import Excess
 from spine.rows import Applied
 from spine.runtime import Process, party_limits
 from spine.server import connect
-from spine.whereabouts import service_target
+from spine.whereabouts import addresses, service_targets
 
+KEEPER: Final = "governance"
 TELL_AGAIN_S: Final = 1.0
 CALL_S: Final = 10.0
 KNOWN_MAX: Final = 10_000
@@ -88,17 +89,25 @@ class Holds:
             threshold=excess.threshold,
         )
         while True:
-            try:
-                await self._hold(request)
-                return
-            except (grpc.RpcError, SpineError) as error:
-                _log.warning("hold.not_told", party=excess.party, reason=str(error)[:200])
-                await asyncio.sleep(TELL_AGAIN_S)
+            reason = "nothing says where governance is"
+            for target in self._targets():
+                try:
+                    await self._hold(target, request)
+                    return
+                except (grpc.RpcError, SpineError) as error:
+                    reason = str(error)[:200]
+            _log.warning("hold.not_told", party=excess.party, reason=reason)
+            await asyncio.sleep(TELL_AGAIN_S)
 
-    async def _hold(self, request: governance_pb2.HoldPartyRequest) -> None:
+    def _targets(self) -> list[str]:
+        """host:port of governance: of the data folder, or else elsewhere."""
+        settings = self._process.runtime.settings
+        here = service_targets(settings.data_dir, KEEPER).values()
+        return list(dict.fromkeys((*here, *addresses(settings.governance_peers))))
+
+    async def _hold(self, target: str, request: governance_pb2.HoldPartyRequest) -> None:
         data_dir = self._process.runtime.settings.data_dir
         identity = data_dir / "identities" / f"{SERVER_PREFIX}{self._process.name}"
-        target = service_target(data_dir, "governance")
         async with connect(target, identity, server_name=DEV_SERVER_NAME) as channel:
             stub = governance_pb2_grpc.GovernanceStub(channel)
             answer = await stub.HoldParty(request, timeout=CALL_S)

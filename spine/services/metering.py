@@ -39,10 +39,11 @@ from spine.runtime import Process, Runtime
 from spine.server import Service, current_caller
 from spine.services import bulk, wire
 from spine.services.aggregates import aggregates
-from spine.services.background import keep_quarantined, keep_quarantined_readings
+from spine.services.background import keep_quarantined
 from spine.services.deliveries import Deliveries
 from spine.services.holds import watch_holds
 from spine.services.operations import operations
+from spine.services.quarantined_readings import keep_quarantined_readings
 from spine.services.recording import Intake, Recorder, Tally
 from spine.services.reference import StandingData, serve_standing_data
 from spine.services.withdrawing import withdraw
@@ -62,7 +63,6 @@ async def start_metering(runtime: Runtime, name: str = "metering") -> Process:
     watch_holds(process)
     writer = runtime.writer(process.appender, SignerRole.METERING, name)
     await keep_quarantined(process, writer, own)
-    keep_quarantined_readings(process, writer)
     deliveries = Deliveries(runtime.stores(name) / CACHE_FILE, runtime.identity.log_id)
     process.on_end(deliveries.close)
     reader = await asyncio.to_thread(runtime.reader)
@@ -93,6 +93,7 @@ async def start_metering(runtime: Runtime, name: str = "metering") -> Process:
         runtime.settings.metering_port,
         REQUEST_BYTES_MAX,
     )
+    keep_quarantined_readings(process, writer)
     return process
 
 

@@ -129,7 +129,9 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
     with EmbeddedKafka(home) as broker:
         settings, kafka = await open_new_log(broker, home)
         runtime = Runtime.of(settings, kafka, DOMAINS)
-        started = await start_readings(runtime), await start_consumers(runtime)
+        # As in a pod: its stores are not where those of a process called `readings` are.
+        readings = await start_readings(runtime, "readings-1")
+        started = readings, await start_consumers(runtime)
         made = World(runtime, started[1], await start_metering(runtime))
         try:
             yield made

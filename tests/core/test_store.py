@@ -5,14 +5,16 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 import pytest
+from rocksdict import Options, Rdict, WriteBatch, WriteBufferManager
 
 from domains.consumers.decider import CONSUMERS
 from domains.governance.decider import GOVERNANCE
-from spine import trust
+from spine import rocks, trust
 from spine.event import LogRecord
 from spine.log import LogReader, LogUnfit
 from spine.replay import BUILD_ROW, RECORDS_PER_COMMIT, StoredFold, rebuild
@@ -528,3 +530,48 @@ def test_catching_up_commits_as_it_goes_and_says_how_far_it_is(opened: Open) -> 
     assert fold.catch_up(log_of(*records), progress=lambda *at: seen.append(at)) == len(records)
     assert seen == [(RECORDS_PER_COMMIT, len(records)), (2 * RECORDS_PER_COMMIT, len(records))]
     assert fold.catch_up(log_of(*records)) == 0
+
+
+def test_stores_of_a_process_share_what_they_keep_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or each more store would take as much again."""
+    bound = 16 << 20
+    buffers = WriteBufferManager(bound, allow_stall=False)
+    monkeypatch.setattr(rocks, "_write_buffers", lambda: buffers)
+
+    def kept(options: Callable[[], Options], folder: str) -> int:
+        """Bytes that so opened stores keep in memory, 3 MB of rows written to each."""
+        stores = [Rdict(str(tmp_path / folder / str(n)), options=options()) for n in range(12)]
+        try:
+            for first in range(0, 30_000, 1_000):
+                for store in stores:
+                    batch = WriteBatch(raw_mode=True)
+                    for key in range(first, first + 1_000):
+                        batch.put(key.to_bytes(8, "big"), b"x" * 92)
+                    store.write(batch)
+            return sum(in_memory(store) for store in stores)
+        finally:
+            for store in stores:
+                store.close()
+
+    assert kept(partial(rocks.options, writes=True), "shared") <= bound
+    assert kept(partial(rocks.options, writes=False), "naive") > 2 * bound
+
+
+def in_memory(store: Rdict) -> int:
+    """Bytes of rows that go on to be added to, and are in no file."""
+    return int(str(store.property_value("rocksdb.cur-size-active-mem-table")))
+
+
+def test_a_store_that_has_caught_up_leaves_that_memory_to_others(opened: Open) -> None:
+    scene = Scene()
+    for number in range(RECORDS_PER_COMMIT):
+        scene.facts(command(METER, moved_in(f"t-{number}"), previous=(0, 0)))
+    log = log_of(*scene.log.records)
+    naive = opened(name="naive")
+    naive.catch_up(log)
+    kept = in_memory(naive.store._db)
+    fold = opened()
+    rebuild(fold, log)
+    assert in_memory(fold.store._db) < kept / 2

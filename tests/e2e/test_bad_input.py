@@ -48,6 +48,7 @@ PROCESS: Final = {
     "Dsi": "dsi",
     "Ledger": "ledger",
     "Members": "dsi",
+    "Quarantined": "readings",
     "Seals": "consumers",
     "SharedTrust": "dsi",
     "ConsentTokens": "consumers",
@@ -928,6 +929,19 @@ CASES: Final[dict[str, dict[str, Case]]] = {
                 bad("ROLE_NOT_ALLOWED", by=PORTAL),
             ),
             passes=False,
+        ),
+    },
+    "Quarantined": {
+        "ListQuarantined": Case(
+            "server-metering",
+            {},
+            (
+                bad("ROLE_NOT_ALLOWED", by=SERVER),
+                bad("ROLE_NOT_ALLOWED", by=PORTAL),
+                bad("IDENTIFIERS_PAIRWISE", by=ADVISER),  # whose standing nobody knows there
+                bad("FIELD_INVALID", last=[{"offset": -1}]),
+                bad("FIELD_INVALID", last=[{"entry": -1}]),
+            ),
         ),
     },
     # tests/broker/test_members.py has what passes.

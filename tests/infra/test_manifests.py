@@ -31,7 +31,7 @@ INFRA = ROOT / "infra"
 KUBERNETES = INFRA / "kubernetes"
 OVERLAYS = [KUBERNETES / "overlays" / name for name in ("dev", "production")]
 # What an operator applies by hand and takes away again.
-BY_HAND = [KUBERNETES / name for name in ("opening", "upgrade")]
+BY_HAND = [KUBERNETES / name for name in ("opening", "upgrade", "auditing")]
 RENDERED = [*OVERLAYS, *BY_HAND]
 COMPOSE = INFRA / "compose"
 DASHBOARD = COMPOSE / "grafana/dashboards/spine.json"
@@ -132,7 +132,7 @@ def render(folder: Path) -> list[Manifest]:
 @cache
 def everything(folder: Path) -> tuple[Manifest, ...]:
     """One rendering, with what is applied by hand beside it."""
-    return (*render(folder), *(m for by_hand in BY_HAND for m in render(by_hand)))
+    return (*render(folder), *(m for each in BY_HAND for m in render(each) if each != folder))
 
 
 def of_kind(folder: Path, kind: str) -> list[Manifest]:
@@ -143,7 +143,7 @@ def pods(folder: Path) -> Iterator[tuple[str, dict[str, str], Manifest]]:
     """Name, labels and spec of every pod."""
     for m in of_kind(folder, "Pod"):
         yield m["metadata"]["name"], m["metadata"]["labels"], m["spec"]
-    for m in of_kind(folder, "StatefulSet"):
+    for m in (*of_kind(folder, "StatefulSet"), *of_kind(folder, "Job")):
         template = m["spec"]["template"]
         yield m["metadata"]["name"], template["metadata"]["labels"], template["spec"]
 
@@ -329,6 +329,7 @@ def test_a_broker_lets_a_process_write_what_its_key_may_write(overlay: Path) -> 
         topics = [a["resource"]["name"] for a in acls if "Write" in a["operations"]]
         written[user["metadata"]["name"]] = set(topics)
     assert written.pop("spine-opening") == {"*"}
+    assert written.pop("spine-auditing") == set()
     assert written == {
         f"spine-{process}": {topic for (topic, _), may in trust.MAY_WRITE.items() if signs & may}
         for process, signs in SIGNS_AS.items()
@@ -415,6 +416,34 @@ def test_every_dsi_pod_is_a_member_of_its_own_and_knows_the_others(overlay: Path
         assert peers == [f"{host}:{port['containerPort']}" for host in hosts]
 
 
+@overlays
+def test_callers_of_the_dsi_are_sent_to_ready_pods_and_peers_to_all(overlay: Path) -> None:
+    services = {m["metadata"]["name"]: m["spec"] for m in of_kind(overlay, "Service")}
+    peers, callers = services["spine-dsi"], services["spine-dsi-callers"]
+    assert callers["selector"] == peers["selector"]
+    assert peers["publishNotReadyAddresses"] is True
+    assert "publishNotReadyAddresses" not in callers
+    assert [port["targetPort"] for port in callers["ports"]] == ["grpc-dsi"]
+
+
+def test_metering_has_the_disk_that_publishing_aggregates_asks_for() -> None:
+    def disk(folder: Path) -> dict[str, int]:
+        return {
+            m["metadata"]["name"]: int(
+                m["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"][
+                    "storage"
+                ].removesuffix("Gi")
+            )
+            for m in render(folder)
+            if m["kind"] == "StatefulSet"
+        }
+
+    production = disk(KUBERNETES / "overlays/production")
+    assert production["spine-metering"] >= production["spine-dsi"]
+    naive = disk(KUBERNETES / "base")
+    assert naive["spine-metering"] < naive["spine-dsi"], "the base is for trying out"
+
+
 def test_compose_runs_every_process_too() -> None:
     commands = {name: s.get("command") for name, s in ours().items()}
     assert {name: tuple(commands[name]) for name in PROCESSES} == PROCESSES
@@ -489,7 +518,12 @@ def test_each_process_holds_its_own_signing_key_and_no_other(overlay: Path) -> N
             mounted = {names.get(m["name"]): m["mountPath"] for m in container["volumeMounts"]}
             keys = {s: path for s, path in mounted.items() if s and s.endswith("-key")}
             held[name, container["name"]] = keys
-    assert held.pop(("spine-opening", "wait")) == held.pop(("spine-upgrade", "topics")) == {}
+    for name, container in (
+        ("spine-opening", "wait"),
+        ("spine-upgrade", "topics"),
+        ("spine-auditing", "audit"),
+    ):
+        assert held.pop((name, container)) == {}
     assert {process: keys for (_, process), keys in held.items()} == {
         process: {f"spine-{process}-key": "/var/lib/spine/keys"} if signs else {}
         for process, signs in KEYS.items()
@@ -511,6 +545,13 @@ def test_the_dsi_and_the_readings_process_share_a_folder(overlay: Path) -> None:
     assert mounts["dsi"] == mounts["readings"] == [{"name": "data", "mountPath": "/var/lib/spine"}]
 
 
+# What a policy opens, where it is not what the pod is named for.
+OPENED_BY = {
+    "spine-dsi-among-themselves": ("dsi", "readings"),
+    "spine-quarantined-at-readings": ("readings",),
+}
+
+
 @overlays
 def test_policies_and_the_budget_cover_every_process(overlay: Path) -> None:
     policies = {m["metadata"]["name"]: m["spec"] for m in of_kind(overlay, "NetworkPolicy")}
@@ -526,23 +567,70 @@ def test_policies_and_the_budget_cover_every_process(overlay: Path) -> None:
         assert any(chosen <= labels.items() for _, labels, _ in pods(overlay)), name
         for rule in policy.get("ingress", ()):
             component = policy["podSelector"]["matchLabels"]["app.kubernetes.io/component"]
-            kinds = ("dsi", "readings") if name == "spine-dsi-among-themselves" else (component,)
+            kinds = OPENED_BY.get(name, (component,))
             ports = [shared_settings(overlay)[f"SPINE_{kind.upper()}_PORT"] for kind in kinds]
             assert [str(port["port"]) for port in rule["ports"]] == ports
 
 
+def selected(selector: Manifest, labels: dict[str, str]) -> bool:
+    """Whether a selector takes a pod, of the operators that are used here."""
+    for wanted in selector.get("matchExpressions", ()):
+        assert wanted["operator"] == "In"
+        if labels.get(wanted["key"]) not in wanted["values"]:
+            return False
+    wanted_labels: dict[str, str] = selector.get("matchLabels", {})
+    return wanted_labels.items() <= labels.items()
+
+
+def is_let(
+    policies: list[Manifest], way: str, pod: dict[str, str], peer: dict[str, str], port: int
+) -> bool:
+    """Whether a policy for the pod lets it reach the peer ("egress"), or the peer it."""
+    to = {"egress": "to", "ingress": "from"}[way]
+    return any(
+        selected(other["podSelector"], peer)
+        for policy in policies
+        if selected(policy["podSelector"], pod)
+        for rule in policy.get(way, ())
+        if port in (allowed["port"] for allowed in rule["ports"])
+        for other in rule[to]
+        if "podSelector" in other and "namespaceSelector" not in other
+    )
+
+
+# Who is asked, in which pod, and the pods that ask.
+ASKED = {
+    "dsi": ("dsi", {"dsi"}),
+    "readings": ("dsi", {"dsi", "metering"}),
+    "consumers": ("consumers", {"dsi"}),
+    "governance": ("governance", {"dsi", "consumers", "metering", "assets"}),
+}
+
+
 @overlays
-def test_the_dsi_reaches_who_has_the_keys_and_nobody_else_gets_there_by_it(overlay: Path) -> None:
-    policies = {m["metadata"]["name"]: m["spec"] for m in of_kind(overlay, "NetworkPolicy")}
-    settings = shared_settings(overlay)
-    host, _, port = settings["SPINE_CONSUMERS_PEERS"].partition(":")
+@pytest.mark.parametrize("asked", ASKED)
+def test_pods_reach_whom_they_ask_and_nobody_else_does(overlay: Path, asked: str) -> None:
+    components = {labels["app.kubernetes.io/component"]: labels for _, labels, _ in pods(overlay)}
+    addresses = shared_settings(overlay)[f"SPINE_{asked.upper()}_PEERS"].split(",")
+    ((host, port),) = {tuple(each.split(".")[-1].split(":")) for each in addresses}
     (service,) = [s for s in of_kind(overlay, "Service") if s["metadata"]["name"] == host]
+    pod, askers = ASKED[asked]
+    there = components[pod]
+    assert selected({"matchLabels": service["spec"]["selector"]}, there)
     assert port in {str(p["port"]) for p in service["spec"]["ports"]}
-    there, here = policies["spine-dsi-to-consumers"], policies["spine-seals-from-dsi"]
-    ((way,), (back,)) = there["egress"], here["ingress"]
-    assert way["to"] == [{"podSelector": here["podSelector"]}]
-    assert back["from"] == [{"podSelector": there["podSelector"]}]
-    assert [str(p["port"]) for p in way["ports"]] == [port]
+    policies = [m["spec"] for m in of_kind(overlay, "NetworkPolicy")]
+
+    def reach(policies: list[Manifest]) -> set[str]:
+        return {
+            name
+            for name, here in components.items()
+            if is_let(policies, "egress", here, there, int(port))
+            and is_let(policies, "ingress", there, here, int(port))
+        }
+
+    assert reach(policies) == askers
+    for way in ("egress", "ingress"):
+        assert reach([policy for policy in policies if way not in policy]) == set()
 
 
 # Compose
