@@ -11,10 +11,7 @@ folder; a folder of keys appears whole or not at all, so processes may start sid
 
 from __future__ import annotations
 
-import errno
-import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -40,6 +37,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from spine.errors import Invalid, Reason, Unauthenticated
+from spine.files import appear, write_private
 from spine.policy import Role
 
 SCHEME = "energyos"
@@ -57,8 +55,8 @@ SERVER_PREFIX = "server-"
 
 CA_LIFE = timedelta(days=3650)
 LIFE = timedelta(days=365)
-# An identity with less than this left is made anew.
-LIFE_LEFT_MIN = timedelta(days=30)
+# An identity with less than a third of its life left is made anew.
+LIFE_PARTS = 3
 # Machines whose clocks are a day apart still accept one another's new certificates.
 BACKDATED = timedelta(days=2)
 
@@ -104,6 +102,11 @@ def caller_of(auth_context: Mapping[str, Iterable[bytes]], now: datetime) -> Cal
     if not checked.not_before <= now <= checked.not_after:
         raise _unauthenticated("the client certificate is not valid at this time")
     return checked.caller
+
+
+def caller_in(pem: bytes) -> Caller:
+    """The caller that a certificate names, in date or not; Unauthenticated if none."""
+    return _check(pem).caller
 
 
 def _unauthenticated(message: str) -> Unauthenticated:
@@ -167,6 +170,11 @@ class Identity:
     folder: Path
 
     @property
+    def stamp(self) -> tuple[tuple[int, int, int] | None, ...]:
+        """Another one whenever one of the three files was replaced."""
+        return tuple(_stamp(self.folder / name) for name in (CERT_FILE, KEY_FILE, CA_FILE))
+
+    @property
     def cert(self) -> bytes:
         """The certificate, PEM."""
         return (self.folder / CERT_FILE).read_bytes()
@@ -183,8 +191,21 @@ class Identity:
 
     @property
     def caller(self) -> Caller:
-        """Who a server takes the holder for."""
-        return _check(self.cert).caller
+        """Who a server takes the holder for; Unauthenticated if for nobody."""
+        return caller_in(self.cert)
+
+
+def _stamp(file: Path) -> tuple[int, int, int] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def is_due(not_before: datetime, not_after: datetime, now: datetime) -> bool:
+    """Whether so little of its life is left that a certificate is made anew."""
+    return not_after - now < (not_after - not_before) / LIFE_PARTS
 
 
 class Authority:
@@ -202,7 +223,7 @@ class Authority:
         """The authority of this folder; generated on first use."""
         home = identities / CA_ALIAS
         if not home.exists():
-            _appear(home, _new_authority())
+            appear(home, _new_authority())
         certificate = x509.load_pem_x509_certificate((home / CERT_FILE).read_bytes())
         key = load_pem_private_key((home / KEY_FILE).read_bytes(), None)
         assert isinstance(key, ec.EllipticCurvePrivateKey)
@@ -248,7 +269,7 @@ class Authority:
         home = self._identities / alias
         names = _alternative_names(f"{SCHEME}://{role}/{party}", hosts)
         if not self._serves(home, names):
-            _appear(home, self._new_leaf(party, names, server=bool(hosts)), replace=True)
+            appear(home, self._new_leaf(party, names, server=bool(hosts)), replace=True)
         return Identity(home)
 
     def _serves(self, home: Path, names: x509.SubjectAlternativeName) -> bool:
@@ -259,7 +280,8 @@ class Authority:
             said = held.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         except (FileNotFoundError, ValueError, InvalidSignature, x509.ExtensionNotFound):
             return False
-        return said == names and held.not_valid_after_utc > datetime.now(UTC) + LIFE_LEFT_MIN
+        span = held.not_valid_before_utc, held.not_valid_after_utc
+        return said == names and not is_due(*span, datetime.now(UTC))
 
     def _new_leaf(
         self, party: str, names: x509.SubjectAlternativeName, *, server: bool
@@ -350,7 +372,7 @@ def load_or_create_signing_key(path: Path) -> Ed25519PrivateKey:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
             fresh = Path(scratch) / path.name
-            _write_private(fresh, _private_pem(Ed25519PrivateKey.generate()))
+            write_private(fresh, _private_pem(Ed25519PrivateKey.generate()))
             with suppress(FileExistsError):  # another process was first: its key is the key
                 path.hardlink_to(fresh)
     key = load_pem_private_key(path.read_bytes(), None)
@@ -365,33 +387,3 @@ def signing_key(data_dir: Path, role: str) -> Ed25519PrivateKey:
 
 def _private_pem(key: ec.EllipticCurvePrivateKey | Ed25519PrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    """Readable by its owner from the first byte on, and on the disk before anybody relies on it."""
-    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(descriptor)
-
-
-def _appear(home: Path, files: Mapping[str, bytes], *, replace: bool = False) -> None:
-    """Put a folder in place whole. Where another process is first, its folder stays."""
-    home.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".new-", dir=home.parent))
-    fresh, stale = scratch / "fresh", scratch / "stale"
-    try:
-        fresh.mkdir(mode=0o700)
-        for name, content in files.items():
-            _write_private(fresh / name, content)
-        if replace:
-            with suppress(FileNotFoundError):
-                home.rename(stale)
-        try:
-            fresh.rename(home)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-    finally:
-        shutil.rmtree(scratch)
