@@ -16,9 +16,8 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import lru_cache
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Self
 
@@ -30,14 +29,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
-    NoEncryption,
-    PrivateFormat,
     load_pem_private_key,
 )
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from spine.errors import Invalid, Reason, Unauthenticated
 from spine.files import appear, write_private
+from spine.issuing import alternative_names, new_authority, new_leaf, private_pem
 from spine.policy import Role
 
 SCHEME = "energyos"
@@ -53,12 +51,8 @@ CA_ALIAS = "ca"
 # Names that only the servers of the installation bear.
 SERVER_PREFIX = "server-"
 
-CA_LIFE = timedelta(days=3650)
-LIFE = timedelta(days=365)
 # An identity with less than a third of its life left is made anew.
 LIFE_PARTS = 3
-# Machines whose clocks are a day apart still accept one another's new certificates.
-BACKDATED = timedelta(days=2)
 
 RSA_BITS_MIN = 2048
 CERTIFICATES_CACHED_MAX = 1024
@@ -218,15 +212,32 @@ class Authority:
         self._certificate = certificate
         self._key = key
 
+    @staticmethod
+    def is_at_hand(identities: Path) -> bool:
+        """Whether the key of the authority of this folder is there."""
+        return (identities / CA_ALIAS / KEY_FILE).exists()
+
     @classmethod
     def open_or_create(cls, identities: Path) -> Self:
         """The authority of this folder; generated on first use."""
-        home = identities / CA_ALIAS
-        if not home.exists():
-            appear(home, _new_authority())
-        certificate = x509.load_pem_x509_certificate((home / CERT_FILE).read_bytes())
-        key = load_pem_private_key((home / KEY_FILE).read_bytes(), None)
-        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        if not (identities / CA_ALIAS).exists():
+            cert, key = new_authority()
+            appear(identities / CA_ALIAS, {CERT_FILE: cert, KEY_FILE: key})
+        return cls.open(identities)
+
+    @classmethod
+    def open(cls, identities: Path) -> Self:
+        """The authority of this folder; Invalid(IDENTITY_MISSING) if none that is of use."""
+        home = Identity(identities / CA_ALIAS)
+        try:
+            certificate = x509.load_pem_x509_certificate(home.cert)
+            key = load_pem_private_key(home.key, None)
+            belongs = key.public_key() == certificate.public_key()
+        except (OSError, ValueError, TypeError):
+            belongs = False
+        if not (belongs and isinstance(key, ec.EllipticCurvePrivateKey)):
+            message = f"there is no development authority with its key in {home.folder}"
+            raise Invalid(Reason.IDENTITY_MISSING, message)
         return cls(identities, certificate, key)
 
     @property
@@ -267,9 +278,10 @@ class Authority:
                 Reason.FIELD_INVALID, "a party is 3 to 64 of A-Z a-z 0-9 . _ -", field="party"
             )
         home = self._identities / alias
-        names = _alternative_names(f"{SCHEME}://{role}/{party}", hosts)
+        names = alternative_names(f"{SCHEME}://{role}/{party}", hosts)
         if not self._serves(home, names):
-            appear(home, self._new_leaf(party, names, server=bool(hosts)), replace=True)
+            cert, key = new_leaf(self._certificate, self._key, party, names, server=bool(hosts))
+            appear(home, {CERT_FILE: cert, KEY_FILE: key, CA_FILE: self.ca}, replace=True)
         return Identity(home)
 
     def _serves(self, home: Path, names: x509.SubjectAlternativeName) -> bool:
@@ -283,88 +295,6 @@ class Authority:
         span = held.not_valid_before_utc, held.not_valid_after_utc
         return said == names and not is_due(*span, datetime.now(UTC))
 
-    def _new_leaf(
-        self, party: str, names: x509.SubjectAlternativeName, *, server: bool
-    ) -> dict[str, bytes]:
-        key = ec.generate_private_key(ec.SECP256R1())
-        usages = [ExtendedKeyUsageOID.CLIENT_AUTH]
-        if server:
-            usages.append(ExtendedKeyUsageOID.SERVER_AUTH)
-        issuer = self._certificate
-        certificate = (
-            _builder(party, issuer.subject, key, LIFE)
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_key_usage(signs_certificates=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
-            .add_extension(names, critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
-                critical=False,
-            )
-            .sign(self._key, hashes.SHA256())
-        )
-        return {
-            CERT_FILE: certificate.public_bytes(Encoding.PEM),
-            KEY_FILE: _private_pem(key),
-            CA_FILE: self.ca,
-        }
-
-
-def _new_authority() -> dict[str, bytes]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = "EnergyOS development authority"
-    certificate = (
-        _builder(name, _common_name(name), key, CA_LIFE)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_key_usage(signs_certificates=True), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    return {CERT_FILE: certificate.public_bytes(Encoding.PEM), KEY_FILE: _private_pem(key)}
-
-
-def _builder(
-    name: str, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, life: timedelta
-) -> x509.CertificateBuilder:
-    now = datetime.now(UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(_common_name(name))
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - BACKDATED)
-        .not_valid_after(now + life)
-    )
-
-
-def _common_name(name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-
-
-def _alternative_names(uri: str, hosts: Iterable[str]) -> x509.SubjectAlternativeName:
-    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri)]
-    for host in hosts:
-        try:
-            names.append(x509.IPAddress(ip_address(host)))
-        except ValueError:
-            names.append(x509.DNSName(host))
-    return x509.SubjectAlternativeName(names)
-
-
-def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not signs_certificates,
-        key_cert_sign=signs_certificates,
-        crl_sign=signs_certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
 
 def load_or_create_signing_key(path: Path) -> Ed25519PrivateKey:
     """The Ed25519 key in this file; generated on first use, once, whoever starts beside us."""
@@ -372,7 +302,7 @@ def load_or_create_signing_key(path: Path) -> Ed25519PrivateKey:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
             fresh = Path(scratch) / path.name
-            write_private(fresh, _private_pem(Ed25519PrivateKey.generate()))
+            write_private(fresh, private_pem(Ed25519PrivateKey.generate()))
             with suppress(FileExistsError):  # another process was first: its key is the key
                 path.hardlink_to(fresh)
     key = load_pem_private_key(path.read_bytes(), None)
@@ -383,7 +313,3 @@ def load_or_create_signing_key(path: Path) -> Ed25519PrivateKey:
 def signing_key(data_dir: Path, role: str) -> Ed25519PrivateKey:
     """The signing key of a process role, in `<data_dir>/keys/<role>.key`."""
     return load_or_create_signing_key(data_dir / "keys" / f"{role}.key")
-
-
-def _private_pem(key: ec.EllipticCurvePrivateKey | Ed25519PrivateKey) -> bytes:
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

@@ -1,21 +1,27 @@
 """The certificate that a server shows: what lies in its folder, without a restart.
 
 grpc asks before every handshake. A pair that was put in the folder is shown from the next
-connection on; one that does not serve is said in the log, and the former goes on.
+connection on; one that does not serve is said in the log, and the former goes on. Whoever runs the
+server has its certificate issued again in time (`kept`).
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime
 from threading import Lock
+from typing import Final
 
 import grpc
 import structlog
 
+from spine import telemetry
 from spine.certificates import Pair
 from spine.errors import Invalid
 from spine.identity import Identity
 
+LOOK_EVERY_S: Final = 60.0
 _log = structlog.get_logger()
 
 
@@ -66,6 +72,23 @@ class ServedCertificate:
                 return None
             self._shown = self.pair
             return _configuration(self.pair)
+
+
+async def kept(served: ServedCertificate, issue: Callable[[], object]) -> None:
+    """Look after the certificate of a server once a minute, until cancelled.
+
+    `issue` has it issued again if that is due. It is called in the event loop, so that nobody of
+    this process finds the folder half replaced.
+    """
+    while True:
+        try:
+            issue()
+        except Exception as error:  # the one in use is good for long yet
+            _log.warning("certificate.not_issued", reason=str(error))
+        served.look()
+        left = served.pair.not_after - datetime.now(UTC)
+        telemetry.certificate_left_s.set(left.total_seconds())
+        await asyncio.sleep(LOOK_EVERY_S)
 
 
 def _configuration(pair: Pair) -> grpc.ServerCertificateConfiguration:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -13,18 +11,27 @@ from typing import Any
 
 import grpc
 import pytest
-from cryptography import x509
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from structlog.testing import capture_logs
 
+from spine import telemetry
 from spine.certificates import Pair
+from spine.config import Settings
 from spine.errors import Invalid, Reason
 from spine.identity import CERT_FILE, KEY_FILE, Authority, Identity, is_due
 from spine.policy import Role
+from spine.runtime import Process, Runtime
 from spine.server import build_server, connect
+from tests.helpers.certificates import (
+    DAY,
+    NAME,
+    issued,
+    serial,
+    serving,
+    shown,
+    status,
+    wrong_key,
+)
 
-NAME = "server-dsi"
-DAY = timedelta(days=1)
 NOW = datetime.now(UTC)
 
 
@@ -36,52 +43,6 @@ def authority(tmp_path: Path) -> Authority:
 @pytest.fixture
 def client(authority: Authority) -> Identity:
     return authority.issue_client(Role.DATA_USER, "ACME")
-
-
-def issued(
-    authority: Authority, monkeypatch: pytest.MonkeyPatch, life: timedelta, party: str = "dsi"
-) -> Identity:
-    """A server's identity with that much left, in the place of the one before."""
-    with monkeypatch.context() as patched:
-        patched.setattr("spine.identity.LIFE", life)
-        patched.setattr(authority, "_serves", lambda *_: False)
-        return authority.issue_server(Role.DSI, party, alias=NAME)
-
-
-def serial(pem: bytes) -> int:
-    return x509.load_pem_x509_certificate(pem).serial_number
-
-
-def shown(port: int, client: Identity) -> int:
-    """The serial number of the certificate that a new connection is shown."""
-    context = ssl.create_default_context(cadata=client.ca.decode())
-    context.load_cert_chain(client.folder / CERT_FILE, client.folder / KEY_FILE)
-    context.set_alpn_protocols(["h2"])
-    with (
-        socket.create_connection(("127.0.0.1", port)) as plain,
-        context.wrap_socket(plain, server_hostname="localhost") as secured,
-    ):
-        der = secured.getpeercert(binary_form=True)
-    assert der is not None
-    return x509.load_der_x509_certificate(der).serial_number
-
-
-async def status(channel: grpc.aio.Channel) -> grpc.StatusCode:
-    try:
-        await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
-    except grpc.aio.AioRpcError as error:
-        return error.code()
-    return grpc.StatusCode.OK
-
-
-@asynccontextmanager
-async def serving(identity: Identity) -> AsyncIterator[int]:
-    server = build_server(identity, [])
-    await server.start()
-    try:
-        yield server.port
-    finally:
-        await server.stop(0)
 
 
 class Static:
@@ -158,11 +119,6 @@ async def test_a_new_authority_decides_who_gets_in_from_the_next_connection_on(
             assert await status(new) is grpc.StatusCode.OK
 
 
-def wrong_key(folder: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = authority.issue_server(Role.DSI, "dsi", alias="other")
-    (folder / CERT_FILE).write_bytes(other.cert)
-
-
 def another_caller(folder: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
     issued(authority, monkeypatch, 2 * DAY, party="metering")
 
@@ -232,3 +188,120 @@ def test_a_certificate_that_nobody_renews_is_read_as_it_is(
 ) -> None:
     pair = Pair.read(issued(authority, monkeypatch, -DAY))
     assert str(pair.caller) == "dsi/dsi" and pair.not_after < NOW
+
+
+# A process renews its own
+
+
+class Gauge:
+    """What a process says of its certificate, in seconds."""
+
+    def __init__(self) -> None:
+        self.said: list[float] = []
+
+    def set(self, value: float) -> None:
+        self.said.append(value)
+
+
+@pytest.fixture
+def gauge(monkeypatch: pytest.MonkeyPatch) -> Gauge:
+    made = Gauge()
+    monkeypatch.setattr(telemetry, "certificate_left_s", made)
+    monkeypatch.setattr("spine.services.certificates.LOOK_EVERY_S", 0.0)
+    return made
+
+
+@asynccontextmanager
+async def running(data_dir: Path) -> AsyncIterator[Process]:
+    """A process that serves, without a log."""
+    nothing: Any = None
+    settings = Settings(data_dir=data_dir)
+    process = Process(Runtime(settings, nothing, nothing, nothing, nothing), "dsi")
+    await process.serve(Role.DSI, [], 0)
+    try:
+        yield process
+    finally:
+        await process.stop()
+
+
+async def looked(gauge: Gauge) -> float:
+    """What the gauge says after a look that begins from now on."""
+    for _ in range(2):
+        said = len(gauge.said)
+        while len(gauge.said) == said:
+            await asyncio.sleep(0)
+    return gauge.said[-1]
+
+
+async def never(*_: Any) -> None:
+    """The naive process: a certificate is made at the start, and then no more."""
+
+
+@pytest.mark.parametrize("naive", [False, True])
+async def test_a_process_renews_its_certificate_while_it_runs(
+    authority: Authority,
+    client: Identity,
+    tmp_path: Path,
+    gauge: Gauge,
+    monkeypatch: pytest.MonkeyPatch,
+    naive: bool,
+) -> None:
+    if naive:
+        monkeypatch.setattr("spine.runtime.kept", never)
+    async with running(tmp_path) as process:
+        assert process.server is not None
+        old = issued(authority, monkeypatch, timedelta(hours=1)).cert
+        if not naive:
+            assert await looked(gauge) > 300 * DAY.total_seconds()
+        now = await asyncio.to_thread(shown, process.server.port, client)
+        assert (now == serial(old)) is naive
+
+
+async def test_where_the_authority_is_elsewhere_a_process_takes_what_was_put_in_its_folder(
+    authority: Authority,
+    client: Identity,
+    tmp_path: Path,
+    gauge: Gauge,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = issued(authority, monkeypatch, timedelta(hours=1)).cert
+    (tmp_path / "identities/ca").rename(tmp_path / "elsewhere")
+    async with running(tmp_path) as process:
+        assert process.server is not None
+        port = process.server.port
+        assert await asyncio.to_thread(shown, port, client) == serial(first)
+        assert 0 < await looked(gauge) <= 3600
+        second = issued(authority, monkeypatch, DAY).cert
+        assert await looked(gauge) > 3600
+        assert await asyncio.to_thread(shown, port, client) == serial(second)
+        assert not (tmp_path / "identities/ca").exists()
+        issued(authority, monkeypatch, -DAY)
+        assert await looked(gauge) > 3600  # of what it shows, not of what lies there
+
+
+async def test_a_process_that_cannot_renew_says_so_and_goes_on(
+    authority: Authority,
+    client: Identity,
+    tmp_path: Path,
+    gauge: Gauge,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with running(tmp_path) as process:
+        assert process.server is not None
+        old = issued(authority, monkeypatch, timedelta(hours=1)).cert
+        await looked(gauge)
+        (tmp_path / "identities/ca" / KEY_FILE).write_bytes(b"torn")
+        old = issued(authority, monkeypatch, timedelta(hours=1)).cert
+        with capture_logs() as lines:
+            assert 0 < await looked(gauge) <= 3600
+        assert "certificate.not_issued" in {line["event"] for line in lines}
+        assert await asyncio.to_thread(shown, process.server.port, client) == serial(old)
+
+
+def test_no_certificate_outlives_its_authority(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spine.issuing.CA_LIFE", DAY)
+    authority = Authority.open_or_create(tmp_path)
+    pair = Pair.read(authority.issue_server(Role.DSI, "dsi"))
+    assert pair.not_after <= datetime.now(UTC) + DAY
