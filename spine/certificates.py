@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Self
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from spine.errors import Invalid, Reason, Unauthenticated
-from spine.identity import Caller, Identity, caller_in
+from spine.identity import CA_ALIAS, Caller, Identity, caller_in, is_due
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,34 @@ class Pair:
             raise _unfit(f"the certificate names {self.caller} in the place of {before.caller}")
         if not self.not_before <= now <= self.not_after:
             raise _unfit(f"the certificate of {self.caller} is not valid at this time")
+
+    def standing(self, authority: x509.Certificate | None, now: datetime) -> str:
+        """How it stands: valid, due (to be renewed), ended, not yet valid, or of another authority
+        than that one.
+        """
+        if not self.not_before <= now:
+            return "not yet valid"
+        if now > self.not_after:
+            return "ended"
+        if authority is not None and not _issued_by(authority, self.cert):
+            return "of another authority"
+        return "due" if is_due(self.not_before, self.not_after, now) else "valid"
+
+
+def authority_of(identities: Path) -> x509.Certificate | None:
+    """The certificate of the authority of that folder, whether its key is at hand or not."""
+    try:
+        return x509.load_pem_x509_certificate(Identity(identities / CA_ALIAS).cert)
+    except (OSError, ValueError):
+        return None
+
+
+def _issued_by(authority: x509.Certificate, pem: bytes) -> bool:
+    try:
+        x509.load_pem_x509_certificate(pem).verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def _unfit(message: str) -> Invalid:

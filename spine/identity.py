@@ -245,25 +245,28 @@ class Authority:
         """The authority's certificate, PEM."""
         return self._certificate.public_bytes(Encoding.PEM)
 
-    def issue_client(self, role: Role, party: str, alias: str | None = None) -> Identity:
+    def issue_client(
+        self, role: Role, party: str, alias: str | None = None, *, anew: bool = False
+    ) -> Identity:
         """The identity of a party in a role, kept as `alias` (the party if not given).
 
-        Invalid(FIELD_INVALID) for a name that is malformed, a server's, or another party's.
+        One that still serves stays, unless it is wanted `anew`. Invalid(FIELD_INVALID) for a name
+        that is malformed, a server's, or another party's.
         """
         self.check_free(alias or party, role, party)
-        return self._issue(alias or party, role, party, ())
+        return self._issue(alias or party, role, party, (), anew=anew)
 
     def check_free(self, alias: str, role: Role, party: str | None = None) -> None:
         """Invalid(FIELD_INVALID) unless a client could be given that name; any party if None."""
         if not _ALIAS.fullmatch(alias) or alias == CA_ALIAS or alias.startswith(SERVER_PREFIX):
             message = "a name is up to 64 of A-Z a-z 0-9 . _ -, and not one of a server"
             raise Invalid(Reason.FIELD_INVALID, message, field="as")
-        home = Identity(self._identities / alias)
-        if home.folder.exists():
-            held = home.caller
-            if held.role is not role or (party is not None and held.party != party):
-                message = f"the name {alias} is taken"
-                raise Invalid(Reason.FIELD_INVALID, message, field="as")
+        try:
+            held = Identity(self._identities / alias).caller
+        except (OSError, Unauthenticated):  # nothing is there, or what nobody would take
+            return
+        if held.role is not role or (party is not None and held.party != party):
+            raise Invalid(Reason.FIELD_INVALID, f"the name {alias} is taken", field="as")
 
     def issue_server(
         self, role: Role, party: str, hosts: Sequence[str] = (), alias: str | None = None
@@ -272,14 +275,16 @@ class Authority:
         named = dict.fromkeys((*LOCAL_HOSTS, DEV_SERVER_NAME, *hosts))
         return self._issue(alias or party, role, party, tuple(named))
 
-    def _issue(self, alias: str, role: Role, party: str, hosts: tuple[str, ...]) -> Identity:
+    def _issue(
+        self, alias: str, role: Role, party: str, hosts: tuple[str, ...], *, anew: bool = False
+    ) -> Identity:
         if not _PARTY.fullmatch(party):
             raise Invalid(
                 Reason.FIELD_INVALID, "a party is 3 to 64 of A-Z a-z 0-9 . _ -", field="party"
             )
         home = self._identities / alias
         names = alternative_names(f"{SCHEME}://{role}/{party}", hosts)
-        if not self._serves(home, names):
+        if anew or not self._serves(home, names):
             cert, key = new_leaf(self._certificate, self._key, party, names, server=bool(hosts))
             appear(home, {CERT_FILE: cert, KEY_FILE: key, CA_FILE: self.ca}, replace=True)
         return Identity(home)

@@ -70,6 +70,8 @@ OF_FILES = {Reason.FILE_EMPTY, Reason.FILE_UNRECOGNISED, Reason.FILE_UNREADABLE}
 # They start what would be missing, or need nothing that could be.
 STARTS_EVERYTHING = {"up", "demo", "loadtest"}
 NEEDS_NOTHING = {"schemas check", "coordinators", "quarantine held", "policy list"}
+# They look into the data folder and ask nobody.
+ASKS_NOBODY = {"identity issue", "identity list"}
 # They wait for a broker, as a process should.
 IS_A_PROCESS = {"coordinator", "dsi", "readings", "ledger run", "witness"}
 # They look at what stands in the data folder before they ask anybody.
@@ -162,7 +164,8 @@ def test_where_nothing_ever_ran_each_command_says_so(name: str, file: Path) -> N
 
 @pytest.mark.usefixtures("stopped")
 @pytest.mark.parametrize(
-    "name", sorted(commands().keys() - STARTS_EVERYTHING - NEEDS_NOTHING - IS_A_PROCESS)
+    "name",
+    sorted(commands().keys() - STARTS_EVERYTHING - NEEDS_NOTHING - ASKS_NOBODY - IS_A_PROCESS),
 )
 def test_where_everything_was_stopped_each_command_says_who_does_not_answer(
     name: str, file: Path

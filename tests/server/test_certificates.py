@@ -279,6 +279,24 @@ async def test_where_the_authority_is_elsewhere_a_process_takes_what_was_put_in_
         assert await looked(gauge) > 3600  # of what it shows, not of what lies there
 
 
+async def test_a_process_goes_over_to_another_authority_while_it_runs(
+    authority: Authority, client: Identity, tmp_path: Path, gauge: Gauge
+) -> None:
+    async with running(tmp_path) as process:
+        assert process.server is not None
+        target = f"127.0.0.1:{process.server.port}"
+        (tmp_path / "identities/ca").rename(tmp_path / "lost")
+        await looked(gauge)  # nothing is made in between
+        assert not (tmp_path / "identities/ca").exists()
+        again = Authority.open_or_create(tmp_path / "identities")
+        await looked(gauge)
+        async with connect(target, client.folder) as old:
+            assert await status(old) is grpc.StatusCode.UNAVAILABLE
+        fresh = again.issue_client(Role.DATA_USER, "ACME")
+        async with connect(target, fresh.folder) as new:
+            assert await status(new) is grpc.StatusCode.OK
+
+
 async def test_a_process_that_cannot_renew_says_so_and_goes_on(
     authority: Authority,
     client: Identity,
