@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -21,6 +22,7 @@ from spine.identity import CERT_FILE, KEY_FILE, Authority, Identity, is_due
 from spine.policy import Role
 from spine.runtime import Process, Runtime
 from spine.server import build_server, connect
+from spine.services.certificates import ServedCertificate
 from tests.helpers.certificates import (
     DAY,
     NAME,
@@ -88,21 +90,40 @@ async def test_a_server_whose_certificate_ran_out_serves_again_with_the_one_put_
             assert await status(channel) is served
 
 
+class AsksNobody(ServedCertificate):
+    """The naive server: renewing is all it thought of."""
+
+    @property
+    def credentials(self) -> grpc.ServerCredentials:
+        first = grpc.ssl_server_certificate_configuration(
+            [(self.pair.key, self.pair.cert)], self.pair.ca
+        )
+        return grpc.dynamic_ssl_server_credentials(first, self._renewed)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("naive", [False, True])
 async def test_after_a_renewal_a_client_still_needs_a_certificate_of_the_authority(
-    authority: Authority, client: Identity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    authority: Authority,
+    client: Identity,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    naive: bool,
 ) -> None:
+    if naive:
+        monkeypatch.setattr("spine.server.ServedCertificate", AsksNobody)
     stranger = Authority.open_or_create(tmp_path / "other").issue_client(Role.DATA_USER, "ACME")
+    # Refused by TLS, or let in as far as the check of the call.
+    refused = grpc.StatusCode.UNAUTHENTICATED if naive else grpc.StatusCode.UNAVAILABLE
     async with serving(issued(authority, monkeypatch, DAY)) as port:
         issued(authority, monkeypatch, 2 * DAY)
         target = f"127.0.0.1:{port}"
         bare = grpc.ssl_channel_credentials(client.ca)
         async with grpc.aio.secure_channel(target, bare) as nobody:
-            assert await status(nobody) is grpc.StatusCode.UNAVAILABLE
-        own = client.folder / "ca.pem"
-        async with connect(target, stranger.folder, ca=own) as channel:
-            assert await status(channel) is grpc.StatusCode.UNAVAILABLE
+            assert await status(nobody) is refused
+        async with connect(target, stranger.folder, ca=client.folder / "ca.pem") as channel:
+            assert await status(channel) is refused
         async with connect(target, client.folder) as channel:
-            assert await status(channel) is grpc.StatusCode.OK
+            assert await status(channel) is (refused if naive else grpc.StatusCode.OK)
 
 
 async def test_a_new_authority_decides_who_gets_in_from_the_next_connection_on(
@@ -163,6 +184,16 @@ async def test_what_does_not_serve_is_said_once_and_the_former_goes_on(
         assert len(unfit) == 1 and said in unfit[0]["reason"]
         mended = issued(authority, monkeypatch, 3 * DAY)
         assert await asyncio.to_thread(shown, port, client) == serial(mended.cert)
+
+
+async def test_without_that_check_a_certificate_that_ran_out_would_be_shown(
+    authority: Authority, client: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pair, "check_follows", lambda *_: None)
+    async with serving(issued(authority, monkeypatch, DAY)) as port:
+        issued(authority, monkeypatch, -DAY)
+        with pytest.raises(ssl.SSLCertVerificationError, match="expired"):
+            await asyncio.to_thread(shown, port, client)
 
 
 async def test_a_server_does_not_begin_with_a_key_that_is_not_its_certificates(
