@@ -290,12 +290,16 @@ class Authority:
         return Identity(home)
 
     def _serves(self, home: Path, names: x509.SubjectAlternativeName) -> bool:
-        """Whether what is there is ours, says the same, and has time left."""
+        """Whether what is there is whole and ours, says the same, and has time left."""
+        found = Identity(home)
         try:
-            held = x509.load_pem_x509_certificate((home / CERT_FILE).read_bytes())
+            held = x509.load_pem_x509_certificate(found.cert)
             held.verify_directly_issued_by(self._certificate)
+            x509.load_pem_x509_certificates(found.ca)
+            if load_pem_private_key(found.key, None).public_key() != held.public_key():
+                return False
             said = held.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        except (FileNotFoundError, ValueError, InvalidSignature, x509.ExtensionNotFound):
+        except (OSError, ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
             return False
         span = held.not_valid_before_utc, held.not_valid_after_utc
         return said == names and not is_due(*span, datetime.now(UTC))

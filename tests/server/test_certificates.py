@@ -18,7 +18,7 @@ from spine import telemetry
 from spine.certificates import Pair
 from spine.config import Settings
 from spine.errors import Invalid, Reason
-from spine.identity import CERT_FILE, KEY_FILE, Authority, Identity, is_due
+from spine.identity import CA_FILE, CERT_FILE, KEY_FILE, Authority, Identity, is_due
 from spine.policy import Role
 from spine.runtime import Process, Runtime
 from spine.server import build_server, connect
@@ -326,6 +326,20 @@ async def test_a_process_goes_over_to_another_authority_while_it_runs(
         fresh = again.issue_client(Role.DATA_USER, "ACME")
         async with connect(target, fresh.folder) as new:
             assert await status(new) is grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize("damaged", [CERT_FILE, KEY_FILE, CA_FILE])
+async def test_a_process_makes_good_what_is_damaged_in_its_folder(
+    authority: Authority, client: Identity, tmp_path: Path, gauge: Gauge, damaged: str
+) -> None:
+    own = Identity(tmp_path / "identities" / NAME)
+    async with running(tmp_path) as process:
+        assert process.server is not None
+        before = serial(own.cert)
+        (own.folder / damaged).write_bytes(b"torn")
+        await looked(gauge)
+        now = await asyncio.to_thread(shown, process.server.port, client)
+        assert now == serial(own.cert) != before
 
 
 async def test_a_process_that_cannot_renew_says_so_and_goes_on(
