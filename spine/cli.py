@@ -27,6 +27,7 @@ MODULES: Final = {
     "health": ("health",),
     "logs": ("topics", "schemas"),
     "parties": ("participant", "meter", "tenancy"),
+    "identities": ("identity",),
     "consents": ("consent",),
     "policies": ("policy",),
     "erasing": ("erase",),

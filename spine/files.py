@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import shutil
 import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -45,6 +49,39 @@ def scratch(data_dir: Path) -> tempfile.TemporaryDirectory[str]:
     home = data_dir / "scratch"
     home.mkdir(parents=True, exist_ok=True)
     return tempfile.TemporaryDirectory(dir=home)
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Readable by its owner from the first byte on, and on the disk before anybody relies on it."""
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(descriptor)
+
+
+def appear(home: Path, files: Mapping[str, bytes], *, replace: bool = False) -> None:
+    """Put a folder of private files in place whole, with `replace` in place of the one there.
+
+    Where another process is first, its folder stays.
+    """
+    home.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".new-", dir=home.parent))
+    fresh, stale = scratch / "fresh", scratch / "stale"
+    try:
+        fresh.mkdir(mode=0o700)
+        for name, content in files.items():
+            write_private(fresh / name, content)
+        if replace:
+            with suppress(FileNotFoundError):
+                home.rename(stale)
+        try:
+            fresh.rename(home)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+    finally:
+        shutil.rmtree(scratch)
 
 
 def claimed(folder: Path, who: str) -> IO[str]:

@@ -11,17 +11,13 @@ folder; a folder of keys appears whole or not at all, so processes may start sid
 
 from __future__ import annotations
 
-import errno
-import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import lru_cache
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Self
 
@@ -33,13 +29,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
-    NoEncryption,
-    PrivateFormat,
     load_pem_private_key,
 )
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from spine.errors import Invalid, Reason, Unauthenticated
+from spine.files import appear, write_private
+from spine.issuing import alternative_names, new_authority, new_leaf, private_pem
 from spine.policy import Role
 
 SCHEME = "energyos"
@@ -55,12 +51,8 @@ CA_ALIAS = "ca"
 # Names that only the servers of the installation bear.
 SERVER_PREFIX = "server-"
 
-CA_LIFE = timedelta(days=3650)
-LIFE = timedelta(days=365)
-# An identity with less than this left is made anew.
-LIFE_LEFT_MIN = timedelta(days=30)
-# Machines whose clocks are a day apart still accept one another's new certificates.
-BACKDATED = timedelta(days=2)
+# An identity with less than a third of its life left is made anew.
+LIFE_PARTS = 3
 
 RSA_BITS_MIN = 2048
 CERTIFICATES_CACHED_MAX = 1024
@@ -104,6 +96,11 @@ def caller_of(auth_context: Mapping[str, Iterable[bytes]], now: datetime) -> Cal
     if not checked.not_before <= now <= checked.not_after:
         raise _unauthenticated("the client certificate is not valid at this time")
     return checked.caller
+
+
+def caller_in(pem: bytes) -> Caller:
+    """The caller that a certificate names, in date or not; Unauthenticated if none."""
+    return _check(pem).caller
 
 
 def _unauthenticated(message: str) -> Unauthenticated:
@@ -167,6 +164,11 @@ class Identity:
     folder: Path
 
     @property
+    def stamp(self) -> tuple[tuple[int, int, int] | None, ...]:
+        """Another one whenever one of the three files was replaced."""
+        return tuple(_stamp(self.folder / name) for name in (CERT_FILE, KEY_FILE, CA_FILE))
+
+    @property
     def cert(self) -> bytes:
         """The certificate, PEM."""
         return (self.folder / CERT_FILE).read_bytes()
@@ -183,8 +185,21 @@ class Identity:
 
     @property
     def caller(self) -> Caller:
-        """Who a server takes the holder for."""
-        return _check(self.cert).caller
+        """Who a server takes the holder for; Unauthenticated if for nobody."""
+        return caller_in(self.cert)
+
+
+def _stamp(file: Path) -> tuple[int, int, int] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def is_due(not_before: datetime, not_after: datetime, now: datetime) -> bool:
+    """Whether so little of its life is left that a certificate is made anew."""
+    return not_after - now < (not_after - not_before) / LIFE_PARTS
 
 
 class Authority:
@@ -197,15 +212,32 @@ class Authority:
         self._certificate = certificate
         self._key = key
 
+    @staticmethod
+    def is_at_hand(identities: Path) -> bool:
+        """Whether the key of the authority of this folder is there."""
+        return (identities / CA_ALIAS / KEY_FILE).exists()
+
     @classmethod
     def open_or_create(cls, identities: Path) -> Self:
         """The authority of this folder; generated on first use."""
-        home = identities / CA_ALIAS
-        if not home.exists():
-            _appear(home, _new_authority())
-        certificate = x509.load_pem_x509_certificate((home / CERT_FILE).read_bytes())
-        key = load_pem_private_key((home / KEY_FILE).read_bytes(), None)
-        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        if not (identities / CA_ALIAS).exists():
+            cert, key = new_authority()
+            appear(identities / CA_ALIAS, {CERT_FILE: cert, KEY_FILE: key})
+        return cls.open(identities)
+
+    @classmethod
+    def open(cls, identities: Path) -> Self:
+        """The authority of this folder; Invalid(IDENTITY_MISSING) if none that is of use."""
+        home = Identity(identities / CA_ALIAS)
+        try:
+            certificate = x509.load_pem_x509_certificate(home.cert)
+            key = load_pem_private_key(home.key, None)
+            belongs = key.public_key() == certificate.public_key()
+        except (OSError, ValueError, TypeError):
+            belongs = False
+        if not (belongs and isinstance(key, ec.EllipticCurvePrivateKey)):
+            message = f"there is no development authority with its key in {home.folder}"
+            raise Invalid(Reason.IDENTITY_MISSING, message)
         return cls(identities, certificate, key)
 
     @property
@@ -213,25 +245,28 @@ class Authority:
         """The authority's certificate, PEM."""
         return self._certificate.public_bytes(Encoding.PEM)
 
-    def issue_client(self, role: Role, party: str, alias: str | None = None) -> Identity:
+    def issue_client(
+        self, role: Role, party: str, alias: str | None = None, *, anew: bool = False
+    ) -> Identity:
         """The identity of a party in a role, kept as `alias` (the party if not given).
 
-        Invalid(FIELD_INVALID) for a name that is malformed, a server's, or another party's.
+        One that still serves stays, unless it is wanted `anew`. Invalid(FIELD_INVALID) for a name
+        that is malformed, a server's, or another party's.
         """
         self.check_free(alias or party, role, party)
-        return self._issue(alias or party, role, party, ())
+        return self._issue(alias or party, role, party, (), anew=anew)
 
     def check_free(self, alias: str, role: Role, party: str | None = None) -> None:
         """Invalid(FIELD_INVALID) unless a client could be given that name; any party if None."""
         if not _ALIAS.fullmatch(alias) or alias == CA_ALIAS or alias.startswith(SERVER_PREFIX):
             message = "a name is up to 64 of A-Z a-z 0-9 . _ -, and not one of a server"
             raise Invalid(Reason.FIELD_INVALID, message, field="as")
-        home = Identity(self._identities / alias)
-        if home.folder.exists():
-            held = home.caller
-            if held.role is not role or (party is not None and held.party != party):
-                message = f"the name {alias} is taken"
-                raise Invalid(Reason.FIELD_INVALID, message, field="as")
+        try:
+            held = Identity(self._identities / alias).caller
+        except (OSError, Unauthenticated):  # nothing is there, or what nobody would take
+            return
+        if held.role is not role or (party is not None and held.party != party):
+            raise Invalid(Reason.FIELD_INVALID, f"the name {alias} is taken", field="as")
 
     def issue_server(
         self, role: Role, party: str, hosts: Sequence[str] = (), alias: str | None = None
@@ -240,108 +275,34 @@ class Authority:
         named = dict.fromkeys((*LOCAL_HOSTS, DEV_SERVER_NAME, *hosts))
         return self._issue(alias or party, role, party, tuple(named))
 
-    def _issue(self, alias: str, role: Role, party: str, hosts: tuple[str, ...]) -> Identity:
+    def _issue(
+        self, alias: str, role: Role, party: str, hosts: tuple[str, ...], *, anew: bool = False
+    ) -> Identity:
         if not _PARTY.fullmatch(party):
             raise Invalid(
                 Reason.FIELD_INVALID, "a party is 3 to 64 of A-Z a-z 0-9 . _ -", field="party"
             )
         home = self._identities / alias
-        names = _alternative_names(f"{SCHEME}://{role}/{party}", hosts)
-        if not self._serves(home, names):
-            _appear(home, self._new_leaf(party, names, server=bool(hosts)), replace=True)
+        names = alternative_names(f"{SCHEME}://{role}/{party}", hosts)
+        if anew or not self._serves(home, names):
+            cert, key = new_leaf(self._certificate, self._key, party, names, server=bool(hosts))
+            appear(home, {CERT_FILE: cert, KEY_FILE: key, CA_FILE: self.ca}, replace=True)
         return Identity(home)
 
     def _serves(self, home: Path, names: x509.SubjectAlternativeName) -> bool:
-        """Whether what is there is ours, says the same, and has time left."""
+        """Whether what is there is whole and ours, says the same, and has time left."""
+        found = Identity(home)
         try:
-            held = x509.load_pem_x509_certificate((home / CERT_FILE).read_bytes())
+            held = x509.load_pem_x509_certificate(found.cert)
             held.verify_directly_issued_by(self._certificate)
+            x509.load_pem_x509_certificates(found.ca)
+            if load_pem_private_key(found.key, None).public_key() != held.public_key():
+                return False
             said = held.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        except (FileNotFoundError, ValueError, InvalidSignature, x509.ExtensionNotFound):
+        except (OSError, ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
             return False
-        return said == names and held.not_valid_after_utc > datetime.now(UTC) + LIFE_LEFT_MIN
-
-    def _new_leaf(
-        self, party: str, names: x509.SubjectAlternativeName, *, server: bool
-    ) -> dict[str, bytes]:
-        key = ec.generate_private_key(ec.SECP256R1())
-        usages = [ExtendedKeyUsageOID.CLIENT_AUTH]
-        if server:
-            usages.append(ExtendedKeyUsageOID.SERVER_AUTH)
-        issuer = self._certificate
-        certificate = (
-            _builder(party, issuer.subject, key, LIFE)
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_key_usage(signs_certificates=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
-            .add_extension(names, critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
-                critical=False,
-            )
-            .sign(self._key, hashes.SHA256())
-        )
-        return {
-            CERT_FILE: certificate.public_bytes(Encoding.PEM),
-            KEY_FILE: _private_pem(key),
-            CA_FILE: self.ca,
-        }
-
-
-def _new_authority() -> dict[str, bytes]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = "EnergyOS development authority"
-    certificate = (
-        _builder(name, _common_name(name), key, CA_LIFE)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_key_usage(signs_certificates=True), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    return {CERT_FILE: certificate.public_bytes(Encoding.PEM), KEY_FILE: _private_pem(key)}
-
-
-def _builder(
-    name: str, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, life: timedelta
-) -> x509.CertificateBuilder:
-    now = datetime.now(UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(_common_name(name))
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - BACKDATED)
-        .not_valid_after(now + life)
-    )
-
-
-def _common_name(name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-
-
-def _alternative_names(uri: str, hosts: Iterable[str]) -> x509.SubjectAlternativeName:
-    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(uri)]
-    for host in hosts:
-        try:
-            names.append(x509.IPAddress(ip_address(host)))
-        except ValueError:
-            names.append(x509.DNSName(host))
-    return x509.SubjectAlternativeName(names)
-
-
-def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not signs_certificates,
-        key_cert_sign=signs_certificates,
-        crl_sign=signs_certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
+        span = held.not_valid_before_utc, held.not_valid_after_utc
+        return said == names and not is_due(*span, datetime.now(UTC))
 
 
 def load_or_create_signing_key(path: Path) -> Ed25519PrivateKey:
@@ -350,7 +311,7 @@ def load_or_create_signing_key(path: Path) -> Ed25519PrivateKey:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
             fresh = Path(scratch) / path.name
-            _write_private(fresh, _private_pem(Ed25519PrivateKey.generate()))
+            write_private(fresh, private_pem(Ed25519PrivateKey.generate()))
             with suppress(FileExistsError):  # another process was first: its key is the key
                 path.hardlink_to(fresh)
     key = load_pem_private_key(path.read_bytes(), None)
@@ -361,37 +322,3 @@ def load_or_create_signing_key(path: Path) -> Ed25519PrivateKey:
 def signing_key(data_dir: Path, role: str) -> Ed25519PrivateKey:
     """The signing key of a process role, in `<data_dir>/keys/<role>.key`."""
     return load_or_create_signing_key(data_dir / "keys" / f"{role}.key")
-
-
-def _private_pem(key: ec.EllipticCurvePrivateKey | Ed25519PrivateKey) -> bytes:
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    """Readable by its owner from the first byte on, and on the disk before anybody relies on it."""
-    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(descriptor)
-
-
-def _appear(home: Path, files: Mapping[str, bytes], *, replace: bool = False) -> None:
-    """Put a folder in place whole. Where another process is first, its folder stays."""
-    home.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".new-", dir=home.parent))
-    fresh, stale = scratch / "fresh", scratch / "stale"
-    try:
-        fresh.mkdir(mode=0o700)
-        for name, content in files.items():
-            _write_private(fresh / name, content)
-        if replace:
-            with suppress(FileNotFoundError):
-                home.rename(stale)
-        try:
-            fresh.rename(home)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-    finally:
-        shutil.rmtree(scratch)

@@ -25,7 +25,7 @@ from spine.event import SignerRole
 from spine.files import claimed
 from spine.fold import FaustFolds
 from spine.identifiers import Identifiers
-from spine.identity import SERVER_PREFIX, Authority, signing_key
+from spine.identity import SERVER_PREFIX, Authority, Identity, signing_key
 from spine.limits import PartyLimits
 from spine.log import Appender, Kafka, LogReader, LogUnfit, verify_topics
 from spine.opening import LogIdentity, check_held
@@ -34,6 +34,7 @@ from spine.policy import Role
 from spine.replay import StoredFold
 from spine.schemas import Schemas
 from spine.server import Limits, Service, SpineServer, build_server
+from spine.services.certificates import kept
 from spine.services.pairwise import Pairwise
 from spine.signing import Signer, verify
 from spine.stopping import stop_after, told_to_stop
@@ -154,6 +155,17 @@ class Runtime:
         """The development certificate authority of the data folder."""
         return Authority.open_or_create(self.settings.data_dir / "identities")
 
+    def own_identity(self, role: Role, name: str) -> Identity:
+        """The identity of a process, which the development authority issues (again, if it is due).
+
+        Where its key is not at hand, what was put in the folder counts as it is.
+        """
+        identities = self.settings.data_dir / "identities"
+        alias = f"{SERVER_PREFIX}{name}"
+        if (identities / alias).exists() and not Authority.is_at_hand(identities):
+            return Identity(identities / alias)
+        return self.authority().issue_server(role, name, (self.settings.listen_host,), alias)
+
     def server(
         self,
         name: str,
@@ -166,11 +178,8 @@ class Runtime:
     ) -> SpineServer:
         """A server under the identity of this process."""
         settings = self.settings
-        identity = self.authority().issue_server(
-            role, name, (settings.listen_host,), alias=f"{SERVER_PREFIX}{name}"
-        )
         return build_server(
-            identity,
+            self.own_identity(role, name),
             services,
             host=settings.listen_host,
             port=port or remembered_port(settings.data_dir, name),
@@ -283,6 +292,8 @@ class Process:
             self.name, role, told, port, self.serves, request_bytes, self.admission
         )
         await self.server.start()
+        issue = partial(runtime.own_identity, role, self.name)
+        self.on_end(asyncio.create_task(kept(self.server.certificate, issue)).cancel)
         self.ready = True
         host = runtime.settings.listen_host
         announce(runtime.settings.data_dir, self.name, host, self.server.port)

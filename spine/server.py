@@ -37,6 +37,7 @@ from spine.decoding import decoded, each_readable, readable
 from spine.errors import Bug, Invalid, NotPermitted, Pushback, Reason, SpineError
 from spine.identity import Caller, Identity, caller_of
 from spine.limits import PartyLimits
+from spine.services.certificates import ServedCertificate
 from spine.services.health import HEALTH, Health
 
 ERROR_DOMAIN: Final = "energyos"
@@ -91,6 +92,7 @@ class SpineServer:
 
     grpc_server: grpc.aio.Server
     port: int
+    certificate: ServedCertificate
 
     async def start(self) -> None:
         """Take calls from now on."""
@@ -147,10 +149,8 @@ def build_server(
     health_pb2_grpc.add_HealthServicer_to_server(Health({"", *names}, serving), server)
     if reflect:
         reflection.enable_server_reflection([*names, HEALTH, reflection.SERVICE_NAME], server)
-    credentials = grpc.ssl_server_credentials(
-        [(identity.key, identity.cert)], identity.ca, require_client_auth=True
-    )
-    return SpineServer(server, server.add_secure_port(f"{host}:{port}", credentials))
+    shown = ServedCertificate(identity)
+    return SpineServer(server, server.add_secure_port(f"{host}:{port}", shown.credentials), shown)
 
 
 def _options(limits: Limits) -> list[tuple[str, int]]:

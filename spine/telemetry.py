@@ -154,6 +154,13 @@ drift_alarms = _meter.create_counter(
         "POSITION_DIFFERS.",
     )
 )
+certificate_left_s = _meter.create_gauge(
+    *_declared(
+        "spine.certificate.left",
+        "s",
+        "Until the certificate runs out that a process shows; negative once it has.",
+    )
+)
 
 
 def redact(text: str) -> str:

@@ -13,13 +13,14 @@ import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from spine.btm_assets.v1 import btm_assets_pb2, btm_assets_pb2_grpc
+from spine.certificates import Pair
 from spine.common.v1 import common_pb2
 from spine.console.context import UP
 from spine.consumers.v1 import consumers_pb2, consumers_pb2_grpc
 from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
 from spine.errors import Invalid, NotFound, Pushback, Reason
 from spine.governance.v1 import governance_pb2, governance_pb2_grpc
-from spine.identity import CA_ALIAS
+from spine.identity import CA_ALIAS, Identity
 from spine.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from spine.metering.v1 import (
     aggregates_pb2,
@@ -58,6 +59,10 @@ class Client:
         named = Path(alias).name == alias and alias not in ("", CA_ALIAS)
         if not named or not (self.identity / "key.pem").exists():
             message = f"there is no identity called {alias!r} in {data_dir}"
+            raise Invalid(Reason.IDENTITY_MISSING, message)
+        pair = Pair.read(Identity(self.identity))
+        if pair.not_after < datetime.now(UTC):  # no server would even say why it does not answer
+            message = f"the certificate of {alias!r} ended: `spine identity issue` makes another"
             raise Invalid(Reason.IDENTITY_MISSING, message)
 
     @contextmanager

@@ -17,13 +17,13 @@ import structlog
 from spine import trust
 from spine.common.v1 import common_pb2
 from spine.consumers.v1 import seals_pb2, seals_pb2_grpc
-from spine.dsi.members import CHANNEL
+from spine.dsi.channels import Channels
 from spine.errors import Pushback, Reason, Refused
 from spine.event import Sealed
-from spine.identity import DEV_SERVER_NAME, SERVER_PREFIX
+from spine.identity import SERVER_PREFIX
 from spine.runtime import Runtime
 from spine.sealing import Opened
-from spine.server import connect, error_from
+from spine.server import error_from
 from spine.whereabouts import service_targets
 
 KEEPER: Final = "consumers"
@@ -37,9 +37,8 @@ class Keyholders:
 
     def __init__(self, runtime: Runtime, name: str, addresses: Sequence[str]) -> None:
         self._data_dir = runtime.settings.data_dir
-        self._identity = self._data_dir / "identities" / f"{SERVER_PREFIX}{name}"
+        self._channels = Channels(self._data_dir / "identities" / f"{SERVER_PREFIX}{name}")
         self._addresses = addresses
-        self._channels: dict[str, grpc.aio.Channel] = {}
 
     async def open(
         self, sealed: Sequence[Sealed], place: tuple[int, int, int], until: float
@@ -83,7 +82,7 @@ class Keyholders:
 
     async def _ask(self, target: str, at: Any, count: int, timeout_s: float) -> Opened | None:
         """What one of them says; None if it is of no use. Refused if the consumer was erased."""
-        stub: Any = seals_pb2_grpc.SealsStub(self._channel(target))
+        stub: Any = seals_pb2_grpc.SealsStub(self._channels.to(target))
         try:
             said = await stub.OpenSeals(seals_pb2.OpenSealsRequest(read=at), timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
@@ -101,12 +100,4 @@ class Keyholders:
 
     async def close(self) -> None:
         """Disconnect."""
-        for channel in self._channels.values():
-            await channel.close(None)
-
-    def _channel(self, target: str) -> grpc.aio.Channel:
-        if target not in self._channels:
-            self._channels[target] = connect(
-                target, self._identity, CHANNEL, server_name=DEV_SERVER_NAME
-            )
-        return self._channels[target]
+        await self._channels.close()

@@ -15,25 +15,20 @@ from typing import Any, Final
 import grpc
 import structlog
 
+from spine.dsi.channels import Channels
 from spine.dsi.v1 import members_pb2, members_pb2_grpc
 from spine.errors import NotPermitted, Reason
 from spine.follow import Place
-from spine.identity import DEV_SERVER_NAME, SERVER_PREFIX
+from spine.identity import SERVER_PREFIX
 from spine.policy import Role
 from spine.runtime import Runtime
-from spine.server import connect, current_caller
+from spine.server import current_caller
 from spine.whereabouts import service_targets
 
 ASK_EVERY_S: Final = 0.5
 ANSWER_S: Final = 1.0
 # Answers that a process may miss; one that refuses the connection is gone at once.
 MISSED_MAX: Final = 2
-# A process that comes back is to be found again at once.
-CHANNEL: Final = (
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 500),
-)
 Claims = Mapping[Place, int]
 _log = structlog.get_logger()
 
@@ -41,9 +36,10 @@ _log = structlog.get_logger()
 class Peer:
     """Another process of the kind, as it was when it last answered."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._channel = channel
-        self.stub: Any = members_pb2_grpc.MembersStub(channel)
+    def __init__(self, channels: Channels, target: str) -> None:
+        self._channels, self._target = channels, target
+        self._channel = channels.to(target)
+        self.stub: Any = members_pb2_grpc.MembersStub(self._channel)
         self.name = ""
         self.claims: Claims = {}
         self.gone = asyncio.Event()
@@ -52,6 +48,9 @@ class Peer:
 
     async def ask(self, log_id: bytes, asker: str) -> None:
         """Ask what it folds now. Of another log, or the asker itself, it is nobody."""
+        channel = self._channels.to(self._target)
+        if channel is not self._channel:
+            self._channel, self.stub = channel, members_pb2_grpc.MembersStub(channel)
         try:
             said = await self.stub.Standing(members_pb2.StandingRequest(), timeout=ANSWER_S)
         except grpc.aio.AioRpcError as error:
@@ -78,7 +77,7 @@ class Peer:
 
     async def close(self) -> None:
         """Disconnect."""
-        await self._channel.close(None)
+        await self._channels.close_to(self._target)
 
 
 class Members:
@@ -93,6 +92,8 @@ class Members:
     ) -> None:
         self._runtime, self._kind, self._name = runtime, kind, name
         self._addresses = tuple(addresses)
+        identities = runtime.settings.data_dir / "identities"
+        self._channels = Channels(identities / f"{SERVER_PREFIX}{name}")
         self._peers: dict[str, Peer] = {}
         self._asking: asyncio.Task[None] | None = None
         self.on_change: Callable[[], None] = lambda: None
@@ -119,7 +120,7 @@ class Members:
                 await self._asking
         for peer in self._peers.values():
             peer.lost()
-            await peer.close()
+        await self._channels.close()
 
     async def _ask_for_ever(self) -> None:
         while True:
@@ -127,14 +128,11 @@ class Members:
             await self._ask()
 
     async def _ask(self) -> None:
-        data_dir = self._runtime.settings.data_dir
-        found = service_targets(data_dir, self._kind)
+        found = service_targets(self._runtime.settings.data_dir, self._kind)
         found.pop(self._name, None)
         targets = {*found.values(), *self._addresses}
         for target in targets - self._peers.keys():
-            identity = data_dir / "identities" / f"{SERVER_PREFIX}{self._name}"
-            channel = connect(target, identity, server_name=DEV_SERVER_NAME, more=CHANNEL)
-            self._peers[target] = Peer(channel)
+            self._peers[target] = Peer(self._channels, target)
         for target in self._peers.keys() - targets:
             peer = self._peers.pop(target)
             peer.lost()

@@ -70,8 +70,8 @@ OF_FILES = {Reason.FILE_EMPTY, Reason.FILE_UNRECOGNISED, Reason.FILE_UNREADABLE}
 # They start what would be missing, or need nothing that could be.
 STARTS_EVERYTHING = {"up", "demo", "loadtest"}
 NEEDS_NOTHING = {"schemas check", "coordinators", "quarantine held", "policy list"}
-# They are about a process that is stopped, and find nothing of it here.
-NEEDS_NO_BROKER = {"history list", "history move"}
+# They look into the data folder and ask nobody.
+ASKS_NOBODY = {"identity issue", "identity list", "history list", "history move"}
 # They wait for a broker, as a process should.
 IS_A_PROCESS = {"coordinator", "dsi", "readings", "ledger run", "witness"}
 # They look at what stands in the data folder before they ask anybody.
@@ -165,7 +165,7 @@ def test_where_nothing_ever_ran_each_command_says_so(name: str, file: Path) -> N
 @pytest.mark.usefixtures("stopped")
 @pytest.mark.parametrize(
     "name",
-    sorted(commands().keys() - STARTS_EVERYTHING - NEEDS_NOTHING - NEEDS_NO_BROKER - IS_A_PROCESS),
+    sorted(commands().keys() - STARTS_EVERYTHING - NEEDS_NOTHING - ASKS_NOBODY - IS_A_PROCESS),
 )
 def test_where_everything_was_stopped_each_command_says_who_does_not_answer(
     name: str, file: Path

@@ -12,6 +12,7 @@ import re
 import runpy
 import tomllib
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from opentelemetry import metrics
 from spine import telemetry, trust
 from spine.config import Settings
 from spine.event import SignerRole
+from spine.identity import is_due
+from spine.issuing import BACKDATED, LIFE
 from spine.supervise import PROCESSES
 
 ROOT = Path(__file__).parents[2]
@@ -755,6 +758,23 @@ def test_every_label_that_is_asked_for_is_documented() -> None:
         assert {n.strip() for names in grouped for n in names.split(",")} | set(
             filtered
         ) <= documented
+
+
+def test_the_alert_of_a_certificate_comes_30_days_ahead_when_renewing_has_failed() -> None:
+    (alerts,) = read(COMPOSE / "alerts.yml")
+    (ends,) = [
+        rule["expr"]
+        for group in alerts["groups"]
+        for rule in group["rules"]
+        if rule["alert"] == "CertificateEnds"
+    ]
+    threshold = re.fullmatch(r"min by \(job\) \(spine_certificate_left_seconds\) < (\d+)", ends)
+    assert threshold
+    ahead = timedelta(seconds=int(threshold[1]))
+    assert ahead == timedelta(days=30)
+    made = datetime(2026, 1, 1, tzinfo=UTC)
+    ended = made + LIFE
+    assert is_due(made - BACKDATED, ended, ended - 2 * ahead)
 
 
 def test_the_dashboard_is_provisioned() -> None:

@@ -31,6 +31,7 @@ EQUIVALENCE = ("tests/core/test_accreditation.py",)
 OF_TOKENS = ("tests/domains/consumers/test_tokens.py",)
 HOLDS = ("tests/domains/governance/test_holds.py",)
 IDENTITY = ("tests/server/test_identity.py",)
+CERTIFICATES = ("tests/server/test_certificates.py",)
 SERVER = ("tests/server/test_server.py",)
 DRIFT = ("tests/core/test_drift.py",)
 ADMISSION = ("tests/server/test_admission.py", "tests/core/test_limits.py")
@@ -682,6 +683,34 @@ MUTANTS: tuple[Mutant, ...] = (
         "return ExtendedKeyUsageOID.CLIENT_AUTH in usage and not constraints.ca",
         "return not constraints.ca",
         IDENTITY,
+    ),
+    Mutant(
+        "after a renewal a client still needs a certificate",
+        "spine/services/certificates.py",
+        "            require_client_authentication=True,\n",
+        "            require_client_authentication=False,\n",
+        CERTIFICATES,
+    ),
+    Mutant(
+        "a key is taken up with its own certificate only",
+        "spine/certificates.py",
+        "        if not belongs:\n",
+        "        if False:\n",
+        CERTIFICATES,
+    ),
+    Mutant(
+        "a certificate that is not valid now takes no other's place",
+        "spine/certificates.py",
+        "        if not self.not_before <= now <= self.not_after:\n",
+        "        if False:\n",
+        CERTIFICATES,
+    ),
+    Mutant(
+        "a server that is renewed names the same caller",
+        "spine/certificates.py",
+        "        if str(self.caller) != str(before.caller):\n",
+        "        if False:\n",
+        CERTIFICATES,
     ),
     Mutant(
         "a call has an end",

@@ -23,7 +23,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from spine.errors import Invalid, Reason, Unauthenticated
 from spine.identity import (
-    LIFE_LEFT_MIN,
     Authority,
     Caller,
     Identity,
@@ -31,11 +30,12 @@ from spine.identity import (
     load_or_create_signing_key,
     signing_key,
 )
+from spine.issuing import BACKDATED
 from spine.policy import Role
 from spine.server import build_server, connect
 
 NOW = datetime.now(UTC)
-DAY = timedelta(days=1)
+DAY, HOUR = timedelta(days=1), timedelta(hours=1)
 GOOD = "energyos://data_user/ACME"
 CLIENT = ExtendedKeyUsageOID.CLIENT_AUTH
 SERVER = ExtendedKeyUsageOID.SERVER_AUTH
@@ -260,7 +260,7 @@ def test_an_identity_that_no_longer_serves_is_made_anew(
 ) -> None:
     authority = Authority.open_or_create(tmp_path)
     if change == "age":
-        monkeypatch.setattr("spine.identity.LIFE", LIFE_LEFT_MIN - DAY)
+        monkeypatch.setattr("spine.issuing.LIFE", BACKDATED / 2 - HOUR)
     before = authority.issue_server(Role.DSI, "dsi-1", alias="dsi").cert
     party = "dsi-1"
     hosts: tuple[str, ...] = ()

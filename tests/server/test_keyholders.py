@@ -43,7 +43,7 @@ class Coordinator(seals_pb2_grpc.SealsServicer):
 
 @asynccontextmanager
 async def keys_of(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, *coordinators: Coordinator
+    folder: Path, *coordinators: Coordinator
 ) -> AsyncIterator[tuple[Keyholders, list[str]]]:
     servers, addresses = [], []
     for coordinator in coordinators:
@@ -55,12 +55,8 @@ async def keys_of(
     runtime: Any = SimpleNamespace(settings=SimpleNamespace(data_dir=folder))
     keys = Keyholders(runtime, "dsi", addresses)
 
-    def channel(target: str) -> grpc.aio.Channel:
-        if target not in keys._channels:
-            keys._channels[target] = grpc.aio.insecure_channel(target)
-        return keys._channels[target]
-
-    monkeypatch.setattr(keys, "_channel", channel)
+    for target in addresses:
+        keys._channels._open[target] = grpc.aio.insecure_channel(target)
     try:
         yield keys, addresses
     finally:
@@ -69,11 +65,9 @@ async def keys_of(
             await server.stop(None)
 
 
-async def test_a_coordinator_that_hangs_starves_nobody_behind_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_coordinator_that_hangs_starves_nobody_behind_it(tmp_path: Path) -> None:
     hangs, answers = Coordinator(None), Coordinator(["one", "two"])
-    async with keys_of(tmp_path, monkeypatch, hangs, answers) as (keys, (first, _)):
+    async with keys_of(tmp_path, hangs, answers) as (keys, (first, _)):
         opened = await keys.open(SEALED, PLACE, time.monotonic() + 20)
         assert opened.texts == ("one", "two")
         at = answers.asked[0].read
@@ -101,35 +95,29 @@ async def test_who_opens_less_is_believed_last(
         return opened
 
     monkeypatch.setattr(Keyholders, "_ask", ask)
-    async with keys_of(tmp_path, monkeypatch, least, less, whole) as (keys, _):
+    async with keys_of(tmp_path, least, less, whole) as (keys, _):
         assert (await keys.open(SEALED, PLACE, until)).texts == ("one", "two")
-    async with keys_of(tmp_path, monkeypatch, least, less) as (keys, _):
+    async with keys_of(tmp_path, least, less) as (keys, _):
         assert (await keys.open(SEALED, PLACE, until)).texts == ("one", None)
 
 
-async def test_one_that_hangs_leaves_time_for_what_another_opened(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_one_that_hangs_leaves_time_for_what_another_opened(tmp_path: Path) -> None:
     hangs, less = Coordinator(None), Coordinator(["one", None])
-    async with keys_of(tmp_path, monkeypatch, hangs, less) as (keys, _):
+    async with keys_of(tmp_path, hangs, less) as (keys, _):
         until = time.monotonic() + 2
         assert (await keys.open(SEALED, PLACE, until)).texts == ("one", None)
 
 
-async def test_an_answer_to_something_else_is_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with keys_of(tmp_path, monkeypatch, Coordinator(["one"])) as (keys, _):
+async def test_an_answer_to_something_else_is_none(tmp_path: Path) -> None:
+    async with keys_of(tmp_path, Coordinator(["one"])) as (keys, _):
         with pytest.raises(Pushback) as refused:
             await keys.open(SEALED, PLACE, time.monotonic() + 20)
     assert refused.value.reason is Reason.KEYS_NOT_AT_HAND
 
 
-async def test_without_time_nobody_is_asked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_without_time_nobody_is_asked(tmp_path: Path) -> None:
     answers = Coordinator(["one", "two"])
-    async with keys_of(tmp_path, monkeypatch, answers) as (keys, _):
+    async with keys_of(tmp_path, answers) as (keys, _):
         with pytest.raises(Pushback) as refused:
             await keys.open(SEALED, PLACE, time.monotonic())
     assert refused.value.reason is Reason.PERMIT_EXPIRED and answers.asked == []

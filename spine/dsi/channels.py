@@ -1,0 +1,76 @@
+"""Channels of a process to others of the installation, under the certificate that it has now."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Final
+
+import grpc
+
+from spine.certificates import Pair
+from spine.errors import Invalid
+from spine.identity import DEV_SERVER_NAME, Identity
+from spine.server import Limits, connect
+
+# A process that comes back is to be found again at once.
+CHANNEL: Final = (
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
+)
+# As long as a call may last that was begun before a renewal.
+CALLS_END_S: Final = Limits().stream_deadline_s
+
+
+class Channels:
+    """One to each target, opened when it is first asked for.
+
+    A channel shows for ever the certificate that it was opened with, so a renewed one takes
+    another channel; the former ends once its calls have.
+    """
+
+    def __init__(self, identity: Path) -> None:
+        self._identity = Identity(identity)
+        self._stamp = self._identity.stamp
+        self._open: dict[str, grpc.aio.Channel] = {}
+        self._former: set[asyncio.Task[None]] = set()
+
+    def to(self, target: str) -> grpc.aio.Channel:
+        """The channel to host:port for the next call."""
+        self._look()
+        if target not in self._open:
+            self._open[target] = connect(
+                target, self._identity.folder, CHANNEL, server_name=DEV_SERVER_NAME
+            )
+        return self._open[target]
+
+    def _look(self) -> None:
+        stamp = self._identity.stamp
+        if stamp == self._stamp:
+            return
+        if self._open:
+            try:
+                Pair.read(self._identity)
+            except Invalid:  # it is being put in place, or does not serve: the former still may
+                return
+        self._stamp = stamp
+        for channel in self._open.values():
+            ending = asyncio.create_task(channel.close(CALLS_END_S))
+            self._former.add(ending)
+            ending.add_done_callback(self._former.discard)
+        self._open = {}
+
+    async def close_to(self, target: str) -> None:
+        """Disconnect from one."""
+        if target in self._open:
+            await self._open.pop(target).close(None)
+
+    async def close(self) -> None:
+        """Disconnect from all. Calls of before a renewal are for those who made them to end."""
+        for ending in self._former:
+            ending.cancel()
+        await asyncio.gather(*self._former, return_exceptions=True)
+        for channel in self._open.values():
+            await channel.close(None)
+        self._open = {}
