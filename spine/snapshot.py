@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 
 from spine.errors import Pushback, Reason, Refused, SpineError
+from spine.files import claimed
 from spine.rocks import DamagedStore
 from spine.store import FIRST_LIFE, Store, StoreInUse, StorePosition
 
@@ -74,7 +75,8 @@ def save(stores: Path, process: str, target: Path) -> Snapshot:
     draft = target.with_name(target.name + ".new")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    kept = tuple(_save_one(path, draft / path.name) for path in found)
+    with claimed(stores, f"a {process} process"):
+        kept = tuple(_save_one(path, draft / path.name) for path in found)
     snapshot = Snapshot(VERSION, process, kept)
     (draft / MANIFEST).write_bytes(msgspec.json.encode(snapshot))
     shutil.rmtree(target, ignore_errors=True)
@@ -97,13 +99,14 @@ def restore(target: Path, process: str, stores: Path, log_id: bytes) -> Snapshot
         for file in kept.files:
             if _described(target / kept.name, target / kept.name / file.name) != file:
                 raise SnapshotUnfit(Reason.SNAPSHOT_UNFIT, f"{kept.name}/{file.name} is damaged")
-    for path in _stores_in(stores):
-        with suppress(DamagedStore):  # what a snapshot is for
-            _opened(path).close()
-    for kept in snapshot.stores:
-        home = stores / kept.name
-        shutil.rmtree(home, ignore_errors=True)
-        shutil.copytree(target / kept.name, home / FIRST_LIFE)
+    with claimed(stores, f"a {process} process"):
+        for path in _stores_in(stores):
+            with suppress(DamagedStore):  # what a snapshot is for
+                _opened(path).close()
+        for kept in snapshot.stores:
+            home = stores / kept.name
+            shutil.rmtree(home, ignore_errors=True)
+            shutil.copytree(target / kept.name, home / FIRST_LIFE)
     return snapshot
 
 

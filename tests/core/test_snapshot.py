@@ -9,6 +9,7 @@ import pytest
 from spine.config import Settings
 from spine.console import context
 from spine.errors import Pushback, Reason, Refused
+from spine.files import claimed
 from spine.opening import LogIdentity
 from spine.rocks import DAMAGE_MARK, DamagedStore
 from spine.runtime import LOG_FILE
@@ -61,6 +62,20 @@ def test_a_snapshot_of_another_log_or_process_replaces_nothing(tmp_path: Path) -
     store = Store(tmp_path / "stores" / NAME)
     assert store.digest() == digest
     store.close()
+
+
+def test_a_process_that_runs_keeps_a_store_that_it_has_just_marked(tmp_path: Path) -> None:
+    """Its mark is seen before the lock of the store is, so the lock alone would not be."""
+    filled(tmp_path / "stores")
+    save(tmp_path / "stores", "readings", tmp_path / "kept")
+    with claimed(tmp_path / "stores", "a readings process"):
+        running = Store(tmp_path / "stores" / NAME)
+        marked(tmp_path / "stores" / NAME)
+        with pytest.raises(Pushback):
+            restore(tmp_path / "kept", "readings", tmp_path / "stores", LOG)
+        running.close()
+    restore(tmp_path / "kept", "readings", tmp_path / "stores", LOG)
+    Store(tmp_path / "stores" / NAME).close()
 
 
 def test_a_process_without_stores_has_no_snapshot(tmp_path: Path) -> None:

@@ -744,8 +744,8 @@ def test_an_alert_about_events_fires_for_the_first_of_them() -> None:
     assert counting == {"RecordsQuarantined", "RecordsHeld", "LedgerAlarm", "ViewDrifted"}
     for name in counting:
         (series,) = re.findall(r"increase\((.+?)\[10m\]\)", rules[name])
-        began = f"({series} unless {series} offset 10m) or increase({series}[10m])"
-        assert began in rules[name], name
+        before = f"last_over_time({series}[1h] offset 10m)"
+        assert f"({series} unless {before}) or increase({series}[10m])" in rules[name], name
 
 
 def test_every_label_that_is_asked_for_is_documented() -> None:
