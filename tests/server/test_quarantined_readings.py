@@ -22,7 +22,7 @@ from spine.errors import Invalid, NotPermitted, Reason
 from spine.identity import Caller
 from spine.policy import Role
 from spine.quarantine import Listed
-from spine.rows import QUARANTINE_PREFIX
+from spine.rows import HEAD_ROW, QUARANTINE_PREFIX
 from spine.services.quarantined_readings import QuarantinedReadings
 from spine.store import MemoryRows
 from spine.whereabouts import announce
@@ -41,7 +41,9 @@ class Folds:
 
     @staticmethod
     def empty() -> Any:
-        return SimpleNamespace(stored=SimpleNamespace(store=MemoryRows()))
+        rows = MemoryRows()
+        rows.put(HEAD_ROW, b"of a log that is opened")
+        return SimpleNamespace(stored=SimpleNamespace(store=rows))
 
     def refuse(self, partition: int, offset: int, entry: int = 0) -> Listed:
         rows = self.folds[TOPIC, partition].stored.store
