@@ -32,10 +32,11 @@ NO_TIME: Final = frozenset(
         grpc.StatusCode.RESOURCE_EXHAUSTED,
     }
 )
-# What gRPC makes of a call that it cut off itself; the spine would name a reason.
+# What gRPC makes of a call that it cut off itself, and says of it; the spine would name a reason.
 CUT_OFF: Final = frozenset(
     {grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
 )
+SAID_OF_IT: Final = ("RST_STREAM", "Stream removed", "Socket closed", "GOAWAY", "cancelled")
 
 
 class Unanswered(Exception):
@@ -51,12 +52,15 @@ def answer_to(what: str, refused_for: Reason | None = None) -> Iterator[None]:
     try:
         yield
     except grpc.aio.AioRpcError as error:
-        reason = error_from(error).reason
+        failure = error_from(error)
+        reason = failure.reason
         if refused_for is not None and reason == refused_for:
             return
-        if error.code() in NO_TIME or (not reason and error.code() in CUT_OFF):
+        by_grpc = not reason and any(words in failure.message for words in SAID_OF_IT)
+        if error.code() in NO_TIME or (by_grpc and error.code() in CUT_OFF):
             raise Unanswered(what) from error
-        raise WrongAnswer(f"{what} ended with {error.code().name} {reason}") from error
+        said = f"{what} ended with {error.code().name} {reason or failure.message}"
+        raise WrongAnswer(said) from error
 
 
 @dataclass(slots=True)

@@ -15,6 +15,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
+import structlog
+
 from spine import rocks
 from spine.errors import Conflict, Reason
 
@@ -24,6 +26,7 @@ OLD_FILES: Final = "claims.sqlite*"
 # Nobody sends a command again after so long.
 KEPT_S: Final = 30 * 86_400
 _AT_S = struct.Struct(">q")
+_log = structlog.get_logger()
 
 # Role, party, method and key, and the SHA-256 of the request.
 Claim = tuple[str, str, str, str, bytes]
@@ -66,7 +69,14 @@ class Claims:
 
     def _known(self, scopes: Sequence[bytes], since_s: int) -> dict[bytes, bytes]:
         """The digests that these scopes stand for already, if they were claimed since then."""
-        rows = zip(scopes, rocks.get_many(self._db, self._path, scopes), strict=True)
+        try:
+            stored = rocks.get_many(self._db, self._path, scopes)
+        except rocks.DamagedStore as damage:
+            _log.warning("claims.begun_anew", reason=str(damage))
+            self._db.close()
+            self._db = rocks.open_cache(self._path, KEPT_S)
+            return {}
+        rows = zip(scopes, stored, strict=True)
         kept = ((scope, row) for scope, row in rows if row and _AT_S.unpack_from(row)[0] >= since_s)
         return {scope: row[_AT_S.size :] for scope, row in kept}
 

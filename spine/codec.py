@@ -29,6 +29,7 @@ MAGIC: Final = 0
 MAX_VALUE_BYTES: Final = 1 << 20
 # Of what was encoded to be appended: more than is on its way to the log and back at one time.
 WRITTEN_KEPT_MAX: Final = 8_192
+INT_END: Final = 1 << 31
 # Records of governance, 2 to 3 KB each. A log with more is read as if none were remembered.
 COPIES_REMEMBERED_MAX: Final = 8_192
 _FRAME = struct.Struct(">bI")
@@ -183,11 +184,16 @@ def _framed(schema: Schema, plain: Any) -> bytes:
 
 
 def _is_all_said(parts: Iterable[Any]) -> bool:
-    """Whether Avro says all of it: of an instant it says neither microseconds nor the time zone."""
+    """Whether reading is sure to give all of it back. Of an instant Avro says neither microseconds
+    nor the time zone; an `int` of more than 32 bits is written and not read.
+    """
     for part in parts:
         kind = type(part)
         if kind is datetime:
             if part.tzinfo is not UTC or part.microsecond % 1_000:
+                return False
+        elif kind is int:
+            if not -INT_END <= part < INT_END:
                 return False
         elif kind is dict:
             if not _is_all_said(part.values()):

@@ -126,7 +126,7 @@ class Coordinator:
         if not events and self._tightens(order.command):
             # "Already so" must not come from a fold that has yet to learn that it no longer is.
             await self._barrier(live)
-            row = fold.subject(order.subject)
+            row, now = fold.subject(order.subject), _now(fold)
             events = self._decided(fold, row.state, order.command, now)
         if not events:
             return Handled(
@@ -212,12 +212,11 @@ class Coordinator:
                 about = [(orders[place].subject, orders[place].id) for place in taken]
                 fold = live.stored.fold
                 fold.read_ahead(self.domain, about)
-                now = _now(fold)
                 commands: list[Command] = []
                 decided: list[int] = []
                 for place in taken:
                     try:
-                        made = await self._decide_one(live, orders[place], now, refused)
+                        made = await self._decide_one(live, orders[place], refused)
                     except SpineError as error:
                         answers[place] = error
                         continue
@@ -232,13 +231,9 @@ class Coordinator:
                         answers[place] = answer
 
     async def _decide_one(
-        self,
-        live: LiveFold,
-        order: Order,
-        now: datetime,
-        refused: dict[Actor, SpineError | None],
+        self, live: LiveFold, order: Order, refused: dict[Actor, SpineError | None]
     ) -> Command | Handled:
-        """The command for an order at `now`, or where it was applied before, or "already so"."""
+        """The command to append for an order, or where it was applied before, or "already so"."""
         fold = live.stored.fold
         if (applied := fold.applied_command(order.id)) is not None:
             return self._replayed(order, applied)
@@ -253,11 +248,11 @@ class Coordinator:
                     refused[order.actor] = error
             if (error_ := refused[order.actor]) is not None:
                 raise error_
-        row = fold.subject(order.subject)
+        row, now = fold.subject(order.subject), _now(fold)
         events = self._decided(fold, row.state, order.command, now)
         if not events and tightens:
             await self._barrier(live)
-            row = fold.subject(order.subject)
+            row, now = fold.subject(order.subject), _now(fold)
             events = self._decided(fold, row.state, order.command, now)
         if not events:
             at = (self.domain.topic, fold.partition, row.offset, row.entry)
@@ -321,8 +316,8 @@ class Coordinator:
 
 def _now(fold: PartitionFold) -> datetime:
     """The time of a decision: this machine's, and never before what the log has seen (rule 11)."""
-    seen_ms = 0 if fold.head is None else fold.head.now_ms
-    return from_epoch_ms(max(wall_clock_ms(), seen_ms))
+    assert fold.head is not None
+    return from_epoch_ms(max(wall_clock_ms(), fold.head.now_ms))
 
 
 async def check_accredited(folds: FaustFolds, live: LiveFold, actor: Actor) -> None:

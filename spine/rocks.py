@@ -37,6 +37,8 @@ CACHE_BUFFER_BYTES: Final = 8 << 20
 WRITE_BUFFERS_BYTES: Final = 256 << 20
 BLOCK_CACHE_BYTES: Final = 128 << 20
 DAMAGE_MARK: Final = "damaged"
+# What RocksDB says of its LOCK file. "lock" alone also stands in "block checksum mismatch".
+LOCKED: Final = ("While lock file", "lock hold by current process")
 
 
 class DamagedStore(Exception):
@@ -182,13 +184,25 @@ def _block_cache() -> Cache:
 
 def open_cache(path: Path, kept_s: int) -> Rdict:
     """Rows that nothing is lost without, opened to be written; those older than that go as their
-    files are merged. What proved damaged is begun anew.
+    files are merged. What is damaged is begun anew.
+
+    DamagedStore if not even that opens, or another writer has it.
     """
-    if (path / DAMAGE_MARK).exists():
-        shutil.rmtree(path)
     chosen = options(writes=True)
     chosen.set_write_buffer_size(CACHE_BUFFER_BYTES)
-    return Rdict(str(path), options=chosen, access_type=AccessType.with_ttl(kept_s))
+
+    def opened() -> Rdict:
+        return Rdict(str(path), options=chosen, access_type=AccessType.with_ttl(kept_s))
+
+    if (path / DAMAGE_MARK).exists():
+        shutil.rmtree(path)
+    try:
+        return opened()
+    except Exception as error:
+        if any(words in str(error) for words in LOCKED):
+            raise DamagedStore(f"{path.name} has another writer") from error
+        shutil.rmtree(path)
+        return opened()
 
 
 def options(*, writes: bool) -> Options:

@@ -6,13 +6,12 @@ records cost. Whatever takes something away goes alone and at once, as ever.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from spine.claims import Claims
 from spine.coordinator import Coordinator
 from spine.domain import Domain
-from spine.errors import SpineError
 from spine.fold import FaustFolds
 from spine.orders import Handled, Order
 from spine.policy import Role
@@ -36,18 +35,18 @@ class SharingCoordinator(Coordinator):
         claims: Claims | None = None,
     ) -> None:
         super().__init__(domain, folds, writer, partition_count, tightens, claims)
-        self._waiting: list[tuple[Order, list[Handled | SpineError]]] = []
+        self._waiting: list[tuple[Order, list[Handled | Exception]]] = []
         self._carry_out = Together(self._carry_out_waiting)
 
     async def handle(self, order: Order) -> Handled:
         """Carry out one command; raises as `Coordinator.handle` does."""
         if self._tightens(order.command) or order.actor.role != Role.GOVERNANCE:
             return await super().handle(order)
-        told: list[Handled | SpineError] = []
+        told: list[Handled | Exception] = []
         self._waiting.append((order, told))
         await self._carry_out()
         (answer,) = told
-        if isinstance(answer, SpineError):
+        if isinstance(answer, Exception):
             raise answer
         return answer
 
@@ -55,6 +54,10 @@ class SharingCoordinator(Coordinator):
         waiting, self._waiting = self._waiting, []
         for start in range(0, len(waiting), SHARED_MAX):
             some = waiting[start : start + SHARED_MAX]
-            answers = await self.handle_all([order for order, _ in some])
+            answers: Sequence[Handled | Exception]
+            try:
+                answers = await self.handle_all([order for order, _ in some])
+            except Exception as error:  # of these; others are carried out, and told what became
+                answers = [error] * len(some)
             for (_, told), answer in zip(some, answers, strict=True):
                 told.append(answer)

@@ -25,15 +25,13 @@ from spine.codec import pack, unpack
 from spine.domain import HistoryLayout, ReadableRows
 from spine.history import FOLDER, HISTORY_ROW, History, HistoryFile, forget_unnamed
 from spine.history import write as write_history
-from spine.rocks import DAMAGE_MARK, DamagedStore
+from spine.rocks import DAMAGE_MARK, LOCKED, DamagedStore
 from spine.rows import Malformed
 
 _log = structlog.get_logger()
 POSITION_ROW: Final = b"\xff\xffposition"
 FIRST_LIFE: Final = "1"
 KEYS_AT_ONCE: Final = 10_000
-# What RocksDB says of its LOCK file. "lock" alone also stands in "block checksum mismatch".
-_LOCKED: Final = ("While lock file", "lock hold by current process")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +93,7 @@ class Store:
         try:
             self._db = Rdict(str(self.path / str(life)), options=rocks.options(writes=True))
         except Exception as error:
-            if any(words in str(error) for words in _LOCKED):
+            if any(words in str(error) for words in LOCKED):
                 raise StoreInUse(f"{self.path.name} has another writer") from error
             raise DamagedStore(f"{self.path.name}: {error}") from error
         self._history = rocks.history(self._db, self.path, self._life, self._layout)

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rocksdict import AccessType
 
+from spine import rocks
 from spine.claims import CLAIMS_FOLDER, Claims
 from spine.errors import Conflict, Reason
-from spine.rocks import DAMAGE_MARK
+from spine.rocks import DAMAGE_MARK, DamagedStore
 
 LOG, OTHER_LOG = bytes(32), bytes(31) + b"\x01"
 FIRST, SECOND = b"a" * 32, b"b" * 32
@@ -108,3 +109,49 @@ def test_what_an_earlier_build_kept_is_let_go(tmp_path: Path) -> None:
     (tmp_path / "claims.sqlite-wal").touch()
     Claims(tmp_path, LOG).close()
     assert [each.name for each in tmp_path.iterdir()] == [CLAIMS_FOLDER]
+
+
+def damaged(folder: Path, files: str) -> None:
+    """A hundred bytes in the middle of each of these files are others."""
+    found = [file for file in (folder / CLAIMS_FOLDER).glob(files) if file.stat().st_size > 200]
+    assert found
+    for file in found:
+        with file.open("r+b") as out:
+            out.seek(file.stat().st_size // 2)
+            out.write(bytes(100))
+
+
+def filled(folder: Path) -> None:
+    """Three thousand keys in a file of their own."""
+    claims = Claims(folder, LOG)
+    claims.claim_all([(*SCOPE[:3], f"key-{number}", FIRST) for number in range(3_000)])
+    claims._db.flush()
+    claims.close()
+
+
+def test_keys_that_can_no_longer_be_read_are_begun_anew_while_others_are_asked(
+    tmp_path: Path,
+) -> None:
+    filled(tmp_path)
+    damaged(tmp_path, "*.sst")
+    asked = [(*SCOPE[:3], f"key-{number}", SECOND) for number in range(3_000)]
+    claims = Claims(tmp_path, LOG)
+    with pytest.raises(DamagedStore):
+        rocks.get_many(claims._db, claims._path, [claims._scope(*claim[:-1]) for claim in asked])
+    assert claims.claim_all(asked) == [None] * 3_000
+    claims.claim_all(asked)
+    with pytest.raises(Conflict):
+        claims.claim(*SCOPE[:3], "key-1", FIRST)
+    claims.close()
+
+
+def test_keys_that_do_not_even_open_are_begun_anew_unless_another_has_them(tmp_path: Path) -> None:
+    filled(tmp_path)
+    (tmp_path / CLAIMS_FOLDER / "CURRENT").write_bytes(b"nothing")
+    claims = Claims(tmp_path, LOG)
+    assert claims.claim_all([(*SCOPE, SECOND)]) == [None]
+    with pytest.raises(DamagedStore, match="another writer"):
+        Claims(tmp_path, LOG)
+    with pytest.raises(Conflict):
+        claims.claim(*SCOPE, FIRST)
+    claims.close()

@@ -74,6 +74,27 @@ async def test_what_comes_meanwhile_shares_and_each_gets_its_own_answer(
             assert isinstance(answer, Handled) and answer.offset == one.number
 
 
+async def test_what_nobody_foresaw_is_told_to_those_of_its_record_alone(
+    records: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = Coordinator.handle_all
+
+    async def fails(of: Any, orders: Sequence[Any]) -> list[Handled | SpineError]:
+        if any(each.number == 15 for each in orders):
+            raise ZeroDivisionError
+        return await together(of, orders)
+
+    monkeypatch.setattr(Coordinator, "handle_all", fails)
+    home = coordinator()
+    first = asyncio.create_task(home.handle(order(0)))
+    await asyncio.sleep(0.005)
+    later = [home.handle(order(number)) for number in range(1, 30)]
+    answers = await asyncio.gather(*later, return_exceptions=True)
+    assert (await first).offset == 0
+    failed = [n for n, answer in enumerate(answers, 1) if isinstance(answer, ZeroDivisionError)]
+    assert failed == list(range(SHARED_MAX + 1, 2 * SHARED_MAX + 1))
+
+
 async def test_a_suspension_and_a_stranger_wait_for_nobody(records: list[list[int]]) -> None:
     home = coordinator()
     waiting = [home.handle(order(n)) for n in range(5)]

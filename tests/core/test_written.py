@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -100,6 +101,16 @@ def test_nor_is_a_record_with_such_an_instant_far_inside(at: datetime) -> None:
     facts = Facts("t", 3, (replace(written, facts=(replace(fact, occurred_at=at),)),))
     framed = here.encode_to_append(facts)
     assert repr(here.decode(back(framed))) == repr(own().decode(framed))
+
+
+def test_a_number_that_is_written_and_not_read_is_not_known_here_either() -> None:
+    name = "governance.PolicyVersionAdopted"
+    event: Any = EVENTS[name][1]
+    here = own()
+    framed = here.encode_to_append(replace(event, version=2**31))
+    for reads in (here, own()):
+        with pytest.raises(Malformed):
+            reads.decode_event(name, framed)
 
 
 def test_a_fact_is_no_record_and_a_record_no_fact() -> None:

@@ -15,12 +15,14 @@ from spine.server import STATUS_DETAILS, status_of
 CUT = "RST_STREAM"
 
 
-def ended(code: grpc.StatusCode, error: SpineError | None = None) -> grpc.aio.AioRpcError:
+def ended(
+    code: grpc.StatusCode, error: SpineError | None = None, said: str = CUT
+) -> grpc.aio.AioRpcError:
     """How a call ends: with what the spine says of an error, or with what gRPC says by itself."""
     trailing = grpc.aio.Metadata()
     if error is not None:
         trailing.add(STATUS_DETAILS, status_of(error).SerializeToString())
-    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing, CUT, CUT)
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing, said, said)
 
 
 NOT_ANSWERED = [
@@ -34,6 +36,8 @@ NOT_ANSWERED = [
 ]
 WRONG = [
     ended(grpc.StatusCode.INTERNAL, Bug("an invariant is broken")),
+    ended(grpc.StatusCode.INTERNAL, said="Failed to serialize response!"),
+    ended(grpc.StatusCode.UNKNOWN, said="Unexpected <class 'ValueError'>"),
     ended(grpc.StatusCode.PERMISSION_DENIED, NotPermitted(Reason.NOT_PERMITTED, "no")),
     ended(grpc.StatusCode.PERMISSION_DENIED),
     ended(grpc.StatusCode.UNIMPLEMENTED),

@@ -465,8 +465,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "one at a time about a subject",
         "spine/turns.py",
-        "            await self._over[taken.pop()].wait()\n",
-        "            break\n",
+        "                await asyncio.wait(before)\n",
+        "                pass\n",
         ("tests/core/test_turns.py",),
     ),
     Mutant(
