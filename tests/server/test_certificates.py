@@ -7,6 +7,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from spine.services.certificates import ServedCertificate
 from tests.helpers.certificates import (
     DAY,
     NAME,
+    corporate,
     issued,
     serial,
     serving,
@@ -308,6 +310,48 @@ async def test_where_the_authority_is_elsewhere_a_process_takes_what_was_put_in_
         assert not (tmp_path / "identities/ca").exists()
         issued(authority, monkeypatch, -DAY)
         assert await looked(gauge) > 3600  # of what it shows, not of what lies there
+
+
+@pytest.mark.parametrize("naive", [False, True])
+async def test_a_process_without_a_certificate_makes_no_authority(
+    tmp_path: Path, gauge: Gauge, monkeypatch: pytest.MonkeyPatch, naive: bool
+) -> None:
+    authority = tmp_path / "identities/ca"
+    if naive:
+        made = partial(Authority.open_or_create, tmp_path / "identities")
+        monkeypatch.setattr(Runtime, "authority", lambda _: made())
+        async with running(tmp_path):
+            assert authority.exists()
+        return
+    with pytest.raises(Invalid, match="--new-authority") as error:
+        async with running(tmp_path):
+            pass
+    assert error.value.reason is Reason.IDENTITY_MISSING
+    assert not (tmp_path / "identities").exists()
+
+
+@pytest.mark.parametrize("naive", [False, True])
+async def test_a_certificate_from_elsewhere_stays_beside_an_authority(
+    authority: Authority,
+    tmp_path: Path,
+    gauge: Gauge,
+    monkeypatch: pytest.MonkeyPatch,
+    naive: bool,
+) -> None:
+    company = corporate(tmp_path / "company", monkeypatch)
+    theirs = company.issue_server(Role.DSI, "dsi", alias=NAME).folder
+    caller = company.issue_client(Role.DATA_USER, "ACME")
+    own = theirs.rename(tmp_path / "identities" / NAME)
+    before = {path.name: path.read_bytes() for path in own.iterdir()}
+    if naive:
+        monkeypatch.setattr(Authority, "_is_from_elsewhere", lambda *_: False)
+    async with running(tmp_path) as process:
+        assert process.server is not None
+        await looked(gauge)
+        assert ({path.name: path.read_bytes() for path in own.iterdir()} == before) is not naive
+        async with connect(f"127.0.0.1:{process.server.port}", caller.folder) as channel:
+            served = grpc.StatusCode.UNAVAILABLE if naive else grpc.StatusCode.OK
+            assert await status(channel) is served
 
 
 async def test_a_process_goes_over_to_another_authority_while_it_runs(
