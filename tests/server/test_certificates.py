@@ -19,7 +19,15 @@ from spine import telemetry
 from spine.certificates import Pair
 from spine.config import Settings
 from spine.errors import Invalid, Reason
-from spine.identity import CA_FILE, CERT_FILE, KEY_FILE, Authority, Identity, is_due
+from spine.identity import (
+    CA_FILE,
+    CERT_FILE,
+    DEV_SERVER_NAME,
+    KEY_FILE,
+    Authority,
+    Identity,
+    is_due,
+)
 from spine.policy import Role
 from spine.runtime import Process, Runtime
 from spine.server import build_server, connect
@@ -156,6 +164,76 @@ def torn(folder: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch) ->
 
 def gone(folder: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / KEY_FILE).unlink()
+
+
+def for_clients_only(folder: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    replaced(folder, authority._issue("other", Role.DSI, "dsi", ()))
+
+
+def without_the_name(folder: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    replaced(folder, authority._issue("other", Role.DSI, "dsi", ("localhost",)))
+
+
+def of_an_authority_left_out(
+    folder: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ca = (folder / CA_FILE).read_bytes()
+    company = corporate(folder.parent / "company", monkeypatch)
+    replaced(folder, company.issue_server(Role.DSI, "dsi"))
+    (folder / CA_FILE).write_bytes(ca)
+
+
+def replaced(folder: Path, by: Identity) -> None:
+    for file in by.folder.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+
+
+@pytest.mark.parametrize("naive", [False, True])
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (for_clients_only, "not one for a server"),
+        (without_the_name, "does not name spine.energyos.internal"),
+        (of_an_authority_left_out, "does not hold the authority"),
+    ],
+)
+async def test_what_no_process_would_accept_is_not_taken_up(
+    authority: Authority,
+    client: Identity,
+    monkeypatch: pytest.MonkeyPatch,
+    spoil: Callable[..., None],
+    said: str,
+    naive: bool,
+) -> None:
+    first = issued(authority, monkeypatch, DAY)
+    if naive:
+        monkeypatch.setattr(Pair, "_check_accepted", lambda _: None)
+    async with serving(first) as port:
+        spoil(first.folder, authority, monkeypatch)
+        target = f"127.0.0.1:{port}"
+        with capture_logs() as lines:
+            async with connect(target, client.folder, server_name=DEV_SERVER_NAME) as channel:
+                served = grpc.StatusCode.UNAVAILABLE if naive else grpc.StatusCode.OK
+                assert await status(channel) is served
+        reasons = [line["reason"] for line in lines if line["event"] == "certificate.unfit"]
+        assert naive or (len(reasons) == 1 and said in reasons[0])
+
+
+async def test_where_the_certificate_brings_an_intermediate_the_path_is_for_the_callers_to_check(
+    authority: Authority, client: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = issued(authority, monkeypatch, DAY)
+    async with serving(first) as port:
+        of_an_authority_left_out(first.folder, authority, monkeypatch)
+        between = (first.folder.parent / "company/ca" / CERT_FILE).read_bytes()
+        (first.folder / CERT_FILE).write_bytes(first.cert + between)
+        trusted = first.folder.parent / "both.pem"
+        trusted.write_bytes(client.ca + between)
+        target, name = f"127.0.0.1:{port}", DEV_SERVER_NAME
+        async with connect(target, client.folder, ca=trusted, server_name=name) as channel:
+            assert await status(channel) is grpc.StatusCode.OK
+        async with connect(target, client.folder, server_name=name) as channel:
+            assert await status(channel) is grpc.StatusCode.UNAVAILABLE
 
 
 @pytest.mark.parametrize(
