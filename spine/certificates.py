@@ -10,9 +10,10 @@ from typing import Self
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from spine.errors import Invalid, Reason, Unauthenticated
-from spine.identity import CA_ALIAS, Caller, Identity, caller_in, is_due
+from spine.identity import CA_ALIAS, DEV_SERVER_NAME, Caller, Identity, caller_in, is_due
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +53,29 @@ class Pair:
         return cls(cert, key, ca, caller, *span)
 
     def check_follows(self, before: Pair, now: datetime) -> None:
-        """Invalid(IDENTITY_MISSING) unless it may take the place of that one."""
+        """Invalid(IDENTITY_MISSING) unless a server may show it in the place of that one: it names
+        the same, is in date, and is one that the other processes of the spine accept.
+        """
         if str(self.caller) != str(before.caller):
             raise _unfit(f"the certificate names {self.caller} in the place of {before.caller}")
         if not self.not_before <= now <= self.not_after:
             raise _unfit(f"the certificate of {self.caller} is not valid at this time")
+        self._check_accepted()
+
+    def _check_accepted(self) -> None:
+        """What callers ask of a server, as far as the three files show it."""
+        chain = x509.load_pem_x509_certificates(self.cert)
+        extensions = chain[0].extensions
+        usage = extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        if ExtendedKeyUsageOID.SERVER_AUTH not in usage:
+            raise _unfit(f"the certificate of {self.caller} is not one for a server")
+        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        if DEV_SERVER_NAME not in names.get_values_for_type(x509.DNSName):
+            raise _unfit(f"the certificate of {self.caller} does not name {DEV_SERVER_NAME}")
+        trusted = x509.load_pem_x509_certificates(self.ca)
+        # With intermediates, the path to an authority is for those who check it to find.
+        if len(chain) == 1 and not any(_issued_by(one, self.cert) for one in trusted):
+            raise _unfit(f"ca.pem does not hold the authority that issued {self.caller}")
 
     def standing(self, authority: x509.Certificate | None, now: datetime) -> str:
         """How it stands: valid, due (to be renewed), ended, not yet valid, or of another authority

@@ -4,9 +4,10 @@ A caller is its certificate's one URI name, `energyos://<role>/<party>`, and not
 TLS checks a certificate at the handshake only; `caller_of` checks it again on every call, because a
 connection can outlive what opened it.
 
-Where no authority is at hand, a development authority is generated, never skipped, so that the
-smallest set-up takes the same paths as the largest. Its keys are files of mode 0600 below the data
-folder; a folder of keys appears whole or not at all, so processes may start side by side.
+Opening a log makes a development authority with it, so that the smallest set-up takes the same
+paths as the largest; nothing else makes one unless it is asked to. Its keys are files of mode 0600
+below the data folder; a folder of keys appears whole or not at all, so processes may start side by
+side. A certificate from elsewhere is replaced by command only.
 """
 
 from __future__ import annotations
@@ -35,7 +36,14 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from spine.errors import Invalid, Reason, Unauthenticated
 from spine.files import appear, write_private
-from spine.issuing import alternative_names, new_authority, new_leaf, private_pem
+from spine.issuing import (
+    AUTHORITY,
+    alternative_names,
+    common_name,
+    new_authority,
+    new_leaf,
+    private_pem,
+)
 from spine.policy import Role
 
 SCHEME = "energyos"
@@ -219,7 +227,9 @@ class Authority:
 
     @classmethod
     def open_or_create(cls, identities: Path) -> Self:
-        """The authority of this folder; generated on first use."""
+        """The authority of this folder, generated if there is none: for who opens a log, or is told
+        to make one. Everybody else opens what is there.
+        """
         if not (identities / CA_ALIAS).exists():
             cert, key = new_authority()
             appear(identities / CA_ALIAS, {CERT_FILE: cert, KEY_FILE: key})
@@ -236,7 +246,10 @@ class Authority:
         except (OSError, ValueError, TypeError):
             belongs = False
         if not (belongs and isinstance(key, ec.EllipticCurvePrivateKey)):
-            message = f"there is no development authority with its key in {home.folder}"
+            message = (
+                f"there is no development authority with its key in {home.folder}: `spine topics "
+                "create` makes one with the log, `spine identity issue --new-authority` another"
+            )
             raise Invalid(Reason.IDENTITY_MISSING, message)
         return cls(identities, certificate, key)
 
@@ -250,8 +263,8 @@ class Authority:
     ) -> Identity:
         """The identity of a party in a role, kept as `alias` (the party if not given).
 
-        One that still serves stays, unless it is wanted `anew`. Invalid(FIELD_INVALID) for a name
-        that is malformed, a server's, or another party's.
+        One that still serves or is from elsewhere stays, unless it is wanted `anew`.
+        Invalid(FIELD_INVALID) for a name that is malformed, a server's, or another party's.
         """
         self.check_free(alias or party, role, party)
         return self._issue(alias or party, role, party, (), anew=anew)
@@ -271,7 +284,10 @@ class Authority:
     def issue_server(
         self, role: Role, party: str, hosts: Sequence[str] = (), alias: str | None = None
     ) -> Identity:
-        """The identity of a server at `hosts`. Servers call one another, so it is a client too."""
+        """The identity of a server at `hosts`. Servers call one another, so it is a client too.
+
+        One that still serves or is from elsewhere stays.
+        """
         named = dict.fromkeys((*LOCAL_HOSTS, DEV_SERVER_NAME, *hosts))
         return self._issue(alias or party, role, party, tuple(named))
 
@@ -284,10 +300,18 @@ class Authority:
             )
         home = self._identities / alias
         names = alternative_names(f"{SCHEME}://{role}/{party}", hosts)
-        if anew or not self._serves(home, names):
+        if anew or not (self._is_from_elsewhere(home) or self._serves(home, names)):
             cert, key = new_leaf(self._certificate, self._key, party, names, server=bool(hosts))
             appear(home, {CERT_FILE: cert, KEY_FILE: key, CA_FILE: self.ca}, replace=True)
         return Identity(home)
+
+    def _is_from_elsewhere(self, home: Path) -> bool:
+        """Whether neither this authority nor another of our own making issued what is there."""
+        try:
+            issuer = x509.load_pem_x509_certificate(Identity(home).cert).issuer
+        except (OSError, ValueError):
+            return False
+        return issuer not in (self._certificate.subject, common_name(AUTHORITY))
 
     def _serves(self, home: Path, names: x509.SubjectAlternativeName) -> bool:
         """Whether what is there is whole and ours, says the same, and has time left."""

@@ -17,14 +17,14 @@ CA_LIFE = timedelta(days=3650)
 LIFE = timedelta(days=365)
 # Machines whose clocks are a day apart still accept one another's new certificates.
 BACKDATED = timedelta(days=2)
+AUTHORITY = "EnergyOS development authority"
 
 
 def new_authority() -> tuple[bytes, bytes]:
     """Certificate and key of an authority that signs others, and no further authorities."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = "EnergyOS development authority"
     certificate = (
-        _builder(name, _common_name(name), key, CA_LIFE)
+        _builder(AUTHORITY, common_name(AUTHORITY), key, CA_LIFE)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_key_usage(signs_certificates=True), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
@@ -70,7 +70,7 @@ def _builder(
     now = datetime.now(UTC)
     return (
         x509.CertificateBuilder()
-        .subject_name(_common_name(name))
+        .subject_name(common_name(name))
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
@@ -79,7 +79,8 @@ def _builder(
     )
 
 
-def _common_name(name: str) -> x509.Name:
+def common_name(name: str) -> x509.Name:
+    """A name that is a common name and nothing else."""
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 

@@ -152,13 +152,14 @@ class Runtime:
         return LogWriter(appender, self.signer(role), self.identity.log_id, self.codec, source)
 
     def authority(self) -> Authority:
-        """The development certificate authority of the data folder."""
-        return Authority.open_or_create(self.settings.data_dir / "identities")
+        """The development authority of the data folder; Invalid(IDENTITY_MISSING) if none."""
+        return Authority.open(self.settings.data_dir / "identities")
 
     def own_identity(self, role: Role, name: str) -> Identity:
         """The identity of a process, which the development authority issues (again, if it is due).
 
-        Where its key is not at hand, what was put in the folder counts as it is.
+        What was put in the folder from elsewhere counts as it is, and so does whatever is there
+        where the authority's key is not at hand. Invalid(IDENTITY_MISSING) if there is neither.
         """
         identities = self.settings.data_dir / "identities"
         alias = f"{SERVER_PREFIX}{name}"

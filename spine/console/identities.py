@@ -10,7 +10,7 @@ from typing import Annotated, Final
 import typer
 
 from spine.certificates import Pair, authority_of
-from spine.console.context import UP, AsJson, settings
+from spine.console.context import AsJson, settings
 from spine.console.output import listed, say, say_json
 from spine.errors import Invalid, Reason
 from spine.identity import CA_ALIAS, Authority, Identity
@@ -40,10 +40,8 @@ def issue(
 ) -> None:
     """Issue a development certificate, with a new key, in place of the one there."""
     identities = settings().data_dir / "identities"
-    if not new_authority and not Authority.is_at_hand(identities):
-        message = f"there is no development authority in {identities}: {UP} makes one"
-        raise Invalid(Reason.IDENTITY_MISSING, message)
-    made = Authority.open_or_create(identities).issue_client(role, party, alias or None, anew=True)
+    opened = Authority.open_or_create if new_authority else Authority.open
+    made = opened(identities).issue_client(role, party, alias or None, anew=True)
     pair = Pair.read(made)
     until = _told(pair.not_after)
     if as_json:

@@ -102,11 +102,13 @@ def holding(answer: Any) -> str:
 
 
 def _authority(data_dir: Path) -> Authority:
-    return Authority.open_or_create(data_dir / "identities")
+    return Authority.open(data_dir / "identities")
 
 
 def issue(data_dir: Path, role: Role, party: str, alias: str | None = None) -> None:
-    """A development certificate for a party, kept under its name."""
+    """A development certificate for a party, kept under its name; Invalid(IDENTITY_MISSING) without
+    an authority.
+    """
     _authority(data_dir).issue_client(role, party, alias)
 
 

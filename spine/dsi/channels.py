@@ -9,7 +9,7 @@ from typing import Final
 import grpc
 
 from spine.certificates import Pair
-from spine.errors import Invalid
+from spine.errors import Invalid, Pushback, Reason
 from spine.identity import DEV_SERVER_NAME, Identity
 from spine.server import Limits, connect
 
@@ -37,12 +37,19 @@ class Channels:
         self._former: set[asyncio.Task[None]] = set()
 
     def to(self, target: str) -> grpc.aio.Channel:
-        """The channel to host:port for the next call."""
+        """The channel to host:port for the next call.
+
+        Pushback(STARTING) while a file of the identity is away and no channel is open yet.
+        """
         self._look()
         if target not in self._open:
-            self._open[target] = connect(
-                target, self._identity.folder, CHANNEL, server_name=DEV_SERVER_NAME
-            )
+            try:
+                self._open[target] = connect(
+                    target, self._identity.folder, CHANNEL, server_name=DEV_SERVER_NAME
+                )
+            except OSError as error:
+                message = f"the identity {self._identity.folder.name} cannot be read just now"
+                raise Pushback(Reason.STARTING, message) from error
         return self._open[target]
 
     def _look(self) -> None:

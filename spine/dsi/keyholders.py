@@ -82,8 +82,8 @@ class Keyholders:
 
     async def _ask(self, target: str, at: Any, count: int, timeout_s: float) -> Opened | None:
         """What one of them says; None if it is of no use. Refused if the consumer was erased."""
-        stub: Any = seals_pb2_grpc.SealsStub(self._channels.to(target))
         try:
+            stub: Any = seals_pb2_grpc.SealsStub(self._channels.to(target))
             said = await stub.OpenSeals(seals_pb2.OpenSealsRequest(read=at), timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
             failure = error_from(error)
@@ -91,6 +91,9 @@ class Keyholders:
                 message = "what was sealed can be opened no more"
                 raise Refused(Reason.SUBJECT_ERASED, message) from None
             _log.warning("seals.unopened", target=target, reason=failure.reason or failure.code)
+            return None
+        except Pushback as unfit:  # our own certificate is being put in place
+            _log.warning("seals.unopened", target=target, reason=unfit.reason)
             return None
         if len(said.opened) != count:
             _log.warning("seals.unopened", target=target, reason="another number of fields")

@@ -17,7 +17,7 @@ import structlog
 
 from spine.dsi.channels import Channels
 from spine.dsi.v1 import members_pb2, members_pb2_grpc
-from spine.errors import NotPermitted, Reason
+from spine.errors import NotPermitted, Pushback, Reason
 from spine.follow import Place
 from spine.identity import SERVER_PREFIX
 from spine.policy import Role
@@ -38,8 +38,8 @@ class Peer:
 
     def __init__(self, channels: Channels, target: str) -> None:
         self._channels, self._target = channels, target
-        self._channel = channels.to(target)
-        self.stub: Any = members_pb2_grpc.MembersStub(self._channel)
+        self._channel: grpc.aio.Channel | None = None
+        self.stub: Any = None  # until it is first asked; nobody else calls who never answered
         self.name = ""
         self.claims: Claims = {}
         self.gone = asyncio.Event()
@@ -48,15 +48,18 @@ class Peer:
 
     async def ask(self, log_id: bytes, asker: str) -> None:
         """Ask what it folds now. Of another log, or the asker itself, it is nobody."""
-        channel = self._channels.to(self._target)
-        if channel is not self._channel:
-            self._channel, self.stub = channel, members_pb2_grpc.MembersStub(channel)
         try:
+            channel = self._channels.to(self._target)
+            if channel is not self._channel:
+                self._channel, self.stub = channel, members_pb2_grpc.MembersStub(channel)
             said = await self.stub.Standing(members_pb2.StandingRequest(), timeout=ANSWER_S)
         except grpc.aio.AioRpcError as error:
-            self._missed += 1
-            if error.code() is grpc.StatusCode.UNAVAILABLE or self._missed >= MISSED_MAX:
-                self.lost()
+            self._miss(error.code() is grpc.StatusCode.UNAVAILABLE)
+            return
+        except Pushback as unfit:  # our own certificate is being put in place
+            if not self._missed:
+                _log.warning("member.unasked", target=self._target, reason=unfit.message)
+            self._miss()
             return
         if said.log_id != log_id or said.member == asker:
             self.lost()
@@ -67,6 +70,11 @@ class Peer:
         if self.gone.is_set():
             _log.info("member.here", member=self.name)
             self.gone = asyncio.Event()
+
+    def _miss(self, refused: bool = False) -> None:
+        self._missed += 1
+        if refused or self._missed >= MISSED_MAX:
+            self.lost()
 
     def lost(self) -> None:
         """It does not answer: whoever waits for it need not."""
@@ -125,7 +133,10 @@ class Members:
     async def _ask_for_ever(self) -> None:
         while True:
             await asyncio.sleep(ASK_EVERY_S)
-            await self._ask()
+            try:
+                await self._ask()
+            except Exception as error:  # who stops asking knows of nobody new for ever
+                _log.error("members.unasked", reason=str(error))
 
     async def _ask(self) -> None:
         found = service_targets(self._runtime.settings.data_dir, self._kind)

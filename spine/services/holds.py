@@ -94,7 +94,7 @@ class Holds:
                 try:
                     await self._hold(target, request)
                     return
-                except (grpc.RpcError, SpineError) as error:
+                except (grpc.RpcError, SpineError, OSError) as error:
                     reason = str(error)[:200]
             _log.warning("hold.not_told", party=excess.party, reason=reason)
             await asyncio.sleep(TELL_AGAIN_S)

@@ -18,7 +18,7 @@ from spine.dsi.process import start_dsi, start_readings
 from spine.embedded import EmbeddedKafka
 from spine.errors import Reason
 from spine.event import SignerRole
-from spine.identity import signing_key
+from spine.identity import Authority, signing_key
 from spine.installation import DOMAINS
 from spine.log import Kafka, LogReader, LogUnfit, create_missing, partition_counts
 from spine.opening import LogIdentity
@@ -72,6 +72,7 @@ def of_another_log(folder: Path, kafka: Kafka) -> Settings:
     """A folder with a log of its own that never was on these brokers."""
     root = public_bytes(signing_key(folder, SignerRole.ROOT))
     LogIdentity.new(root, PARTITIONS, datetime.now(UTC)).save(folder / LOG_FILE)
+    Authority.open_or_create(folder / "identities")
     return Settings(data_dir=folder, kafka_bootstrap=kafka.bootstrap, ledger_quorum=0)
 
 

@@ -18,10 +18,11 @@ from spine.console.logs import issue_identities
 from spine.errors import Reason
 from spine.identity import Authority, Identity
 from spine.policy import Role
+from tests.helpers.certificates import corporate
 from tests.helpers.command_line import Said, run
 
 ROOT = Path(__file__).parents[2]
-INVALID, USAGE = 7, 2
+INVALID, STARTING, USAGE = 7, 5, 2
 ALEX = "c-c40bcd0c22a0d0b6"
 DAY = timedelta(days=1)
 
@@ -166,6 +167,47 @@ def test_without_the_authoritys_key_nothing_is_issued_or_made(identities: Path, 
         words = ("identity", "issue", "supplier", "north-supply", "--new-authority")
         failed(run(*words), Reason.IDENTITY_MISSING)
     assert files(identities) == before
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("participant", "admit", "west-data", "--role", "data_user"),
+        ("tenancy", "start", "1200012345679", "--from", "2024-01-01", "--alias", "sam"),
+    ],
+)
+@pytest.mark.parametrize("naive", [False, True])
+def test_only_who_opens_a_log_or_is_asked_to_makes_an_authority(
+    identities: Path, words: tuple[str, ...], naive: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (identities / "ca").rename(identities.parent / "lost")
+    before = files(identities)
+    if naive:
+        made = Authority.open_or_create
+        monkeypatch.setattr(
+            "spine.console.parties._authority", lambda data: made(data / "identities")
+        )
+        failed(run(*words), Reason.STARTING, STARTING)
+    else:
+        failed(run(*words), Reason.IDENTITY_MISSING)
+    assert (files(identities) == before) is not naive
+
+
+def test_what_is_from_elsewhere_is_replaced_by_command_only(
+    identities: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    company = corporate(identities.parent / "company", monkeypatch)
+    for role, party in ((Role.GOVERNANCE, "governance-board"), (Role.SUPPLIER, "north-supply")):
+        (identities / party).rename(identities.parent / party)
+        company.issue_client(role, party).folder.rename(identities / party)
+    before = files(identities)
+    issue_identities(identities.parent)
+    Authority.open(identities).issue_client(Role.SUPPLIER, "north-supply")
+    assert files(identities) == before
+    assert run("identity", "issue", "supplier", "north-supply").code == 0
+    rows = listed()
+    assert rows["governance-board"]["state"] == "of another authority"
+    assert rows["north-supply"]["state"] == "valid"
 
 
 def test_after_the_loss_of_the_authority_the_list_names_who_is_left(identities: Path) -> None:

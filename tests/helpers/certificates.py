@@ -32,6 +32,13 @@ def issued(
         return authority.issue_server(Role.DSI, party, alias=NAME)
 
 
+def corporate(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Authority:
+    """An authority from elsewhere, not of the spine's making."""
+    with monkeypatch.context() as patched:
+        patched.setattr("spine.issuing.AUTHORITY", "Some company")
+        return Authority.open_or_create(folder)
+
+
 def serial(pem: bytes) -> int:
     """What tells a certificate from every other."""
     return x509.load_pem_x509_certificate(pem).serial_number

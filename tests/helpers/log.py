@@ -7,7 +7,7 @@ from spine.codec import Codec
 from spine.config import Settings
 from spine.embedded import EmbeddedKafka
 from spine.event import SignerRole
-from spine.identity import signing_key
+from spine.identity import Authority, signing_key
 from spine.installation import DOMAINS
 from spine.log import Appender, Kafka
 from spine.opening import LogIdentity, open_log
@@ -27,7 +27,8 @@ ROLES = (
 
 
 async def open_new_log(broker: EmbeddedKafka, data_dir: Path) -> tuple[Settings, Kafka]:
-    """Open a log on a broker without topics; its identity and keys are kept in `data_dir`."""
+    """Open a log on a broker without topics; its identity, keys and authority are in `data_dir`."""
+    Authority.open_or_create(data_dir / "identities")
     kafka = Kafka(broker.bootstrap)
     root = Signer.of(signing_key(data_dir, SignerRole.ROOT))
     identity = LogIdentity.new(root.public_key, PARTITIONS, datetime.now(UTC))

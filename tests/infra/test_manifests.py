@@ -575,6 +575,19 @@ def test_policies_and_the_budget_cover_every_process(overlay: Path) -> None:
             assert [str(port["port"]) for port in rule["ports"]] == ports
 
 
+@overlays
+def test_the_budget_leaves_out_what_is_applied_by_hand(overlay: Path) -> None:
+    (budget,) = of_kind(overlay, "PodDisruptionBudget")
+    (left_out,) = budget["spec"]["selector"]["matchExpressions"]
+    bare = {
+        (m["spec"]["template"] if m["kind"] == "Job" else m)["metadata"]["labels"][left_out["key"]]
+        for folder in BY_HAND
+        for m in render(folder)
+        if m["kind"] in ("Job", "Pod")
+    }
+    assert left_out["operator"] == "NotIn" and set(left_out["values"]) == bare
+
+
 def selected(selector: Manifest, labels: dict[str, str]) -> bool:
     """Whether a selector takes a pod, of the operators that are used here."""
     for wanted in selector.get("matchExpressions", ()):

@@ -7,6 +7,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,15 @@ from spine import telemetry
 from spine.certificates import Pair
 from spine.config import Settings
 from spine.errors import Invalid, Reason
-from spine.identity import CA_FILE, CERT_FILE, KEY_FILE, Authority, Identity, is_due
+from spine.identity import (
+    CA_FILE,
+    CERT_FILE,
+    DEV_SERVER_NAME,
+    KEY_FILE,
+    Authority,
+    Identity,
+    is_due,
+)
 from spine.policy import Role
 from spine.runtime import Process, Runtime
 from spine.server import build_server, connect
@@ -26,6 +35,7 @@ from spine.services.certificates import ServedCertificate
 from tests.helpers.certificates import (
     DAY,
     NAME,
+    corporate,
     issued,
     serial,
     serving,
@@ -154,6 +164,76 @@ def torn(folder: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch) ->
 
 def gone(folder: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / KEY_FILE).unlink()
+
+
+def for_clients_only(folder: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    replaced(folder, authority._issue("other", Role.DSI, "dsi", ()))
+
+
+def without_the_name(folder: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    replaced(folder, authority._issue("other", Role.DSI, "dsi", ("localhost",)))
+
+
+def of_an_authority_left_out(
+    folder: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ca = (folder / CA_FILE).read_bytes()
+    company = corporate(folder.parent / "company", monkeypatch)
+    replaced(folder, company.issue_server(Role.DSI, "dsi"))
+    (folder / CA_FILE).write_bytes(ca)
+
+
+def replaced(folder: Path, by: Identity) -> None:
+    for file in by.folder.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+
+
+@pytest.mark.parametrize("naive", [False, True])
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (for_clients_only, "not one for a server"),
+        (without_the_name, "does not name spine.energyos.internal"),
+        (of_an_authority_left_out, "does not hold the authority"),
+    ],
+)
+async def test_what_no_process_would_accept_is_not_taken_up(
+    authority: Authority,
+    client: Identity,
+    monkeypatch: pytest.MonkeyPatch,
+    spoil: Callable[..., None],
+    said: str,
+    naive: bool,
+) -> None:
+    first = issued(authority, monkeypatch, DAY)
+    if naive:
+        monkeypatch.setattr(Pair, "_check_accepted", lambda _: None)
+    async with serving(first) as port:
+        spoil(first.folder, authority, monkeypatch)
+        target = f"127.0.0.1:{port}"
+        with capture_logs() as lines:
+            async with connect(target, client.folder, server_name=DEV_SERVER_NAME) as channel:
+                served = grpc.StatusCode.UNAVAILABLE if naive else grpc.StatusCode.OK
+                assert await status(channel) is served
+        reasons = [line["reason"] for line in lines if line["event"] == "certificate.unfit"]
+        assert naive or (len(reasons) == 1 and said in reasons[0])
+
+
+async def test_where_the_certificate_brings_an_intermediate_the_path_is_for_the_callers_to_check(
+    authority: Authority, client: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = issued(authority, monkeypatch, DAY)
+    async with serving(first) as port:
+        of_an_authority_left_out(first.folder, authority, monkeypatch)
+        between = (first.folder.parent / "company/ca" / CERT_FILE).read_bytes()
+        (first.folder / CERT_FILE).write_bytes(first.cert + between)
+        trusted = first.folder.parent / "both.pem"
+        trusted.write_bytes(client.ca + between)
+        target, name = f"127.0.0.1:{port}", DEV_SERVER_NAME
+        async with connect(target, client.folder, ca=trusted, server_name=name) as channel:
+            assert await status(channel) is grpc.StatusCode.OK
+        async with connect(target, client.folder, server_name=name) as channel:
+            assert await status(channel) is grpc.StatusCode.UNAVAILABLE
 
 
 @pytest.mark.parametrize(
@@ -308,6 +388,48 @@ async def test_where_the_authority_is_elsewhere_a_process_takes_what_was_put_in_
         assert not (tmp_path / "identities/ca").exists()
         issued(authority, monkeypatch, -DAY)
         assert await looked(gauge) > 3600  # of what it shows, not of what lies there
+
+
+@pytest.mark.parametrize("naive", [False, True])
+async def test_a_process_without_a_certificate_makes_no_authority(
+    tmp_path: Path, gauge: Gauge, monkeypatch: pytest.MonkeyPatch, naive: bool
+) -> None:
+    authority = tmp_path / "identities/ca"
+    if naive:
+        made = partial(Authority.open_or_create, tmp_path / "identities")
+        monkeypatch.setattr(Runtime, "authority", lambda _: made())
+        async with running(tmp_path):
+            assert authority.exists()
+        return
+    with pytest.raises(Invalid, match="--new-authority") as error:
+        async with running(tmp_path):
+            pass
+    assert error.value.reason is Reason.IDENTITY_MISSING
+    assert not (tmp_path / "identities").exists()
+
+
+@pytest.mark.parametrize("naive", [False, True])
+async def test_a_certificate_from_elsewhere_stays_beside_an_authority(
+    authority: Authority,
+    tmp_path: Path,
+    gauge: Gauge,
+    monkeypatch: pytest.MonkeyPatch,
+    naive: bool,
+) -> None:
+    company = corporate(tmp_path / "company", monkeypatch)
+    theirs = company.issue_server(Role.DSI, "dsi", alias=NAME).folder
+    caller = company.issue_client(Role.DATA_USER, "ACME")
+    own = theirs.rename(tmp_path / "identities" / NAME)
+    before = {path.name: path.read_bytes() for path in own.iterdir()}
+    if naive:
+        monkeypatch.setattr(Authority, "_is_from_elsewhere", lambda *_: False)
+    async with running(tmp_path) as process:
+        assert process.server is not None
+        await looked(gauge)
+        assert ({path.name: path.read_bytes() for path in own.iterdir()} == before) is not naive
+        async with connect(f"127.0.0.1:{process.server.port}", caller.folder) as channel:
+            served = grpc.StatusCode.UNAVAILABLE if naive else grpc.StatusCode.OK
+            assert await status(channel) is served
 
 
 async def test_a_process_goes_over_to_another_authority_while_it_runs(

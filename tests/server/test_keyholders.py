@@ -101,6 +101,17 @@ async def test_who_opens_less_is_believed_last(
         assert (await keys.open(SEALED, PLACE, until)).texts == ("one", None)
 
 
+async def test_while_our_own_key_is_away_who_was_asked_before_still_answers(tmp_path: Path) -> None:
+    answers = Coordinator(["one", "two"])
+    async with keys_of(tmp_path, answers) as (keys, addresses):
+        keys._addresses = ("127.0.0.1:1", *addresses)
+        assert (await keys.open(SEALED, PLACE, time.monotonic() + 20)).texts == ("one", "two")
+        keys._addresses = ("127.0.0.1:1",)
+        with pytest.raises(Pushback) as error:
+            await keys.open(SEALED, PLACE, time.monotonic() + 20)
+        assert error.value.reason is Reason.KEYS_NOT_AT_HAND
+
+
 async def test_one_that_hangs_leaves_time_for_what_another_opened(tmp_path: Path) -> None:
     hangs, less = Coordinator(None), Coordinator(["one", None])
     async with keys_of(tmp_path, hangs, less) as (keys, _):
