@@ -107,7 +107,7 @@ def check_held(kafka: Kafka, codec: Codec, ours: LogIdentity | None, folder: Pat
     try:
         if not reader.partitions_of(trust.GOVERNANCE_TOPIC) or reader.ends([FIRST])[FIRST] == 0:
             return
-        if ours is not None and (first := reader.firsts([FIRST])[FIRST]) > 0:
+        if ours is not None and (first := reader.bounds(*FIRST)[0]) > 0:
             raise LogUnfit(
                 Reason.LOG_MISSING,
                 f"{trust.GOVERNANCE_TOPIC} begins at {first}, so that nothing says whose log the "
