@@ -16,6 +16,7 @@ from kafka import TopicPartition
 from kafka.errors import KafkaError, OffsetOutOfRangeError
 
 from spine import log_client
+from spine.archive import ArchiveDamaged
 from spine.errors import Pushback, Reason
 from spine.event import LogRecord
 from spine.log import POLL_MS, Kafka, LogReader, LogUnfit, from_consumer
@@ -61,14 +62,17 @@ class PointReader(LogReader):
         except KafkaError as error:
             raise log_client.unanswered() from error
 
-    def firsts(self, places: Collection[Place]) -> dict[Place, int]:
-        """The first offset of each of these topic-partitions, archive included."""
+    def firsts(self, places: Collection[Place]) -> Iterator[tuple[Place, int | ArchiveDamaged]]:
+        """The first offset of each of these topic-partitions, archive included, or what is damaged
+        there.
+        """
         asked = [TopicPartition(*place) for place in places]
-        found = log_client.ask(self._consumer.beginning_offsets, asked)
-        return {
-            (at.topic, at.partition): self._archive.reaches(at.topic, at.partition, first)
-            for at, first in found.items()
-        }
+        for at, held_from in log_client.ask(self._consumer.beginning_offsets, asked).items():
+            place = (at.topic, at.partition)
+            try:
+                yield place, self._archive.reaches(*place, held_from)
+            except ArchiveDamaged as damage:
+                yield place, damage
 
     def found_at(self, offsets: Mapping[Place, int]) -> Iterator[tuple[Place, LogRecord | None]]:
         """The records at these offsets, by topic and partition; None where the log has none.

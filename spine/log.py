@@ -339,6 +339,12 @@ def verify_topics(kafka: Kafka, meter_keyed: int, min_insync: int) -> None:
 
 def verify_settings(kafka: Kafka, counts: Mapping[str, int], min_insync: int) -> None:
     """The same of these topics, which must have so many partitions."""
+    for wrong in wrong_settings(kafka, counts, min_insync):
+        raise LogUnfit(Reason.TOPIC_SETTINGS, wrong)
+
+
+def wrong_settings(kafka: Kafka, counts: Mapping[str, int], min_insync: int) -> Iterator[str]:
+    """A sentence for each thing that is wrong with these topics, in their order."""
     with _admin(kafka) as admin:
         described = _described(admin, list(counts))
         resources = [ConfigResource(ConfigResourceType.TOPIC, t) for t in counts]
@@ -346,17 +352,13 @@ def verify_settings(kafka: Kafka, counts: Mapping[str, int], min_insync: int) ->
     for topic, count in counts.items():
         partitions = described.get(topic, {}).get("partitions", ())
         if len(partitions) != count:
-            raise LogUnfit(
-                Reason.TOPIC_SETTINGS, f"{topic} has {len(partitions)} partitions, not {count}"
-            )
-        replicas = len(partitions[0]["replica_nodes"])
-        wanted = topic_settings(max(min_insync, 2) if replicas >= 3 else min_insync)
-        for setting, value in wanted.items():
-            actual = _config_value(found[topic], setting)
-            if actual != value:
-                raise LogUnfit(
-                    Reason.TOPIC_SETTINGS, f"{topic}: {setting} is {actual}, must be {value}"
-                )
+            yield f"{topic} has {len(partitions)} partitions, not {count}"
+        if not partitions:
+            continue
+        copied = len(partitions[0]["replica_nodes"]) >= 3
+        for setting, value in topic_settings(max(min_insync, 2) if copied else min_insync).items():
+            if (actual := _config_value(found[topic], setting)) != value:
+                yield f"{topic}: {setting} is {actual}, must be {value}"
 
 
 def _described(admin: KafkaAdminClient, topics: list[str]) -> dict[str, Any]:

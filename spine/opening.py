@@ -43,6 +43,8 @@ from spine.writer import LogWriter
 GENERATION: Final = 1
 # What opens a partition: the opening, and the first keys or their copy.
 OPENED_BY: Final = 2
+# The partition whose first record says whose log it is.
+FIRST: Final = (trust.GOVERNANCE_TOPIC, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,30 +98,39 @@ class LogIdentity:
 def check_held(kafka: Kafka, codec: Codec, ours: LogIdentity | None, folder: Path) -> None:
     """LogUnfit(LOG_DIFFERS) if the brokers hold another log than that of the data folder. Blocking.
 
-    `ours` is None where the folder has no log: it may open one only where there is none. Whoever
-    went on would refuse every record, and keep a copy of each as quarantined.
+    `ours` is None where the folder has no log: it may open one only where governance has no record,
+    also none that was deleted or cannot be read. Whoever went on would refuse every record, and
+    keep a copy of each as quarantined. LogUnfit(LOG_MISSING) if the folder has a log and neither
+    the brokers nor its archive have the first record, by which to tell whose log they hold.
     """
     reader = PointReader(kafka)
     try:
+        if not reader.partitions_of(trust.GOVERNANCE_TOPIC) or reader.ends([FIRST])[FIRST] == 0:
+            return
+        if ours is not None and (first := reader.bounds(*FIRST)[0]) > 0:
+            raise LogUnfit(
+                Reason.LOG_MISSING,
+                f"{trust.GOVERNANCE_TOPIC} begins at {first}, so that nothing says whose log the "
+                f"brokers hold: set SPINE_ARCHIVE_DIR to the archive of the log of {folder}",
+            )
         held = held_opening(reader, codec)
     finally:
         reader.close()
-    if held is None or (ours is not None and held == ours.opening):
+    if ours is not None and held in (None, ours.opening):
         return
+    theirs = "a log" if held is None else f"log {held.log_id().hex()[:16]}…"
     here = "has no log.json" if ours is None else f"is of log {ours.log_id.hex()[:16]}…"
     raise LogUnfit(
         Reason.LOG_DIFFERS,
-        f"the brokers hold log {held.log_id().hex()[:16]}…, and {folder} {here}: set "
+        f"the brokers hold {theirs}, and {folder} {here}: set "
         "SPINE_DATA_DIR to the folder of their log, put its log.json, keys/ and identities/ back "
         "here, or set SPINE_KAFKA_BOOTSTRAP to other brokers",
     )
 
 
 def held_opening(reader: PointReader, codec: Codec) -> Opening | None:
-    """What the first record of governance opens; None if there is none, or it is no opening."""
-    if not reader.partitions_of(trust.GOVERNANCE_TOPIC):
-        return None
-    ((_, record),) = reader.found_at({(trust.GOVERNANCE_TOPIC, 0): 0})
+    """What the first record of governance opens; None if it is not to be had, or no opening."""
+    ((_, record),) = reader.found_at({FIRST: 0})
     if record is None or record.value is None:
         return None
     try:

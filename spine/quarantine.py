@@ -15,13 +15,14 @@ from typing import Final, NamedTuple
 import structlog
 
 from spine import trust
+from spine.archive import ArchiveDamaged
 from spine.codec import unpack
 from spine.domain import ReadableRows
 from spine.errors import Invalid, Pushback, Reason
 from spine.event import Header, LogRecord, Quarantined, RecordType, Settled, SignerRole
 from spine.fold import FaustFolds
 from spine.live import LiveFold
-from spine.log import LogReader
+from spine.log import LogUnfit
 from spine.log_thread import ReaderThread
 from spine.partition import PartitionFold
 from spine.replay import RangeReader
@@ -131,20 +132,21 @@ class QuarantineKeeper:
 
     def __init__(self, writer: LogWriter) -> None:
         self._writer = writer
+        self._kept = KeptKeys()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def start(self, folds: FaustFolds, topics: Collection[str], reader: LogReader) -> None:
+    async def start(self, folds: FaustFolds, topics: Collection[str], reader: RangeReader) -> None:
         """Keep what these topics' folds quarantine from now on, and what is not kept yet."""
         owned = [live for (topic, _), live in folds.folds.items() if topic in topics]
         for live in owned:
             live.listeners.append(partial(self._on_record, live))
         found = [entry for live in owned for entry in _listed_live(live)]
-        for kept in await asyncio.to_thread(lambda: list(_missed(found, reader))):
+        for kept in await asyncio.to_thread(lambda: list(_missed(found, self._kept, reader))):
             self._keep(kept)
 
     async def keep(self, found: Sequence[Listed], log: ReaderThread) -> None:
         """Keep what another process lists as quarantined and is not kept yet."""
-        for kept in await log.run(lambda reader: list(_missed(found, reader))):
+        for kept in await log.run(lambda reader: list(_missed(found, self._kept, reader))):
             await self._append(kept)
 
     async def flush(self) -> None:
@@ -197,13 +199,43 @@ def listed(
         yield Listed(topic, partition, offset, entry, unpack(rule, str))
 
 
-def _missed(found: Sequence[Listed], reader: LogReader) -> Iterator[Quarantined]:
-    """Of what is listed, what the quarantine topic does not hold. Blocking."""
-    kept = {record.key for record in reader.read(QUARANTINE_TOPIC, 0, 0)}
+class KeptKeys:
+    """The keys that the quarantine topic holds; each look reads on from where the last one ended.
+
+    One user at a time.
+    """
+
+    def __init__(self) -> None:
+        self._keys = set[bytes | None]()
+        self._next = 0
+
+    def read_on(self, reader: RangeReader) -> Collection[bytes | None]:
+        """All keys, those that have come since among them. Blocking."""
+        for record in reader.read(QUARANTINE_TOPIC, 0, self._next):
+            self._keys.add(record.key)
+            self._next = record.offset + 1
+        return self._keys
+
+
+def _missed(found: Sequence[Listed], kept: KeptKeys, reader: RangeReader) -> Iterator[Quarantined]:
+    """Of what is listed, what the quarantine topic does not hold. Blocking.
+
+    What the log does not give (any more) is passed over: it would keep all others from being kept.
+    """
+    keys = kept.read_on(reader)
     for topic, partition, offset, entry, rule in found:
-        if str(Place(topic, partition, offset, entry)).encode() not in kept:
-            record = next(reader.read(topic, partition, offset, offset + 1))
-            yield _quarantined(record, entry, rule)
+        place = str(Place(topic, partition, offset, entry))
+        if place.encode() in keys:
+            continue
+        try:
+            record = next(reader.read(topic, partition, offset, offset + 1), None)
+        except (ArchiveDamaged, LogUnfit) as error:
+            _log.warning("quarantine.unread", place=place, rule=rule, reason=str(error))
+            continue
+        if record is None:
+            _log.warning("quarantine.unread", place=place, rule=rule, reason="no such record")
+            continue
+        yield _quarantined(record, entry, rule)
 
 
 def _quarantined(record: LogRecord, entry: int, rule: str) -> Quarantined:

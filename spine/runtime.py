@@ -196,7 +196,9 @@ class Runtime:
         )
 
     def verify_held(self) -> None:
-        """LogUnfit(LOG_DIFFERS) if the brokers hold the log of another folder. Blocking."""
+        """LogUnfit(LOG_DIFFERS) if the brokers hold the log of another folder, LOG_MISSING if that
+        cannot be told. Blocking.
+        """
         check_held(self.kafka, self.codec, self.identity, self.settings.data_dir)
 
     def verify_log(self) -> None:

@@ -102,7 +102,7 @@ def runtime(*, patient: bool = False) -> Runtime:
     """This process's view of the installation; `patient` as for `kafka`, and for what needs no
     broker: what is done to a process that is stopped, as the broker of `spine up` is then, too.
 
-    LogUnfit(LOG_DIFFERS) if the brokers hold another log; a patient caller asks that by itself.
+    LogUnfit(LOG_DIFFERS or LOG_MISSING) as `check_held`; a patient caller asks that by itself.
     """
     from spine.installation import DOMAINS
     from spine.runtime import Runtime

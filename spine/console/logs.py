@@ -97,8 +97,9 @@ def check(as_json: AsJson = False) -> None:
 async def ensure_log(chosen: Settings, cluster: Kafka) -> list[str]:
     """Open the log of this data folder if it is not open yet; the names of topics created.
 
-    LogUnfit(LOG_DIFFERS) if the brokers hold another one, and nothing is made. The root key may be
-    away unless there is something to open: LogUnfit(TOPIC_SETTINGS) then.
+    LogUnfit(LOG_DIFFERS) if the brokers hold another one, LOG_MISSING if they and the archive have
+    not its beginning, and nothing is made. The root key may be away unless there is something to
+    open: LogUnfit(TOPIC_SETTINGS) then.
     """
     path = chosen.data_dir / LOG_FILE
     if not path.exists() and chosen.log_id is not None:

@@ -13,8 +13,9 @@ from typing import Final
 import structlog
 
 from spine import telemetry, trust
+from spine.archive import ArchiveDamaged
 from spine.follower import PointReader
-from spine.log import Kafka, LogUnfit, partition_counts, verify_settings
+from spine.log import Kafka, partition_counts, wrong_settings
 
 LOOK_EVERY_S: Final = 60.0
 _log = structlog.get_logger()
@@ -39,23 +40,26 @@ class TopicWatch:
 
 
 def found_wrong(kafka: Kafka, counts: dict[str, int], min_insync: int) -> frozenset[str]:
-    """A sentence for each partition whose beginning is gone, and one for the first wrong setting.
+    """A sentence for each partition whose beginning is gone, and for each wrong setting.
 
-    A beginning that the archive holds is not gone. Blocking.
+    A beginning that the archive holds is not gone; whether it does cannot be told of a partition
+    whose segments are damaged, which is wrong too. Blocking.
     """
     reader = PointReader(kafka)
     try:
         there = {topic: min(count, reader.partitions_of(topic)) for topic, count in counts.items()}
-        firsts = reader.firsts([(topic, p) for topic, count in there.items() for p in range(count)])
+        asked = [(topic, p) for topic, count in there.items() for p in range(count)]
+        wrong = {
+            f"{topic}-{partition}: {_lost(first)}"
+            for (topic, partition), first in reader.firsts(asked)
+            if first != 0
+        }
     finally:
         reader.close()
-    wrong = {
-        f"{topic}-{partition}: the brokers deleted its first records, and no archive has them"
-        for (topic, partition), first in firsts.items()
-        if first > 0
-    }
-    try:
-        verify_settings(kafka, counts, min_insync)
-    except LogUnfit as unfit:
-        wrong.add(unfit.message)
-    return frozenset(wrong)
+    return frozenset(wrong.union(wrong_settings(kafka, counts, min_insync)))
+
+
+def _lost(first: int | ArchiveDamaged) -> str:
+    if isinstance(first, ArchiveDamaged):
+        return f"the brokers deleted its first records, and the archive is damaged: {first.message}"
+    return "the brokers deleted its first records, and no archive has them"

@@ -14,6 +14,7 @@ import structlog
 
 from spine import trust
 from spine.dsi.v1 import quarantined_pb2, quarantined_pb2_grpc
+from spine.errors import SpineError
 from spine.identity import DEV_SERVER_NAME, SERVER_PREFIX
 from spine.log_thread import ReaderThread
 from spine.quarantine import Listed, QuarantineKeeper
@@ -36,10 +37,12 @@ class QuarantinedReadings:
     def __init__(self, process: Process, keep: Keep) -> None:
         self._process, self._keep = process, keep
         self._last: dict[str, dict[int, Any]] = {}
-        self._silent: set[str] = set()
+        self._failing: dict[str, str] = {}
 
     async def look(self) -> None:
-        """Ask each once; who does not answer is asked the next time, and named once."""
+        """Ask each once. Who does not answer, or what cannot be kept now, is asked the next time,
+        and named once; the others are asked all the same.
+        """
         settings = self._process.runtime.settings
         here = service_targets(settings.data_dir, READINGS_PROCESS).values()
         for target in dict.fromkeys((*here, *addresses(settings.readings_peers))):
@@ -47,11 +50,16 @@ class QuarantinedReadings:
                 async with self._channel(target) as channel:
                     await self._ask(target, quarantined_pb2_grpc.QuarantinedStub(channel))
             except grpc.aio.AioRpcError as error:
-                if target not in self._silent:
-                    _log.warning("quarantine.unasked", target=target, reason=error.code().name)
-                self._silent.add(target)
+                self._failed("quarantine.unasked", target, error.code().name)
+            except SpineError as error:
+                self._failed("quarantine.unkept", target, str(error))
             else:
-                self._silent.discard(target)
+                self._failing.pop(target, None)
+
+    def _failed(self, event: str, target: str, reason: str) -> None:
+        if self._failing.get(target) != reason:
+            _log.warning(event, target=target, reason=reason)
+        self._failing[target] = reason
 
     def _channel(self, target: str) -> grpc.aio.Channel:
         data_dir = self._process.runtime.settings.data_dir

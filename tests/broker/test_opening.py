@@ -10,18 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka import KafkaAdminClient, TopicPartition
 
 from spine import quarantine, runtime, trust
+from spine.archive import Archive
+from spine.codec import Codec
 from spine.config import Settings
 from spine.console import context, logs
 from spine.dsi.process import start_dsi, start_readings
 from spine.embedded import EmbeddedKafka
 from spine.errors import Reason
 from spine.event import SignerRole
+from spine.follower import PointReader
 from spine.identity import Authority, signing_key
 from spine.installation import DOMAINS
-from spine.log import Kafka, LogReader, LogUnfit, create_missing, partition_counts
-from spine.opening import LogIdentity
+from spine.log import Appender, Kafka, LogReader, LogUnfit, create_missing, partition_counts
+from spine.opening import FIRST, LogIdentity, check_held, held_opening
 from spine.runtime import LOG_FILE, Process, Runtime
 from spine.services.btm_assets import start_btm_assets
 from spine.services.consumers import start_consumers
@@ -46,6 +50,38 @@ NEWER = trust.GOVERNANCE_REFERENCE
 
 def unasked(*_: Any) -> None:
     """Naive: does not ask whose log it is."""
+
+
+def only_what_can_be_read(
+    kafka: Kafka, codec: Codec, ours: LogIdentity | None, folder: Path
+) -> None:
+    """Naive: where no opening can be read, there is no log."""
+    reader = PointReader(kafka)
+    try:
+        unread = held_opening(reader, codec) is None
+    finally:
+        reader.close()
+    if not unread:
+        check_held(kafka, codec, ours, folder)
+
+
+def drop_the_first(kafka: Kafka) -> None:
+    """The brokers no longer have the opening of governance."""
+    admin = KafkaAdminClient(bootstrap_servers=kafka.bootstrap)
+    try:
+        admin.delete_records({TopicPartition(*FIRST): 1})
+    finally:
+        admin.close()
+
+
+def archived(kafka: Kafka, of: LogIdentity, folder: Path) -> Path:
+    """Copy governance to an archive."""
+    reader = LogReader(kafka)
+    try:
+        Archive(folder).extend(of.log_id, *FIRST, reader.read(*FIRST, 0))
+    finally:
+        reader.close()
+    return folder
 
 
 @contextmanager
@@ -113,6 +149,84 @@ async def test_no_topic_of_a_log_is_opened_as_one_of_another(
     with older_build():
         assert await asyncio.to_thread(ends, kafka) == before
     assert len(await logs.ensure_log(ours, kafka)) == 2, "the log's own folder brings the topics"
+
+
+@pytest.mark.parametrize("naive", [False, True])
+@pytest.mark.parametrize("deleted", [True, False], ids=["deleted", "unreadable"])
+async def test_a_log_is_one_also_where_its_first_record_cannot_be_read(
+    own_kafka: EmbeddedKafka,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    deleted: bool,
+    naive: bool,
+) -> None:
+    kafka = Kafka(own_kafka.bootstrap)
+    if deleted:
+        with older_build():
+            await open_new_log(own_kafka, tmp_path / "ours")
+        await asyncio.to_thread(drop_the_first, kafka)
+    else:
+        await asyncio.to_thread(create_missing, kafka, {trust.GOVERNANCE_TOPIC: 1}, 1, 1)
+        appender = Appender(kafka)
+        await appender.append(*FIRST, None, (), b"of a schema that is yet to come")
+        await appender.stop()
+    if naive:
+        monkeypatch.setattr(logs, "check_held", only_what_can_be_read)
+    folder = tmp_path / "other"
+    made = await said(
+        Settings(data_dir=folder, kafka_bootstrap=kafka.bootstrap), "topics", "create"
+    )
+    if naive:
+        assert (folder / LOG_FILE).exists(), "a second log on the same brokers"
+        assert (await asyncio.to_thread(ends, kafka))[NEWER, 0] > 0
+        return
+    assert (made.code, made.reason) == (5, Reason.LOG_DIFFERS)
+    assert "hold a log" in made.err and str(folder) in made.err
+    assert not folder.exists() or not any(folder.rglob("*.*")), "neither log.json nor a key"
+    reader = await asyncio.to_thread(PointReader, kafka)
+    assert await asyncio.to_thread(reader.partitions_of, NEWER) == 0
+    await asyncio.to_thread(reader.close)
+
+
+@pytest.mark.parametrize("naive", [False, True])
+@pytest.mark.parametrize("other", [True, False], ids=["other", "same"])
+async def test_without_the_beginning_nothing_is_made_unless_the_archive_has_it(
+    own_kafka: EmbeddedKafka,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    other: bool,
+    naive: bool,
+) -> None:
+    with older_build():
+        ours, kafka = await open_new_log(own_kafka, tmp_path / "ours")
+    ours = ours.model_copy(update={"kafka_bootstrap": kafka.bootstrap})
+    identity = LogIdentity.load(ours.data_dir / LOG_FILE)
+    archive = await asyncio.to_thread(archived, kafka, identity, tmp_path / "archive")
+    await asyncio.to_thread(drop_the_first, kafka)
+    with older_build():
+        before = await asyncio.to_thread(ends, kafka)
+    if naive:
+        monkeypatch.setattr(logs, "check_held", only_what_can_be_read)
+    here = of_another_log(tmp_path / "other", kafka) if other else ours
+    made = await said(here, "topics", "create")
+    if naive:
+        assert (await asyncio.to_thread(ends, kafka))[NEWER, 0] > 0, "opened, whosever log it is"
+        return
+    assert (made.code, made.reason) == (5, Reason.LOG_MISSING)
+    assert "SPINE_ARCHIVE_DIR" in made.err and str(here.data_dir) in made.err
+    with older_build():
+        assert await asyncio.to_thread(ends, kafka) == before
+    with pytest.raises(LogUnfit) as refused:
+        await asyncio.to_thread(Runtime.of(here, kafka, DOMAINS).verify_held)
+    assert refused.value.reason is Reason.LOG_MISSING
+
+    at_hand = here.model_copy(update={"archive_dir": archive})
+    again = await said(at_hand, "topics", "create")
+    if other:
+        assert (again.code, again.reason) == (5, Reason.LOG_DIFFERS)
+        return
+    assert again.code == 0
+    assert (await said(at_hand, "topics", "verify")).code == 0
 
 
 async def test_no_process_of_another_log_starts(

@@ -17,10 +17,11 @@ from spine import telemetry, trust
 from spine.archive import Archive
 from spine.config import Settings
 from spine.embedded import EmbeddedKafka
+from spine.errors import SpineError
 from spine.installation import DOMAINS
 from spine.ledger.process import prepare_topic
 from spine.ledger.topic_watch import TopicWatch, found_wrong
-from spine.log import Kafka, LogReader, partition_counts, topic_settings
+from spine.log import Kafka, LogReader, partition_counts, topic_settings, verify_settings
 from spine.runtime import Runtime
 from spine.services import ledger
 from spine.services.ledger import start_ledger
@@ -113,18 +114,66 @@ async def test_each_thing_that_is_done_to_the_topics_is_one_alarm(
         await looked(watch)
 
     weaker = TopicWatch(kafka, PARTITIONS, 2)
-    first = next(iter(partition_counts(PARTITIONS)))
-    await looked(weaker, f"{first}: min.insync.replicas is 1, must be 2")
+    topics = sorted((*partition_counts(PARTITIONS), trust.CHECKPOINTS_TOPIC))
+    await looked(weaker, *(f"{topic}: min.insync.replicas is 1, must be 2" for topic in topics))
 
     await asyncio.to_thread(archived, kafka, tmp_path / "archive")
     await asyncio.to_thread(admin.delete_records, {TopicPartition(LOG, 1): 2})
     await looked(watch, f"{LOG}-1: the brokers deleted its first records")
     reads_on = TopicWatch(replace(kafka, archive=tmp_path / "archive"), PARTITIONS, 1)
     await looked(reads_on)
-    assert alarms.pop("topics") == done + 2 and not alarms
+    assert alarms.pop("topics") == done + len(topics) + 1 and not alarms
 
     await naive.look()
     assert naive.wrong == frozenset(), "naive: the log lost its beginning, and nobody was told"
+
+
+async def only_the_first(watch: TopicWatch) -> frozenset[str]:
+    """Naive: what verifies topics at a start, and a damaged archive ends the look."""
+    kafka, counts, min_insync = watch._asked
+
+    def ask() -> frozenset[str]:
+        reader = LogReader(kafka)
+        try:
+            reader.bounds(LOG, 1)
+            verify_settings(kafka, counts, min_insync)
+        except SpineError as error:
+            return frozenset({error.message})
+        finally:
+            reader.close()
+        return frozenset()
+
+    return await asyncio.to_thread(ask)
+
+
+async def test_what_is_wrong_for_long_hides_nothing_that_comes_later(
+    own_log: tuple[Settings, Kafka], admin: KafkaAdminClient, alarms: Alarms, tmp_path: Path
+) -> None:
+    kafka = replace(own_log[1], archive=tmp_path / "archive")
+    await asyncio.to_thread(prepare_topic, kafka, 1, 1)
+    watch = TopicWatch(kafka, PARTITIONS, 1)
+    standing, later = sorted((LOG, READINGS), key=list(partition_counts(PARTITIONS)).index)
+    alter(admin, standing, "cleanup.policy", "compact,delete")
+    told = f"{standing}: cleanup.policy is compact,delete, must be delete"
+    await looked(watch, told)
+    before = await only_the_first(watch)
+    alter(admin, later, "retention.ms", "604800000")
+    alter(admin, standing, "retention.ms", "604800000")
+    told_later = [f"{topic}: retention.ms is 604800000, must be -1" for topic in (standing, later)]
+    await looked(watch, *sorted([told, *told_later]))
+    assert alarms["topics"] == 3
+    assert await only_the_first(watch) == before == {told}, "naive: the later ones are not seen"
+
+    await asyncio.to_thread(archived, kafka, tmp_path / "archive")
+    (segment,) = (tmp_path / "archive" / f"{LOG}-1").iterdir()
+    segment.write_bytes(b"torn")
+    await asyncio.to_thread(admin.delete_records, {TopicPartition(LOG, 1): 2})
+    damaged = f"{LOG}-1: the brokers deleted its first records, and the archive is damaged: "
+    await looked(watch, *sorted([told, *told_later, damaged]))
+    assert any(segment.name in wrong for wrong in watch.wrong)
+    assert alarms["topics"] == 4
+    (naive,) = await only_the_first(watch)
+    assert segment.name in naive, "naive: the settings are not asked for at all"
 
 
 async def test_the_ledger_looks_while_it_signs_and_goes_on(

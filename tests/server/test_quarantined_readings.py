@@ -12,13 +12,14 @@ from typing import Any
 
 import grpc
 import pytest
+from structlog.testing import capture_logs
 
 from spine import trust
 from spine.codec import pack
 from spine.dsi import quarantined
 from spine.dsi.quarantined import QuarantinedService
 from spine.dsi.v1 import quarantined_pb2, quarantined_pb2_grpc
-from spine.errors import Invalid, NotPermitted, Reason
+from spine.errors import Invalid, NotPermitted, Pushback, Reason
 from spine.identity import Caller
 from spine.policy import Role
 from spine.quarantine import Listed
@@ -42,7 +43,7 @@ class Folds:
     @staticmethod
     def empty() -> Any:
         rows = MemoryRows()
-        rows.put(HEAD_ROW, b"of a log that is opened")
+        rows.put(HEAD_ROW, b"")  # its opening was met
         return SimpleNamespace(stored=SimpleNamespace(store=rows))
 
     def refuse(self, partition: int, offset: int, entry: int = 0) -> Listed:
@@ -57,14 +58,14 @@ class Folds:
 
 @dataclass
 class Keeper:
-    """Keeps what it is given, unless it fails; and how often it was asked to."""
+    """Keeps what it is given, unless that is of a partition it fails for."""
 
     kept: list[Listed] = field(default_factory=list)
-    fails: bool = False
+    fails: set[int] = field(default_factory=set)
 
     async def keep(self, found: Sequence[Listed]) -> None:
-        if self.fails:
-            raise RuntimeError("the log does not answer")
+        if self.fails.intersection(listed.partition for listed in found):
+            raise Pushback(Reason.LOG_UNREACHABLE, "the log does not answer")
         self.kept += found
 
     def taken(self) -> list[Listed]:
@@ -169,16 +170,31 @@ async def test_a_partition_that_is_folded_anew_is_listed_from_its_beginning(
         assert keeper.taken() == refused
 
 
-async def test_what_could_not_be_kept_is_asked_for_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def ends_the_look(event: str, target: str, reason: str) -> None:
+    """Naive: what cannot be kept of one is a failure of all."""
+    raise Pushback(Reason.LOG_UNREACHABLE, reason)
+
+
+@pytest.mark.parametrize("naive", [False, True])
+async def test_what_could_not_be_kept_is_asked_for_again_and_holds_up_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, naive: bool
 ) -> None:
-    folds = Folds(0)
-    refused = folds.refuse(0, 7)
-    async with asking(tmp_path, monkeypatch, folds) as (asked, keeper, _):
-        keeper.fails = True
-        with pytest.raises(RuntimeError):
+    first, second = Folds(0), Folds(1)
+    refused, another = first.refuse(0, 7), second.refuse(1, 3)
+    async with asking(tmp_path, monkeypatch, first, second) as (asked, keeper, _):
+        keeper.fails = {0}
+        if naive:
+            monkeypatch.setattr(asked, "_failed", ends_the_look)
+            with pytest.raises(Pushback):
+                await asked.look()
+            assert keeper.taken() == [], "naive: whoever comes after it is never asked"
+            return
+        with capture_logs() as logs:
             await asked.look()
-        keeper.fails = False
+            await asked.look()
+        assert keeper.taken() == [another]
+        assert [log["event"] for log in logs] == ["quarantine.unkept"], "named once"
+        keeper.fails = set()
         await asked.look()
         assert keeper.taken() == [refused]
 
