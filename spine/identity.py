@@ -306,12 +306,16 @@ class Authority:
         return Identity(home)
 
     def _is_from_elsewhere(self, home: Path) -> bool:
-        """Whether neither this authority nor another of our own making issued what is there."""
-        try:
-            issuer = x509.load_pem_x509_certificate(Identity(home).cert).issuer
-        except (OSError, ValueError):
-            return False
-        return issuer not in (self._certificate.subject, common_name(AUTHORITY))
+        """Whether neither this authority nor another of our own making issued what is there; by
+        ca.pem while cert.pem is being replaced.
+        """
+        for name in (CERT_FILE, CA_FILE):
+            try:
+                issuer = x509.load_pem_x509_certificate((home / name).read_bytes()).issuer
+            except (OSError, ValueError):
+                continue
+            return issuer not in (self._certificate.subject, common_name(AUTHORITY))
+        return False
 
     def _serves(self, home: Path, names: x509.SubjectAlternativeName) -> bool:
         """Whether what is there is whole and ours, says the same, and has time left."""

@@ -118,6 +118,20 @@ def test_a_new_certificate_names_the_same_and_has_another_key(identities: Path) 
 
 
 @pytest.mark.parametrize("damage", ["cert.pem", "key.pem", "ca.pem"])
+def test_what_is_from_elsewhere_stays_while_it_is_being_replaced(
+    identities: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    company = corporate(identities.parent / "company", monkeypatch)
+    theirs = company.issue_client(Role.GOVERNANCE, "governance-board").folder
+    (identities / "governance-board").rename(identities.parent / "before")
+    theirs.rename(identities / "governance-board")
+    (identities / "governance-board" / damage).write_bytes(b"torn")
+    before = files(identities)
+    issue_identities(identities.parent)
+    assert files(identities) == before
+
+
+@pytest.mark.parametrize("damage", ["cert.pem", "key.pem", "ca.pem"])
 def test_what_is_damaged_is_issued_again(identities: Path, damage: str) -> None:
     (identities / "north-supply" / damage).write_bytes(b"torn")
     assert listed()["north-supply"]["state"] == "unfit"
