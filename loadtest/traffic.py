@@ -32,11 +32,10 @@ NO_TIME: Final = frozenset(
         grpc.StatusCode.RESOURCE_EXHAUSTED,
     }
 )
-# What gRPC makes of a call that it cut off itself, and says of it; the spine would name a reason.
-CUT_OFF: Final = frozenset(
-    {grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
-)
-SAID_OF_IT: Final = ("RST_STREAM", "Stream removed", "Socket closed", "GOAWAY", "cancelled")
+# What gRPC makes of a call that it cut off itself; the spine would name a reason. The codes also say
+# that a server failed, unless gRPC says what was cut.
+CUT_OFF: Final = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN})
+SAID_OF_IT: Final = ("RST_STREAM", "Stream removed", "Socket closed", "GOAWAY")
 
 
 class Unanswered(Exception):
@@ -56,8 +55,10 @@ def answer_to(what: str, refused_for: Reason | None = None) -> Iterator[None]:
         reason = failure.reason
         if refused_for is not None and reason == refused_for:
             return
-        by_grpc = not reason and any(words in failure.message for words in SAID_OF_IT)
-        if error.code() in NO_TIME or (by_grpc and error.code() in CUT_OFF):
+        cut = error.code() is grpc.StatusCode.CANCELLED or (
+            error.code() in CUT_OFF and any(words in failure.message for words in SAID_OF_IT)
+        )
+        if error.code() in NO_TIME or (cut and not reason):
             raise Unanswered(what) from error
         said = f"{what} ended with {error.code().name} {reason or failure.message}"
         raise WrongAnswer(said) from error

@@ -31,6 +31,7 @@ NOT_ANSWERED = [
     ended(grpc.StatusCode.UNAVAILABLE, Pushback(Reason.FOLD_BEHIND, "later")),
     ended(grpc.StatusCode.RESOURCE_EXHAUSTED),
     ended(grpc.StatusCode.CANCELLED),
+    ended(grpc.StatusCode.CANCELLED, said="CANCELLED"),
     ended(grpc.StatusCode.INTERNAL),
     ended(grpc.StatusCode.UNKNOWN),
 ]
