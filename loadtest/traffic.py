@@ -32,8 +32,8 @@ NO_TIME: Final = frozenset(
         grpc.StatusCode.RESOURCE_EXHAUSTED,
     }
 )
-# What gRPC makes of a call that it cut off itself; the spine would name a reason. The codes also say
-# that a server failed, unless gRPC says what was cut.
+# What gRPC makes of a call that it cut off itself; the spine would name a reason. These codes also
+# say that a server failed, unless gRPC says what was cut.
 CUT_OFF: Final = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN})
 SAID_OF_IT: Final = ("RST_STREAM", "Stream removed", "Socket closed", "GOAWAY")
 
