@@ -66,8 +66,8 @@ def appear(home: Path, files: Mapping[str, bytes], *, replace: bool = False) -> 
     Where another process is first, its folder stays.
     """
     home.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".new-", dir=home.parent))
-    fresh, stale = scratch / "fresh", scratch / "stale"
+    beside = Path(tempfile.mkdtemp(prefix=".new-", dir=home.parent))
+    fresh, stale = beside / "fresh", beside / "stale"
     try:
         fresh.mkdir(mode=0o700)
         for name, content in files.items():
@@ -81,7 +81,7 @@ def appear(home: Path, files: Mapping[str, bytes], *, replace: bool = False) -> 
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
     finally:
-        shutil.rmtree(scratch)
+        shutil.rmtree(beside)
 
 
 def claimed(folder: Path, who: str) -> IO[str]:

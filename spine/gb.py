@@ -35,6 +35,8 @@ FIRST_DATE = date(1990, 1, 1)
 LAST_DATE = date(2099, 12, 31)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# The end of what has none yet.
+FOR_EVER = datetime(9999, 12, 31, tzinfo=UTC)
 MPAN_WEIGHTS = (3, 5, 7, 13, 17, 19, 23, 29, 31, 37, 41, 43)
 
 

@@ -11,15 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 from domains.consumers.evolve import find_consent, find_tenancy
 from spine.errors import Reason, Refused
-from spine.gb import Interval
+from spine.gb import FOR_EVER, Interval
 from spine.policy import Category, Consent, ConsentState, MeterAccess
 
-FOR_EVER: Final = datetime(9999, 12, 31, tzinfo=UTC)
 # Of the same data user, for the same purpose. Who has more is told nothing by a dry run.
 OTHERS_MAX: Final = 20
 

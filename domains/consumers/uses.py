@@ -18,7 +18,7 @@ from spine.policy_data import bases_of
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """Values of one category, metered then, to one reader under a basis; `preview.FOR_EVER` ends
+    """Values of one category, metered then, to one reader under a basis; `spine.gb.FOR_EVER` ends
     what has no end yet.
     """
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final, TypeVar
 
 from domains.metering.events import (
@@ -27,6 +27,7 @@ from spine.codelist import NOT_LOADED, CodeList, check_listed, day_of
 from spine.domain import Actor
 from spine.errors import Invalid, NotPermitted, Reason, Refused
 from spine.gb import (
+    FOR_EVER,
     GspGroup,
     Interval,
     Mpan,
@@ -38,7 +39,6 @@ from spine.policy import MeterAccess, Role
 REGISTRARS: Final = frozenset({Role.SUPPLIER, Role.DATA_SERVICE, Role.CONSENT_SERVICE})
 
 CodeT = TypeVar("CodeT", Fuel, EnergyDirection, MeasurementQuantity)
-_FOR_EVER: Final = datetime(9999, 12, 31, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +202,7 @@ def sending_stretches(access: MeterAccess, sender: str) -> tuple[Interval, ...]:
         if a.agent == sender and a.agent_role == Role.DATA_SERVICE
     ]
     stretches: list[Interval] = []
-    for start, end in sorted((start, end or _FOR_EVER) for start, end in held):
+    for start, end in sorted((start, end or FOR_EVER) for start, end in held):
         if stretches and start <= stretches[-1].end:
             start, end = stretches[-1].start, max(end, stretches.pop().end)
         if start < end:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import lru_cache
 from typing import Final, Generic, TypeVar
 
@@ -20,6 +20,7 @@ from domains.metering.events import Fuel, MeasurementQuantity, MeteringPoint
 from domains.metering.gas import VOLUME_DM3_MAX
 from spine.errors import Reason
 from spine.gb import (
+    FOR_EVER,
     HALF_HOUR,
     MPAN_DIGITS,
     MPAN_WEIGHTS,
@@ -32,7 +33,6 @@ from spine.gb import (
 # 20 MW for half an hour: beyond any supply metered here, and a sure sign of a wrong unit.
 READING_WH_MAX: Final = 10_000_000
 _ACTIVE: Final = (MeasurementQuantity.ACTIVE_IMPORT, MeasurementQuantity.ACTIVE_EXPORT)
-_FOR_EVER: Final = datetime(9999, 12, 31, tzinfo=UTC)
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -161,7 +161,7 @@ def _counts(point: MeteringPoint | None, quantity: str, of_gas: bool) -> bool:
 def _registration(point: MeteringPoint | None) -> Sequence[Interval]:
     if point is None or point.registered_from is None:
         return ()
-    return (Interval(point.registered_from, point.effective_to or _FOR_EVER),)
+    return (Interval(point.registered_from, point.effective_to or FOR_EVER),)
 
 
 def _plausible(meter_days: MeterDays) -> npt.NDArray[np.bool_]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 import numpy as np
@@ -21,10 +21,9 @@ from domains.metering.rows import (
 )
 from spine.answer import Circumstances, Columns
 from spine.domain import ReadableRows
-from spine.gb import Interval, first_half_hour_from, half_hour_start
+from spine.gb import FOR_EVER, Interval, first_half_hour_from, half_hour_start
 
 _KINDS: Final = (ROW_PREFIX, REFUSED_PREFIX)
-_FOR_EVER: Final = datetime(9999, 12, 31, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +57,8 @@ def metering_point_view(mpxn: str, state: MeteringPoint) -> MeteringPointView | 
 def circumstances(state: MeteringPoint, at: datetime) -> Circumstances:
     """What the registry knows that explains why a half hour has no value, seen from `at`."""
     since, silences = state.registered_from, state.silences
-    registered = () if since is None else (Interval(since, state.effective_to or _FOR_EVER),)
-    silent = (Interval(s.effective_from, s.effective_to or _FOR_EVER) for s in silences)
+    registered = () if since is None else (Interval(since, state.effective_to or FOR_EVER),)
+    silent = (Interval(s.effective_from, s.effective_to or FOR_EVER) for s in silences)
     return Circumstances(at, registered, tuple(silent))
 
 

@@ -27,6 +27,7 @@ from spine.console.output import (
     EXIT_NOT_JUDGED,
     details,
     err,
+    instant_said,
     out,
     say,
     say_json,
@@ -314,7 +315,7 @@ def _show(report: AuditReport, balances: bool = True) -> None:
 
 def _row(line: Line) -> tuple[object, ...]:
     return (
-        line.at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        instant_said(line.at),
         f"{line.role}/{line.party}",
         line.member,
         line.purpose,
@@ -336,7 +337,7 @@ def _told(line: Line) -> dict[str, object]:
 def _text(value: object) -> object:
     if isinstance(value, bytes):
         return value.hex()
-    return value.strftime("%Y-%m-%dT%H:%M:%SZ") if isinstance(value, datetime) else value
+    return instant_said(value) if isinstance(value, datetime) else value
 
 
 def line_json(line: Line) -> dict[str, object]:

@@ -11,7 +11,7 @@ import typer
 
 from spine.certificates import Pair, authority_of
 from spine.console.context import AsJson, settings
-from spine.console.output import listed, say, say_json
+from spine.console.output import instant_said, listed, say, say_json
 from spine.errors import Invalid, Reason
 from spine.identity import CA_ALIAS, Authority, Identity
 from spine.policy import Role
@@ -43,7 +43,7 @@ def issue(
     opened = Authority.open_or_create if new_authority else Authority.open
     made = opened(identities).issue_client(role, party, alias or None, anew=True)
     pair = Pair.read(made)
-    until = _told(pair.not_after)
+    until = instant_said(pair.not_after)
     if as_json:
         say_json({"name": made.folder.name, "role": role, "party": party, "valid until": until})
     else:
@@ -62,7 +62,7 @@ def list_identities(as_json: AsJson = False) -> None:
 def _rows(identities: Path, now: datetime) -> Iterator[tuple[str | None, ...]]:
     authority = authority_of(identities)
     if authority is not None:
-        yield CA_ALIAS, None, None, _told(authority.not_valid_after_utc), "authority"
+        yield CA_ALIAS, None, None, instant_said(authority.not_valid_after_utc), "authority"
     for folder in sorted(identities.glob("[!.]*/")):
         if folder.name == CA_ALIAS:
             continue
@@ -71,9 +71,5 @@ def _rows(identities: Path, now: datetime) -> Iterator[tuple[str | None, ...]]:
         except Invalid:
             yield folder.name, None, None, None, "unfit"
         else:
-            told, caller = _told(pair.not_after), pair.caller
+            told, caller = instant_said(pair.not_after), pair.caller
             yield folder.name, caller.role, caller.party, told, pair.standing(authority, now)
-
-
-def _told(instant: datetime) -> str:
-    return instant.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -17,7 +17,7 @@ from spine.audit_report import Line, Selection
 from spine.console.audits import line_json, run_audit
 from spine.console.context import AsJson, Mpxn, runtime, settings
 from spine.console.jobs import processes
-from spine.console.output import EXIT_DIFFERENT, err, out, say, say_json, table
+from spine.console.output import EXIT_DIFFERENT, err, instant_said, out, say, say_json, table
 from spine.errors import Invalid, NotFound, Reason
 from spine.event import AccessRequests, LogRecord
 from spine.ledger.book import PUBLIC
@@ -142,7 +142,7 @@ def reads(
 
 def _told(line: Json) -> tuple[object, ...]:
     return (
-        line["at"].strftime("%Y-%m-%dT%H:%M:%SZ"),
+        instant_said(line["at"]),
         f"{line['role']}/{line['party']}",
         line["purpose"],
         line["reason"] or line["decision"],

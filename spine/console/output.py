@@ -94,8 +94,13 @@ def details(title: str, shown: Mapping[str, object]) -> None:
 
 
 def when(stamp: Timestamp) -> str:
-    """An instant as people and programs both read it."""
-    return stamp.ToDatetime(tzinfo=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    """An instant of an answer, as `instant_said`."""
+    return instant_said(stamp.ToDatetime(tzinfo=UTC))
+
+
+def instant_said(at: datetime) -> str:
+    """An instant in UTC as people and programs both read it."""
+    return at.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def fail(error: SpineError) -> int:

@@ -12,7 +12,7 @@ import typer
 from spine.codec import unpack
 from spine.console.client import Client
 from spine.console.context import OPERATOR, As, AsJson, runtime, settings
-from spine.console.output import details, listed, say, say_json
+from spine.console.output import details, instant_said, listed, say, say_json
 from spine.errors import NotFound, Reason
 from spine.event import KEY_ID_HEADER, TYPE_HEADER, Facts, SignerRole
 from spine.files import scratch
@@ -195,7 +195,7 @@ def _settled(place: str, answer: Any, as_json: bool) -> None:
 
 
 def _when(milliseconds: int) -> str:
-    return datetime.fromtimestamp(milliseconds / 1_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return instant_said(datetime.fromtimestamp(milliseconds / 1_000, UTC))
 
 
 def _header(case: Case, name: str) -> bytes:

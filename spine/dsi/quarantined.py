@@ -46,8 +46,10 @@ class QuarantinedService(quarantined_pb2_grpc.QuarantinedServicer):
             if topic != trust.READINGS_TOPIC or live is None:
                 continue
             told = last.get(partition)
-            same = told is not None and told.since_ms == since_ms
-            after = (told.offset, told.entry) if same and told is not None else None
+            # What was told of an earlier fold of the partition says nothing of this one.
+            after = None
+            if told is not None and told.since_ms == since_ms:
+                after = told.offset, told.entry
             for found in listed(live.stored.store, topic, partition, after):
                 yield quarantined_pb2.QuarantinedEntry(
                     partition=partition,

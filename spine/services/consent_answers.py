@@ -15,7 +15,7 @@ from spine.consumers.v1 import consumers_pb2
 from spine.coordinator import Coordinator
 from spine.domain import Actor
 from spine.errors import Conflict, NotPermitted, Reason, Refused, SpineError
-from spine.gb import parse_mpxn
+from spine.gb import FOR_EVER, parse_mpxn
 from spine.in_force import reader_refusal
 from spine.policy import Basis, Consent, MeterAccess, Role
 from spine.services import wire
@@ -160,6 +160,6 @@ def _opened(one: preview.Opened) -> Any:
         "read_until": one.read.end,
     }
     for field, at in ends.items():
-        if at < preview.FOR_EVER:
+        if at < FOR_EVER:
             getattr(made, field).FromDatetime(at)
     return made

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from domains.consumers import commands, preview, uses
+from domains.consumers import commands, uses
 from spine.admission import is_dry_run
 from spine.consumers.v1 import consumers_pb2, consumers_pb2_grpc
 from spine.coordinator import Coordinator
 from spine.errors import Reason
-from spine.gb import parse_mpxn
+from spine.gb import FOR_EVER, parse_mpxn
 from spine.in_force import policy_in_force, reader_refusal
 from spine.policy import Role
 from spine.services import terms, wire
@@ -64,6 +64,6 @@ def _shown(one: uses.Use, refusal: Reason | None) -> Any:
         reader=one.reader, role=one.role, category=one.category, reads_refused=refusal or ""
     )
     made.metered_from.FromDatetime(one.metered.start)
-    if one.metered.end < preview.FOR_EVER:
+    if one.metered.end < FOR_EVER:
         made.metered_to.FromDatetime(one.metered.end)
     return made

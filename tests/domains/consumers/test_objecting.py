@@ -20,11 +20,10 @@ from domains.consumers.events import (
     UseAllowed,
     UseObjected,
 )
-from domains.consumers.preview import FOR_EVER
 from domains.consumers.uses import Use, concerned
 from spine.domain import Actor, fold
 from spine.errors import Reason, Refused
-from spine.gb import Interval
+from spine.gb import FOR_EVER, Interval
 from spine.objections import Objection, objections_of, uses_to_object_to
 from spine.policies import POLICIES
 from spine.policy import MeterAccess, Permit, Refuse, Situation
