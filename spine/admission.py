@@ -3,20 +3,24 @@
 The edge asks before anything is read or appended, under the verified party id of whoever called
 this server. Servers of the installation are not limited: they forward what was admitted where it
 arrived. Each server counts for itself, so a party that spreads its calls over several gets the sum.
-What only takes access away is never held: a consumer's revocation does not wait for anybody.
+What only takes access away is never held, nor turned away for the crowd: a consumer's revocation
+does not wait for anybody.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, Final
 
 import structlog
 
-from spine.errors import NotPermitted, Reason, Throttled
+from spine import telemetry
+from spine.crowd import Crowd
+from spine.errors import NotPermitted, Pushback, Reason, Throttled
 from spine.identity import Caller
 from spine.limits import Excess, Kind, PartyLimits, PartyUsage, refuse_held
 from spine.policy import Role
@@ -25,6 +29,9 @@ _log = structlog.get_logger()
 # Servers of the installation, and who governs it: it must be able to release what is held.
 UNLIMITED: Final = frozenset({Role.DSI, Role.COORDINATOR, Role.GOVERNANCE})
 READS_OF: Final = "/spine.dsi."
+# grpc's own services, health above all: a server that is busy is no sick one.
+GRPCS_OWN: Final = "/grpc."
+CALLS_UNDER_WAY: Final = 256
 MPXN_CHARS_MAX: Final = 14
 # These only take access away, or end what was. A dry run of one does not, and is held.
 NEVER_HELD: Final = frozenset(
@@ -49,7 +56,7 @@ NEVER_HELD: Final = frozenset(
 
 
 class Admission:
-    """Admits calls to one server.
+    """Admits calls to one server, of those that answer once so many at a time.
 
     `held` says whether the log has a party held; `report` is told, once, of a party that went past
     a threshold. From that moment the party is held here, whatever the log says, until `settled` is
@@ -59,6 +66,7 @@ class Admission:
     def __init__(
         self,
         limits: PartyLimits,
+        calls_under_way: int = CALLS_UNDER_WAY,
         *,
         held: Callable[[str], bool] = lambda party: False,
         report: Callable[[Excess], None] = lambda excess: None,
@@ -67,6 +75,27 @@ class Admission:
         self._usage = PartyUsage(limits)
         self._held, self._report, self._clock = held, report, clock
         self._held_here: set[str] = set()
+        self._crowd = Crowd(calls_under_way)
+
+    @contextmanager
+    def place(self, caller: Caller, method: str, request: Any, *, streams: bool) -> Iterator[None]:
+        """A place among the calls under way, for the length of a with block; Pushback(OVERLOADED)
+        if there is none. Calls that stream take none: they last, and wait most of the time.
+        """
+        free = streams or caller.role in UNLIMITED or method.startswith(GRPCS_OWN)
+        if free or not _may_be_held(method, request):
+            yield
+            return
+        entered = self._clock()
+        try:
+            self._crowd.enter(entered)
+        except Pushback:
+            telemetry.turned_away.add(1, {"method": method})
+            raise
+        try:
+            yield
+        finally:
+            self._crowd.leave(entered, self._clock())
 
     def admit(self, caller: Caller, method: str, request: Any) -> None:
         """Throttled or NotPermitted(PARTY_HELD) unless the call may be handled now."""

@@ -140,7 +140,10 @@ class Settings(BaseSettings):
         5_000, ge=100, description="Time a client has to finish the TLS handshake."
     )
 
-    # What one party may ask of one server
+    # What one server takes on, and what one party may ask of it
+    calls_under_way: int = Field(
+        256, ge=1, description="Calls with one answer that a server has under way at once."
+    )
     party_cost_per_s: float = Field(
         2_000,
         gt=0,

@@ -26,7 +26,7 @@ from spine.files import claimed
 from spine.fold import FaustFolds
 from spine.identifiers import Identifiers
 from spine.identity import SERVER_PREFIX, Authority, Identity, signing_key
-from spine.limits import PartyLimits
+from spine.limits import Excess, PartyLimits
 from spine.log import Appender, Kafka, LogReader, LogUnfit, verify_topics
 from spine.opening import LogIdentity, check_held
 from spine.partition import PartitionFold
@@ -192,7 +192,7 @@ class Runtime:
             ),
             reflect=settings.reflection,
             serving=serving,
-            admission=admission or Admission(party_limits(settings)),
+            admission=admission or admission_of(settings),
         )
 
     def verify_held(self) -> None:
@@ -211,9 +211,13 @@ class Runtime:
         return LogReader(self.kafka)
 
 
-def party_limits(settings: Settings) -> PartyLimits:
-    """What each party may ask of one server, as it is set."""
-    return PartyLimits(
+def admission_of(
+    settings: Settings,
+    held: Callable[[str], bool] = lambda party: False,
+    report: Callable[[Excess], None] = lambda excess: None,
+) -> Admission:
+    """Who may call one server, as it is set."""
+    limits = PartyLimits(
         settings.party_cost_per_s,
         settings.party_burst,
         settings.party_meters_per_hour,
@@ -221,6 +225,7 @@ def party_limits(settings: Settings) -> PartyLimits:
         settings.anomaly_commands_per_hour,
         settings.anomaly_refusals_per_hour,
     )
+    return Admission(limits, settings.calls_under_way, held=held, report=report)
 
 
 # -- running --------------------------------------------------------------------------------------

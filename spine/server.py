@@ -1,9 +1,9 @@
 """The gRPC edge: what every call of every service goes through before and after its handler.
 
-In this order: who calls (the certificate, checked again on each call), within which limits (a
-deadline is required and capped, each party has its share), as part of which trace. Around all of it
-stands the one place that turns an exception into a status: a `SpineError` with google.rpc details,
-anything else as INTERNAL with a constant text. Nobody but the log reads what went wrong inside.
+In this order: who calls (the certificate, checked again on each call), within which limits (there
+is a place, a deadline is required and capped, each party has its share), as part of which trace.
+Around all of it stands the one place that turns an exception into a status: a `SpineError` with
+google.rpc details, anything else as INTERNAL with a constant text. Only the log says what it was.
 
 A streaming handler is an async generator. It is driven here, not by grpc, so that it is closed at
 once when its caller goes away: whatever it holds is let go in the same moment.
@@ -32,7 +32,7 @@ from grpc_reflection.v1alpha import reflection
 from opentelemetry.trace import SpanKind
 
 from spine import telemetry
-from spine.admission import Admission
+from spine.admission import GRPCS_OWN, Admission
 from spine.decoding import decoded, each_readable, readable
 from spine.errors import Bug, Invalid, NotPermitted, Pushback, Reason, SpineError
 from spine.identity import Caller, Identity, caller_of
@@ -193,7 +193,7 @@ class _Edge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
             return None
         shape = (handler.request_streaming, handler.response_streaming)
         max_s = self._limits.stream_deadline_s if any(shape) else self._limits.deadline_s
-        around = _Around(handler_call_details.method, max_s, self._admission)
+        around = _Around(handler_call_details.method, any(shape), max_s, self._admission)
         wrap = around.streaming if handler.response_streaming else around.unary
         return _BUILD[shape](
             wrap(getattr(handler, _BEHAVIOUR[shape])),
@@ -219,6 +219,7 @@ class _Around:
     """The stages around the handler of one method."""
 
     method: str
+    streams: bool
     deadline_max_s: float
     admission: Admission
 
@@ -254,8 +255,7 @@ class _Around:
 
     def _counted(self, request: Any) -> Any:
         """A request as it is; of a stream of them, each as soon as its sender may send it."""
-        stream = hasattr(request, "__aiter__") and not self.method.startswith("/grpc.")
-        if not stream:
+        if not hasattr(request, "__aiter__") or self.method.startswith(GRPCS_OWN):
             return request
         return self.admission.paced(_caller.get(), self.method, each_readable(request))
 
@@ -264,17 +264,18 @@ class _Around:
         try:
             caller = caller_of(context.auth_context(), datetime.now(UTC))
             _caller.set(caller)
-            if not self.method.startswith("/grpc."):
-                self._check_deadline(context.time_remaining())
-                self.admission.admit(caller, self.method, request)
-                readable(request)
-            with telemetry.span(
-                self.method.removeprefix("/"),
-                parent=telemetry.extract(_traceparent(context)),
-                kind=SpanKind.SERVER,
-                attributes={"rpc.system": "grpc", "rpc.method": self.method},
-            ):
-                yield
+            with self.admission.place(caller, self.method, request, streams=self.streams):
+                if not self.method.startswith(GRPCS_OWN):
+                    self._check_deadline(context.time_remaining())
+                    self.admission.admit(caller, self.method, request)
+                    readable(request)
+                with telemetry.span(
+                    self.method.removeprefix("/"),
+                    parent=telemetry.extract(_traceparent(context)),
+                    kind=SpanKind.SERVER,
+                    attributes={"rpc.system": "grpc", "rpc.method": self.method},
+                ):
+                    yield
         except grpc.aio.AbortError:
             raise
         except NotImplementedError:
@@ -292,11 +293,8 @@ class _Around:
     def _check_deadline(self, left_s: float | None) -> None:
         """A call without an end would hold its place for ever, and one far off nearly so."""
         if left_s is None or left_s > self.deadline_max_s * DEADLINE_ROUNDING:
-            raise Invalid(
-                Reason.DEADLINE_REQUIRED,
-                f"a deadline of at most {self.deadline_max_s:g} s is required",
-                field="deadline",
-            )
+            message = f"a deadline of at most {self.deadline_max_s:g} s is required"
+            raise Invalid(Reason.DEADLINE_REQUIRED, message, field="deadline")
 
 
 def _traceparent(context: Context) -> str | bytes | None:

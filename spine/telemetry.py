@@ -86,6 +86,13 @@ releases = _meter.create_counter(
         "What became of decided reads, by `release` (RELEASED, REFUSED or NOT_RELEASED).",
     )
 )
+turned_away = _meter.create_counter(
+    *_declared(
+        "spine.calls.turned_away",
+        "{call}",
+        "Calls refused because as many as may be were under way, by `method`.",
+    )
+)
 append_latency_ms = _meter.create_histogram(
     *_declared(
         "spine.append.latency",

@@ -16,14 +16,13 @@ import structlog
 
 from domains.governance.holds import PartyHeld, PartyReleased
 from spine import trust
-from spine.admission import Admission
 from spine.errors import SpineError
 from spine.event import LogRecord
 from spine.governance.v1 import governance_pb2, governance_pb2_grpc
 from spine.identity import DEV_SERVER_NAME, SERVER_PREFIX
 from spine.limits import Excess
 from spine.rows import Applied
-from spine.runtime import Process, party_limits
+from spine.runtime import Process, admission_of
 from spine.server import connect
 from spine.whereabouts import addresses, service_targets
 
@@ -44,8 +43,7 @@ class Holds:
         self._telling: set[asyncio.Task[None]] = set()
         self._known: dict[str, bool] = {}
         self._known_at = -1
-        limits = party_limits(process.runtime.settings)
-        self.admission = Admission(limits, held=self.held, report=self.report)
+        self.admission = admission_of(process.runtime.settings, self.held, self.report)
         self._live.listeners.append(self._on_record)
 
     def held(self, party: str) -> bool:

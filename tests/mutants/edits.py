@@ -35,6 +35,7 @@ CERTIFICATES = ("tests/server/test_certificates.py",)
 SERVER = ("tests/server/test_server.py",)
 DRIFT = ("tests/core/test_drift.py",)
 ADMISSION = ("tests/server/test_admission.py", "tests/core/test_limits.py")
+CROWD = ("tests/core/test_crowd.py", "tests/server/test_crowded.py")
 FENCE = "tests/broker/test_fence.py::"
 LOG = "tests/broker/test_log.py::"
 
@@ -739,6 +740,27 @@ MUTANTS: tuple[Mutant, ...] = (
         "        if new and len(self.seen) + new > self.limit:\n",
         "        if False:\n",
         ADMISSION,
+    ),
+    Mutant(
+        "a server takes as many calls as it can end",
+        "spine/crowd.py",
+        "        if self._under_way < self._most:\n",
+        "        if True:\n",
+        CROWD,
+    ),
+    Mutant(
+        "a revocation waits for no place",
+        "spine/admission.py",
+        "        if free or not _may_be_held(method, request):\n",
+        "        if free:\n",
+        CROWD,
+    ),
+    Mutant(
+        "a busy server is no sick one",
+        "spine/admission.py",
+        " or method.startswith(GRPCS_OWN)\n",
+        "\n",
+        CROWD,
     ),
     Mutant(
         "a party that is held gets nothing",
