@@ -35,27 +35,33 @@ TARGETS: Final = (Bound("proof_lag_p99_ms", most=1_000), Bound("cost_of_reads", 
 
 
 class Lag:
-    """Watches what the ledger publishes; how old each record was when a head first covered it."""
+    """Looks at what the ledger publishes; how old each record was when a head first covered it.
+
+    Looking takes time of the machine, so nobody looks while the cost of the ledger is measured.
+    """
 
     def __init__(self, spine: Installation) -> None:
         self._library = Library(spine.data_dir / "ledger" / "public")
         self._covered: dict[Place, int] = {}
         self._size = 0
-        self._stop = threading.Event()
-        self._watching = threading.Thread(target=self._watch)
         self.found_ms: list[float] = []
 
-    def __enter__(self) -> Lag:
-        self._watching.start()
-        return self
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Look all the time, from another thread, for the length of a with block."""
+        stop = threading.Event()
 
-    def __exit__(self, *error: object) -> None:
-        self._stop.set()
-        self._watching.join()
+        def watch() -> None:
+            while not stop.wait(LOOK_S):
+                self.look()
 
-    def _watch(self) -> None:
-        while not self._stop.wait(LOOK_S):
-            self.look()
+        thread = threading.Thread(target=watch)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
 
     def look(self) -> None:
         """Take in what was published since the last look; of the first, only how far it is."""
@@ -93,23 +99,24 @@ async def _run(served: Served, pairs: int, seconds: float) -> Result:
     spine = served.spine
     with_it: list[float] = []
     without: list[float] = []
-    with Lag(spine) as lag:
-        async with week_reader(served) as ask:
-            if not served.rows:
-                await ask.learn()
-            for pair in range(pairs):
-                # The order turns with each pair, so that a drift of the machine favours neither.
-                for on in (True, False) if pair % 2 else (False, True):
-                    await asyncio.to_thread(_all_proved, served, lag)
-                    if on:
-                        with_it.append((await by_callers(ask, CALLERS, seconds)).per_s)
-                    else:
-                        with _stopped(spine, (*WITNESSES, "ledger")):
-                            without.append((await by_callers(ask, CALLERS, seconds)).per_s)
-            await asyncio.to_thread(_all_proved, served, lag)
-            before = len(lag.found_ms)  # what waited for a ledger that was stopped does not count
+    lag = Lag(spine)
+    async with week_reader(served) as ask:
+        if not served.rows:
+            await ask.learn()
+        for pair in range(pairs):
+            # The order turns with each pair, so that a drift of the machine favours neither.
+            for on in (True, False) if pair % 2 else (False, True):
+                await asyncio.to_thread(_all_proved, served, lag)
+                if on:
+                    with_it.append((await by_callers(ask, CALLERS, seconds)).per_s)
+                else:
+                    with _stopped(spine, (*WITNESSES, "ledger")):
+                        without.append((await by_callers(ask, CALLERS, seconds)).per_s)
+        await asyncio.to_thread(_all_proved, served, lag)
+        before = len(lag.found_ms)  # what waited for a ledger that was stopped does not count
+        with lag.watching():
             await by_callers(ask, CALLERS, 2 * seconds)
-            await asyncio.to_thread(_all_proved, served, lag)
+        await asyncio.to_thread(_all_proved, served, lag)
     lags = lag.found_ms[before:]
     costs = [1 - on / off for on, off in zip(with_it, without, strict=True)]
     return Result(
@@ -137,6 +144,7 @@ def _all_proved(served: Served, lag: Lag) -> None:
     try:
         while True:
             ends = reader.ends(places)
+            lag.look()
             if all(lag.covered.get(place, 0) >= end for place, end in ends.items()):
                 return
             expect(time.monotonic() < deadline, "the ledger does not catch up")

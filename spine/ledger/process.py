@@ -36,7 +36,7 @@ from spine.signing import public_bytes, verify
 LEDGER: Final = "ledger"
 POLL_MS: Final = 100
 # What comes meanwhile is read at once: a question to the broker costs more than the records do.
-GATHER_S: Final = 0.05
+GATHER_S: Final = 0.1
 CHECK_LOG_EVERY_S: Final = 10.0
 UNCHECKED_FOR_S: Final = 3 * CHECK_LOG_EVERY_S
 HELD_BACK_AFTER_S: Final = 5.0
@@ -129,6 +129,7 @@ class Keeper:
         self._tasks: list[asyncio.Task[None]] = []
         self._pending: Sealed | None = None
         self._pending_since = 0.0
+        self._news = asyncio.Event()
         self._alarmed = False
         self._looked_at = time.monotonic()
         self._unchecked = False
@@ -264,6 +265,7 @@ class Keeper:
                         if self._pending is None:
                             self._pending_since = sealed_at
                         self._pending = sealed
+                        self._news.set()
                 await asyncio.sleep(GATHER_S)
             except LogUnfit as unfit:
                 self._refuse(unfit)
@@ -300,7 +302,8 @@ class Keeper:
         while not self.refusal:
             pending = self._pending
             if pending is None:
-                await asyncio.sleep(0.02)
+                self._news.clear()
+                await self._news.wait()
                 continue
             try:
                 self._write_keys()
@@ -361,6 +364,7 @@ class Keeper:
         self.refusal = error.message if isinstance(error, LogUnfit) else f"failed: {error!r}"
         telemetry.ledger_alarms.add(1, {"kind": "log-differs" if differs else "not-checked"})
         _log.error("ledger.refuses_to_sign", reason=self.refusal)
+        self._news.set()
 
     def _write_keys(self) -> None:
         """Say whose signatures a head of ours bears; an auditor compares it with what they know."""
