@@ -174,15 +174,27 @@ def _array(inner: Reader) -> Reader:
 
 
 def _record(fields: list[tuple[str, Reader]]) -> Reader:
+    """Most fields are short texts or bytes, which are read here: to call for each took longer."""
+    planned = [(name, inner, _MADE_OF.get(inner)) for name, inner in fields]
+
     def read(raw: bytes, at: int) -> tuple[dict[str, Any], int]:
         made: dict[str, Any] = {}
-        for name, inner in fields:
+        size = len(raw)
+        for name, inner, made_of in planned:
+            if made_of is not None:
+                byte = raw[at]
+                end = at + 1 + (byte >> 1)
+                if not byte & 0x81 and end <= size:
+                    made[name] = made_of(raw[at + 1 : end])
+                    at = end
+                    continue
             made[name], at = inner(raw, at)
         return made, at
 
     return read
 
 
+_MADE_OF: Final[dict[Reader, Callable[[bytes], Any]]] = {_string: bytes.decode, _bytes: bytes}
 _PRIMITIVES: Final[dict[str, Reader]] = {
     "boolean": _boolean,
     "int": _int,

@@ -276,7 +276,9 @@ class PartitionView:
 
     def subject_row(self, domain: Domain, subject: str) -> Subject:
         """The state of a subject of that domain; its initial state if nothing was applied."""
-        key = self._prefix(domain) + subject.encode()
+        return self._subject_at(domain, self._prefix(domain) + subject.encode())
+
+    def _subject_at(self, domain: Domain, key: bytes) -> Subject:
         stored = self._row(key)
         known = self._states_ahead.get(key)
         if known is not None and known[0] is stored:
