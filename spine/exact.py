@@ -21,6 +21,7 @@ from spine.errors import Bug
 # OverflowError for what is not the one way to write a value.
 Reader = Callable[[bytes, int], tuple[Any, int]]
 
+RAW: Final = ""  # no field is called that
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_ORDINAL: Final = 719_163  # 1970-01-01 as Python counts days
 INSTANTS_MAX: Final = 4_096
@@ -28,9 +29,13 @@ _instants: dict[bytes, datetime] = {}
 _INT_MIN, _INT_MAX = -(1 << 31), (1 << 31) - 1
 
 
-def reader_of(schema: Any) -> Reader:
-    """Reads values of a schema, as fastavro has parsed it: plain values, as fastavro gives them."""
-    return _reader(schema, {})
+def reader_of(schema: Any, raw_of: str = "") -> Reader:
+    """Reads values of a schema, as fastavro has parsed it: plain values, as fastavro gives them.
+
+    Of records of the name `raw_of` the bytes that they were read from are among their fields, as
+    `RAW`: there is no other way to write them.
+    """
+    return _reader(schema, {}, raw_of)
 
 
 def whole(reader: Reader, raw: bytes, at: int) -> Any:
@@ -41,24 +46,24 @@ def whole(reader: Reader, raw: bytes, at: int) -> Any:
     return value
 
 
-def _reader(node: Any, named: dict[str, Reader]) -> Reader:
+def _reader(node: Any, named: dict[str, Reader], raw_of: str) -> Reader:
     match node:
         case str() if node in named:
             return named[node]
         case str() if node in _PRIMITIVES:
             return _PRIMITIVES[node]
         case ["null", inner]:
-            return _optional(_reader(inner, named))
+            return _optional(_reader(inner, named, raw_of))
         case {"type": "record", "name": name, "fields": fields}:
-            made = _record([(f["name"], _reader(f["type"], named)) for f in fields])
-            named[name] = made
-            return made
+            made = _record([(f["name"], _reader(f["type"], named, raw_of)) for f in fields])
+            named[name] = _with_raw(made) if name == raw_of else made
+            return named[name]
         case {"type": "array", "items": items}:
-            return _array(_reader(items, named))
+            return _array(_reader(items, named, raw_of))
         case {"type": str() as kind, **rest} if (kind, rest.get("logicalType")) in _LOGICAL:
             return _LOGICAL[kind, rest.get("logicalType")]
         case {"type": dict() | list() as inner}:
-            return _reader(inner, named)
+            return _reader(inner, named, raw_of)
     raise Bug(f"no value of {node} is read here")
 
 
@@ -190,6 +195,15 @@ def _record(fields: list[tuple[str, Reader]]) -> Reader:
                     continue
             made[name], at = inner(raw, at)
         return made, at
+
+    return read
+
+
+def _with_raw(inner: Reader) -> Reader:
+    def read(raw: bytes, at: int) -> tuple[dict[str, Any], int]:
+        made, end = inner(raw, at)
+        made[RAW] = raw[at:end]
+        return made, end
 
     return read
 

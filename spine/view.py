@@ -221,7 +221,7 @@ class PartitionView:
             return ()
         if (value.topic, value.partition) != (self.topic, self.partition):
             return ()
-        entries = [self.tools.encode_entry(entry) for entry in value.entries]
+        entries = self.tools.entries(record.value or b"")
         if record.header(ENTRIES_ROOT_HEADER) != merkle.salted_root(value.salt_seed, entries):
             return ()
         sure = self.clock_sure(record)
