@@ -19,8 +19,8 @@ import msgspec
 
 from spine import event
 from spine.domain import Domain
-from spine.event import AccessRequest
-from spine.exact import Reader, reader_of, whole
+from spine.event import AccessRequest, AccessRequests
+from spine.exact import RAW, Reader, reader_of, whole
 from spine.ledger.note import PublishedHead
 from spine.rows import Malformed, Reading, Tools, UnknownSchema
 from spine.schemas import Schema, Schemas
@@ -32,6 +32,8 @@ WRITTEN_KEPT_MAX: Final = 8_192
 INT_END: Final = 1 << 31
 # Records of governance, 2 to 3 KB each. A log with more is read as if none were remembered.
 COPIES_REMEMBERED_MAX: Final = 8_192
+# What leaves are made of: as it stands in its record, so that it need not be written again.
+REQUEST: Final = "energyos.spine.AccessRequest"
 _FRAME = struct.Struct(">bI")
 _PASSED_THROUGH = (bytes, datetime, date)
 
@@ -65,10 +67,11 @@ class Codec:
         (entries,) = (f for f in requests["fields"] if f["name"] == "entries")
         # By itself, or fastavro would parse it again for each entry that is written.
         self._entry = fastavro.parse_schema(entries["type"]["items"])
-        self._last: tuple[bytes | None, object] = None, None
+        self._last: tuple[bytes | None, object, list[bytes]] = None, None, []
         self._written: dict[bytes, object] = {}
         self._readers: dict[int, Reader] = {
-            schema_id: reader_of(schema.parsed) for schema_id, schema in schemas.by_id.items()
+            schema_id: reader_of(schema.parsed, REQUEST)
+            for schema_id, schema in schemas.by_id.items()
         }
 
     def encode(self, value: object) -> bytes:
@@ -93,13 +96,24 @@ class Codec:
 
         A fold decodes a record, and then whoever hosts it: the same bytes are decoded once.
         """
-        last, value = self._last
+        return self._decoded(framed)[0]
+
+    def entries(self, framed: bytes) -> list[bytes]:
+        """The Avro binary of each request of an access record in those bytes, as `encode_entry`
+        gives it; raises as `decode` does.
+        """
+        return self._decoded(framed)[1]
+
+    def _decoded(self, framed: bytes) -> tuple[object, list[bytes]]:
+        """The record value in those bytes, and those of its requests if it is an access record."""
+        last, value, entries = self._last
         if last is not framed:
+            entries = []  # none of what was written here: requests are not (`LogWriter`)
             value = self._written.pop(framed, None)
             if self._names.get(type(value)) not in self._records:
-                value = self._decode(framed, self._records)
-            self._last = framed, value
-        return value
+                value = self._decode(framed, self._records, entries)
+            self._last = framed, value, entries
+        return value, entries
 
     def decode_event(self, event_type: str, framed: bytes) -> object:
         """The event in those bytes, which must be of the type the fact says it is."""
@@ -120,7 +134,9 @@ class Codec:
         fastavro.schemaless_writer(out, self._entry, _plain(request))
         return out.getvalue()
 
-    def _decode(self, framed: bytes, classes: Mapping[str, type]) -> object:
+    def _decode(
+        self, framed: bytes, classes: Mapping[str, type], entries: list[bytes] | None = None
+    ) -> object:
         if len(framed) > MAX_VALUE_BYTES or len(framed) < _FRAME.size or framed[0] != MAGIC:
             raise Malformed("no Confluent frame")
         _, schema_id = _FRAME.unpack_from(framed)
@@ -132,6 +148,8 @@ class Codec:
             raise Malformed(f"{schema.name} has no place here")
         try:
             plain = whole(self._readers[schema_id], framed, _FRAME.size)
+            if cls is AccessRequests and entries is not None:
+                entries += [entry.pop(RAW) for entry in plain["entries"]]
             latest = self.schemas.named(schema.name)
             if latest is not schema:
                 body = BytesIO(framed[_FRAME.size :])
@@ -152,7 +170,7 @@ def tools(codec: Codec, verify: Callable[[bytes, bytes, bytes], bool]) -> Tools:
     """
     remember = lru_cache(COPIES_REMEMBERED_MAX)
     copied = Reading(remember(verify), remember(codec.decode), remember(codec.decode_event))
-    return Tools(verify, codec.decode, codec.decode_event, copied, codec.encode_entry, pack, unpack)
+    return Tools(verify, codec.decode, codec.decode_event, copied, codec.entries, pack, unpack)
 
 
 def pack(value: object) -> bytes:

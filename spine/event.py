@@ -19,6 +19,8 @@ NO_PREDECESSOR: Final = -1
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 # Of the keys that were asked for last: the same one is asked for several times in a row.
 HASHES_KEPT_MAX: Final = 16_384
+# All requests of one record are judged at the same instant.
+INSTANTS_KEPT_MAX: Final = 1_024
 
 SIGNED_TAG: Final = b"energyos-record-v1\x00"
 SIGNATURE_HEADER: Final = "sig"
@@ -327,6 +329,7 @@ def epoch_ms(instant: datetime) -> int:
     return delta.days * 86_400_000 + delta.seconds * 1_000 + delta.microseconds // 1_000
 
 
+@lru_cache(INSTANTS_KEPT_MAX)
 def from_epoch_ms(milliseconds: int) -> datetime:
     """The UTC instant of that many milliseconds since 1970-01-01."""
     return _EPOCH + timedelta(milliseconds=milliseconds)

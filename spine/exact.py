@@ -21,6 +21,7 @@ from spine.errors import Bug
 # OverflowError for what is not the one way to write a value.
 Reader = Callable[[bytes, int], tuple[Any, int]]
 
+RAW: Final = ""  # no field is called that
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_ORDINAL: Final = 719_163  # 1970-01-01 as Python counts days
 INSTANTS_MAX: Final = 4_096
@@ -28,9 +29,13 @@ _instants: dict[bytes, datetime] = {}
 _INT_MIN, _INT_MAX = -(1 << 31), (1 << 31) - 1
 
 
-def reader_of(schema: Any) -> Reader:
-    """Reads values of a schema, as fastavro has parsed it: plain values, as fastavro gives them."""
-    return _reader(schema, {})
+def reader_of(schema: Any, raw_of: str = "") -> Reader:
+    """Reads values of a schema, as fastavro has parsed it: plain values, as fastavro gives them.
+
+    Of records of the name `raw_of` the bytes that they were read from are among their fields, as
+    `RAW`: there is no other way to write them.
+    """
+    return _reader(schema, {}, raw_of)
 
 
 def whole(reader: Reader, raw: bytes, at: int) -> Any:
@@ -41,24 +46,24 @@ def whole(reader: Reader, raw: bytes, at: int) -> Any:
     return value
 
 
-def _reader(node: Any, named: dict[str, Reader]) -> Reader:
+def _reader(node: Any, named: dict[str, Reader], raw_of: str) -> Reader:
     match node:
         case str() if node in named:
             return named[node]
         case str() if node in _PRIMITIVES:
             return _PRIMITIVES[node]
         case ["null", inner]:
-            return _optional(_reader(inner, named))
+            return _optional(_reader(inner, named, raw_of))
         case {"type": "record", "name": name, "fields": fields}:
-            made = _record([(f["name"], _reader(f["type"], named)) for f in fields])
-            named[name] = made
-            return made
+            made = _record([(f["name"], _reader(f["type"], named, raw_of)) for f in fields])
+            named[name] = _with_raw(made) if name == raw_of else made
+            return named[name]
         case {"type": "array", "items": items}:
-            return _array(_reader(items, named))
+            return _array(_reader(items, named, raw_of))
         case {"type": str() as kind, **rest} if (kind, rest.get("logicalType")) in _LOGICAL:
             return _LOGICAL[kind, rest.get("logicalType")]
         case {"type": dict() | list() as inner}:
-            return _reader(inner, named)
+            return _reader(inner, named, raw_of)
     raise Bug(f"no value of {node} is read here")
 
 
@@ -174,15 +179,36 @@ def _array(inner: Reader) -> Reader:
 
 
 def _record(fields: list[tuple[str, Reader]]) -> Reader:
+    """Most fields are short texts or bytes, which are read here: to call for each took longer."""
+    planned = [(name, inner, _MADE_OF.get(inner)) for name, inner in fields]
+
     def read(raw: bytes, at: int) -> tuple[dict[str, Any], int]:
         made: dict[str, Any] = {}
-        for name, inner in fields:
+        size = len(raw)
+        for name, inner, made_of in planned:
+            if made_of is not None:
+                byte = raw[at]
+                end = at + 1 + (byte >> 1)
+                if not byte & 0x81 and end <= size:
+                    made[name] = made_of(raw[at + 1 : end])
+                    at = end
+                    continue
             made[name], at = inner(raw, at)
         return made, at
 
     return read
 
 
+def _with_raw(inner: Reader) -> Reader:
+    def read(raw: bytes, at: int) -> tuple[dict[str, Any], int]:
+        made, end = inner(raw, at)
+        made[RAW] = raw[at:end]
+        return made, end
+
+    return read
+
+
+_MADE_OF: Final[dict[Reader, Callable[[bytes], Any]]] = {_string: bytes.decode, _bytes: bytes}
 _PRIMITIVES: Final[dict[str, Reader]] = {
     "boolean": _boolean,
     "int": _int,

@@ -38,6 +38,7 @@ from spine.rows import (
     Head,
     Malformed,
     Refusal,
+    Subject,
     UnknownSchema,
     history_row,
 )
@@ -190,10 +191,11 @@ class PartitionFold(PartitionView):
         if self.closed(command.subject) is not None:
             raise Hold(Reason.METER_CLOSED)
         prefix = self._prefix(domain)
-        if self._row(APPLIED_PREFIX + prefix + command.id) is not None:
+        key, id_key = prefix + command.subject.encode(), APPLIED_PREFIX + prefix + command.id
+        if self._row(id_key) is not None:
             applied.duplicates += 1
             return
-        before = self.subject_row(domain, command.subject)
+        before = self._subject_at(domain, key)
         if (command.previous_offset, command.previous_entry) != (before.offset, before.entry):
             raise Void(Reason.VOID_CHAIN)
         if not command.facts:
@@ -211,25 +213,23 @@ class PartitionFold(PartitionView):
                 raise Quarantine(Reason.RECORD_OUT_OF_RANGE) from None
             events.append(event)
         row = self.tools.pack((offset, entry, state))
-        self._put(prefix + command.subject.encode(), row)
+        self._put(key, row, Subject(offset, entry, state))
         if domain is not self.governance:
             self.rows.put(history_row(command.subject, offset, entry), row)
             applied.states[command.subject] = state
-        self._put(
-            APPLIED_PREFIX + prefix + command.id,
-            self.tools.pack(AppliedCommand(offset, entry, command.request_digest)),
-        )
+        done = AppliedCommand(offset, entry, command.request_digest)
+        self._put(id_key, self.tools.pack(done))
         if domain is self.governance:
             self.forget(command.subject)
             applied.governance = True
         applied.applied += 1
         applied.subjects.append(command.subject)
-        applied.events.extend((command.subject, event) for event in events)
+        applied.events += [(command.subject, event) for event in events]
 
     def _decode_fact(self, domain: Domain, fact_type: str, body: bytes) -> object:
-        if not fact_type.startswith(domain.name + "."):
-            raise Void(Reason.VOID_ROLE)
         if fact_type not in domain.events:
+            if not fact_type.startswith(domain.name + "."):
+                raise Void(Reason.VOID_ROLE)
             raise Hold(Reason.RECORD_UNKNOWN_TYPE)
         reading = self.tools.copied if domain is self.governance else self.tools
         try:
@@ -292,11 +292,16 @@ class PartitionFold(PartitionView):
         else:
             applied.duplicates = 1
 
-    def _put(self, key: bytes, row: bytes) -> None:
-        """Write a row that may have been read ahead."""
+    def _put(self, key: bytes, row: bytes, says: Subject | None = None) -> None:
+        """Write a row that may have been read ahead; the next command need not read what it says.
+
+        What is read may have a place for what there is none of; what is kept has not (`as_kept`).
+        """
         self.rows.put(key, row)
         if key in self._ahead:
             self._ahead[key] = row
+            if says is not None:
+                self._states_ahead[key] = row, says
 
     def _advance(self, record: LogRecord) -> None:
         assert self.head is not None

@@ -337,8 +337,10 @@ def _by_consent(request: AccessRequest, access: MeterAccess, now: datetime) -> D
         assert tenancy is not None
         opens = stretch(max(consent.history_from, tenancy.effective_from), tenancy.effective_to)
         live.append(Permit(opens, consent.consent_id, consent.version))
+    if len(live) < 2:
+        return live[0] if live else Refuse(nearest)
     asked = Interval(request.interval_from, request.interval_to)
-    return max(live, key=lambda permit: _opened(permit, asked)) if live else Refuse(nearest)
+    return max(live, key=lambda permit: _opened(permit, asked))
 
 
 def _opened(permit: Permit, asked: Interval) -> timedelta:

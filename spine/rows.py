@@ -53,11 +53,11 @@ class Tools(Reading):
     """The effects a fold is lent, so that it stays pure.
 
     `copied` reads what stands alike in every partition: it does the same, and remembers what came
-    of it. `encode_entry` gives the canonical Avro bytes of one access request.
+    of it. `entries(framed)` gives the canonical Avro bytes of each request of an access record.
     """
 
     copied: Reading
-    encode_entry: Callable[[AccessRequest], bytes]
+    entries: Callable[[bytes], list[bytes]]
     pack: Callable[[object], bytes]
     unpack: Callable[[bytes, Any], Any]
 

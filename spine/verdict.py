@@ -64,10 +64,9 @@ def impossible(outcomes: Iterable[AccessOutcome]) -> str:
 
     An append that was repeated leaves the same outcome twice, which is no contradiction.
     """
-    distinct = set(outcomes)
-    if len(distinct) > 1:
+    outcome, *more = outcomes
+    if any(other != outcome for other in more):
         return "two outcomes of one decision contradict each other"
-    (outcome,) = distinct
     release = {"PERMIT": (Release.RELEASED, Release.NOT_RELEASED), "REFUSE": (Release.REFUSED,)}
     if outcome.release not in release.get(outcome.decision, ()):
         return f"{outcome.release} is no outcome of {outcome.decision}"

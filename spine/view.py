@@ -221,7 +221,7 @@ class PartitionView:
             return ()
         if (value.topic, value.partition) != (self.topic, self.partition):
             return ()
-        entries = [self.tools.encode_entry(entry) for entry in value.entries]
+        entries = self.tools.entries(record.value or b"")
         if record.header(ENTRIES_ROOT_HEADER) != merkle.salted_root(value.salt_seed, entries):
             return ()
         sure = self.clock_sure(record)
@@ -276,7 +276,9 @@ class PartitionView:
 
     def subject_row(self, domain: Domain, subject: str) -> Subject:
         """The state of a subject of that domain; its initial state if nothing was applied."""
-        key = self._prefix(domain) + subject.encode()
+        return self._subject_at(domain, self._prefix(domain) + subject.encode())
+
+    def _subject_at(self, domain: Domain, key: bytes) -> Subject:
         stored = self._row(key)
         known = self._states_ahead.get(key)
         if known is not None and known[0] is stored:

@@ -39,5 +39,4 @@ def shown_request(codec: Codec, record: LogRecord, entry: int) -> Json:
     value = codec.decode(record.value or b"")
     if not isinstance(value, AccessRequests) or entry >= len(value.entries):
         raise NotFound(Reason.POSITION_INVALID, "the record there holds no such request")
-    entries = [codec.encode_entry(each) for each in value.entries]
-    return shown_json(value.salt_seed, entries, entry)
+    return shown_json(value.salt_seed, codec.entries(record.value or b""), entry)

@@ -107,11 +107,11 @@ def test_what_is_alike_in_all_partitions_is_read_once() -> None:
     codec, decoded = Codec(CODEC.schemas, DOMAINS), Counter[bytes]()
     plain = codec._decode
 
-    def counted(framed: bytes, classes: Any) -> object:
+    def counted(framed: bytes, *given: Any) -> object:
         decoded[framed] += 1
-        return plain(framed, classes)
+        return plain(framed, *given)
 
-    codec._decode = counted  # type: ignore[method-assign]
+    codec._decode = counted  # type: ignore[method-assign, assignment]
     home = Home()
     home.policy_and_adviser()
     said = home.say(admitted())

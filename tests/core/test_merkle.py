@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spine.event import AccessRequests
+from spine.codec import Codec, tools
+from spine.event import AccessRequests, DataPosition, Facts
 from spine.merkle import (
     leaf_hash,
     path,
@@ -16,7 +17,8 @@ from spine.merkle import (
     salted_leaf,
     salted_root,
 )
-from tests.helpers.records import CODEC, METER, NEIGHBOUR, Scene, request
+from spine.signing import verify
+from tests.helpers.records import CODEC, DOMAINS, METER, NEIGHBOUR, Scene, request
 
 # The inputs and roots of the reference implementation's tests (certificate-transparency-go).
 INPUTS = [
@@ -133,6 +135,49 @@ def test_one_request_is_shown_without_the_others() -> None:
     assert root_from_path(salted_leaf(its_salt, other), 2, 5, siblings) != signed_root
     assert root_from_path(salted_leaf(bytes(16), shown), 2, 5, siblings) != signed_root
     assert root_from_path(salted_leaf(its_salt, shown), 3, 5, siblings) != signed_root
+
+
+ASKED = st.tuples(st.sampled_from([METER, NEIGHBOUR]), st.integers(0, 99), st.text(max_size=80))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(ASKED, max_size=6), st.integers(0, 2))
+def test_entries_are_the_requests_as_they_stand_in_their_record(
+    asked: list[tuple[str, int, str]], vectors: int
+) -> None:
+    requests = tuple(request(*one) for one in asked)
+    positions = ((DataPosition("t", 3, 10),),) * vectors
+    value = AccessRequests("t", 3, "dsi-1", bytes(32), positions, requests)
+    framed = CODEC.encode(value)
+    assert CODEC.entries(framed) == [CODEC.encode_entry(each) for each in requests]
+    assert CODEC.decode(framed) == value
+    assert CODEC.entries(CODEC.encode(Facts("t", 3, ()))) == []
+
+
+class GoesByLength(Codec):
+    """Naive: takes a record for the one before if it is as long."""
+
+    def _decoded(self, framed: bytes) -> tuple[object, list[bytes]]:
+        last, value, entries = self._last
+        if last is not None and len(last) == len(framed):
+            return value, entries
+        return super()._decoded(framed)
+
+
+@pytest.mark.parametrize(("codec_class", "decided"), [(Codec, []), (GoesByLength, [1])])
+def test_a_request_edited_under_the_root_of_another_decides_nothing(
+    codec_class: type[Codec], decided: list[int]
+) -> None:
+    """The naive fold decides what the record before it asked."""
+    scene = Scene(tools=tools(codec_class(CODEC.schemas, DOMAINS), verify))
+    honest = scene.log.access(request(METER, 1))
+    edited = scene.log.access(request(METER, 2), root=honest.header("mr"))
+    found = []
+    for record in (honest, edited):
+        scene.send(record)
+        of_record = scene.fold.decide_access(record)
+        found.append([int.from_bytes(each.request.request_id, "big") for each in of_record])
+    assert found == [[1], decided]
 
 
 def test_equal_entries_do_not_look_equal_and_another_seed_is_another_root() -> None:

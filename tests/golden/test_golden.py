@@ -31,8 +31,9 @@ from spine.accreditation import table_digest
 from spine.answer import half_hours_digest, records_digest
 from spine.codec import SPINE_RECORDS
 from spine.domain import Actor, Domain
-from spine.event import Facts, LogRecord, Opening, murmur2_partition, signed_bytes
+from spine.event import Command, Facts, LogRecord, Opening, murmur2_partition, signed_bytes
 from spine.orders import Order
+from spine.partition import PartitionFold
 from spine.policy import MeterAccess
 from spine.policy_data import POLICY_DATA, data_hash
 from spine.rows import Counts, Head, Subject
@@ -307,6 +308,40 @@ def test_a_history_that_lacks_a_record_is_noticed(name: str) -> None:
     for left_out in range(1, len(records)):
         rest = records[:left_out] + records[left_out + 1 :]
         assert folded(rest, HISTORIES[name])["digest"] != history["digest"]
+
+
+class ReadsAhead(PartitionFold):
+    """Looks for the rows of every command before, and so keeps at hand what each comes to say."""
+
+    def _apply_command(self, domain: Domain, offset: int, entry: int, *given: Any) -> None:
+        command: Command = given[0]
+        self.read_ahead(domain, [(command.subject, command.id)])
+        super()._apply_command(domain, offset, entry, *given)
+
+
+class GoesByKeyAlone(ReadsAhead):
+    """Naive: stays with what it first knew of a subject, whatever its row says now."""
+
+    def _subject_at(self, domain: Domain, key: bytes) -> Subject:
+        first: dict[bytes, Subject] = self.__dict__.setdefault("first", {})
+        return first.setdefault(key, super()._subject_at(domain, key))
+
+
+def test_recorded_histories_fold_to_the_same_rows_by_states_that_are_kept() -> None:
+    """The naive fold does not, wherever a subject has more than one command."""
+    others = []
+    for name, domain in HISTORIES.items():
+        history = kept(f"history-{name}")
+        place = history["topic"], history["partition"]
+        records = [record_from_json(*place, raw) for raw in history["records"]]
+        read, by_kept, naive = (
+            digest(refold(records, domain, fold))
+            for fold in (PartitionFold, ReadsAhead, GoesByKeyAlone)
+        )
+        assert by_kept == read, name
+        if naive != read:
+            others.append(name)
+    assert {"consumers", "registry", "assets", "governance", "orders"} <= {*others}
 
 
 def unshown(domain: Domain) -> list[int]:

@@ -434,11 +434,15 @@ def digest(rows: MemoryRows) -> bytes:
     return rows_digest(rows.scan(b"", b"\xff\xff"))
 
 
-def refold(records: Sequence[LogRecord], domain: Domain | None = CONSUMERS) -> MemoryRows:
+def refold(
+    records: Sequence[LogRecord],
+    domain: Domain | None = CONSUMERS,
+    fold_class: type[PartitionFold] = PartitionFold,
+) -> MemoryRows:
     """The rows that these records come to, folded from nothing."""
     rows = MemoryRows()
     place = records[0].topic, records[0].partition
-    fold = PartitionFold(*place, LOG_ID, TOOLS, rows, domain, GOVERNANCE)
+    fold = fold_class(*place, LOG_ID, TOOLS, rows, domain, GOVERNANCE)
     for record in records:
         fold.apply(record)
     return rows

@@ -251,7 +251,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "an applied command is applied once",
         FOLD,
-        "if self._row(APPLIED_PREFIX + prefix + command.id) is not None:",
+        "if self._row(id_key) is not None:",
         "if False:",
         PARTITION,
     ),
