@@ -202,10 +202,13 @@ class _Spans:
 
 def _spans(meter_days: MeterDays) -> _Spans:
     """A row with no half hour at all counts as the whole day."""
-    midnight = meter_days.days.astype(np.int64) * PERIODS_PER_UTC_DAY
+    start = meter_days.days.astype(np.int64) * PERIODS_PER_UTC_DAY
+    end = start + PERIODS_PER_UTC_DAY
     present = meter_days.present
-    start = midnight + present.argmax(axis=1)
-    end = midnight + PERIODS_PER_UTC_DAY - present[:, ::-1].argmax(axis=1)
+    late = np.flatnonzero(~present[:, 0])  # as a rule few: a day begins and ends with a value
+    start[late] += present[late].argmax(axis=1)
+    early = np.flatnonzero(~present[:, -1])
+    end[early] -= present[early, ::-1].argmax(axis=1)
     return _Spans(start, end)
 
 

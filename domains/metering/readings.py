@@ -48,6 +48,7 @@ SENDER_REFERENCE_CHARS_MAX: Final = 128
 _EPOCH_ORDINAL: Final = 719_163  # 1970-01-01 as Python counts days
 _DAY_MIN: Final = FIRST_DATE.toordinal() - _EPOCH_ORDINAL
 _DAY_MAX: Final = LAST_DATE.toordinal() - _EPOCH_ORDINAL
+_ALL_PRESENT: Final = 0xFF  # of each byte of a mask
 _MPXN_LENGTHS: Final = (*range(MPRN_DIGITS_MIN, MPRN_DIGITS_MAX + 1), MPAN_DIGITS)
 
 
@@ -293,14 +294,9 @@ def batch_problem(batch: ReadingsBatch, partition_count: int) -> str:
     Only what no later build may ever judge otherwise is ruled out here. How much a meter may
     reasonably register is the coordinator's to say (`judging.check_points`).
     """
-    if not (_names_fit(batch) and _vectors_fit(batch)):
+    if not (_names_fit(batch) and _vectors_fit(batch) and rows_fit(batch)):
         return Reason.READINGS_MALFORMED
-    present, values, quality = batch.present, batch.values, batch.quality
-    if not (_mpxns_fit(batch) and _days_fit(batch) and _quality_fits(batch)):
-        return Reason.READINGS_MALFORMED
-    if present.count(0xFF) < len(present) and not _absent_are_zero(batch, values, quality):
-        return Reason.READINGS_MALFORMED
-    amounts = np.frombuffer(values, "<i4")
+    amounts = np.frombuffer(batch.values, "<i4")
     volumes = isinstance(batch, GasVolumeBatch)
     if amounts.min() < 0 or (volumes and amounts.max() > VOLUME_DM3_MAX):
         return Reason.READING_OUT_OF_RANGE
@@ -308,6 +304,13 @@ def batch_problem(batch: ReadingsBatch, partition_count: int) -> str:
     if (partitions_of(mpxns, partition_count) != batch.partition).any():
         return Reason.VOID_PARTITION
     return ""
+
+
+def rows_fit(batch: ReadingsBatch) -> bool:
+    """Whether vectors of the right lengths hold nothing that `batch_problem` calls malformed."""
+    return (
+        _mpxns_fit(batch) and _days_fit(batch) and _quality_fits(batch) and _absent_are_zero(batch)
+    )
 
 
 def speaks_of_rows(batch: ReadingsBatch) -> bool:
@@ -383,8 +386,12 @@ def _quality_fits(batch: ReadingsBatch) -> bool:
     return bool(np.frombuffer(batch.quality, np.uint8).max() < len(batch.quality_codes))
 
 
-def _absent_are_zero(batch: ReadingsBatch, values: bytes, quality: bytes) -> bool:
-    absent = ~_present(batch).reshape(-1)
-    return not (
-        np.frombuffer(values, "<i4")[absent].any() or np.frombuffer(quality, np.uint8)[absent].any()
-    )
+def _absent_are_zero(batch: ReadingsBatch) -> bool:
+    """As a rule all half hours of most days are there: only the other days are looked at."""
+    masks = np.frombuffer(batch.present, np.uint8).reshape(batch.rows, PRESENT_BYTES)
+    gaps = np.flatnonzero((masks != _ALL_PRESENT).any(axis=1))
+    absent = np.unpackbits(masks[gaps], axis=1, bitorder="little") == 0
+    by_half_hour = (batch.rows, PERIODS_PER_UTC_DAY)
+    values = np.frombuffer(batch.values, "<i4").reshape(by_half_hour)
+    quality = np.frombuffer(batch.quality, np.uint8).reshape(by_half_hour)
+    return not (values[gaps][absent].any() or quality[gaps][absent].any())
