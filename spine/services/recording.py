@@ -175,10 +175,9 @@ class Recorder:
     ) -> tuple[list[tuple[ReadingsBatch, Amount]], dict[str, Amount]]:
         """The batches to append, and by reason what is refused. All at one state of the folds."""
         points = points_of(days)
-        mpxns = points.names.tolist()
         partitions = readings.partitions_of(points.names, self._partitions)
-        registered = Alike.of(self._points.of(mpxns, partitions))
-        accesses = Alike.of(self._accesses.of(mpxns, partitions))
+        registered = self._points.of(points, partitions)
+        accesses = self._accesses.of(points, partitions)
         may_send: Alike[Sequence[Interval]] = accesses.to(
             lambda access: sending_stretches(access or MeterAccess(), delivery.sender)
         )
