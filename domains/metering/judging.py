@@ -7,7 +7,7 @@ is never judged by these rules again: they are the coordinator's, and a fold tru
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from typing import Final, Generic, TypeVar
@@ -167,6 +167,11 @@ def check_points(
     wrong = known[registered.of_point] & ~_check_digits_ok(points.names)
     count = int(np.count_nonzero(wrong))
     return CheckedRows(accepted, refused, {Reason.MPXN_CHECK_DIGIT: count} if count else {})
+
+
+def judged_part(point: MeteringPoint) -> MeteringPoint:
+    """What of it `check_points` goes by; metering points of all GSP groups have it in common."""
+    return replace(point, gsp_group="", silences=())
 
 
 def _counts(point: MeteringPoint | None, quantity: str, of_gas: bool) -> bool:

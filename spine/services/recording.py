@@ -23,7 +23,7 @@ from domains.metering.adapters.report import MeterDays
 from domains.metering.decider import sending_part, sending_stretches
 from domains.metering.events import MeasurementQuantity
 from domains.metering.gas import STANDARD_FACTOR_E5, Conversion
-from domains.metering.judging import Alike, check_points, points_of
+from domains.metering.judging import Alike, check_points, judged_part, points_of
 from domains.metering.readings import Delivery, ReadingsBatch
 from domains.metering.withdrawals import ReadingsWithdrawn
 from spine import trust
@@ -165,7 +165,7 @@ class Recorder:
     ) -> None:
         self.deliveries = deliveries
         self._folds, self._writer, self._partitions = folds, writer, partitions
-        self._points = KnownStates(folds, trust.METERING_TOPIC, partitions)
+        self._points = KnownStates(folds, trust.METERING_TOPIC, partitions, judged_part)
         self._accesses = KnownStates(folds, trust.CONSUMER_LOG, partitions, sending_part)
         self._slots = asyncio.Semaphore(APPENDS_IN_FLIGHT)
         self._appending: dict[bytes, asyncio.Task[int]] = {}

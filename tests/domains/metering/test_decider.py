@@ -24,14 +24,22 @@ from domains.metering.decider import (
 )
 from domains.metering.events import (
     EnergyDirection,
+    Fuel,
     MeterCommunicationLost,
     MeterCommunicationRestored,
     MeteringEvent,
     MeteringPoint,
     MeteringPointDeregistered,
     MeteringPointRegistered,
+    Silence,
 )
-from domains.metering.judging import READING_WH_MAX, check_rows, numbers_of, points_of
+from domains.metering.judging import (
+    READING_WH_MAX,
+    check_rows,
+    judged_part,
+    numbers_of,
+    points_of,
+)
 from domains.metering.views import MeteringPointView, metering_point_view
 from spine.codelist import NOT_LOADED
 from spine.domain import Actor, fold
@@ -398,3 +406,23 @@ def test_metering_points_have_numbers_of_their_own_in_the_order_of_their_names(
     assert (np.diff(points.numbers) > 0).all()
     assert points.numbers.tolist() == numbers_of(points.names).tolist()
     assert points.names[points.of_row].tolist() == column.tolist()
+
+
+def test_rows_are_judged_alike_by_that_part_of_a_point_that_others_share() -> None:
+    silent = (Silence(MIDNIGHT),)
+    whole = replace(POINT, gsp_group="_C", silences=silent)
+    assert judged_part(whole) == judged_part(replace(POINT, gsp_group="_A"))
+    export = EnergyDirection.EXPORT
+    for point in (
+        whole,
+        MeteringPoint(),
+        replace(whole, effective_to=MIDNIGHT),
+        replace(whole, energy_direction=export),
+        replace(whole, fuel=Fuel.GAS),
+    ):
+        checked = [
+            check_rows(one_day(), lambda _, known=known: known, lambda _: ALWAYS)  # type: ignore[misc]
+            for known in (point, judged_part(point))
+        ]
+        assert checked[0].refused == checked[1].refused
+        assert checked[0].findings == checked[1].findings
