@@ -23,9 +23,9 @@ from spine.rows import CLOSED_PREFIX, SUBJECT_PREFIX, Applied
 METERS_KEPT_MAX: Final = 1_000_000
 STATES_SHARED_MAX: Final = 10_000
 # Put beside the columns of `Kept` at most, at about 100 bytes each.
-PUT_BESIDE_MAX: Final = 50_000
+PUT_BESIDE_MAX: Final = 10_000
 # What it takes to look one meter up beside the columns, in meters of columns that are made again.
-MADE_AGAIN_FOR_ONE: Final = 10
+MADE_AGAIN_FOR_ONE: Final = 4
 _UNKNOWN: Final = -1
 # Places of what `KnownStates` says of a meter that is not understood, and of one never named.
 _NOT_UNDERSTOOD, _INITIAL = 0, 1
@@ -90,9 +90,9 @@ class Kept:
             self._make_again()
 
     def _make_again(self) -> None:
-        beside = np.array(sorted(self._beside.items()), np.int64).reshape(-1, 2)
-        numbers = np.concatenate((beside[:, 0], self._numbers))
-        kept = np.concatenate((beside[:, 1], self._kept))
+        beside, count = self._beside, len(self._beside)
+        numbers = np.concatenate((np.fromiter(beside, np.int64, count), self._numbers))
+        kept = np.concatenate((np.fromiter(beside.values(), np.int64, count), self._kept))
         self._numbers, first = np.unique(numbers, return_index=True)  # of two the one put last
         self._kept = kept[first]
         self._beside.clear()
