@@ -26,9 +26,29 @@ from spine.ingest import chunks
 from spine.metering.v1 import metering_pb2
 
 BLOCK: Final = 20_000
-# Blocks kept made: every sender sends of each, and some are a few ahead of others.
+# Blocks kept made: who checks what came of a block asks for it again and again.
 BLOCKS_KEPT: Final = 8
-LATER_KEPT: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What must come of a call of so many rows."""
+
+    reference: str
+    rows: int
+    recorded: int
+    refused: dict[str, int]
+
+    def check(self, report: Any, again: bool) -> None:
+        """WrongAnswer unless the report says exactly that."""
+        said = (
+            report.rows_received,
+            report.rows_duplicate if again else report.rows_recorded,
+            report.rows_recorded if again else report.rows_duplicate,
+            dict(report.rows_refused),
+        )
+        right = (self.rows, self.recorded, 0, self.refused)
+        expect(said == right, f"{self.reference} came to {said}, not {right}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +74,14 @@ class Delivery:
         for chunk in chunks(self.rows):
             yield metering_pb2.RecordReadingsRequest(chunk=chunk)
 
+    @property
+    def due(self) -> Due:
+        """What must come of the call."""
+        return Due(self.reference, len(self.rows), self.recorded, self.refused)
+
     def check(self, report: Any, again: bool) -> None:
-        """WrongAnswer unless the report says exactly what must have come of the call."""
-        said = (
-            report.rows_received,
-            report.rows_duplicate if again else report.rows_recorded,
-            report.rows_recorded if again else report.rows_duplicate,
-            dict(report.rows_refused),
-        )
-        right = (len(self.rows), self.recorded, 0, self.refused)
-        expect(said == right, f"{self.reference} came to {said}, not {right}")
+        """As by `Due.check`."""
+        self.due.check(report, again)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +119,10 @@ def sent(country: Country, start: int, day: date) -> Sent:
     return Sent(meters, day, misdirected, country.late(meters, day), corrected)
 
 
-def deliveries(
-    country: Country, start: int, day: date, senders: Sequence[str] = SENDERS
-) -> Iterator[Delivery]:
+def deliveries(country: Country, start: int, day: date) -> Iterator[Delivery]:
     """The deliveries of one block and day, in time; the late and the corrections are `second`."""
     what = sent(country, start, day)
-    for sender in senders:
-        number = SENDERS.index(sender)
+    for number, sender in enumerate(SENDERS):
         rows = (what.by == number) & ~what.late
         if rows.any():
             repeated = country.repeated(start // BLOCK * len(SENDERS) + number, day)
@@ -115,7 +130,6 @@ def deliveries(
             yield _delivery(country, what, rows, sender, reference, 0, repeated)
 
 
-@lru_cache(LATER_KEPT)
 def second(country: Country, day: date) -> tuple[Delivery, ...]:
     """What is sent of a day after its deliveries: of each sender all that is late, then all its
     corrections, each in one call.

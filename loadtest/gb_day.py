@@ -1,40 +1,45 @@
 """`gb-day`: a day of readings through the whole product, and the `ceiling` beside it.
 
 In: every sender at once streams its deliveries to the metering coordinator, which judges, signs and
-appends them; each report is compared with what must come of it. Then the log is all there is: the
-bare loop runs over it, the readings process folds it into its stores, and what can be queried there
-is compared with what was sent, meter by meter and count by count.
+appends them; each report is compared with what must come of it. The messages are made before the
+clock starts, as who sends readings has them ready. Then the log is all there is: the bare loop runs
+over it, the readings process folds it into its stores, and what can be queried there is compared
+with what was sent, meter by meter and count by count.
 """
 
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from domains.metering.rows import ROW_PREFIX
 from domains.metering.views import readings_as_of
 from loadtest.ceiling import Bare, bare_loop
-from loadtest.country import CLOCK_CHANGES, SENDERS, Country
+from loadtest.country import CLOCK_CHANGES, Country
 from loadtest.deliveries import BLOCK, Delivery, deliveries, expected, second
 from loadtest.installation import Installation, expect, installation
 from loadtest.loading import Loader
+from loadtest.ready import Ready, made_ready
 from loadtest.results import Bound, Result
 from spine import trust
 from spine.event import murmur2_partition
 from spine.gb import PERIODS_PER_UTC_DAY, Interval
-from spine.metering.v1 import metering_pb2_grpc
+from spine.metering.v1 import metering_pb2
 from spine.server import connect
 from spine.store import StoreReader
 
 Note = Callable[[str, int, int], None]
 CALL_S: Final = 600.0
+RECORD_READINGS: Final = "/spine.metering.v1.Metering/RecordReadings"
+REPORT: Final = metering_pb2.RecordReadingsReport
 LOOK_S: Final = 0.02
 FOLD_S: Final = 3_600.0
 SAMPLE: Final = 2_000
@@ -143,52 +148,59 @@ def _result(meters: int, day: Day, bare: Bare) -> Result:
 async def ingest(
     spine: Installation, country: Country, days: Sequence[date], day: Day, note: Note
 ) -> None:
-    """All deliveries of these days, every sender at once; then what is late or corrected."""
+    """All deliveries of these days, every sender at once; then what is late or corrected.
+
+    The clock runs while they are sent. Their messages were made before.
+    """
     total = country.meters * len(days)
     progress = Progress(note)
-    started, cpu_s = time.perf_counter(), spine.cpu_s("metering")
-    await asyncio.gather(
-        *(
-            _sender(spine, sender, _of(country, days, sender), day, progress, total)
-            for sender in SENDERS
+    with tempfile.TemporaryFile(dir=spine.data_dir) as file:
+        made = Progress(note)
+        ready = made_ready(_counted(_deliveries(country, days), made, total), file)
+        started, cpu_s = time.perf_counter(), spine.cpu_s("metering")
+        await asyncio.gather(
+            *(
+                _sender(spine, sender, calls, day, progress, total)
+                for sender, calls in ready.items()
+            )
         )
-    )
-    day.in_s += time.perf_counter() - started
-    day.in_cpu_s += spine.cpu_s("metering") - cpu_s
+        day.in_s += time.perf_counter() - started
+        day.in_cpu_s += spine.cpu_s("metering") - cpu_s
 
 
-def _of(country: Country, days: Sequence[date], sender: str) -> Iterator[Delivery]:
-    """A sender's deliveries in time: each day's, then what is late of it and what it corrects."""
+def _deliveries(country: Country, days: Sequence[date]) -> Iterator[Delivery]:
+    """All deliveries in time: each day's, then what is late of it and what is corrected."""
     for on in days:
         for start in range(0, country.meters, BLOCK):
-            yield from deliveries(country, start, on, [sender])
+            yield from deliveries(country, start, on)
     for on in days:
-        yield from (later for later in second(country, on) if later.sender == sender)
+        yield from second(country, on)
+
+
+def _counted(made: Iterator[Delivery], progress: Progress, total: int) -> Iterator[Delivery]:
+    for delivery in made:
+        yield delivery
+        progress.step("making messages", len(delivery.rows), total)
 
 
 async def _sender(
     spine: Installation,
     sender: str,
-    own: Iterator[Delivery],
+    calls: Sequence[Ready],
     day: Day,
     progress: Progress,
     total: int,
 ) -> None:
     async with connect(spine.target("metering"), spine.identity(sender)) as channel:
-        stub = metering_pb2_grpc.MeteringStub(channel)
-        for delivery in own:
-            for again in (False, True) if delivery.repeated else (False,):
-                report = await stub.RecordReadings(_messages(delivery), timeout=CALL_S)
-                delivery.check(report, again)
+        record = channel.stream_unary(RECORD_READINGS, None, REPORT.FromString)
+        for ready in calls:
+            for again in (False, True) if ready.repeated else (False,):
+                report = await record(ready.messages(), timeout=CALL_S)
+                ready.due.check(report, again)
                 day.calls += 1
-                day.rows += len(delivery.rows)
-            day.recorded += delivery.recorded
-            progress.step("in", len(delivery.rows), total)
-
-
-async def _messages(delivery: Delivery) -> Any:
-    for message in delivery.requests():
-        yield message
+                day.rows += ready.due.rows
+            day.recorded += ready.due.recorded
+            progress.step("in", ready.due.rows, total)
 
 
 # Log to queryable

@@ -23,7 +23,7 @@ from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
-from spine import header_names, log_client, telemetry, trust
+from spine import compressing, header_names, log_client, telemetry, trust
 from spine.archive import Archive
 from spine.errors import OF_THE_BROKERS, Bug, Invalid, Pushback, Reason, SpineError
 from spine.event import LogRecord
@@ -149,7 +149,7 @@ class Appender:
                         **self._kafka.options(),
                         acks="all",
                         enable_idempotence=True,
-                        compression_type="zstd",
+                        compression_type=compressing.zstd(),
                         max_request_size=MAX_RECORD_BYTES,
                         request_timeout_ms=int(APPEND_TIMEOUT_S * 1000),
                     )

@@ -67,6 +67,7 @@ EDGE = (
 )
 GENERATED = re.compile(r"_pb2(_grpc)?\.pyi?$")
 OF_KAFKA = (
+    "spine.compressing",
     "spine.log",
     "spine.log_client",
     "spine.log_greeting",

@@ -7,7 +7,7 @@ is never judged by these rules again: they are the coordinator's, and a fold tru
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from typing import Final, Generic, TypeVar
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from domains.metering.adapters.report import MeterDays
 from domains.metering.events import Fuel, MeasurementQuantity, MeteringPoint
 from domains.metering.gas import VOLUME_DM3_MAX
+from domains.metering.readings import MPXN_BYTES
 from spine.errors import Reason
 from spine.gb import (
     FOR_EVER,
@@ -34,23 +35,40 @@ from spine.gb import (
 READING_WH_MAX: Final = 10_000_000
 _ACTIVE: Final = (MeasurementQuantity.ACTIVE_IMPORT, MeasurementQuantity.ACTIVE_EXPORT)
 
+_PLACES: Final = 11 ** np.arange(MPXN_BYTES - 1, -1, -1, dtype=np.int64)
+
 T = TypeVar("T")
 S = TypeVar("S")
 
 
 @dataclass(frozen=True, slots=True)
 class Points:
-    """The metering points of meter-days: `names`, (m,) S13, sorted, each once; and `of_row`, (n,),
-    which of them each row is of.
+    """The metering points of meter-days: `names`, (m,) S13, sorted, each once, and their `numbers`,
+    (m,); and `of_row`, (n,), which of them each row is of.
     """
 
     names: npt.NDArray[np.bytes_]
+    numbers: npt.NDArray[np.int64]
     of_row: npt.NDArray[np.int64]
 
 
 def points_of(meter_days: MeterDays) -> Points:
     """The metering points of these rows."""
-    return Points(*np.unique(meter_days.mpxns, return_inverse=True))
+    numbers, of_row = np.unique(numbers_of(meter_days.mpxns), return_inverse=True)
+    names = np.empty(len(numbers), f"S{MPXN_BYTES}")
+    names[of_row] = meter_days.mpxns
+    return Points(names, numbers, of_row)
+
+
+def numbers_of(mpxns: npt.NDArray[np.bytes_]) -> npt.NDArray[np.int64]:
+    """A number for each metering point, (n,), in the order of their texts.
+
+    The text, padded with NUL, in base 11: NUL counts 0 and a digit one more than it says.
+    """
+    octets = np.ascontiguousarray(mpxns, f"S{MPXN_BYTES}").view(np.uint8)
+    digits = np.maximum(octets, ord("0") - 1) - np.uint8(ord("0") - 1)
+    numbers: npt.NDArray[np.int64] = digits.reshape(-1, MPXN_BYTES).astype(np.int64) @ _PLACES
+    return numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +169,11 @@ def check_points(
     return CheckedRows(accepted, refused, {Reason.MPXN_CHECK_DIGIT: count} if count else {})
 
 
+def judged_part(point: MeteringPoint) -> MeteringPoint:
+    """What of it `check_points` goes by; metering points of all GSP groups have it in common."""
+    return replace(point, gsp_group="", silences=())
+
+
 def _counts(point: MeteringPoint | None, quantity: str, of_gas: bool) -> bool:
     """Whether a quantity flows the way of the point; only active energy comes in Wh, gas in dm3."""
     if point is None or quantity not in _ACTIVE or (of_gas and point.fuel is not Fuel.GAS):
@@ -181,12 +204,11 @@ def _all_within(values: npt.NDArray[np.int32], most: int) -> npt.NDArray[np.bool
 
 def _check_digits_ok(names: npt.NDArray[np.bytes_]) -> npt.NDArray[np.bool_]:
     """Whether each number's check digit is right: `Mpan.check_digit_ok` on a column."""
-    ok = np.empty(len(names), np.bool_)
     octets = np.ascontiguousarray(names, f"S{MPAN_DIGITS}").view(np.uint8)
     digits = octets.reshape(-1, MPAN_DIGITS).astype(np.int64) - ord("0")
     electricity = digits[:, -1] >= 0
-    weighed = (digits[:, :-1] * MPAN_WEIGHTS).sum(axis=1)
-    ok[electricity] = (weighed % 11 % 10 == digits[:, -1])[electricity]
+    weighed: npt.NDArray[np.int64] = digits[:, :-1] @ MPAN_WEIGHTS
+    ok = np.asarray(weighed % 11 % 10 == digits[:, -1])
     for place in np.flatnonzero(~electricity).tolist():
         ok[place] = parse_mpxn(names[place].decode()).check_digit_ok
     return ok
@@ -202,10 +224,13 @@ class _Spans:
 
 def _spans(meter_days: MeterDays) -> _Spans:
     """A row with no half hour at all counts as the whole day."""
-    midnight = meter_days.days.astype(np.int64) * PERIODS_PER_UTC_DAY
+    start = meter_days.days.astype(np.int64) * PERIODS_PER_UTC_DAY
+    end = start + PERIODS_PER_UTC_DAY
     present = meter_days.present
-    start = midnight + present.argmax(axis=1)
-    end = midnight + PERIODS_PER_UTC_DAY - present[:, ::-1].argmax(axis=1)
+    late = np.flatnonzero(~present[:, 0])  # as a rule few: a day begins and ends with a value
+    start[late] += present[late].argmax(axis=1)
+    early = np.flatnonzero(~present[:, -1])
+    end[early] -= present[early, ::-1].argmax(axis=1)
     return _Spans(start, end)
 
 
@@ -217,7 +242,7 @@ def _within(
     # The first stretch of every point at once, then the second of those that have one, and so on.
     for nth in range(max(map(len, stretches), default=0)):
         bounds = [_whole_half_hours(s[nth]) if nth < len(s) else (0, 0) for s in stretches]
-        start, end = np.array(bounds, np.int64)[point_of_row].T
+        start, end = (bound.take(point_of_row) for bound in np.array(bounds, np.int64).T)
         within |= (start <= spans.start) & (spans.end <= end)
     return within
 

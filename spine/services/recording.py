@@ -23,7 +23,7 @@ from domains.metering.adapters.report import MeterDays
 from domains.metering.decider import sending_part, sending_stretches
 from domains.metering.events import MeasurementQuantity
 from domains.metering.gas import STANDARD_FACTOR_E5, Conversion
-from domains.metering.judging import Alike, check_points, points_of
+from domains.metering.judging import Alike, check_points, judged_part, points_of
 from domains.metering.readings import Delivery, ReadingsBatch
 from domains.metering.withdrawals import ReadingsWithdrawn
 from spine import trust
@@ -165,7 +165,7 @@ class Recorder:
     ) -> None:
         self.deliveries = deliveries
         self._folds, self._writer, self._partitions = folds, writer, partitions
-        self._points = KnownStates(folds, trust.METERING_TOPIC, partitions)
+        self._points = KnownStates(folds, trust.METERING_TOPIC, partitions, judged_part)
         self._accesses = KnownStates(folds, trust.CONSUMER_LOG, partitions, sending_part)
         self._slots = asyncio.Semaphore(APPENDS_IN_FLIGHT)
         self._appending: dict[bytes, asyncio.Task[int]] = {}
@@ -175,10 +175,9 @@ class Recorder:
     ) -> tuple[list[tuple[ReadingsBatch, Amount]], dict[str, Amount]]:
         """The batches to append, and by reason what is refused. All at one state of the folds."""
         points = points_of(days)
-        mpxns = points.names.tolist()
         partitions = readings.partitions_of(points.names, self._partitions)
-        registered = Alike.of(self._points.of(mpxns, partitions))
-        accesses = Alike.of(self._accesses.of(mpxns, partitions))
+        registered = self._points.of(points, partitions)
+        accesses = self._accesses.of(points, partitions)
         may_send: Alike[Sequence[Interval]] = accesses.to(
             lambda access: sending_stretches(access or MeterAccess(), delivery.sender)
         )
@@ -318,28 +317,26 @@ def columns_of(chunk: Any, header: Any) -> MeterDays:
     """
     if chunk.quality_codes:
         _check_codes(chunk.quality_codes)
-    rows = len(chunk.days) // _ROW_BYTES["days"]
+    vectors = {name: getattr(chunk, name) for name in _ROW_BYTES}  # each time a copy of its own
+    rows = len(vectors["days"]) // _ROW_BYTES["days"]
     if rows > CHUNK_ROWS_MAX:
         message = f"a chunk is at most {CHUNK_ROWS_MAX} rows"
         raise Invalid(Reason.REQUEST_TOO_LARGE, message, field="chunk")
     for name, size in _sizes(header).items():
-        if not rows or len(getattr(chunk, name)) != rows * size:
+        if not rows or len(vectors[name]) != rows * size:
             message = f"{name} must be {size} bytes for each row, and there must be a row"
             raise Invalid(Reason.READINGS_MALFORMED, message, field=name)
-    for start in range(0, rows, readings.BATCH_ROWS_MAX):
-        part = _as_batch(chunk, header, start, min(start + readings.BATCH_ROWS_MAX, rows))
-        if readings.batch_problem(part, partition_count=1) == Reason.READINGS_MALFORMED:
-            message = "a metering point, day, quality or absent half hour is not as described"
-            raise Invalid(Reason.READINGS_MALFORMED, message, field="chunk")
-    return readings.columns(_as_batch(chunk, header, 0, rows))
+    whole = _as_batch(vectors, tuple(chunk.quality_codes or header.quality_codes), header, rows)
+    if not readings.rows_fit(whole):
+        message = "a metering point, day, quality or absent half hour is not as described"
+        raise Invalid(Reason.READINGS_MALFORMED, message, field="chunk")
+    return readings.columns(whole)
 
 
-def _as_batch(chunk: Any, header: Any, start: int, end: int) -> ReadingsBatch:
-    """Some rows of a chunk in the shape of a batch that is never appended."""
-    vectors = {
-        name: getattr(chunk, name)[start * size : end * size]
-        for name, size in _sizes(header).items()
-    }
+def _as_batch(
+    vectors: Mapping[str, bytes], codes: tuple[str, ...], header: Any, rows: int
+) -> ReadingsBatch:
+    """A chunk in the shape of a batch that is never appended."""
     batch = ReadingsBatch(
         topic=trust.READINGS_TOPIC,
         partition=0,
@@ -351,13 +348,13 @@ def _as_batch(chunk: Any, header: Any, start: int, end: int) -> ReadingsBatch:
         consumer_log_position=0,
         measurement_quantity=header.measurement_quantity,
         unit=readings.UNIT,
-        rows=end - start,
+        rows=rows,
         mpxns=vectors["mpxns"],
         days=vectors["days"],
         present=vectors["present"],
         values=vectors["values_wh"],
         quality=vectors["quality"],
-        quality_codes=tuple(chunk.quality_codes or header.quality_codes),
+        quality_codes=codes,
     )
     conversion = conversion_in(header)
     if conversion is None:

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from domains.consumers.events import AgentAppointed, SupplyEnded, SupplyStarted
 from domains.metering.decider import sending_part, sending_stretches
+from domains.metering.judging import Points, numbers_of
 from spine import trust
 from spine.event import Fact
 from spine.live import LiveFold
 from spine.services import meters
-from spine.services.meters import KnownStates, known_access, known_state
+from spine.services.meters import Kept, KnownStates, known_access, known_state
 from tests.helpers.records import (
     BEGUN,
     METER,
@@ -79,8 +80,10 @@ class Heard:
 
     def told(self) -> list[Any]:
         """What is said of the meters, all in one question."""
-        partitions = np.full(len(ASKED), PARTITION, np.int64)
-        return self.known.of([mpxn.encode() for mpxn in ASKED], partitions)
+        names = np.array([mpxn.encode() for mpxn in ASKED])
+        points = Points(names, numbers_of(names), np.arange(len(ASKED)))
+        said = self.known.of(points, np.full(len(ASKED), PARTITION, np.int64))
+        return [said.different[place] for place in said.of_point.tolist()]
 
     def right(self) -> list[Any]:
         """The same one by one, from the fold."""
@@ -132,4 +135,30 @@ def test_numbers_that_are_no_meters_take_no_room() -> None:
     heard = Heard()
     heard.say(METER, SupplyStarted("SUPP", MOVED_IN))
     heard.told()
-    assert set(heard.known._kept) == {METER.encode()}
+    asked = numbers_of(np.array([mpxn.encode() for mpxn in ASKED]))
+    assert (heard.known._kept.of(asked) >= 0).tolist() == [mpxn == METER for mpxn in ASKED]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    steps=st.lists(
+        st.tuples(st.lists(st.integers(0, 9), min_size=1, unique=True), st.booleans()), max_size=20
+    ),
+    beside=st.sampled_from([0, 2, 1_000]),
+    made_again=st.sampled_from([0, 1, 1_000]),
+)
+def test_columns_keep_what_a_dictionary_would(
+    steps: list[tuple[list[int], bool]], beside: int, made_again: int
+) -> None:
+    """Putting and asking in any order, whenever the columns are made again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(meters, "PUT_BESIDE_MAX", beside)
+        patch.setattr(meters, "MADE_AGAIN_FOR_ONE", made_again)
+        kept, right = Kept(), dict[int, int]()
+        for number, (asked, put) in enumerate(steps):
+            numbers = np.array(asked, np.int64)
+            if put:
+                kept.put(numbers, numbers * 100 + number)
+                right |= {one: one * 100 + number for one in asked}
+            assert kept.of(numbers).tolist() == [right.get(one, -1) for one in asked]
+        assert len(right) <= len(kept)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, date, datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from loadtest.country import (
     shapes,
 )
 from loadtest.installation import WrongAnswer
+from loadtest.ready import made_ready
 from spine.gb import Interval, Mpan, host_gsp_group
 from spine.metering.v1 import metering_pb2
 
@@ -112,24 +114,30 @@ def test_every_row_of_a_day_is_sent_once_and_counted_as_it_must_be() -> None:
     assert sum(d.recorded for d in first + late) == np.count_nonzero(what.recorded)
 
 
-def test_what_one_sender_delivers_is_its_part_of_what_all_do() -> None:
+def test_messages_made_ready_are_the_bytes_of_what_each_sender_delivers(tmp_path: Path) -> None:
     country = Country(3_000)
-    by_all = {delivery.reference: delivery for delivery in sending.deliveries(country, 0, DAY)}
-    own = [d for sender in SENDERS for d in sending.deliveries(country, 0, DAY, [sender])]
-    assert {d.reference for d in own} == set(by_all) and len(own) == len(by_all)
-    for delivery in own:
-        whole = by_all[delivery.reference]
-        assert same(delivery.rows, whole.rows) and delivery.refused == whole.refused
+    made = [*sending.deliveries(country, 0, DAY), *sending.second(country, DAY)]
+    with (tmp_path / "messages").open("w+b") as file:
+        by_sender = made_ready(iter(made), file)
+        assert set(by_sender) == set(SENDERS)
+        for sender, calls in by_sender.items():
+            own = [delivery for delivery in made if delivery.sender == sender]
+            assert [(call.due, call.repeated) for call in calls] == [
+                (delivery.due, delivery.repeated) for delivery in own
+            ]
+            for call, delivery in zip(calls, own, strict=True):
+                sent = [message.SerializeToString() for message in delivery.requests()]
+                assert list(call.messages()) == sent == list(call.messages())
 
 
 def test_what_comes_later_of_all_blocks_comes_in_one_delivery(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     country = Country(3_000)
-    whole = sending.second.__wrapped__(country, DAY)
+    whole = sending.second(country, DAY)
     monkeypatch.setattr(sending, "BLOCK", 1_000)
     monkeypatch.setattr(sending, "sent", sending.sent.__wrapped__)
-    cut = sending.second.__wrapped__(country, DAY)
+    cut = sending.second(country, DAY)
     assert [d.reference for d in cut] == [d.reference for d in whole]
     for one, other in zip(cut, whole, strict=True):
         assert same(one.rows, other.rows)

@@ -24,14 +24,22 @@ from domains.metering.decider import (
 )
 from domains.metering.events import (
     EnergyDirection,
+    Fuel,
     MeterCommunicationLost,
     MeterCommunicationRestored,
     MeteringEvent,
     MeteringPoint,
     MeteringPointDeregistered,
     MeteringPointRegistered,
+    Silence,
 )
-from domains.metering.judging import READING_WH_MAX, check_rows
+from domains.metering.judging import (
+    READING_WH_MAX,
+    check_rows,
+    judged_part,
+    numbers_of,
+    points_of,
+)
 from domains.metering.views import MeteringPointView, metering_point_view
 from spine.codelist import NOT_LOADED
 from spine.domain import Actor, fold
@@ -378,3 +386,43 @@ def test_stretches_are_joined_where_they_meet() -> None:
     nested = MeterAccess(supplies=(Supply("S", days(0)), Supply("S", days(3), days(4))))
     (stretch,) = sending_stretches(nested, "S")
     assert stretch.end.year == 9999 and half_hour_of(stretch.end) > 0
+
+
+NAMES = st.one_of(
+    st.from_regex(r"[0-9]{13}", fullmatch=True), st.from_regex(r"[0-9]{6,10}", fullmatch=True)
+)
+
+
+@given(st.lists(NAMES, min_size=1, max_size=40))
+def test_metering_points_have_numbers_of_their_own_in_the_order_of_their_names(
+    names: list[str],
+) -> None:
+    column = np.array([name.encode() for name in names], "S13")
+    days = np.zeros(len(names), np.int32)
+    half_hours = np.zeros((len(names), 48), np.int32)
+    rows = MeterDays(column, days, half_hours == 0, half_hours, half_hours.astype(np.uint8), ("A",))
+    points = points_of(rows)
+    assert points.names.tolist() == sorted({name.encode() for name in names})
+    assert (np.diff(points.numbers) > 0).all()
+    assert points.numbers.tolist() == numbers_of(points.names).tolist()
+    assert points.names[points.of_row].tolist() == column.tolist()
+
+
+def test_rows_are_judged_alike_by_that_part_of_a_point_that_others_share() -> None:
+    silent = (Silence(MIDNIGHT),)
+    whole = replace(POINT, gsp_group="_C", silences=silent)
+    assert judged_part(whole) == judged_part(replace(POINT, gsp_group="_A"))
+    export = EnergyDirection.EXPORT
+    for point in (
+        whole,
+        MeteringPoint(),
+        replace(whole, effective_to=MIDNIGHT),
+        replace(whole, energy_direction=export),
+        replace(whole, fuel=Fuel.GAS),
+    ):
+        checked = [
+            check_rows(one_day(), lambda _, known=known: known, lambda _: ALWAYS)  # type: ignore[misc]
+            for known in (point, judged_part(point))
+        ]
+        assert checked[0].refused == checked[1].refused
+        assert checked[0].findings == checked[1].findings
