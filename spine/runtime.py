@@ -189,6 +189,7 @@ class Runtime:
                 metadata_bytes=settings.max_metadata_bytes,
                 handshake_timeout_ms=settings.handshake_timeout_ms,
                 deadline_s=settings.max_deadline_s,
+                concurrent_calls=Limits().concurrent_calls + settings.calls_under_way,
             ),
             reflect=settings.reflection,
             serving=serving,
