@@ -27,13 +27,14 @@ from spine.fold import FaustFolds
 from spine.identifiers import Identifiers
 from spine.identity import SERVER_PREFIX, Authority, Identity, signing_key
 from spine.limits import Excess, PartyLimits
+from spine.listening import Limits
 from spine.log import Appender, Kafka, LogReader, LogUnfit, verify_topics
 from spine.opening import LogIdentity, check_held
 from spine.partition import PartitionFold
 from spine.policy import Role
 from spine.replay import StoredFold
 from spine.schemas import Schemas
-from spine.server import Limits, Service, SpineServer, build_server
+from spine.server import Service, SpineServer, build_server
 from spine.services.certificates import kept
 from spine.services.pairwise import Pairwise
 from spine.signing import Signer, verify
