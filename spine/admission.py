@@ -19,7 +19,7 @@ from typing import Any, Final
 import structlog
 
 from spine import telemetry
-from spine.crowd import Crowd
+from spine.crowd import CALLS_UNDER_WAY, Crowd
 from spine.errors import NotPermitted, Pushback, Reason, Throttled
 from spine.identity import Caller
 from spine.limits import Excess, Kind, PartyLimits, PartyUsage, refuse_held
@@ -31,7 +31,8 @@ UNLIMITED: Final = frozenset({Role.DSI, Role.COORDINATOR, Role.GOVERNANCE})
 READS_OF: Final = "/spine.dsi."
 # grpc's own services, health above all: a server that is busy is no sick one.
 GRPCS_OWN: Final = "/grpc."
-CALLS_UNDER_WAY: Final = 256
+# What one DSI server passes on to another counts there, too: it is work there.
+FORWARDED: Final = "/spine.dsi.v1.Members/Forward"
 MPXN_CHARS_MAX: Final = 14
 # These only take access away, or end what was. A dry run of one does not, and is held.
 NEVER_HELD: Final = frozenset(
@@ -80,22 +81,27 @@ class Admission:
     @contextmanager
     def place(self, caller: Caller, method: str, request: Any, *, streams: bool) -> Iterator[None]:
         """A place among the calls under way, for the length of a with block; Pushback(OVERLOADED)
-        if there is none. Calls that stream take none: they last, and wait most of the time.
+        if there is none. Calls that stream take none: they go no faster than their callers take.
         """
+        forwarded = method == FORWARDED and caller.role is Role.DSI
         free = streams or caller.role in UNLIMITED or method.startswith(GRPCS_OWN)
-        if free or not _may_be_held(method, request):
+        if (free or not _may_be_held(method, request)) and not forwarded:
             yield
             return
         entered = self._clock()
         try:
-            self._crowd.enter(entered)
+            self._crowd.enter(caller.party, entered, for_many=forwarded)
         except Pushback:
             telemetry.turned_away.add(1, {"method": method})
+            if not forwarded:
+                self._usage.take(caller.party, entered, ())  # to ask in vain costs something, too
             raise
+        took_s = None
         try:
             yield
+            took_s = self._clock() - entered
         finally:
-            self._crowd.leave(entered, self._clock())
+            self._crowd.leave(caller.party, took_s)
 
     def admit(self, caller: Caller, method: str, request: Any) -> None:
         """Throttled or NotPermitted(PARTY_HELD) unless the call may be handled now."""

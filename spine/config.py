@@ -16,6 +16,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, FilePath, SecretStr, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from spine.crowd import CALLS_UNDER_WAY
 from spine.errors import Invalid, Reason
 from spine.webhook import networks
 
@@ -142,7 +143,9 @@ class Settings(BaseSettings):
 
     # What one server takes on, and what one party may ask of it
     calls_under_way: int = Field(
-        256, ge=1, description="Calls with one answer that a server has under way at once."
+        CALLS_UNDER_WAY,
+        ge=1,
+        description="Calls with one answer that a server has under way at once.",
     )
     party_cost_per_s: float = Field(
         2_000,

@@ -27,13 +27,14 @@ from spine.fold import FaustFolds
 from spine.identifiers import Identifiers
 from spine.identity import SERVER_PREFIX, Authority, Identity, signing_key
 from spine.limits import Excess, PartyLimits
+from spine.listening import Limits
 from spine.log import Appender, Kafka, LogReader, LogUnfit, verify_topics
 from spine.opening import LogIdentity, check_held
 from spine.partition import PartitionFold
 from spine.policy import Role
 from spine.replay import StoredFold
 from spine.schemas import Schemas
-from spine.server import Limits, Service, SpineServer, build_server
+from spine.server import Service, SpineServer, build_server
 from spine.services.certificates import kept
 from spine.services.pairwise import Pairwise
 from spine.signing import Signer, verify
@@ -189,6 +190,7 @@ class Runtime:
                 metadata_bytes=settings.max_metadata_bytes,
                 handshake_timeout_ms=settings.handshake_timeout_ms,
                 deadline_s=settings.max_deadline_s,
+                concurrent_calls=Limits().concurrent_calls + settings.calls_under_way,
             ),
             reflect=settings.reflection,
             serving=serving,

@@ -37,6 +37,7 @@ from spine.decoding import decoded, each_readable, readable
 from spine.errors import Bug, Invalid, NotPermitted, Pushback, Reason, SpineError
 from spine.identity import Caller, Identity, caller_of
 from spine.limits import PartyLimits
+from spine.listening import Limits, Listening, options
 from spine.services.certificates import ServedCertificate
 from spine.services.health import HEALTH, Health
 
@@ -58,26 +59,6 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What one server takes from its callers. All that is above is refused, most of it by grpc."""
-
-    request_bytes: int = 64 * 1024
-    answer_bytes: int = 4 * 1024 * 1024
-    metadata_bytes: int = 8 * 1024
-    handshake_timeout_ms: int = 5_000
-    deadline_s: float = 30.0
-    # Of a call that streams either way. Also how long an ageing connection may still serve.
-    stream_deadline_s: float = 3_600.0
-    concurrent_calls: int = 1_000
-    streams_per_connection: int = 100
-    connections: int = 1_000
-    connection_idle_ms: int = 300_000
-    connection_age_ms: int = 600_000
-    ping_interval_min_ms: int = 60_000
-    ping_strikes: int = 2
-
-
-@dataclass(frozen=True, slots=True)
 class Service:
     """A service to serve: its full name, and the generated function that registers its servicer."""
 
@@ -90,17 +71,21 @@ class Service:
 class SpineServer:
     """A server bound to its port."""
 
-    grpc_server: grpc.aio.Server
-    port: int
+    listening: Listening
     certificate: ServedCertificate
+
+    @property
+    def port(self) -> int:
+        """Where it is reached."""
+        return self.listening.port
 
     async def start(self) -> None:
         """Take calls from now on."""
-        await self.grpc_server.start()
+        await self.listening.start()
 
     async def stop(self, grace_s: float = 0.5) -> None:
         """Take no more calls, give those under way this long, then cut them."""
-        await self.grpc_server.stop(grace_s)
+        await self.listening.stop(grace_s)
 
 
 _caller: ContextVar[Caller] = ContextVar("caller")
@@ -138,40 +123,25 @@ def build_server(
     free one. Call it inside the event loop.
     """
     limits, admission = limits or Limits(), admission or Admission(PartyLimits())
-    server = grpc.aio.server(
-        interceptors=[_Edge(limits, admission)],
-        options=_options(limits),
-        maximum_concurrent_rpcs=limits.concurrent_calls,
-    )
-    for service in services:
-        service.add(service.servicer, server)
-    names = [service.name for service in services]
-    health_pb2_grpc.add_HealthServicer_to_server(Health({"", *names}, serving), server)
-    if reflect:
-        reflection.enable_server_reflection([*names, HEALTH, reflection.SERVICE_NAME], server)
+    edge, names = _Edge(limits, admission), [service.name for service in services]
+    health = Health({"", *names}, serving)
+
+    def accepting() -> grpc.aio.Server:
+        server = grpc.aio.server(
+            interceptors=[edge],
+            options=options(limits),
+            maximum_concurrent_rpcs=limits.share(limits.concurrent_calls),
+        )
+        for service in services:
+            service.add(service.servicer, server)
+        health_pb2_grpc.add_HealthServicer_to_server(health, server)
+        if reflect:
+            reflection.enable_server_reflection([*names, HEALTH, reflection.SERVICE_NAME], server)
+        return server
+
     shown = ServedCertificate(identity)
-    return SpineServer(server, server.add_secure_port(f"{host}:{port}", shown.credentials), shown)
-
-
-def _options(limits: Limits) -> list[tuple[str, int]]:
-    return [
-        # Without this, a second server on the same port would quietly share its calls.
-        ("grpc.so_reuseport", 0),
-        ("grpc.max_receive_message_length", limits.request_bytes),
-        ("grpc.max_send_message_length", limits.answer_bytes),
-        # Between the two, grpc would refuse at random.
-        ("grpc.max_metadata_size", limits.metadata_bytes),
-        ("grpc.absolute_max_metadata_size", limits.metadata_bytes),
-        ("grpc.server_handshake_timeout_ms", limits.handshake_timeout_ms),
-        ("grpc.max_concurrent_streams", limits.streams_per_connection),
-        ("grpc.max_allowed_incoming_connections", limits.connections),
-        ("grpc.max_connection_idle_ms", limits.connection_idle_ms),
-        ("grpc.max_connection_age_ms", limits.connection_age_ms),
-        ("grpc.max_connection_age_grace_ms", int(limits.stream_deadline_s * 1000)),
-        ("grpc.http2.min_ping_interval_without_data_ms", limits.ping_interval_min_ms),
-        ("grpc.http2.max_ping_strikes", limits.ping_strikes),
-        ("grpc.keepalive_permit_without_calls", 0),
-    ]
+    servers = [accepting() for _ in range(limits.accepting)]
+    return SpineServer(Listening(servers, host, port, shown.credentials), shown)
 
 
 # What every call goes through

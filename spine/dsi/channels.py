@@ -11,7 +11,8 @@ import grpc
 from spine.certificates import Pair
 from spine.errors import Invalid, Pushback, Reason
 from spine.identity import DEV_SERVER_NAME, Identity
-from spine.server import Limits, connect
+from spine.listening import Limits
+from spine.server import connect
 
 # A process that comes back is to be found again at once.
 CHANNEL: Final = (

@@ -35,15 +35,25 @@ class ServedCertificate:
         self._identity = identity
         self._seen = self._refused = identity.stamp
         self.pair = Pair.read(identity)
-        self._shown = self.pair
         self._lock = Lock()
 
-    @property
     def credentials(self) -> grpc.ServerCredentials:
-        """For one port: mutual TLS, whatever is in the folder later."""
+        """For one gRPC server: mutual TLS, whatever is in the folder later."""
+        shown = self.pair
+
+        def renewed() -> grpc.ServerCertificateConfiguration | None:
+            """What it is to show from this handshake on; None if what it was given last."""
+            nonlocal shown
+            self.look()
+            with self._lock:
+                if self.pair is shown:
+                    return None
+                shown = self.pair
+                return _configuration(shown)
+
         return grpc.dynamic_ssl_server_credentials(
-            _configuration(self.pair),
-            self._renewed,  # type: ignore[arg-type]  # its stub forgets None
+            _configuration(shown),
+            renewed,  # type: ignore[arg-type]  # its stub forgets None
             require_client_authentication=True,
         )
 
@@ -63,15 +73,6 @@ class ServedCertificate:
                 return
             self._seen, self.pair = stamp, found
             _log.info("certificate.renewed", until=found.not_after.isoformat())
-
-    def _renewed(self) -> grpc.ServerCertificateConfiguration | None:
-        """What grpc is to show from this handshake on; None if what it was given last."""
-        self.look()
-        with self._lock:
-            if self.pair is self._shown:
-                return None
-            self._shown = self.pair
-            return _configuration(self.pair)
 
 
 async def kept(served: ServedCertificate, issue: Callable[[], object]) -> None:

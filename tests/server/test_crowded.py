@@ -3,27 +3,28 @@
 The handler stands for a read that takes as long as the test wants.
 """
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from spine.admission import Admission
+from spine.admission import FORWARDED, Admission
 from spine.consumers.v1 import consumers_pb2, consumers_pb2_grpc
 from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
-from spine.errors import Reason, SpineError
-from spine.identity import Authority
+from spine.errors import Pushback, Reason
+from spine.identity import Authority, Caller
 from spine.limits import PartyLimits
 from spine.policy import Role
 from spine.server import Service, build_server, connect, error_from
 
 PLACES = 2
 LIMITS = PartyLimits(*[10**9] * 6)
-REVOKE = "/spine.consumers.v1.Consumers/RevokeConsent"
 READ = "/spine.dsi.v1.Dsi/GetMeteringPoint"
 
 
@@ -54,8 +55,8 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 @asynccontextmanager
 async def crowded(
     authority: Authority, places: int, limits: PartyLimits = LIMITS
-) -> AsyncIterator[tuple[Slow, str]]:
-    """A server of so many places."""
+) -> AsyncIterator[tuple[Slow, Callers, str]]:
+    """A server of so many places, those who call it, and where it is."""
     slow = Slow()
     services = [
         Service("spine.dsi.v1.Dsi", dsi_pb2_grpc.add_DsiServicer_to_server, slow),
@@ -68,21 +69,54 @@ async def crowded(
     own = authority.issue_server(Role.DSI, "dsi-1")
     built = build_server(own, services, admission=Admission(limits, places))
     await built.start()
+    target = f"127.0.0.1:{built.port}"
+    callers = Callers(authority, slow, target)
     try:
-        yield slow, f"127.0.0.1:{built.port}"
+        yield slow, callers, target
     finally:
+        await callers.close()
         await built.stop(0)
 
 
-async def taken(slow: Slow, channel: Any, calls: int, reached: int) -> list[Any]:
-    """So many reads under way, once so many have reached the handler."""
-    stub = dsi_pb2_grpc.DsiStub(channel)
-    request = dsi_pb2.GetMeteringPointRequest(mpxn="1200000000001")
-    under_way = [stub.GetMeteringPoint(request, timeout=20) for _ in range(calls)]
+class Callers:
+    """Parties that read, each over a connection of its own."""
+
+    def __init__(self, authority: Authority, slow: Slow, target: str) -> None:
+        self._authority, self._slow, self._target = authority, slow, target
+        self._channels: dict[str, Any] = {}
+
+    async def read(self, *parties: str, reached: int) -> list[Any]:
+        """A read of each of them, once so many have reached the handler."""
+        request = dsi_pb2.GetMeteringPointRequest(mpxn="1200000000001")
+        calls = [
+            dsi_pb2_grpc.DsiStub(self.channel(party)).GetMeteringPoint(request, timeout=20)
+            for party in parties
+        ]
+        async with asyncio.timeout(10):
+            while self._slow.reached < reached:
+                await asyncio.sleep(0.01)
+        return calls
+
+    def channel(self, party: str) -> Any:
+        """The connection of a party."""
+        if party not in self._channels:
+            folder = self._authority.issue_client(Role.DATA_USER, party).folder
+            self._channels[party] = connect(self._target, folder)
+        return self._channels[party]
+
+    async def close(self) -> None:
+        for channel in self._channels.values():
+            await channel.close()
+
+
+async def ended(calls: Iterable[Any], count: int) -> list[Any]:
+    """So many of them, once so many have ended although nobody may answer."""
+    found: list[Any] = []
     async with asyncio.timeout(10):
-        while slow.reached < reached:
+        while len(found) < count:
             await asyncio.sleep(0.01)
-    return under_way
+            found = [call for call in calls if call.done()]
+    return found
 
 
 async def failures(calls: Iterable[Any]) -> list[Any]:
@@ -96,14 +130,11 @@ async def test_who_finds_no_place_is_told_at_once_when_to_come_again(
     authority: Authority, places: int, away: int
 ) -> None:
     """The naive server takes all five on."""
-    adviser = authority.issue_client(Role.DATA_USER, "ADVISER").folder
-    async with crowded(authority, places) as (slow, target), connect(target, adviser) as channel:
-        under_way = await taken(slow, channel, 5, 5 - away)
-        turned_away: list[Any] = []
-        async with asyncio.timeout(10):
-            while len(turned_away) < away:
-                await asyncio.sleep(0.01)
-                turned_away = [call for call in under_way if call.done()]
+    async with crowded(authority, places) as (slow, callers, _):
+        under_way = await callers.read(
+            "ADVISER-A", "ADVISER-B", "ADVISER-C", "ADVISER-D", "ADVISER-E", reached=5 - away
+        )
+        await ended(under_way, away)
         slow.may_answer.set()
         failed = await failures(under_way)
     assert slow.reached == 5 - away
@@ -112,34 +143,41 @@ async def test_who_finds_no_place_is_told_at_once_when_to_come_again(
     assert all(f.retry_after_s for f in failed)
 
 
+async def test_one_party_does_not_get_the_places_of_all(authority: Authority) -> None:
+    async with crowded(authority, 8) as (slow, callers, _):
+        under_way = await callers.read(*["ADVISER-A"] * 6, reached=2)
+        turned_away = await failures(await ended(under_way, 4))
+        assert [f.reason for f in turned_away] == ["OVERLOADED"] * 4
+        others = await callers.read("ADVISER-B", "ADVISER-B", reached=4)
+        slow.may_answer.set()
+        assert await failures(others) == []
+
+
 async def test_whoever_ends_or_goes_away_leaves_a_place(authority: Authority) -> None:
-    adviser = authority.issue_client(Role.DATA_USER, "ADVISER").folder
-    async with crowded(authority, PLACES) as (slow, target), connect(target, adviser) as channel:
-        first, second = await taken(slow, channel, PLACES, PLACES)
+    async with crowded(authority, PLACES) as (slow, callers, _):
+        first, second = await callers.read("ADVISER-A", "ADVISER-B", reached=2)
         first.cancel()
-        (third,) = await taken(slow, channel, 1, PLACES + 1)
+        (third,) = await callers.read("ADVISER-C", reached=3)
         slow.may_answer.set()
         assert await failures([second, third]) == []
-        assert await failures(await taken(slow, channel, PLACES, PLACES + 3)) == []
+        assert await failures(await callers.read("ADVISER-D", "ADVISER-E", reached=5)) == []
 
 
 async def test_a_full_server_is_healthy_streams_and_takes_access_away(
     authority: Authority,
 ) -> None:
-    adviser = authority.issue_client(Role.DATA_USER, "ADVISER").folder
     service = authority.issue_client(Role.CONSENT_SERVICE, "ccs").folder
     dsi = authority.issue_server(Role.DSI, "dsi-2").folder
     async with (
-        crowded(authority, PLACES) as (slow, target),
-        connect(target, adviser) as channel,
+        crowded(authority, PLACES) as (slow, callers, target),
         connect(target, service) as ccs,
         connect(target, dsi) as peer,
     ):
-        under_way = await taken(slow, channel, PLACES, PLACES)
-        health = health_pb2_grpc.HealthStub(channel)
+        under_way = await callers.read("ADVISER-A", "ADVISER-B", reached=PLACES)
+        health = health_pb2_grpc.HealthStub(callers.channel("ADVISER-A"))
         answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=5)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
-        stream = dsi_pb2_grpc.DsiStub(channel).StreamReadings(
+        stream = dsi_pb2_grpc.DsiStub(callers.channel("ADVISER-A")).StreamReadings(
             dsi_pb2.StreamReadingsRequest(), timeout=20
         )
         assert await stream.read()
@@ -147,33 +185,58 @@ async def test_a_full_server_is_healthy_streams_and_takes_access_away(
         assert await stub.RevokeConsent(consumers_pb2.RevokeConsentRequest(), timeout=5)
         dry_run = stub.RevokeConsent(consumers_pb2.RevokeConsentRequest(dry_run=True), timeout=5)
         assert [f.reason for f in await failures([dry_run])] == [Reason.OVERLOADED]
-        under_way += await taken(slow, peer, 1, PLACES + 1)  # it was admitted where it arrived
+        standing = dsi_pb2_grpc.DsiStub(peer).GetMeteringPoint(
+            dsi_pb2.GetMeteringPointRequest(mpxn="1200000000001"), timeout=20
+        )
+        slow.may_answer.set()
+        assert await failures([*under_way, standing]) == []
+
+
+async def test_to_ask_in_vain_costs_something(authority: Authority) -> None:
+    limits = PartyLimits(cost_per_s=0.001, burst=5)
+    async with crowded(authority, PLACES, limits) as (slow, callers, _):
+        under_way = await callers.read("ADVISER-A", "ADVISER-B", reached=PLACES)
+        failed = await failures(await callers.read(*["ADVISER-C"] * 7, reached=PLACES))
+        assert [f.reason for f in failed].count("OVERLOADED") == 5
+        assert [f.reason for f in failed].count("RATE_LIMITED") == 2
         slow.may_answer.set()
         assert await failures(under_way) == []
 
 
-async def test_who_is_turned_away_spends_nothing(authority: Authority) -> None:
-    adviser = authority.issue_client(Role.DATA_USER, "ADVISER").folder
-    limits = PartyLimits(cost_per_s=0.001, burst=PLACES + 1)
-    async with (
-        crowded(authority, PLACES, limits) as (slow, target),
-        connect(target, adviser) as channel,
-    ):
-        under_way = await taken(slow, channel, PLACES, PLACES)
-        turned_away = await failures(await taken(slow, channel, 5, PLACES))
-        assert {f.reason for f in turned_away} == {"OVERLOADED"}
-        slow.may_answer.set()
-        assert await failures(under_way) == []
-        last = await failures(await taken(slow, channel, 2, PLACES + 1))
-    assert [f.reason for f in last] == [Reason.RATE_LIMITED]
+def caller(authority: Authority, role: Role, party: str) -> Caller:
+    """Somebody who calls."""
+    issue = authority.issue_server if role is Role.DSI else authority.issue_client
+    return issue(role, party).caller
 
 
 def test_what_fails_inside_leaves_its_place(authority: Authority) -> None:
-    caller = authority.issue_client(Role.DATA_USER, "ADVISER").caller
+    adviser = caller(authority, Role.DATA_USER, "ADVISER")
     admission = Admission(LIMITS, 1)
     for _ in range(3):
         with (
-            pytest.raises(SpineError),
-            admission.place(caller, READ, None, streams=False),
+            pytest.raises(ValueError, match="it fails"),
+            admission.place(adviser, READ, None, streams=False),
         ):
-            raise SpineError(Reason.BUG, "it fails")
+            raise ValueError("it fails")
+
+
+def test_what_a_server_passes_on_takes_a_place_and_nobody_else_can_say_so(
+    authority: Authority,
+) -> None:
+    server = caller(authority, Role.DSI, "dsi-2")
+    admission = Admission(LIMITS, 8)
+    with ExitStack() as held:
+        for _ in range(8):
+            held.enter_context(admission.place(server, FORWARDED, None, streams=False))
+        with pytest.raises(Pushback) as error:
+            held.enter_context(admission.place(server, FORWARDED, None, streams=False))
+        assert error.value.reason is Reason.OVERLOADED
+        held.enter_context(
+            admission.place(server, "/spine.dsi.v1.Members/Standing", None, streams=False)
+        )
+    adviser = caller(authority, Role.DATA_USER, "ADVISER")
+    with ExitStack() as held:
+        for _ in range(2):
+            held.enter_context(admission.place(adviser, FORWARDED, None, streams=False))
+        with pytest.raises(Pushback):
+            held.enter_context(admission.place(adviser, FORWARDED, None, streams=False))

@@ -35,7 +35,8 @@ import asyncio, sys
 from pathlib import Path
 from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
 from spine.identity import Identity
-from spine.server import Limits, Service, build_server
+from spine.listening import Limits
+from spine.server import Service, build_server
 
 class Dsi(dsi_pb2_grpc.DsiServicer):
     async def GetMeteringPoint(self, request, context):
@@ -52,7 +53,7 @@ async def main():
     server = build_server(Identity(Path(sys.argv[1])), [service], limits=limits)
     await server.start()
     Path(sys.argv[2]).write_text(str(server.port))
-    await server.grpc_server.wait_for_termination()
+    await asyncio.Event().wait()
 
 asyncio.run(main())
 """

@@ -19,12 +19,12 @@ from spine import telemetry
 from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
 from spine.errors import OF_THE_BROKERS, Bug, Invalid, NotFound, Pushback, Reason, SpineError
 from spine.identity import DEV_SERVER_NAME, Authority, Caller
+from spine.listening import Limits
 from spine.policy import Role
 from spine.server import (
     INTERNAL_TEXT,
     MESSAGE_CHARS_MAX,
     Failure,
-    Limits,
     Service,
     SpineServer,
     build_server,
@@ -37,7 +37,9 @@ from spine.services import bulk
 
 MPAN = "1200012345678"
 NAME = dsi_pb2.DESCRIPTOR.services_by_name["Dsi"].full_name
-SMALL = Limits(deadline_s=5, stream_deadline_s=10, concurrent_calls=4, handshake_timeout_ms=300)
+SMALL = Limits(
+    deadline_s=5, stream_deadline_s=10, concurrent_calls=4, accepting=1, handshake_timeout_ms=300
+)
 
 
 @dataclass
@@ -267,7 +269,7 @@ async def test_a_connection_that_does_not_shake_hands_is_cut(server: SpineServer
 
 
 async def test_more_connections_than_allowed_are_cut(authority: Authority, acme: Path) -> None:
-    few = Limits(connections=2)
+    few = Limits(connections=2, accepting=1)
     server = build_server(authority.issue_server(Role.DSI, "dsi-1"), [], limits=few)
     await server.start()
     idle = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(2)]

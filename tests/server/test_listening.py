@@ -1,0 +1,117 @@
+"""Calls that come at once are accepted side by side, and the port stays one server's."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
+from spine.identity import Authority
+from spine.listening import Limits
+from spine.policy import Role
+from spine.server import Service, SpineServer, build_server, connect
+
+CONNECTIONS = 64
+
+
+class Turns(dsi_pb2_grpc.DsiServicer):
+    """In which turns of the event loop how many calls reach it."""
+
+    def __init__(self) -> None:
+        self.turn, self.reached = 0, Counter[int]()
+
+    async def GetMeteringPoint(self, request: Any, context: Any) -> Any:
+        self.reached[self.turn] += 1
+        return dsi_pb2.GetMeteringPointResponse()
+
+    async def count(self) -> None:
+        """Count the turns, until cancelled."""
+        while True:
+            self.turn += 1
+            await asyncio.sleep(0)
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority.open_or_create(tmp_path_factory.mktemp("spine") / "identities")
+
+
+def server_of(authority: Authority, turns: Turns, accepting: int, port: int = 0) -> SpineServer:
+    """A server that accepts so many calls side by side."""
+    service = Service("spine.dsi.v1.Dsi", dsi_pb2_grpc.add_DsiServicer_to_server, turns)
+    own = authority.issue_server(Role.DSI, "dsi-1")
+    return build_server(own, [service], port=port, limits=Limits(accepting=accepting))
+
+
+def own_connection(target: str, folder: Path) -> grpc.aio.Channel:
+    """A connection that no other channel shares."""
+    return connect(target, folder, [("grpc.use_local_subchannel_pool", 1)])
+
+
+@pytest.mark.parametrize(("accepting", "side_by_side"), [(4, True), (1, False)], ids=["4", "naive"])
+async def test_calls_are_accepted_side_by_side(
+    authority: Authority, accepting: int, side_by_side: bool
+) -> None:
+    """The naive server accepts one call, and then the next."""
+    turns = Turns()
+    server = server_of(authority, turns, accepting)
+    await server.start()
+    folder = authority.issue_client(Role.DATA_USER, "ADVISER").folder
+    channels = [own_connection(f"127.0.0.1:{server.port}", folder) for _ in range(CONNECTIONS)]
+    try:
+        for channel in channels:
+            await channel.channel_ready()
+        calls = [
+            dsi_pb2_grpc.DsiStub(channel).GetMeteringPoint(
+                dsi_pb2.GetMeteringPointRequest(), timeout=20
+            )
+            for channel in channels
+        ]
+        counting = asyncio.create_task(turns.count())
+        await asyncio.gather(*calls)
+        counting.cancel()
+    finally:
+        for channel in channels:
+            await channel.close(None)
+        await server.stop(0)
+    assert turns.reached.total() == CONNECTIONS
+    assert (len(turns.reached) < CONNECTIONS / 2) is side_by_side
+
+
+async def test_a_port_is_shared_with_nobody_although_gRPC_would(authority: Authority) -> None:
+    server = server_of(authority, Turns(), 4)
+    await server.start()
+    try:
+        with pytest.raises(RuntimeError, match=f"127.0.0.1:{server.port}"):
+            server_of(authority, Turns(), 4, server.port)
+        with socket.socket() as naive:  # what gRPC does by itself
+            naive.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            naive.bind(("127.0.0.1", server.port))
+    finally:
+        await server.stop(0)
+
+
+async def test_a_port_that_was_left_can_be_taken_at_once(authority: Authority) -> None:
+    first = server_of(authority, Turns(), 4)
+    await first.start()
+    folder = authority.issue_client(Role.DATA_USER, "ADVISER").folder
+    async with connect(f"127.0.0.1:{first.port}", folder) as channel:
+        stub = dsi_pb2_grpc.DsiStub(channel)
+        await stub.GetMeteringPoint(dsi_pb2.GetMeteringPointRequest(), timeout=20)
+        await first.stop(0)
+    second = server_of(authority, Turns(), 4, first.port)
+    assert second.port == first.port
+    await second.start()
+    await second.stop(0)
+
+
+def test_what_one_of_those_that_accept_may_have() -> None:
+    assert Limits(accepting=1).share(1_000) == 1_000
+    assert Limits(accepting=4).share(1_000) == 375
+    assert Limits(accepting=4).share(1) == 1
