@@ -31,6 +31,7 @@ PURE = frozenset(
         "spine.event",
         "spine.gb",
         "spine.in_force",
+        "spine.crowd",
         "spine.limits",
         "spine.ledger.entries",
         "spine.ledger.note",
@@ -78,6 +79,7 @@ OF_KAFKA = (
 )
 OF_GRPC = (
     "spine.server",
+    "spine.listening",
     "spine.dsi",
     "spine.services",
     "spine.ingest",
