@@ -43,4 +43,5 @@ def made_ready(made: Iterable[Delivery], file: IO[bytes]) -> Mapping[str, Sequen
         ready = Ready(delivery.due, delivery.repeated, file, places)
         by_sender[delivery.sender].append(ready)
     file.flush()
+    os.fsync(file.fileno())  # or it is written while the clock runs
     return by_sender

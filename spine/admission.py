@@ -88,9 +88,11 @@ class Admission:
         if (free or not _may_be_held(method, request)) and not forwarded:
             yield
             return
+        self.check_held(caller, method, request)
         entered = self._clock()
+        for_many = forwarded or caller.role is Role.CONSENT_SERVICE
         try:
-            self._crowd.enter(caller.party, entered, for_many=forwarded)
+            self._crowd.enter(caller.party, entered, for_many=for_many)
         except Pushback:
             telemetry.turned_away.add(1, {"method": method})
             if not forwarded:
@@ -101,7 +103,7 @@ class Admission:
             yield
             took_s = self._clock() - entered
         finally:
-            self._crowd.leave(caller.party, took_s)
+            self._crowd.leave(caller.party, self._clock(), took_s)
 
     def admit(self, caller: Caller, method: str, request: Any) -> None:
         """Throttled or NotPermitted(PARTY_HELD) unless the call may be handled now."""

@@ -108,9 +108,9 @@ class Codec:
         """The record value in those bytes, and those of its requests if it is an access record."""
         last, value, entries = self._last
         if last is not framed:
-            entries = []  # none of what was written here: requests are not (`LogWriter`)
+            entries = []
             value = self._written.pop(framed, None)
-            if self._names.get(type(value)) not in self._records:
+            if type(value) is AccessRequests or self._names.get(type(value)) not in self._records:
                 value = self._decode(framed, self._records, entries)
             self._last = framed, value, entries
         return value, entries

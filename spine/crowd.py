@@ -4,8 +4,8 @@ Pure: whoever asks says what time it is, in seconds on a clock that never goes b
 takes more calls than it can end makes all of them slower, until each is given up just before its
 answer: it works at its limit then, and answers next to nobody. So it takes so many and no more, of
 one party a part of them, and tells others when to come again. Each is given a turn of its own, as
-far apart as calls end. Places are kept for whoever comes back in its turn, and nobody who asks
-sooner or more often is served before: turns are counted by party, as calls have no name.
+far apart as calls end, and a place is kept for whoever comes back then. Calls have no name, so that
+turns are a party's; places and turns together it has no more than its part, however often it asks.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from typing import Final
 from spine.errors import Pushback, Reason
 
 CALLS_UNDER_WAY: Final = 256
-# Of all places, how many one party may have; and of turns, how many may wait for it.
-PARTS: Final = 4
+# Which part of all places one party may have, turns included; and one that speaks for others.
+PART, PART_FOR_MANY = 1 / 4, 1 / 2
 # How long a call takes before one has ended, and what a new one counts for in the mean.
 TAKES_S: Final = 1.0
 WEIGHT: Final = 1 / 64
 # Nobody is told to come sooner, or is given a turn later than that.
 TURN_LEAST_S, TURN_MOST_S = 0.05, 10.0
+# Who finds no place in its turn is told to come again after that at most.
+AGAIN_MOST_S: Final = 0.5
 # How long a place is kept for whoever does not come in its turn.
 KEPT_S: Final = 0.5
 # Steps of this share of the whole never come near one another.
@@ -35,6 +37,7 @@ class _Turn:
     at: float
     party: str
     kept_until: float
+    again_s: float = TURN_LEAST_S
     over: bool = False
 
 
@@ -45,11 +48,13 @@ class _Party:
 
 
 class Crowd:
-    """At most `most` calls under way, of one party no more than a part of them."""
+    """At most `most` calls under way; of one party no more than its part, and than are free: so a
+    few that take all they may leave places for others.
+    """
 
     def __init__(self, most: int) -> None:
-        self._most, self._most_of_one = most, max(1, most // PARTS)
-        self._under_way, self._takes_s = 0, TAKES_S
+        self._most, self._under_way = most, 0
+        self._takes_s, self._moved_at = TAKES_S, 0.0
         self._parties: dict[str, _Party] = {}
         self._coming: deque[_Turn] = deque()
         self._due: deque[_Turn] = deque()
@@ -58,30 +63,33 @@ class Crowd:
     def enter(self, party: str, now: float, *, for_many: bool = False) -> None:
         """Take a place, to be left; Pushback(OVERLOADED) if there is none, with when to come again.
 
-        `for_many`: the party speaks for others, and may have all places.
+        `for_many`: the party speaks for others.
         """
         self._pass_to(now)
         known = self._parties.setdefault(party, _Party())
-        share = self._most if for_many else self._most_of_one
+        share = max(1, int(self._most * (PART_FOR_MANY if for_many else PART)))
         free = self._most - self._under_way
         its_turn = bool(known.turns) and known.turns[0].at <= now
-        if known.under_way < share and free > (0 if its_turn else self._expected):
+        if known.under_way < min(share, free) and free > (0 if its_turn else self._expected):
             if known.turns:
                 self._end(known.turns[0], now)
             known.under_way += 1
             self._under_way += 1
+            self._moved_at = now
             return
-        if its_turn:  # calls take longer than they did: it comes next
-            known.turns[0].kept_until = now + TURN_LEAST_S + KEPT_S
         whose = "this party" if known.under_way >= share else "all parties"
         message = f"too many calls of {whose} are under way at this server"
-        wait_s = 0 if its_turn else self._turn(party, known, share, now) - now
+        if its_turn:
+            wait_s = _next(known.turns, now)
+        else:
+            wait_s = TURN_LEAST_S + self._turn(party, known, share, now) - now
         self._forget(party)
-        raise Pushback(Reason.OVERLOADED, message, retry_after_s=TURN_LEAST_S + wait_s)
+        raise Pushback(Reason.OVERLOADED, message, retry_after_s=wait_s)
 
-    def leave(self, party: str, took_s: float | None) -> None:
+    def leave(self, party: str, now: float, took_s: float | None) -> None:
         """Free a place; `took_s` is how long the call took, None if it says nothing of others."""
         self._under_way -= 1
+        self._moved_at = now
         self._parties[party].under_way -= 1
         self._forget(party)
         if took_s is not None:
@@ -91,7 +99,8 @@ class Crowd:
         """When to come again: with every place taken calls end as far apart as one takes, divided
         by the places. Whoever has its share, or would wait too long, is given no turn of its own.
         """
-        at = max(self._last_turn, now) + self._takes_s / self._most
+        takes_s = max(self._takes_s, now - self._moved_at)  # nothing ends while all stand still
+        at = max(self._last_turn, now) + takes_s / self._most
         if known.under_way + len(known.turns) < share and at <= now + TURN_MOST_S:
             turn = _Turn(at, party, at + KEPT_S)
             known.turns.append(turn)
@@ -99,7 +108,7 @@ class Crowd:
             self._last_turn = at
             return at
         self._spread = (self._spread + GOLDEN) % 1
-        within_s = self._takes_s if known.under_way >= share else TURN_MOST_S
+        within_s = takes_s if known.under_way >= share else TURN_MOST_S
         return now + min(within_s, TURN_MOST_S) * (1 + self._spread) / 2
 
     def _pass_to(self, now: float) -> None:
@@ -126,3 +135,15 @@ class Crowd:
         known = self._parties[party]
         if not known.under_way and not known.turns:
             del self._parties[party]
+
+
+def _next(turns: deque[_Turn], now: float) -> float:
+    """Of a party in its turn that finds no place, as calls take longer than they did: when to come
+    again, later each time. It comes next, and its other turns that are due are kept as long.
+    """
+    again_s = turns[0].again_s
+    turns[0].again_s = min(2 * again_s, AGAIN_MOST_S)
+    for turn in turns:
+        if turn.at <= now:
+            turn.kept_until = max(turn.kept_until, now + again_s + KEPT_S)
+    return again_s

@@ -9,7 +9,6 @@ connections among them.
 from __future__ import annotations
 
 import asyncio
-import math
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,21 +27,15 @@ class Limits:
     deadline_s: float = 30.0
     # Of a call that streams either way. Also how long an ageing connection may still serve.
     stream_deadline_s: float = 3_600.0
-    concurrent_calls: int = 1_000
     streams_per_connection: int = 100
-    connections: int = 1_000
-    # How many calls are accepted side by side.
+    # How many calls are accepted side by side, each from other connections. Of each of these:
     accepting: int = 4
+    concurrent_calls: int = 1_000
+    connections: int = 500
     connection_idle_ms: int = 300_000
     connection_age_ms: int = 600_000
     ping_interval_min_ms: int = 60_000
     ping_strikes: int = 2
-
-    def share(self, of_all: int) -> int:
-        """What one of those that accept may have: half as much again as its part, for connections
-        fall to them as they come.
-        """
-        return of_all if self.accepting == 1 else math.ceil(1.5 * of_all / self.accepting)
 
 
 def options(limits: Limits) -> list[tuple[str, int]]:
@@ -56,7 +49,7 @@ def options(limits: Limits) -> list[tuple[str, int]]:
         ("grpc.absolute_max_metadata_size", limits.metadata_bytes),
         ("grpc.server_handshake_timeout_ms", limits.handshake_timeout_ms),
         ("grpc.max_concurrent_streams", limits.streams_per_connection),
-        ("grpc.max_allowed_incoming_connections", limits.share(limits.connections)),
+        ("grpc.max_allowed_incoming_connections", limits.connections),
         ("grpc.max_connection_idle_ms", limits.connection_idle_ms),
         ("grpc.max_connection_age_ms", limits.connection_age_ms),
         ("grpc.max_connection_age_grace_ms", int(limits.stream_deadline_s * 1000)),
@@ -99,11 +92,12 @@ def _nobody_else_on(host: str, port: int) -> None:
     """A process that shares a port with one that allows it would quietly get half of its calls."""
     if not port:
         return
-    found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
-    family, kind, protocol, _, address = found[0]
-    with socket.socket(family, kind, protocol) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # but for who listens
-        try:
-            probe.bind(address)
-        except OSError as error:
-            raise RuntimeError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    try:
+        for family, kind, protocol, _, address in socket.getaddrinfo(
+            host.strip("[]"), port, type=socket.SOCK_STREAM
+        ):
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # but for who listens
+                probe.bind(address)
+    except OSError as error:
+        raise RuntimeError(f"cannot listen on {host}:{port}: {error.strerror}") from error

@@ -130,7 +130,7 @@ def build_server(
         server = grpc.aio.server(
             interceptors=[edge],
             options=options(limits),
-            maximum_concurrent_rpcs=limits.share(limits.concurrent_calls),
+            maximum_concurrent_rpcs=limits.concurrent_calls,
         )
         for service in services:
             service.add(service.servicer, server)

@@ -19,7 +19,8 @@ from spine.fold import FaustFolds
 from spine.policy import MeterAccess
 from spine.rows import CLOSED_PREFIX, SUBJECT_PREFIX, Applied
 
-# Of so many meters the state is kept at hand, at 16 bytes each and two topics.
+# Of so many meters the state is kept at hand, of two topics: at 16 bytes each, and some 250 for a
+# state that no other meter shares, or that another has followed.
 METERS_KEPT_MAX: Final = 1_000_000
 STATES_SHARED_MAX: Final = 10_000
 # Put beside the columns of `Kept` at most, at about 100 bytes each.

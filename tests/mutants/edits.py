@@ -35,6 +35,10 @@ CERTIFICATES = ("tests/server/test_certificates.py",)
 SERVER = ("tests/server/test_server.py",)
 DRIFT = ("tests/core/test_drift.py",)
 ADMISSION = ("tests/server/test_admission.py", "tests/core/test_limits.py")
+ENTER = (
+    "        if known.under_way < min(share, free) and free > "
+    "(0 if its_turn else self._expected):\n"
+)
 CROWD = ("tests/core/test_crowd.py", "tests/server/test_crowded.py")
 FENCE = "tests/broker/test_fence.py::"
 LOG = "tests/broker/test_log.py::"
@@ -744,29 +748,36 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a server takes as many calls as it can end",
         "spine/crowd.py",
-        "        if known.under_way < share and free > (0 if its_turn else self._expected):\n",
+        ENTER,
         "        if known.under_way < share:\n",
         CROWD,
     ),
     Mutant(
         "a party has its part of a server's places",
         "spine/crowd.py",
-        "        if known.under_way < share and free > (0 if its_turn else self._expected):\n",
+        ENTER,
         "        if free > (0 if its_turn else self._expected):\n",
+        CROWD,
+    ),
+    Mutant(
+        "a few that take all they may leave places",
+        "spine/crowd.py",
+        "        if known.under_way < min(share, free) and",
+        "        if known.under_way < share and",
         CROWD,
     ),
     Mutant(
         "whoever comes back in its turn goes before those who come anew",
         "spine/crowd.py",
-        "        if known.under_way < share and free > (0 if its_turn else self._expected):\n",
-        "        if known.under_way < share and free > 0:\n",
+        ENTER,
+        "        if known.under_way < min(share, free) and free > 0:\n",
         CROWD,
     ),
     Mutant(
         "a call that fails leaves its place",
         "spine/admission.py",
-        "            self._crowd.leave(caller.party, took_s)\n",
-        "            if took_s:\n                self._crowd.leave(caller.party, took_s)\n",
+        "            self._crowd.leave(caller.party, self._clock(), took_s)\n",
+        "            _ = took_s and self._crowd.leave(caller.party, self._clock(), took_s)\n",
         CROWD,
     ),
     Mutant(

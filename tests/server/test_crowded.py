@@ -226,7 +226,7 @@ def test_what_a_server_passes_on_takes_a_place_and_nobody_else_can_say_so(
     server = caller(authority, Role.DSI, "dsi-2")
     admission = Admission(LIMITS, 8)
     with ExitStack() as held:
-        for _ in range(8):
+        for _ in range(4):
             held.enter_context(admission.place(server, FORWARDED, None, streams=False))
         with pytest.raises(Pushback) as error:
             held.enter_context(admission.place(server, FORWARDED, None, streams=False))

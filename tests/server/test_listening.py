@@ -109,9 +109,3 @@ async def test_a_port_that_was_left_can_be_taken_at_once(authority: Authority) -
     assert second.port == first.port
     await second.start()
     await second.stop(0)
-
-
-def test_what_one_of_those_that_accept_may_have() -> None:
-    assert Limits(accepting=1).share(1_000) == 1_000
-    assert Limits(accepting=4).share(1_000) == 375
-    assert Limits(accepting=4).share(1) == 1

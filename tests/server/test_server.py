@@ -269,7 +269,7 @@ async def test_a_connection_that_does_not_shake_hands_is_cut(server: SpineServer
 
 
 async def test_more_connections_than_allowed_are_cut(authority: Authority, acme: Path) -> None:
-    few = Limits(connections=2, accepting=1)
+    few = Limits(accepting=1, connections=2)
     server = build_server(authority.issue_server(Role.DSI, "dsi-1"), [], limits=few)
     await server.start()
     idle = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(2)]
