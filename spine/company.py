@@ -10,11 +10,11 @@ from typing import Final
 from spine.watched_loop import WatchedLoop
 
 # Above which share of the time the serving loop counts as busy; how long its records wait then.
-BUSY: Final = 0.65
+BUSY: Final = 0.85
 LONGER, SHORTER = 1.5, 0.8
 LOOK_EVERY_S: Final = 0.1
 WAIT_LEAST_S: Final = 0.01
-WAIT_MOST_S: Final = 0.2
+WAIT_MOST_S: Final = 0.05
 
 
 class Company:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spine.answer import Absent, HalfHour, Recorded
-from spine.dsi.rows import half_hours_in, put_half_hours
+from spine.dsi.rows import QUALITY_CHARS_MAX, half_hours_in, put_half_hours
 from spine.dsi.v1 import dsi_pb2
 from spine.gb import HALF_HOUR
 from tests.helpers.half_hours import in_columns
@@ -28,7 +28,7 @@ STARTS = (
 recorded = st.builds(
     Recorded,
     st.one_of(st.integers(-(2**31), 2**31 - 1), st.integers(0, 300)),
-    st.sampled_from(("A", "E", "", "estimated", "geschätzt")),
+    st.sampled_from(("A", "E", "", "estimated", "geschätzt", "\U0001f50c" * QUALITY_CHARS_MAX)),
     st.integers(0, 2**62),
     st.integers(0, 999),
 )
