@@ -93,15 +93,18 @@ def _put_columns(message: Any, rows: HalfHours) -> None:
     values = columns.values_wh[absent == 0] if absent.any() else columns.values_wh
     message.values_wh.extend(values.tolist())
     found = _edges(rows)
-    said = (column[found[:-1]].tolist() for column in (absent, columns.offsets, columns.rows))
-    for (begin, end), why, offset, row in zip(pairwise(found), *said, strict=True):
-        half_hours = end - begin
+    of_each = absent, columns.quality, columns.offsets, columns.rows
+    said = (column[found[:-1]].tolist() for column in of_each)
+    # One message for all that are recorded: to make one costs more than to fill and copy it.
+    run = dsi_pb2.HalfHourRun()
+    version = run.version
+    for (begin, end), why, quality, offset, row in zip(pairwise(found), *said, strict=True):
         if why:
-            message.runs.add(half_hours=half_hours, absent=f"ABSENT_{ABSENT[why]}")
-        else:
-            version = dsi_pb2.Version(offset=offset, row=row)
-            quality = _quality(rows, begin)
-            message.runs.add(half_hours=half_hours, quality=quality, version=version)
+            message.runs.add(half_hours=end - begin, absent=f"ABSENT_{ABSENT[why]}")
+            continue
+        run.half_hours, run.quality = end - begin, columns.qualities[quality]
+        version.offset, version.row = offset, row
+        message.runs.append(run)
 
 
 def _edges(rows: HalfHours) -> list[int]:
