@@ -8,7 +8,7 @@ other end is `gb-day`'s to measure. `ceiling` is the bare loop over such a log, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Final
@@ -18,14 +18,13 @@ from domains.metering.readings import batch_from_columns
 from loadtest.ceiling import bare_loop
 from loadtest.country import Country
 from loadtest.deliveries import BLOCK, SENDER_OF_ALL, as_batches
-from loadtest.gb_day import Day, Note, check_stores, days_of, fold
-from loadtest.installation import Installation, expect, installation
+from loadtest.direct import ToAppend, append_all
+from loadtest.gb_day import Day, check_stores, days_of, fold
+from loadtest.installation import Installation, Note, expect, installation
 from loadtest.results import Bound, Result
 from spine import trust
 from spine.event import RecordType, SignerRole
-from spine.log import Appender
 
-APPENDS_AT_ONCE: Final = 16
 RESIDENT_MB_MAX: Final = 1_500
 
 TARGETS: Final = (
@@ -98,36 +97,29 @@ async def append(
     corrections: bool = False,
 ) -> int:
     """Sign and append a country's days, or their corrections; how many meter-days were recorded."""
-    runtime = spine.runtime
-    appender = Appender(spine.kafka)
-    await appender.start()
-    writer = runtime.writer(appender, SignerRole.METERING, "loadtest")
-    total, done = country.meters * len(days), 0
-    under_way: set[asyncio.Task[object]] = set()
-    try:
+    done = 0
+
+    def batches() -> Iterator[ToAppend]:
+        nonlocal done
+        partitions, total = spine.runtime.partitions, country.meters * len(days)
         for on in days:
             for start in range(0, country.meters, BLOCK):
                 sender = Sender(SENDER_OF_ALL, f"{on}-{start}{'-again' if corrections else ''}")
-                batches = as_batches(
-                    country, start, on, runtime.partitions, corrections=corrections
-                )
-                for partition, rows in batches:
+                for partition, rows in as_batches(
+                    country, start, on, partitions, corrections=corrections
+                ):
                     batch = batch_from_columns(
                         rows, partition, sender, registration_position=0, consumer_log_position=0
                     )
-                    write = writer.write(
-                        RecordType.READINGS, trust.READINGS_TOPIC, partition, batch
+                    yield ToAppend(
+                        SignerRole.METERING,
+                        RecordType.READINGS,
+                        trust.READINGS_TOPIC,
+                        partition,
+                        batch,
                     )
-                    under_way.add(asyncio.create_task(write))
-                    if len(under_way) >= APPENDS_AT_ONCE:
-                        ended, under_way = await asyncio.wait(
-                            under_way, return_when=asyncio.FIRST_COMPLETED
-                        )
-                        for task in ended:
-                            task.result()
                     done += len(rows)
                 note("filling the log", done, total)
-        await asyncio.gather(*under_way)
-    finally:
-        await appender.stop()
+
+    await append_all(spine, batches())
     return done

@@ -40,6 +40,8 @@ from spine.supervise import WITNESS_PREFIX, processes
 from spine.supervise import WITNESSES as LOCAL_WITNESSES
 from spine.whereabouts import service_target
 
+# What is being done, how much of it is done, and of how much.
+Note = Callable[[str, int, int], None]
 READY_S: Final = 120.0
 MEMBERS_MAX: Final = 4
 COMMANDS: Final = processes({"dsi": MEMBERS_MAX, "readings": MEMBERS_MAX})

@@ -15,9 +15,9 @@ from typing import Final
 from loadtest.asking import week_reader
 from loadtest.ceiling import bare_loop
 from loadtest.country import Country
-from loadtest.gb_day import Day, Note, days_of, fold
+from loadtest.gb_day import Day, days_of, fold
 from loadtest.growing import append
-from loadtest.installation import MEMBERS_MAX, expect, installation
+from loadtest.installation import MEMBERS_MAX, Note, expect, installation
 from loadtest.results import Bound, Result
 from loadtest.serving import Served
 from loadtest.traffic import at_pace

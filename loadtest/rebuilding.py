@@ -16,9 +16,9 @@ from typing import Final
 
 from loadtest.ceiling import Bare, bare_loop
 from loadtest.country import Country
-from loadtest.gb_day import Day, Note, days_of, fold
+from loadtest.gb_day import Day, days_of, fold
 from loadtest.growing import append
-from loadtest.installation import Installation, expect, installation
+from loadtest.installation import Installation, Note, expect, installation
 from loadtest.results import Bound, Result
 from spine import trust
 from spine.store import Store

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from loadtest.country import Country
-from loadtest.gb_day import Note
-from loadtest.installation import installation
+from loadtest.installation import Note, installation
 from loadtest.loading import Loader
 from loadtest.results import Bound, Result
 

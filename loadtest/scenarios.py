@@ -22,7 +22,7 @@ from loadtest import (
     registry,
     supplying,
 )
-from loadtest.gb_day import Note
+from loadtest.installation import Note
 from loadtest.results import Result
 from loadtest.serving import Served, served
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,18 +14,16 @@ import numpy as np
 
 from loadtest.country import Country, day_number
 from loadtest.deliveries import expected
-from loadtest.gb_day import ORDINARY_DAYS, Day, Note, ingest, load_registers
-from loadtest.installation import Installation, expect, installation
+from loadtest.direct import wait_until_folded
+from loadtest.gb_day import ORDINARY_DAYS, Day, ingest, load_registers
+from loadtest.installation import Installation, Note, expect, installation
 from loadtest.loading import Loader
 from spine import trust
 from spine.console.client import interval
 from spine.dsi.v1 import dsi_pb2
 from spine.policy import Basis
-from spine.store import StoreReader
 
 DAYS: Final = ORDINARY_DAYS[:7]
-FOLDED_S: Final = 300.0
-LOOK_S: Final = 0.1
 
 
 @dataclass
@@ -99,7 +96,7 @@ def served(meters: int, folder: Path, note: Note) -> Iterator[Served]:
         populate(spine, country, note)
         day = Day()
         asyncio.run(ingest(spine, country, DAYS, day, note))
-        wait_until_folded(spine, note)
+        wait_until_folded(spine, "readings", trust.READINGS_TOPIC, note)
         block = country.block(0, meters)
         known = np.flatnonzero(block.registered).tolist()
         yield Served(spine, country, [mpan.decode() for mpan in block.mpans.tolist()], known)
@@ -112,29 +109,3 @@ def populate(spine: Installation, country: Country, note: Note) -> None:
     asyncio.run(loader.occupy(lambda n: note("tenancies", n, country.meters)))
     asyncio.run(loader.consent(lambda n: note("consents", n, country.meters)))
     spine.start("readings", "dsi")
-
-
-def wait_until_folded(spine: Installation, note: Note) -> None:
-    """Return once the readings processes have folded what the log holds now."""
-    reader = spine.runtime.reader()
-    topic = trust.READINGS_TOPIC
-    stores = spine.runtime.stores("readings")
-    places = range(spine.runtime.partitions)
-    try:
-        ends = [reader.bounds(topic, p)[1] for p in places]
-    finally:
-        reader.close()
-    folds = [StoreReader(stores / f"{topic}-{p}", spine.data_dir / "wait" / str(p)) for p in places]
-    deadline = time.monotonic() + FOLDED_S
-    while True:
-        at = []
-        for fold in folds:
-            position = fold.position() if fold.refresh() else None
-            at.append(0 if position is None else position.offset + 1)
-        note("folding what was sent", sum(at), sum(ends))
-        if at == ends:
-            break
-        expect(time.monotonic() < deadline, "the readings are not folded in time")
-        time.sleep(LOOK_S)
-    for fold in folds:
-        fold.close()

@@ -24,12 +24,14 @@ import numpy.typing as npt
 
 from loadtest.country import QUALITY_CODES, SUPPLIERS, Country, Meters, day_number
 from loadtest.deliveries import BLOCK, sent
-from loadtest.gb_day import ORDINARY_DAYS, Note
+from loadtest.direct import wait_until_folded
+from loadtest.gb_day import ORDINARY_DAYS
 from loadtest.growing import append
-from loadtest.installation import Installation, expect, installation
+from loadtest.installation import Installation, Note, expect, installation
 from loadtest.results import Bound, Result
-from loadtest.serving import populate, wait_until_folded
+from loadtest.serving import populate
 from loadtest.traffic import secure_channel
+from spine import trust
 from spine.console.client import interval
 from spine.dsi.chunks import MAX_MEMBERS_PER_MESSAGE
 from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
@@ -63,7 +65,7 @@ def run(meters: int, folder: Path, note: Note, passes: int = 2) -> Result:
         populate(spine, country, note)
         for corrections in (False, True):
             asyncio.run(append(spine, country, MONTH, note, corrections=corrections))
-        wait_until_folded(spine, note)
+        wait_until_folded(spine, "readings", trust.READINGS_TOPIC, note)
         note("bulk", 0, 0)
         return asyncio.run(_run(spine, country, passes))
 

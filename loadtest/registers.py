@@ -1,0 +1,127 @@
+"""A country's registers as bulk records, for countries too large to be loaded by commands.
+
+The facts are those that the coordinators decide of `loading`'s commands, many commands to a record,
+signed with the coordinators' keys and appended without them: a fold cannot tell. How fast commands
+are is for `registry` to measure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Final
+
+import numpy as np
+
+from domains.consumers.events import AgentAppointed, SupplyStarted
+from domains.metering.events import (
+    EnergyDirection,
+    Fuel,
+    MeasurementQuantity,
+    MeteringPointRegistered,
+)
+from domains.metering.readings import partitions_of
+from loadtest.country import (
+    DATA_SERVICES,
+    GSP_GROUPS,
+    SENDERS,
+    SINCE,
+    SUPPLIERS,
+    Country,
+    Meters,
+)
+from loadtest.deliveries import BLOCK
+from loadtest.direct import ToAppend, append_all, wait_until_folded
+from loadtest.installation import CONSENTS_BY, Installation, Note
+from spine import trust
+from spine.codec import Codec
+from spine.event import NO_PREDECESSOR, Command, Fact, Facts, RecordType, SignerRole
+from spine.orders import COMMANDS_PER_RECORD
+from spine.policy import Role
+from spine.runtime import Runtime
+
+ACTOR: Final = f"{Role.CONSENT_SERVICE}/{CONSENTS_BY}"
+
+
+async def append_registers(spine: Installation, country: Country, note: Note) -> None:
+    """Supplies, appointments and registrations of all metering points, folded by `metering` too."""
+    await append_all(spine, _records(spine.runtime, country, note))
+    for topic in (trust.CONSUMER_LOG, trust.METERING_TOPIC):
+        wait_until_folded(spine, "metering", topic, note)
+
+
+def _records(runtime: Runtime, country: Country, note: Note) -> Iterator[ToAppend]:
+    bodies = Bodies(runtime.codec, datetime.now(UTC))
+    for start in range(0, country.meters, BLOCK):
+        meters = country.block(start, start + BLOCK)
+        partition_of = partitions_of(meters.mpans, runtime.partitions)
+        for partition in range(runtime.partitions):
+            here = meters.take(np.flatnonzero(partition_of == partition))
+            registered = here.take(here.registered)
+            for role, topic, commands in (
+                (SignerRole.CONSUMERS, trust.CONSUMER_LOG, bodies.supplies(here)),
+                (SignerRole.METERING, trust.METERING_TOPIC, bodies.registrations(registered)),
+            ):
+                for first in range(0, len(commands), COMMANDS_PER_RECORD):
+                    together = tuple(commands[first : first + COMMANDS_PER_RECORD])
+                    facts = Facts(topic, partition, together)
+                    yield ToAppend(role, RecordType.FACTS, topic, partition, facts)
+        note("registers", start, country.meters)
+
+
+class Bodies:
+    """The facts that there can be, each written once: a country has few kinds of them."""
+
+    def __init__(self, codec: Codec, now: datetime) -> None:
+        def fact(kind: str, event: object) -> Fact:
+            return Fact(kind, now, codec.encode(event))
+
+        self._registered = [
+            fact(
+                "metering.MeteringPointRegistered",
+                MeteringPointRegistered(
+                    Fuel.ELECTRICITY,
+                    group,
+                    EnergyDirection.IMPORT,
+                    MeasurementQuantity.ACTIVE_IMPORT,
+                    SINCE,
+                    now,
+                ),
+            )
+            for group in GSP_GROUPS
+        ]
+        self._supplied = [
+            fact("consumers.SupplyStarted", SupplyStarted(supplier, SINCE))
+            for supplier in SUPPLIERS
+        ]
+        self._appointed = [
+            fact("consumers.AgentAppointed", AgentAppointed(agent, Role.DATA_SERVICE, SINCE))
+            for agent in SENDERS
+        ]
+
+    def registrations(self, meters: Meters) -> Sequence[Command]:
+        """A command for each of these metering points."""
+        rows = zip(meters.mpans.tolist(), meters.gsp_group.tolist(), strict=True)
+        return [_command(b"r-", mpan, (self._registered[group],)) for mpan, group in rows]
+
+    def supplies(self, meters: Meters) -> Sequence[Command]:
+        """A command for each: its supply, and who else serves it, if anybody."""
+        rows = zip(
+            meters.mpans.tolist(), meters.supplier.tolist(), meters.sender.tolist(), strict=True
+        )
+        return [
+            _command(
+                b"s-",
+                mpan,
+                (self._supplied[supplier], self._appointed[sender])
+                if SENDERS[sender] in DATA_SERVICES
+                else (self._supplied[supplier],),
+            )
+            for mpan, supplier, sender in rows
+        ]
+
+
+def _command(kind: bytes, mpan: bytes, facts: tuple[Fact, ...]) -> Command:
+    digest = sha256(kind + mpan).digest()
+    return Command(digest[:16], mpan.decode(), digest, NO_PREDECESSOR, NO_PREDECESSOR, ACTOR, facts)
