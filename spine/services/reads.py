@@ -50,8 +50,9 @@ LOOKED_THROUGH_MAX: Final = 5_000
 PAGE_S: Final = 2.0
 PROOF_BYTES_MAX: Final = 2 << 20
 RECORDS_A_TURN: Final = 2_000
-RECORDS_IN_PASSING: Final = 100
-FOLLOW_EVERY_S: Final = 5.0
+# A look at a partition costs as much as some records of it: seldom, and then more of them.
+RECORDS_IN_PASSING: Final = 200
+FOLLOW_EVERY_S: Final = 10.0
 SPARE_S: Final = 2.0
 READERS: Final = frozenset(
     {Role.CONSUMER, Role.DATA_USER, Role.SUPPLIER, Role.DATA_SERVICE, Role.AUDITOR}
