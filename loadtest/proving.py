@@ -190,6 +190,7 @@ async def _run(served: Served, pairs: int, seconds: float) -> Result:
             "the ledger, its witnesses, the broker and the callers share the same cores",
             f"each run of a pair in two turns of {seconds / 2:g} s, one side's between the other's",
             "the ledger's process keeps the index of reads too, which is stopped with it",
+            "while the machine is busy few reads are indexed, the others between the turns, unmeasured",
         ],
     )
 
