@@ -32,7 +32,7 @@ from spine.codec import Codec
 from spine.console.jobs import processes
 from spine.event import TYPE_HEADER, Facts, LogRecord, RecordType
 from spine.ledger.entries import record_entry
-from spine.ledger.tree import Growing
+from spine.ledger.tree import TILE_WIDTH, Growing
 from spine.merkle import leaf_hash
 from spine.verdict import Verdict
 
@@ -209,11 +209,15 @@ def _leaves(records: list[LogRecord]) -> dict[str, float]:
         leaves = sum(pool.map(_grow, range(len(logs))))
         together_s = time.perf_counter() - begun
     _take(logs)
-    begun = time.perf_counter()
+    begun, cpu_s = time.perf_counter(), time.thread_time()
     for number in range(len(logs)):
         _grow(number)
-    alone_s = time.perf_counter() - begun
-    return {"leaves_per_s": leaves / together_s, "leaves_per_s_of_one": leaves / alone_s}
+    alone_s, cpu_s = time.perf_counter() - begun, time.thread_time() - cpu_s
+    return {
+        "leaves_per_s": leaves / together_s,
+        "leaves_per_s_of_one": leaves / alone_s,
+        "cpu_us_per_leaf_of_one": cpu_s / leaves * 1e6,
+    }
 
 
 # What a process that hashes leaves was given when it started.
@@ -229,6 +233,7 @@ def _grow(number: int) -> int:
     log = _given[number]
     for _ in range(ROUNDS):
         tree = Growing.empty()
-        for record in log:
-            tree.append(leaf_hash(record_entry(record)))
+        for begin in range(0, len(log), TILE_WIDTH):  # as many at once as a tree in a folder takes
+            records = log[begin : begin + TILE_WIDTH]
+            tree.extend([leaf_hash(record_entry(record)) for record in records])
     return len(log) * ROUNDS

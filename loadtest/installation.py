@@ -45,6 +45,8 @@ Note = Callable[[str, int, int], None]
 READY_S: Final = 120.0
 MEMBERS_MAX: Final = 4
 COMMANDS: Final = processes({"dsi": MEMBERS_MAX, "readings": MEMBERS_MAX})
+# What the broker is called among the processes that are looked at.
+BROKER: Final = "broker"
 WITNESSES: Final = tuple(f"{WITNESS_PREFIX}{name}" for name in LOCAL_WITNESSES)
 STOP_S: Final = 30.0
 ADVISERS_LEAST, ADVISERS_MOST = 4, 1_000
@@ -83,6 +85,7 @@ class Installation:
     kafka: Kafka
     runtime: Runtime
     advisers: tuple[str, ...]
+    broker_pid: int
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def start(self, *names: str) -> None:
@@ -133,8 +136,8 @@ class Installation:
         return os.environ | UNBOUNDED | own
 
     def process(self, name: str) -> psutil.Process:
-        """The process of that name, to look at."""
-        return psutil.Process(self.processes[name].pid)
+        """The process of that name, or the broker's, to look at."""
+        return psutil.Process(self.broker_pid if name == BROKER else self.processes[name].pid)
 
     def cpu_s(self, name: str) -> float:
         """CPU seconds a process has used so far, user and system."""
@@ -255,7 +258,10 @@ def installation(
         kafka = Kafka(broker.bootstrap)
         asyncio.run(ensure_log(chosen, kafka))
         issue_identities(folder)
-        made = Installation(folder, kafka, Runtime.of(chosen, kafka, DOMAINS), advisers_of(meters))
+        runtime, pid = Runtime.of(chosen, kafka, DOMAINS), broker.pid
+        expect(pid is not None, "the broker ended")
+        assert pid is not None
+        made = Installation(folder, kafka, runtime, advisers_of(meters), pid)
         try:
             note("starting the processes")
             made.start("governance", "consumers")

@@ -31,6 +31,16 @@ def node_hash(left: bytes, right: bytes) -> bytes:
     return digest.digest()
 
 
+def parents(hashes: Sequence[bytes]) -> list[bytes]:
+    """`node_hash` of each two neighbours: the level above an even number of hashes."""
+    above = []
+    for left, right in zip(hashes[::2], hashes[1::2], strict=True):
+        digest = _NODE.copy()
+        digest.update(left + right)
+        above.append(digest.digest())
+    return above
+
+
 def root(leaves: Sequence[bytes]) -> bytes:
     """The Merkle tree hash of leaf hashes; of none, SHA-256 of nothing."""
     if not leaves:

@@ -30,7 +30,8 @@ FULL_EVERY: Final = 256
 ENTRY_BYTES_MAX: Final = 0xFFFF
 _RECORD_PLACE: Final = struct.Struct(">iqq")
 _LENGTH: Final = struct.Struct(">i")
-_NO_KEY: Final = CONTENT_TAG + _LENGTH.pack(-1)
+# Begun once and copied, as most records have no key.
+_NO_KEY: Final = sha256(CONTENT_TAG + _LENGTH.pack(-1))
 
 Place = tuple[str, int]
 
@@ -77,13 +78,17 @@ def record_entry(record: LogRecord) -> bytes:
     for name, content in record.headers:
         parts += (_header(name, len(content)), content)
     value_digest = NO_VALUE if value is None else sha256(value).digest()
-    framed = _NO_KEY if key is None else CONTENT_TAG + _LENGTH.pack(len(key)) + key
+    if key is None:
+        content_digest = _NO_KEY.copy()
+    else:
+        content_digest = sha256(CONTENT_TAG + _LENGTH.pack(len(key)) + key)
+    content_digest.update(value_digest)
     return b"".join(
         (
             _record_tag(record.topic),
             _RECORD_PLACE.pack(record.partition, record.offset, record.append_ms),
             sha256(b"".join(parts)).digest(),
-            sha256(framed + value_digest).digest(),
+            content_digest.digest(),
         )
     )
 

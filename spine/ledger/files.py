@@ -83,7 +83,9 @@ class StoredTree(TileFolder):
         self._sync = sync
         self._growing = Growing.load(self, size)
         bundle, width = divmod(size, TILE_WIDTH)
-        self._entries = self.entries(bundle, width) if width else []
+        # What the last bundle is made of, and the hashes of what is not in the tree yet.
+        self._entries = list(map(_framed, self.entries(bundle, width))) if width else []
+        self._leaves: list[bytes] = []
         self._filled: list[tuple[TileAddress, bytes]] = []
         self._partial: dict[int | str, TileAddress] = {}
         self._drop_behind()
@@ -91,39 +93,49 @@ class StoredTree(TileFolder):
     @property
     def size(self) -> int:
         """Leaves, those not flushed included."""
-        return self._growing.size
+        return self._growing.size + len(self._leaves)
 
     def root(self) -> bytes:
         """The root over all leaves, those not flushed included."""
+        self._grow()
         return self._growing.root()
 
     def append(self, entry: bytes) -> None:
         """Add a leaf."""
-        self._entries.append(entry)
-        for address, hashes in self._growing.append(leaf_hash(entry)):
+        self._entries.append(_framed(entry))
+        self._leaves.append(leaf_hash(entry))
+        if len(self._leaves) == TILE_WIDTH:
+            self._grow()
+
+    def _grow(self) -> None:
+        """Put what was appended into the tree, all at once."""
+        for address, hashes in self._growing.extend(self._leaves):
             self._filled.append((address, b"".join(hashes)))
             if address.level == 0:
-                self._filled.append((TileAddress(ENTRIES, address.index), _joined(self._entries)))
-                self._entries = []
+                bundle = b"".join(self._entries[:TILE_WIDTH])
+                self._filled.append((TileAddress(ENTRIES, address.index), bundle))
+                del self._entries[:TILE_WIDTH]
+        self._leaves = []
 
     def flush(self) -> None:
         """Write what has grown."""
+        self._grow()
         for address, content in self._filled:
             self._put(address, content)
         for level, hashes in enumerate(self._growing.edge):
             index = (self.size >> (8 * level)) // TILE_WIDTH
             if hashes:
-                self._grow(TileAddress(level, index, len(hashes)), hashes)
+                self._widen(TileAddress(level, index, len(hashes)), hashes)
         if self._entries:
             bundle = TileAddress(ENTRIES, self.size // TILE_WIDTH, len(self._entries))
-            self._grow(bundle, self._entries)
+            self._widen(bundle, self._entries)
         self._filled = []
         self._read.cache_clear()
 
-    def _grow(self, address: TileAddress, inside: Sequence[bytes]) -> None:
+    def _widen(self, address: TileAddress, inside: Sequence[bytes]) -> None:
         """Write a tile that is not full, unless it lies there as wide as this already."""
         if self._partial.get(address.level) != address:
-            self._put(address, _joined(inside) if address.level == ENTRIES else b"".join(inside))
+            self._put(address, b"".join(inside))
 
     def _put(self, address: TileAddress, content: bytes) -> None:
         """Write a tile; then the narrower one that it takes the place of goes."""
@@ -162,9 +174,9 @@ class StoredTree(TileFolder):
                 partial.unlink(missing_ok=True)
 
 
-def _joined(entries: Sequence[bytes]) -> bytes:
-    """An entry bundle: each leaf after its length, two bytes."""
-    return b"".join(len(entry).to_bytes(2, "big") + entry for entry in entries)
+def _framed(entry: bytes) -> bytes:
+    """A leaf as it stands in an entry bundle: after its length, two bytes."""
+    return len(entry).to_bytes(2, "big") + entry
 
 
 def _split(bundle: bytes) -> Iterator[bytes]:

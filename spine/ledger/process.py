@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final, TypeVar
 
@@ -35,8 +36,11 @@ from spine.signing import public_bytes, verify
 
 LEDGER: Final = "ledger"
 POLL_MS: Final = 100
-# What comes meanwhile is read at once: a question to the broker costs more than the records do.
-GATHER_S: Final = 0.1
+# A poll gives what an earlier one asked the brokers for, and asks anew: after so long their answers
+# are there, and say all that has come since.
+ANSWERED_MS: Final = 20
+# So many in one poll: the log is being caught up with, and read on without a pause.
+MANY: Final = 1_000
 CHECK_LOG_EVERY_S: Final = 10.0
 UNCHECKED_FOR_S: Final = 3 * CHECK_LOG_EVERY_S
 HELD_BACK_AFTER_S: Final = 5.0
@@ -215,14 +219,16 @@ class Keeper:
         if sealed is not None and (published is None or published.text != sealed.note.text):
             self._pending, self._pending_since = sealed, time.monotonic()
 
-    def _take(self) -> None:
-        """Read on."""
+    def _take(self, within_ms: int = POLL_MS) -> int:
+        """Read on, from what comes first in that time; how many records came."""
         assert self.book is not None
         if self._follower is None:
             self._follower = LogFollower(self._kafka, self.book.places)
-        for record in self._follower.poll(POLL_MS):
+        records = self._follower.poll(within_ms)
+        for record in records:
             self.book.append(record)
             self._waiting.took(record.append_ms, self.book.size)
+        return len(records)
 
     def _seal(self) -> Sealed | None:
         assert self.book is not None
@@ -252,12 +258,19 @@ class Keeper:
             self._refuse(error)
 
     async def _follow(self) -> None:
-        """Take what comes, seal when it is time; begin again whenever the log was out of reach."""
+        """Take what came, seal it, pause; begin again whenever the log was out of reach.
+
+        A question to the broker costs more than the records do: nothing is read that is not sealed
+        at once.
+        """
         sealed_at = 0.0
         telemetry.ledger_held_back_ms.set(0)  # known from the start: an alert tells silence by it
         while not self.refusal:
             try:
-                await self._do(self._take)
+                came = await self._do(self._take)
+                if 0 < came < MANY:
+                    await asyncio.sleep(ANSWERED_MS / 1000)
+                    came += await self._do(partial(self._take, ANSWERED_MS))
                 if time.monotonic() - sealed_at >= self._epoch_s:
                     sealed = await self._do(self._seal)
                     if sealed is not None:
@@ -266,7 +279,8 @@ class Keeper:
                             self._pending_since = sealed_at
                         self._pending = sealed
                         self._news.set()
-                await asyncio.sleep(GATHER_S)
+                if came < MANY:
+                    await asyncio.sleep(self._epoch_s - ANSWERED_MS / 1000)
             except LogUnfit as unfit:
                 self._refuse(unfit)
             except Pushback as pushback:

@@ -8,12 +8,12 @@ one level, and a hash of level L + 1 stands for a full tile of level L. What che
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Final, Protocol
 
-from spine.merkle import node_hash
+from spine.merkle import node_hash, parents
 from spine.merkle import root as root_of
 
 TILE_WIDTH: Final = 256
@@ -114,27 +114,38 @@ class Growing:
             edge.append(list(tiles.tile(level, index, width)) if width else [])
         return cls(size, edge, [peak for hashes in reversed(edge) for peak in _peaks(hashes)])
 
-    def append(self, leaf: bytes) -> list[tuple[TileAddress, list[bytes]]]:
-        """Add a leaf hash; the tiles that it filled, lowest level first."""
+    def extend(self, leaves: Iterable[bytes]) -> list[tuple[TileAddress, list[bytes]]]:
+        """Add leaf hashes; the tiles that they filled, lowest level first.
+
+        All that come together are hashed level by level, which takes less than one after the other.
+        """
         filled: list[tuple[TileAddress, list[bytes]]] = []
-        edge, carried, merged, rest = self.edge, leaf, 0, self.size
-        if not edge:
-            edge.append([])
-        edge[0].append(leaf)
-        self.size += 1
-        while rest & 1:
-            carried = node_hash(self.peaks.pop(), carried)
-            merged, rest = merged + 1, rest >> 1
-            if merged % TILE_BITS == 0:  # what is carried stands for the tile that is full now
-                level = merged // TILE_BITS
-                index = (self.size >> merged) - 1
-                filled.append((TileAddress(level - 1, index), edge[level - 1]))
-                edge[level - 1] = []
-                if level == len(edge):
-                    edge.append([])
-                edge[level].append(carried)
-        self.peaks.append(carried)
+        lone: list[bytes] = []
+        nodes, start, height = list(leaves), self.size, 0
+        self.size += len(nodes)
+        while nodes:
+            if height % TILE_BITS == 0:
+                filled += self._laid(height // TILE_BITS, start, nodes)
+            if start % 2:  # the last one before these has waited for the first of them
+                nodes.insert(0, self.peaks.pop())
+            if len(nodes) % 2:
+                lone.append(nodes.pop())
+            nodes, start, height = parents(nodes), start // 2, height + 1
+        self.peaks += reversed(lone)
         return filled
+
+    def _laid(
+        self, level: int, start: int, nodes: Sequence[bytes]
+    ) -> Iterator[tuple[TileAddress, list[bytes]]]:
+        """Lay hashes of a level, of which it had `start`, into its last tile; those it filled."""
+        if level == len(self.edge):
+            self.edge.append([])
+        edge = [*self.edge[level], *nodes]
+        full = len(edge) - len(edge) % TILE_WIDTH
+        self.edge[level] = edge[full:]
+        for begin in range(0, full, TILE_WIDTH):
+            index = (start + begin) // TILE_WIDTH
+            yield TileAddress(level, index), edge[begin : begin + TILE_WIDTH]
 
     def root(self) -> bytes:
         """The Merkle tree hash of all leaves so far."""
@@ -157,8 +168,7 @@ def perfect_root(hashes: Sequence[bytes]) -> bytes:
     """The root over a power of two of hashes."""
     level = hashes
     while len(level) > 1:
-        pairs = zip(level[::2], level[1::2], strict=True)
-        level = [node_hash(left, right) for left, right in pairs]
+        level = parents(level)
     return level[0]
 
 

@@ -85,7 +85,7 @@ def proofs(leaves: Sequence[bytes]) -> Proofs:
 def test_a_tree_grows_to_the_published_roots(size: int) -> None:
     tree = Growing.empty()
     for leaf in LEAVES[:size]:
-        tree.append(leaf)
+        tree.extend([leaf])
     assert tree.root().hex() == ROOTS[size - 1]
     assert proofs(LEAVES).root(size).hex() == ROOTS[size - 1]
 
@@ -169,6 +169,22 @@ def test_another_implementation_makes_and_accepts_the_same_proofs(data: st.DataO
     other.verify_inclusion(index, size, leaves[index], ours.inclusion(index), ours.root())
     path = other.consistency_proof(old, leaves)
     verifier.check_consistency(old, other.merkle_root(leaves[:old]), size, ours.root(), path)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 700), max_size=6))
+def test_a_tree_grows_alike_whatever_comes_together(batches: list[int]) -> None:
+    one_by_one, at_once = Growing.empty(), Growing.empty()
+    for count in batches:
+        leaves = MANY[:count]
+        each = [tile for leaf in leaves for tile in one_by_one.extend([leaf])]
+        filled = at_once.extend(leaves)
+        assert sorted(filled, key=lambda tile: tile[0].path) == sorted(
+            each, key=lambda tile: tile[0].path
+        )
+        assert at_once == one_by_one
+    everything = [leaf for count in batches for leaf in MANY[:count]]
+    assert at_once.root() == root(everything)
 
 
 @given(st.integers(0, 600))

@@ -9,6 +9,7 @@ import pytest
 
 from loadtest import report, sizing
 from loadtest.installation import WrongAnswer, advisers_of, expect
+from loadtest.proving import Side, cost
 from loadtest.results import Bound, Result, percentile, to_json
 from loadtest.traffic import at_pace, by_callers
 
@@ -41,6 +42,23 @@ def test_a_missed_gate_fails_a_run_and_a_missed_target_is_said() -> None:
 def test_a_percentile_is_a_value_that_was_measured() -> None:
     assert [percentile([3, 1, 2, 4], p) for p in (1, 50, 75, 99, 100)] == [1, 2, 3, 4, 4]
     assert math.isnan(percentile([], 50))
+
+
+def test_the_cost_of_the_ledger_is_what_was_lost_and_what_it_took_itself() -> None:
+    def side(calls: int, ledger_cpu_s: float, broker_cpu_s: float) -> Side:
+        return Side(calls // 2, 2.5, ledger_cpu_s / 2, broker_cpu_s / 2) + Side(
+            calls // 2, 2.5, ledger_cpu_s / 2, broker_cpu_s / 2
+        )
+
+    pairs = [(side(on, 0.5, 0.4), side(1_000, 0.0, 0.3)) for on in (900, 980, 990, 1_000)]
+    figures = cost(pairs, cores=2)
+    assert figures["cost_of_reads"] == pytest.approx((0.01 + 0.02) / 2)
+    quartiles = figures["cost_of_reads_p25"], figures["cost_of_reads_p75"]
+    assert quartiles == pytest.approx((0.0, 0.02))
+    assert figures["calls_per_s_without"] == 200
+    assert figures["ledger_cpu_ms_per_s"] == pytest.approx(100)
+    assert figures["broker_cpu_ms_per_s_for_it"] == pytest.approx(20)
+    assert figures["ledger_share_of_cores"] == pytest.approx(0.06)
 
 
 async def test_latency_counts_from_when_a_call_was_due() -> None:
