@@ -184,7 +184,7 @@ class Runtime:
             self.own_identity(role, name),
             services,
             host=settings.listen_host,
-            port=port or remembered_port(settings.data_dir, name),
+            port=port or remembered_port(settings.data_dir, name, settings.listen_host),
             limits=Limits(
                 request_bytes=request_bytes or settings.max_request_bytes,
                 metadata_bytes=settings.max_metadata_bytes,
