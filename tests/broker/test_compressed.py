@@ -12,7 +12,7 @@ from spine import compressing
 from spine.embedded import EmbeddedKafka
 from spine.log import Appender, Kafka
 
-# Of a batch: its length stands behind its offset, the attributes in these bytes, records at the end.
+# Of a batch: its length stands behind its offset, and its records at the end.
 LENGTH, ATTRIBUTES, RECORDS = slice(8, 12), slice(21, 23), 61
 CODEC_BITS, ZSTD = 0x07, 4
 VALUE = b"".join(n.to_bytes(4, "little") for n in range(0, 60_000, 7))
