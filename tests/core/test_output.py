@@ -13,7 +13,7 @@ def said_of(error: SpineError) -> AioRpcError:
     """The error as a client gets it."""
     status = status_of(error)
     trailing = Metadata((STATUS_DETAILS, status.SerializeToString()))
-    return AioRpcError(grpc.StatusCode[error.grpc_code], Metadata(), trailing, status.message)
+    return AioRpcError(grpc.StatusCode[error.grpc_code], Metadata(), trailing, status.message, "")
 
 
 @pytest.mark.parametrize(
