@@ -19,7 +19,7 @@ from typing import Any, Final
 import structlog
 
 from spine import telemetry
-from spine.crowd import CALLS_UNDER_WAY, Crowd
+from spine.crowd import CALLS_UNDER_WAY, STREAMS_OPEN, Crowd, OpenStreams
 from spine.errors import NotPermitted, Pushback, Reason, Throttled
 from spine.identity import Caller
 from spine.limits import Excess, Kind, PartyLimits, PartyUsage, refuse_held
@@ -57,7 +57,7 @@ NEVER_HELD: Final = frozenset(
 
 
 class Admission:
-    """Admits calls to one server, of those that answer once so many at a time.
+    """Admits calls to one server, so many that answer once and so many open streams at a time.
 
     `held` says whether the log has a party held; `report` is told, once, of a party that went past
     a threshold. From that moment the party is held here, whatever the log says, until `settled` is
@@ -68,6 +68,7 @@ class Admission:
         self,
         limits: PartyLimits,
         calls_under_way: int = CALLS_UNDER_WAY,
+        streams_open: int = STREAMS_OPEN,
         *,
         held: Callable[[str], bool] = lambda party: False,
         report: Callable[[Excess], None] = lambda excess: None,
@@ -76,15 +77,18 @@ class Admission:
         self._usage = PartyUsage(limits)
         self._held, self._report, self._clock = held, report, clock
         self._held_here: set[str] = set()
-        self._crowd = Crowd(calls_under_way)
+        self._crowd, self._streams = Crowd(calls_under_way), OpenStreams(streams_open)
 
     @contextmanager
-    def place(self, caller: Caller, method: str, request: Any, *, streams: bool) -> Iterator[None]:
+    def place(
+        self, caller: Caller, method: str, request: Any, *, streams: bool, follows: bool = False
+    ) -> Iterator[None]:
         """A place among the calls under way, for the length of a with block; Pushback(OVERLOADED)
         if there is none. Calls that stream take none: they go no faster than their callers take.
+        One that `follows`, whose answers stream, takes one among the open streams.
         """
         forwarded = method == FORWARDED and caller.role is Role.DSI
-        free = streams or caller.role in UNLIMITED or method.startswith(GRPCS_OWN)
+        free = caller.role in UNLIMITED or method.startswith(GRPCS_OWN) or (streams and not follows)
         if (free or not _may_be_held(method, request)) and not forwarded:
             yield
             return
@@ -92,7 +96,10 @@ class Admission:
         entered = self._clock()
         for_many = forwarded or caller.role is Role.CONSENT_SERVICE
         try:
-            self._crowd.enter(caller.party, entered, for_many=for_many)
+            if follows:
+                self._streams.enter(caller.party, for_many=for_many)
+            else:
+                self._crowd.enter(caller.party, entered, for_many=for_many)
         except Pushback:
             telemetry.turned_away.add(1, {"method": method})
             if not forwarded:
@@ -103,7 +110,10 @@ class Admission:
             yield
             took_s = self._clock() - entered
         finally:
-            self._crowd.leave(caller.party, self._clock(), took_s)
+            if follows:
+                self._streams.leave(caller.party)
+            else:
+                self._crowd.leave(caller.party, self._clock(), took_s)
 
     def admit(self, caller: Caller, method: str, request: Any) -> None:
         """Throttled or NotPermitted(PARTY_HELD) unless the call may be handled now."""

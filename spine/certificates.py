@@ -9,11 +9,18 @@ from typing import Self
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from spine.errors import Invalid, Reason, Unauthenticated
-from spine.identity import CA_ALIAS, DEV_SERVER_NAME, Caller, Identity, caller_in, is_due
+from spine.identity import (
+    CA_ALIAS,
+    DEV_SERVER_NAME,
+    Caller,
+    Identity,
+    caller_in,
+    is_due,
+    key_of,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +45,7 @@ class Pair:
         try:
             cert, key, ca = identity.cert, identity.key, identity.ca
             certificate = x509.load_pem_x509_certificate(cert)
-            belongs = load_pem_private_key(key, None).public_key() == certificate.public_key()
+            belongs = key_of(certificate, key) is not None
             x509.load_pem_x509_certificates(ca)
             caller = caller_in(cert)
         except OSError as error:

@@ -16,7 +16,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import Field, FilePath, SecretStr, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from spine.crowd import CALLS_UNDER_WAY
+from spine.crowd import CALLS_UNDER_WAY, STREAMS_OPEN
 from spine.errors import Invalid, Reason
 from spine.webhook import networks
 
@@ -146,6 +146,9 @@ class Settings(BaseSettings):
         CALLS_UNDER_WAY,
         ge=1,
         description="Calls with one answer that a server has under way at once.",
+    )
+    streams_open: int = Field(
+        STREAMS_OPEN, ge=1, description="Streams that a server has open at once."
     )
     party_cost_per_s: float = Field(
         2_000,

@@ -1,4 +1,5 @@
-"""How many calls one server has under way at once, and when those that it turns away come back.
+"""How many calls one server has under way at once, how many streams are open there, and when those
+that it turns away come back.
 
 Pure: whoever asks says what time it is, in seconds on a clock that never goes back. A server that
 takes more calls than it can end makes all of them slower, until each is given up just before its
@@ -10,13 +11,14 @@ turns are a party's; places and turns together it has no more than its part, how
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Final
 
 from spine.errors import Pushback, Reason
 
 CALLS_UNDER_WAY: Final = 256
+STREAMS_OPEN: Final = 1_500
 # Which part of all places one party may have, turns included; and one that speaks for others.
 PART, PART_FOR_MANY = 1 / 4, 1 / 2
 # How long a call takes before one has ended, and what a new one counts for in the mean.
@@ -28,6 +30,9 @@ TURN_LEAST_S, TURN_MOST_S = 0.05, 10.0
 AGAIN_MOST_S: Final = 0.5
 # How long a place is kept for whoever does not come in its turn.
 KEPT_S: Final = 0.5
+# Nobody knows when a stream ends: who finds no place for one comes again between half of this and
+# the whole.
+STREAM_AGAIN_MOST_S: Final = 10.0
 # Steps of this share of the whole never come near one another.
 GOLDEN: Final = 0.618_033_988_75
 
@@ -67,7 +72,7 @@ class Crowd:
         """
         self._pass_to(now)
         known = self._parties.setdefault(party, _Party())
-        share = max(1, int(self._most * (PART_FOR_MANY if for_many else PART)))
+        share = _part(self._most, for_many)
         free = self._most - self._under_way
         its_turn = bool(known.turns) and known.turns[0].at <= now
         if known.under_way < min(share, free) and free > (0 if its_turn else self._expected):
@@ -135,6 +140,46 @@ class Crowd:
         known = self._parties[party]
         if not known.under_way and not known.turns:
             del self._parties[party]
+
+
+class OpenStreams:
+    """At most `most` streams open; of one party no more than its part, and than are free.
+
+    They go no faster than their callers take, so that many more may be open than calls under way;
+    they end when their callers like, so that nobody can be given a turn.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self._spread = most, 0.0
+        self._of: Counter[str] = Counter()
+
+    def enter(self, party: str, *, for_many: bool = False) -> None:
+        """Open one, to be left; Pushback(OVERLOADED) if there is no place, with when to come again.
+
+        `for_many`: the party speaks for others.
+        """
+        share, free = _part(self._most, for_many), self._most - self._of.total()
+        if self._of[party] < min(share, free):
+            self._of[party] += 1
+            return
+        whose = "this party" if self._of[party] >= share else "all parties"
+        self._spread = (self._spread + GOLDEN) % 1
+        raise Pushback(
+            Reason.OVERLOADED,
+            f"too many streams of {whose} are open at this server",
+            retry_after_s=STREAM_AGAIN_MOST_S * (1 + self._spread) / 2,
+        )
+
+    def leave(self, party: str) -> None:
+        """It has ended."""
+        self._of[party] -= 1
+        if not self._of[party]:
+            del self._of[party]
+
+
+def _part(most: int, for_many: bool) -> int:
+    """How many of all places one party may have."""
+    return max(1, int(most * (PART_FOR_MANY if for_many else PART)))
 
 
 def _next(turns: deque[_Turn], now: float) -> float:

@@ -27,11 +27,11 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    load_pem_private_key,
+from cryptography.hazmat.primitives.asymmetric.types import (
+    CertificatePublicKeyTypes,
+    PrivateKeyTypes,
 )
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from spine.errors import Invalid, Reason, Unauthenticated
@@ -241,11 +241,10 @@ class Authority:
         home = Identity(identities / CA_ALIAS)
         try:
             certificate = x509.load_pem_x509_certificate(home.cert)
-            key = load_pem_private_key(home.key, None)
-            belongs = key.public_key() == certificate.public_key()
+            key = key_of(certificate, home.key)
         except (OSError, ValueError, TypeError):
-            belongs = False
-        if not (belongs and isinstance(key, ec.EllipticCurvePrivateKey)):
+            key = None
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
             message = (
                 f"there is no development authority with its key in {home.folder}: `spine topics "
                 "create` makes one with the log, `spine identity issue --new-authority` another"
@@ -324,13 +323,21 @@ class Authority:
             held = x509.load_pem_x509_certificate(found.cert)
             held.verify_directly_issued_by(self._certificate)
             x509.load_pem_x509_certificates(found.ca)
-            if load_pem_private_key(found.key, None).public_key() != held.public_key():
+            if key_of(held, found.key) is None:
                 return False
             said = held.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         except (OSError, ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
             return False
         span = held.not_valid_before_utc, held.not_valid_after_utc
         return said == names and not is_due(*span, datetime.now(UTC))
+
+
+def key_of(certificate: x509.Certificate, pem: bytes) -> PrivateKeyTypes | None:
+    """The private key in the PEM, None if it is another certificate's. ValueError or TypeError if
+    none can be read.
+    """
+    key = load_pem_private_key(pem, None)
+    return key if key.public_key() == certificate.public_key() else None
 
 
 def load_or_create_signing_key(path: Path) -> Ed25519PrivateKey:

@@ -9,11 +9,12 @@ connections among them.
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import grpc
+
+from spine.whereabouts import try_to_bind
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +94,6 @@ def _nobody_else_on(host: str, port: int) -> None:
     if not port:
         return
     try:
-        for family, kind, protocol, _, address in socket.getaddrinfo(
-            host.strip("[]"), port, type=socket.SOCK_STREAM
-        ):
-            with socket.socket(family, kind, protocol) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # but for who listens
-                probe.bind(address)
+        try_to_bind(host, port)
     except OSError as error:
         raise RuntimeError(f"cannot listen on {host}:{port}: {error.strerror}") from error

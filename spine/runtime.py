@@ -179,18 +179,19 @@ class Runtime:
         admission: Admission | None = None,
     ) -> SpineServer:
         """A server under the identity of this process."""
-        settings = self.settings
+        settings, limits = self.settings, Limits()
+        own = settings.calls_under_way + settings.streams_open // limits.accepting
         return build_server(
             self.own_identity(role, name),
             services,
             host=settings.listen_host,
-            port=port or remembered_port(settings.data_dir, name),
+            port=port or remembered_port(settings.data_dir, name, settings.listen_host),
             limits=Limits(
                 request_bytes=request_bytes or settings.max_request_bytes,
                 metadata_bytes=settings.max_metadata_bytes,
                 handshake_timeout_ms=settings.handshake_timeout_ms,
                 deadline_s=settings.max_deadline_s,
-                concurrent_calls=Limits().concurrent_calls + settings.calls_under_way,
+                concurrent_calls=limits.concurrent_calls + own,
             ),
             reflect=settings.reflection,
             serving=serving,
@@ -227,7 +228,8 @@ def admission_of(
         settings.anomaly_commands_per_hour,
         settings.anomaly_refusals_per_hour,
     )
-    return Admission(limits, settings.calls_under_way, held=held, report=report)
+    most = settings.calls_under_way, settings.streams_open
+    return Admission(limits, *most, held=held, report=report)
 
 
 # -- running --------------------------------------------------------------------------------------

@@ -6,17 +6,14 @@ records cost. Whatever takes something away goes alone and at once, as ever.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Final
 
-from spine.claims import Claims
 from spine.coordinator import Coordinator
-from spine.domain import Domain
-from spine.fold import FaustFolds
 from spine.orders import Handled, Order
 from spine.policy import Role
 from spine.together import Together
-from spine.writer import LogWriter
 
 # So many of the largest requests that there can be fit into one record, and into its copies.
 SHARED_MAX: Final = 12
@@ -25,18 +22,14 @@ SHARED_MAX: Final = 12
 class SharingCoordinator(Coordinator):
     """A coordinator of governance whose `handle` shares records; answers are those of one alone."""
 
-    def __init__(
-        self,
-        domain: Domain,
-        folds: FaustFolds,
-        writer: LogWriter,
-        partition_count: int,
-        tightens: Callable[[Any], bool],
-        claims: Claims | None = None,
-    ) -> None:
-        super().__init__(domain, folds, writer, partition_count, tightens, claims)
-        self._waiting: list[tuple[Order, list[Handled | Exception]]] = []
-        self._carry_out = Together(self._carry_out_waiting)
+    @cached_property
+    def _waiting(self) -> list[tuple[Order, list[Handled | Exception]]]:
+        """The commands that wait to be carried out, each with where its answer goes."""
+        return []
+
+    @cached_property
+    def _carry_out(self) -> Together:
+        return Together(self._carry_out_waiting)
 
     async def handle(self, order: Order) -> Handled:
         """Carry out one command; raises as `Coordinator.handle` does."""

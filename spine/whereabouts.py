@@ -56,19 +56,27 @@ def reachable_target(data_dir: Path, kind: str) -> str:
     return targets[0] if targets else service_target(data_dir, kind)
 
 
-def remembered_port(data_dir: Path, name: str) -> int:
-    """The port a service had last time if it is still free, else 0: any free one."""
+def remembered_port(data_dir: Path, name: str, host: str) -> int:
+    """The port a service had last time if it is still free at that host, else 0: any free one."""
     try:
         port = int(json.loads(_service_file(data_dir, name).read_text())["port"])
     except (FileNotFoundError, ValueError, KeyError):
         return 0
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return 0
+    try:
+        try_to_bind(host, port)
+    except OSError:
+        return 0
     return port
+
+
+def try_to_bind(host: str, port: int) -> None:
+    """OSError if somebody listens there already, at any address of that host."""
+    for family, kind, protocol, _, address in socket.getaddrinfo(
+        host.strip("[]"), port, type=socket.SOCK_STREAM
+    ):
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # but for who listens
+            probe.bind(address)
 
 
 def _service_file(data_dir: Path, name: str) -> Path:

@@ -7,6 +7,7 @@ right is worked out here from what governance says, and taken from neither side.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -21,12 +22,17 @@ import grpc
 from spine.accreditation import CCS, DSI
 from spine.consumers.v1 import consumers_pb2_grpc
 from spine.dsi.v1 import dsi_pb2_grpc
+from spine.errors import Reason
 from spine.governance.v1 import governance_pb2, governance_pb2_grpc
 from spine.reference.v1 import reference_pb2_grpc
 from spine.server import connect_sync, error_from
 from spine.shared_trust.v1 import shared_trust_pb2, shared_trust_pb2_grpc
 
 CALL_S: Final = 20.0
+# How long, all in all, is waited for turns at servers with too many calls under way; and each time
+# at least.
+TURNS_S: Final = 120.0
+TURN_LEAST_S: Final = 0.05
 # By then at the latest a side must say no to what was revoked. Ours say so at once.
 REVOCATION_REACHES_S: Final = 5.0
 QUESTIONS_A_CALL: Final = 1_000
@@ -88,10 +94,17 @@ class Sandbox:
 
 
 class Ends:
-    """The three endpoints, asked by identities of a data folder."""
+    """The three endpoints, asked by identities of a data folder.
 
-    def __init__(self, addresses: Mapping[str, str], identities: Path, asker: str) -> None:
+    A server with too many calls under way (OVERLOADED) says when a turn is, and nothing of trust:
+    it is asked again then, until that took `turns_s` in all. `waited_s` is how long it took so far.
+    """
+
+    def __init__(
+        self, addresses: Mapping[str, str], identities: Path, asker: str, turns_s: float = TURNS_S
+    ) -> None:
         self._addresses, self._identities, self.asker = addresses, identities, asker
+        self._turns_s, self.waited_s = turns_s, 0.0
         self._open: dict[tuple[str, str], grpc.Channel] = {}
         self._stack = ExitStack()
 
@@ -102,36 +115,48 @@ class Ends:
             self._open[end, alias] = channel
         return self._open[end, alias]
 
+    def _ask(self, end: str, alias: str, stub: Any, method: str, request: Any) -> Any:
+        call = getattr(stub(self._channel(end, alias)), method)
+        while True:
+            try:
+                return call(request, timeout=CALL_S)
+            except grpc.RpcError as error:
+                said = error_from(error)
+                if said.reason != Reason.OVERLOADED or said.retry_after_s is None:
+                    raise
+                wait_s = max(said.retry_after_s, TURN_LEAST_S)
+                if self.waited_s + wait_s > self._turns_s:
+                    raise
+            self.waited_s += wait_s
+            time.sleep(wait_s)
+
     def governance(self, method: str, request: Any) -> Any:
         """What governance says."""
-        stub = governance_pb2_grpc.GovernanceStub(self._channel(BOARD, self.asker))
-        return getattr(stub, method)(request, timeout=CALL_S)
+        return self._ask(BOARD, self.asker, governance_pb2_grpc.GovernanceStub, method, request)
 
     def reference(self, request: Any) -> Any:
         """A list of governance's standing data."""
-        stub = reference_pb2_grpc.ReferenceStub(self._channel(BOARD, self.asker))
-        return stub.ListCodes(request, timeout=CALL_S)
+        stub = reference_pb2_grpc.ReferenceStub
+        return self._ask(BOARD, self.asker, stub, "ListCodes", request)
 
     def side(self, end: str, method: str, request: Any, alias: str = "") -> Any:
         """What one of the two sides says."""
-        channel = self._channel(end, alias or self.asker)
-        stub = shared_trust_pb2_grpc.SharedTrustStub(channel)
-        return getattr(stub, method)(request, timeout=CALL_S)
+        stub = shared_trust_pb2_grpc.SharedTrustStub
+        return self._ask(end, alias or self.asker, stub, method, request)
 
     def token(self, request: Any, alias: str) -> Any:
         """A consent token from the consent side."""
-        stub = shared_trust_pb2_grpc.ConsentTokensStub(self._channel(CONSENT_SIDE, alias))
-        return stub.IssueConsentToken(request, timeout=CALL_S)
+        stub = shared_trust_pb2_grpc.ConsentTokensStub
+        return self._ask(CONSENT_SIDE, alias, stub, "IssueConsentToken", request)
 
     def consumers(self, method: str, request: Any, alias: str) -> Any:
         """A command to the consent side."""
-        stub = consumers_pb2_grpc.ConsumersStub(self._channel(CONSENT_SIDE, alias))
-        return getattr(stub, method)(request, timeout=CALL_S)
+        stub = consumers_pb2_grpc.ConsumersStub
+        return self._ask(CONSENT_SIDE, alias, stub, method, request)
 
     def dsi(self, method: str, request: Any, alias: str) -> Any:
         """A question to the data side."""
-        stub = dsi_pb2_grpc.DsiStub(self._channel(DATA_SIDE, alias))
-        return getattr(stub, method)(request, timeout=CALL_S)
+        return self._ask(DATA_SIDE, alias, dsi_pb2_grpc.DsiStub, method, request)
 
     def close(self) -> None:
         """Hang up."""
@@ -281,7 +306,9 @@ class Check:
         return self.id.partition(".")[0]
 
     def run(self, subject: Subject) -> Finding:
-        """The check, carried out. An endpoint that does not answer fails it."""
+        """The check, carried out. An endpoint that does not answer fails it; one that is only busy
+        is waited for (`Ends`).
+        """
         try:
             return self._found(self.work(subject), Verdict.PASS)
         except NotRun as nothing:

@@ -8,6 +8,7 @@ could not judge answers of another build, 1 anything else.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -21,7 +22,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from spine.errors import Reason, SpineError
-from spine.server import error_from
+from spine.server import Failure, error_from
 
 EXIT_CODES: Final[Mapping[str, int]] = {
     "INVALID_ARGUMENT": 7,
@@ -115,7 +116,14 @@ def fail_rpc(error: grpc.RpcError) -> int:
         where = ", ".join(getattr(error, "__notes__", ())) or "the process"
         message = f"{where} does not answer: is `spine up` running?"
         return _fail(failure.code, Reason.STARTING, message)
-    return _fail(failure.code, failure.reason or failure.code, failure.message)
+    return _fail(failure.code, failure.reason or failure.code, failure.message + _again(failure))
+
+
+def _again(failure: Failure) -> str:
+    """When the server says to ask again, in tenths of a second and no sooner; if it says so."""
+    if failure.retry_after_s is None:
+        return ""
+    return f"; again in {math.ceil(failure.retry_after_s * 10) / 10:g} s"
 
 
 def fail_settings(error: ValidationError) -> int:

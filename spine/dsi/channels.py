@@ -19,13 +19,14 @@ CHANNEL: Final = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 500),
+    ("grpc.use_local_subchannel_pool", 1),  # a connection of its own, whoever else goes there
 )
 # As long as a call may last that was begun before a renewal.
 CALLS_END_S: Final = Limits().stream_deadline_s
 
 
 class Channels:
-    """One to each target, opened when it is first asked for.
+    """One to each target, or several by their numbers, opened when they are first asked for.
 
     A channel shows for ever the certificate that it was opened with, so a renewed one takes
     another channel; the former ends once its calls have.
@@ -34,24 +35,24 @@ class Channels:
     def __init__(self, identity: Path) -> None:
         self._identity = Identity(identity)
         self._stamp = self._identity.stamp
-        self._open: dict[str, grpc.aio.Channel] = {}
+        self._open: dict[tuple[str, int], grpc.aio.Channel] = {}
         self._former: set[asyncio.Task[None]] = set()
 
-    def to(self, target: str) -> grpc.aio.Channel:
+    def to(self, target: str, number: int = 0) -> grpc.aio.Channel:
         """The channel to host:port for the next call.
 
         Pushback(STARTING) while a file of the identity is away and no channel is open yet.
         """
         self._look()
-        if target not in self._open:
+        if (target, number) not in self._open:
             try:
-                self._open[target] = connect(
+                self._open[target, number] = connect(
                     target, self._identity.folder, CHANNEL, server_name=DEV_SERVER_NAME
                 )
             except OSError as error:
                 message = f"the identity {self._identity.folder.name} cannot be read just now"
                 raise Pushback(Reason.STARTING, message) from error
-        return self._open[target]
+        return self._open[target, number]
 
     def _look(self) -> None:
         stamp = self._identity.stamp
@@ -71,8 +72,8 @@ class Channels:
 
     async def close_to(self, target: str) -> None:
         """Disconnect from one."""
-        if target in self._open:
-            await self._open.pop(target).close(None)
+        for key in [key for key in self._open if key[0] == target]:
+            await self._open.pop(key).close(None)
 
     async def close(self) -> None:
         """Disconnect from all. Calls of before a renewal are for those who made them to end."""

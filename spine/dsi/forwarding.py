@@ -156,23 +156,24 @@ class Forwarder:
         self, peer: Peer, method: str, request: Message, left_s: float
     ) -> AsyncGenerator[Answered, None]:
         """The peer's answers, each made when it is asked for. Fails like `unary`."""
-        call = peer.stub.ForwardStream(timeout=left_s)
-        wanted = self._call(peer, method, request)
-        try:
-            while True:
-                sent = time.monotonic()
-                await call.write(wanted)
-                said = await _unless_gone(peer, call.read())
-                if said is grpc.aio.EOF:  # type: ignore[attr-defined]  # its stubs forget it
-                    return
-                yield _answered(method, said, sent)
-                wanted = members_pb2.ForwardRequest()
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
-            if not isinstance(error, grpc.aio.AioRpcError):
-                raise PeerGone from error
-            raise _failure(peer, error) from None
-        finally:
-            call.cancel()
+        with peer.streaming() as stub:
+            call = stub.ForwardStream(timeout=left_s)
+            wanted = self._call(peer, method, request)
+            try:
+                while True:
+                    sent = time.monotonic()
+                    await call.write(wanted)
+                    said = await _unless_gone(peer, call.read())
+                    if said is grpc.aio.EOF:  # type: ignore[attr-defined]  # its stubs forget it
+                        return
+                    yield _answered(method, said, sent)
+                    wanted = members_pb2.ForwardRequest()
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+                if not isinstance(error, grpc.aio.AioRpcError):
+                    raise PeerGone from error
+                raise _failure(peer, error) from None
+            finally:
+                call.cancel()
 
     def _call(self, peer: Peer, method: str, request: Message) -> Any:
         serialised = request.SerializeToString()

@@ -8,8 +8,10 @@ answers again. All of this can only make a read slow: each server decides by its
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from itertools import count
 from typing import Any, Final
 
 import grpc
@@ -20,6 +22,7 @@ from spine.dsi.v1 import members_pb2, members_pb2_grpc
 from spine.errors import NotPermitted, Pushback, Reason
 from spine.follow import Place
 from spine.identity import SERVER_PREFIX
+from spine.listening import Limits
 from spine.policy import Role
 from spine.runtime import Runtime
 from spine.server import current_caller
@@ -29,6 +32,7 @@ ASK_EVERY_S: Final = 0.5
 ANSWER_S: Final = 1.0
 # Answers that a process may miss; one that refuses the connection is gone at once.
 MISSED_MAX: Final = 2
+STREAMS_A_CONNECTION: Final = Limits().streams_per_connection
 Claims = Mapping[Place, int]
 _log = structlog.get_logger()
 
@@ -45,6 +49,21 @@ class Peer:
         self.gone = asyncio.Event()
         self.gone.set()
         self._missed = 0
+        self._streams = Counter[int]()
+
+    @contextmanager
+    def streaming(self) -> Iterator[Any]:
+        """A stub for one stream, for the length of a with block.
+
+        A connection carries so many calls at once, and those beyond wait. Streams stay: on that of
+        `stub` they would hold up every other call, and the questions whether it is there.
+        """
+        number = next(n for n in count(1) if self._streams[n] < STREAMS_A_CONNECTION)
+        self._streams[number] += 1
+        try:
+            yield members_pb2_grpc.MembersStub(self._channels.to(self._target, number))
+        finally:
+            self._streams[number] -= 1
 
     async def ask(self, log_id: bytes, asker: str) -> None:
         """Ask what it folds now. Of another log, or the asker itself, it is nobody."""

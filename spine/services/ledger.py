@@ -80,9 +80,10 @@ async def start_ledger(runtime: Runtime) -> LedgerProcess:
     runner = web.AppRunner(tile_server(folder / PUBLIC), access_log=None)
     await runner.setup()
     process.on_end(runner.cleanup)
-    port = settings.ledger_http_port or remembered_port(settings.data_dir, HTTP_NAME)
-    await web.TCPSite(runner, settings.listen_host, port).start()
-    announce(settings.data_dir, HTTP_NAME, settings.listen_host, runner.addresses[0][1])
+    host = settings.listen_host
+    port = settings.ledger_http_port or remembered_port(settings.data_dir, HTTP_NAME, host)
+    await web.TCPSite(runner, host, port).start()
+    announce(settings.data_dir, HTTP_NAME, host, runner.addresses[0][1])
     log = ReaderThread(runtime.kafka)
     process.on_end(log.close)
     process.standings = Standings(runtime.memory_fold(trust.GOVERNANCE_TOPIC, 0), log)

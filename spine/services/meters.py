@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import compress
 from typing import Any, Final
 
 import numpy as np
@@ -20,9 +21,12 @@ from spine.policy import MeterAccess
 from spine.rows import CLOSED_PREFIX, SUBJECT_PREFIX, Applied
 
 # Of so many meters the state is kept at hand, of two topics: at 16 bytes each, and some 250 for a
-# state that no other meter shares, or that another has followed.
+# state that no other meter shares.
 METERS_KEPT_MAX: Final = 1_000_000
 STATES_SHARED_MAX: Final = 10_000
+# States that no meter is in any longer are dropped when there may be so many of them, and as many
+# as of the others.
+STATES_OVER_MAX: Final = 10_000
 # Put beside the columns of `Kept` at most, at about 100 bytes each.
 PUT_BESIDE_MAX: Final = 10_000
 # What it takes to look one meter up beside the columns, in meters of columns that are made again.
@@ -64,11 +68,11 @@ class Kept:
     def __init__(self) -> None:
         self._numbers, self._kept = np.zeros((2, 0), np.int64)
         self._beside: dict[int, int] = {}
-        self._looked_beside = 0
+        self._looked_beside = self._meters = 0
 
     def __len__(self) -> int:
-        """How many meters at most: one that was put again may count twice."""
-        return len(self._numbers) + len(self._beside)
+        """How many meters."""
+        return self._meters
 
     def of(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """What is kept of each of these meters, (n,); `_UNKNOWN` where that is nothing."""
@@ -76,8 +80,8 @@ class Kept:
             self._make_again()
         kept = np.full(len(numbers), _UNKNOWN)
         if len(self._numbers):
-            places = np.minimum(np.searchsorted(self._numbers, numbers), len(self._numbers) - 1)
-            kept = np.where(self._numbers[places] == numbers, self._kept[places], kept)
+            places, there = self._in_columns(numbers)
+            kept = np.where(there, self._kept[places], kept)
         if self._beside:
             self._looked_beside += len(numbers)
             found = map(self._beside.get, numbers.tolist(), kept.tolist())
@@ -86,9 +90,30 @@ class Kept:
 
     def put(self, numbers: npt.NDArray[np.int64], kept: npt.NDArray[np.int64]) -> None:
         """Keep that of these meters, whatever was kept of them before."""
+        new = numbers[~self._in_columns(numbers)[1]] if len(self._numbers) else numbers
+        self._meters += sum(number not in self._beside for number in set(new.tolist()))
         self._beside.update(zip(numbers.tolist(), kept.tolist(), strict=True))
         if len(self._beside) > PUT_BESIDE_MAX:
             self._make_again()
+
+    def used(self, numbers: int) -> npt.NDArray[np.bool_]:
+        """Which of `range(numbers)` are kept of any meter, (numbers,)."""
+        self._make_again()
+        used = np.zeros(numbers, np.bool_)
+        used[self._kept] = True
+        return used
+
+    def renumber(self, now: npt.NDArray[np.int64]) -> None:
+        """Keep `now[n]` wherever n is kept."""
+        self._make_again()
+        self._kept = now[self._kept]
+
+    def _in_columns(
+        self, numbers: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
+        """Where each meter is in the columns, if it is found there; they are not empty."""
+        places = np.minimum(np.searchsorted(self._numbers, numbers), len(self._numbers) - 1)
+        return places, self._numbers[places] == numbers
 
     def _make_again(self) -> None:
         beside, count = self._beside, len(self._beside)
@@ -162,14 +187,29 @@ class KnownStates:
         self._kept.put(numbers_of(mpxns), np.array(places, np.int64))
 
     def _forget_if_full(self) -> None:
-        if len(self._kept) >= METERS_KEPT_MAX or len(self._states) > METERS_KEPT_MAX:
+        if len(self._kept) >= METERS_KEPT_MAX:
             self._forget()
+        elif len(self._states) > self._states_max:
+            self._drop_superseded()
 
     def _forget(self) -> None:
         self._kept = Kept()
         self._states: list[Any] = [None]
         self._places: dict[bytes, int] = {}
         self._place_of(self._never_named)
+        self._states_max = STATES_OVER_MAX
+
+    def _drop_superseded(self) -> None:
+        """Forget the states that no meter is in any longer."""
+        used = self._kept.used(len(self._states))
+        used[[_NOT_UNDERSTOOD, _INITIAL]] = True
+        now = np.cumsum(used) - 1
+        self._kept.renumber(now)
+        self._states = list(compress(self._states, used.tolist()))
+        self._places = {
+            packed: int(now[place]) for packed, place in self._places.items() if used[place]
+        }
+        self._states_max = min(2 * len(self._states), METERS_KEPT_MAX) + STATES_OVER_MAX
 
     def _place_of(self, state: Any) -> int:
         """The place in `_states` of what all meters in that state share."""

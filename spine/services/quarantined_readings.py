@@ -13,13 +13,13 @@ import grpc
 import structlog
 
 from spine import trust
+from spine.dsi.channels import Channels
 from spine.dsi.v1 import quarantined_pb2, quarantined_pb2_grpc
 from spine.errors import SpineError
-from spine.identity import DEV_SERVER_NAME, SERVER_PREFIX
+from spine.identity import SERVER_PREFIX
 from spine.log_thread import ReaderThread
 from spine.quarantine import Listed, QuarantineKeeper
 from spine.runtime import Process
-from spine.server import connect
 from spine.services.background import every
 from spine.whereabouts import addresses, service_targets
 from spine.writer import LogWriter
@@ -36,6 +36,8 @@ class QuarantinedReadings:
 
     def __init__(self, process: Process, keep: Keep) -> None:
         self._process, self._keep = process, keep
+        identities = process.runtime.settings.data_dir / "identities"
+        self._channels = Channels(identities / f"{SERVER_PREFIX}{process.name}")
         self._last: dict[str, dict[int, Any]] = {}
         self._failing: dict[str, str] = {}
 
@@ -47,8 +49,8 @@ class QuarantinedReadings:
         here = service_targets(settings.data_dir, READINGS_PROCESS).values()
         for target in dict.fromkeys((*here, *addresses(settings.readings_peers))):
             try:
-                async with self._channel(target) as channel:
-                    await self._ask(target, quarantined_pb2_grpc.QuarantinedStub(channel))
+                channel = self._channels.to(target)
+                await self._ask(target, quarantined_pb2_grpc.QuarantinedStub(channel))
             except grpc.aio.AioRpcError as error:
                 self._failed("quarantine.unasked", target, error.code().name)
             except SpineError as error:
@@ -61,10 +63,9 @@ class QuarantinedReadings:
             _log.warning(event, target=target, reason=reason)
         self._failing[target] = reason
 
-    def _channel(self, target: str) -> grpc.aio.Channel:
-        data_dir = self._process.runtime.settings.data_dir
-        identity = data_dir / "identities" / f"{SERVER_PREFIX}{self._process.name}"
-        return connect(target, identity, server_name=DEV_SERVER_NAME)
+    async def close(self) -> None:
+        """Disconnect."""
+        await self._channels.close()
 
     async def _ask(self, target: str, stub: Any) -> None:
         """Keep what one of them lists. What was kept is not asked for again; after a failure, it
@@ -92,4 +93,5 @@ def keep_quarantined_readings(process: Process, writer: LogWriter) -> None:
     keeper, log = QuarantineKeeper(writer), ReaderThread(process.runtime.kafka)
     process.on_end(log.close)
     asked = QuarantinedReadings(process, lambda listed: keeper.keep(listed, log))
+    process.on_end(asked.close)
     every(process, LOOK_EVERY_S, asked.look)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +17,7 @@ from domains.consumers.events import AgentAppointed, SupplyEnded, SupplyStarted
 from domains.metering.decider import sending_part, sending_stretches
 from domains.metering.judging import Points, numbers_of
 from spine import trust
-from spine.event import Fact
+from spine.event import Fact, murmur2_partition
 from spine.live import LiveFold
 from spine.services import meters
 from spine.services.meters import Kept, KnownStates, known_access, known_state
@@ -99,11 +100,18 @@ def said(draw: st.DrawFn) -> tuple[str, tuple[object, ...], bool]:
 
 
 @settings(max_examples=100, deadline=None)
-@given(steps=st.lists(said() | st.none(), max_size=8), kept=st.sampled_from([1, 2, 1_000]))
-def test_what_is_kept_is_what_the_fold_says(steps: list[Any], kept: int) -> None:
-    """Facts and questions in any order; `kept` so few that meters are forgotten again and again."""
+@given(
+    steps=st.lists(said() | st.none(), max_size=8),
+    kept=st.sampled_from([1, 2, 1_000]),
+    over=st.sampled_from([0, 1, 1_000]),
+)
+def test_what_is_kept_is_what_the_fold_says(steps: list[Any], kept: int, over: int) -> None:
+    """Facts and questions in any order; `kept` so few that meters are forgotten again and again,
+    or `over` so few that the states of no meter are dropped again and again.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(meters, "METERS_KEPT_MAX", kept)
+        patch.setattr(meters, "STATES_OVER_MAX", over)
         heard = Heard()
         for step in steps:
             if step is not None:
@@ -118,6 +126,27 @@ def test_a_fact_replaces_what_is_kept_in_the_moment_it_is_folded() -> None:
         assert heard.told() == heard.right()
         heard.say(METER, SupplyEnded("SUPP", MOVED_IN + timedelta(days=60)))
         assert (heard.told() == heard.right()) is follows, "the naive variant sends on"
+
+
+class Hoarder(KnownStates):
+    """Naive: keeps every state that any meter was ever in."""
+
+    def _drop_superseded(self) -> None:
+        return None
+
+
+def test_states_that_no_meter_is_in_any_longer_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meters, "STATES_OVER_MAX", 4)
+    for known, bounded in ((KnownStates, True), (Hoarder, False)):
+        heard = Heard(known)
+        heard.say(NEIGHBOUR, SupplyStarted("OTHER", MOVED_IN))
+        _, *rest = heard.told()
+        for day in range(40):
+            heard.say(METER, SupplyStarted("SUPP", MOVED_IN + timedelta(days=day)))
+        assert heard.told() == heard.right() and rest[1] is heard.told()[2]
+        asked = numbers_of(np.array([NEIGHBOUR.encode(), METER.encode()]))
+        assert (heard.known._kept.of(asked) >= 0).all() and len(heard.known._kept) == 2
+        assert (len(heard.known._states) <= 12) is bounded
 
 
 def test_meters_that_differ_only_in_their_occupiers_share_one_state() -> None:
@@ -137,6 +166,23 @@ def test_numbers_that_are_no_meters_take_no_room() -> None:
     heard.told()
     asked = numbers_of(np.array([mpxn.encode() for mpxn in ASKED]))
     assert (heard.known._kept.of(asked) >= 0).tolist() == [mpxn == METER for mpxn in ASKED]
+
+
+@pytest.mark.parametrize("like", [f"{METER}-{{}}", f"{METER}{{}}", "c-{}", "\N{SUPERSCRIPT TWO}{}"])
+def test_a_subject_that_is_no_meters_number_is_taken_for_no_meter(
+    like: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Naive: takes every subject for a number, of which the first so many bytes count."""
+    tried = (like.format(n) for n in count())
+    subject = next(s for s in tried if murmur2_partition(s.encode(), PARTITIONS) == PARTITION)
+    heard = Heard()
+    heard.say(subject, SupplyStarted("SUPP", MOVED_IN))
+    assert len(heard.known._kept) == 0 and heard.told() == heard.right()
+    monkeypatch.setattr(meters, "_has_number", lambda subject: True)
+    naive = Heard()
+    naive.say(subject, SupplyStarted("SUPP", MOVED_IN))
+    assert len(naive.known._kept) == 1
+    assert (naive.told() == naive.right()) is not subject.startswith(METER)
 
 
 @settings(max_examples=200, deadline=None)
@@ -161,4 +207,4 @@ def test_columns_keep_what_a_dictionary_would(
                 kept.put(numbers, numbers * 100 + number)
                 right |= {one: one * 100 + number for one in asked}
             assert kept.of(numbers).tolist() == [right.get(one, -1) for one in asked]
-        assert len(right) <= len(kept)
+            assert len(kept) == len(right)

@@ -1,13 +1,13 @@
 """Calls that nobody answers: counted, waited for as long as their caller did, never held right."""
 
 import asyncio
-from typing import Any
 
 import grpc
 import pytest
 
 from loadtest.installation import WrongAnswer
-from loadtest.mixing import refused
+from loadtest.mixing import GATES, TARGETS, AfterRevoking
+from loadtest.results import Result
 from loadtest.traffic import Patience, Unanswered, answer_to, at_pace
 from spine.errors import Bug, NotPermitted, Pushback, Reason, SpineError
 from spine.server import STATUS_DETAILS, status_of
@@ -70,21 +70,43 @@ async def test_a_wrong_end_is_no_missing_answer(error: grpc.aio.AioRpcError) -> 
         await at_pace(wrong, per_s=1_000, seconds=0.1)
 
 
-async def _after_revoking(end: grpc.aio.AioRpcError | None) -> None:
+async def _after_revoking(end: grpc.aio.AioRpcError | None) -> AfterRevoking:
     async def call(request: bytes, timeout: float) -> bytes:
         if end is not None:
             raise end
         return request
 
-    await refused(Patience(deadline_s=0.05), call, b"")
+    after = AfterRevoking()
+    await after.read(Patience(deadline_s=0.05), call, b"")
+    return after
 
 
-async def test_a_read_after_a_revocation_is_refused_or_late_and_nothing_else() -> None:
-    await _after_revoking(REVOKED)
+async def test_a_read_after_a_revocation_is_refused_or_late_or_a_stale_permit() -> None:
+    assert await _after_revoking(REVOKED) == AfterRevoking(refused=1)
     for error in NOT_ANSWERED:
         with pytest.raises(Unanswered):
             await _after_revoking(error)
-    ends: list[Any] = [*WRONG, None]
-    for end in ends:
+    for error in WRONG:
         with pytest.raises(WrongAnswer):
-            await _after_revoking(end)
+            await _after_revoking(error)
+    assert await _after_revoking(None) == AfterRevoking(permitted=1)
+
+
+async def test_every_stale_permit_is_counted_and_the_run_has_failed() -> None:
+    """The naive server forgets each third revocation; the load goes on."""
+    after = AfterRevoking()
+
+    async def server(request: bytes, timeout: float) -> bytes:
+        if int(request) % 3:
+            raise REVOKED
+        return request
+
+    async def revoke(number: int) -> None:
+        await after.read(Patience(), server, b"%d" % number)
+
+    taken = await at_pace(revoke, per_s=1_000, seconds=0.03)
+    assert (len(taken.latencies_ms), taken.unanswered) == (30, 0)
+    assert after == AfterRevoking(refused=20, permitted=10)
+    figures = {"stale_permits": float(after.permitted)}
+    result = Result("mixed", 1, figures, TARGETS, GATES)
+    assert not result.passed and "stale_permits ≤ 0" in map(str, result.missed())

@@ -790,8 +790,22 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a busy server is no sick one",
         "spine/admission.py",
-        " or method.startswith(GRPCS_OWN)\n",
-        "\n",
+        " or method.startswith(GRPCS_OWN) or (",
+        " or (",
+        CROWD,
+    ),
+    Mutant(
+        "an open stream leaves its place when it ends",
+        "spine/admission.py",
+        "                self._streams.leave(caller.party)\n",
+        "                pass\n",
+        CROWD,
+    ),
+    Mutant(
+        "one party does not get all streams",
+        "spine/crowd.py",
+        "        if self._of[party] < min(share, free):\n",
+        "        if free:\n",
         CROWD,
     ),
     Mutant(

@@ -29,6 +29,7 @@ from spine.console.conformance import (
     CONSENT_SIDE,
     DATA_SIDE,
     REVOCATION_REACHES_S,
+    TURNS_S,
     Ends,
     Sandbox,
     Subject,
@@ -491,11 +492,11 @@ class Town:
             await self.servers[end].start()
 
     async def examine(
-        self, sandbox: Sandbox = SANDBOX, asker: str = "board"
+        self, sandbox: Sandbox = SANDBOX, asker: str = "board", turns_s: float = TURNS_S
     ) -> dict[str, tuple[Verdict, str]]:
         """Each check and its verdict, with what came or why not."""
         addresses = {end: f"localhost:{server.port}" for end, server in self.servers.items()}
-        ends = Ends(addresses, identities(self.authority), asker)
+        ends = Ends(addresses, identities(self.authority), asker, turns_s)
         found = await asyncio.to_thread(conforming.examine, Subject(ends, sandbox))
         ends.close()
         return {one.check: (one.verdict, one.why or one.came) for one in found}
@@ -712,6 +713,71 @@ async def test_a_no_that_comes_after_the_limit_is_named(
     assert REVOCATION_REACHES_S == 5.0
     monkeypatch.setattr("spine.console.conformance_tokens.REVOCATION_REACHES_S", 0.0)
     assert await town.failing() == REVOCATION | {"technical.revocation-at-consumers"}
+
+
+class Crowded(SharedTrustService):
+    """Has too many calls under way each second time, and says when a turn is."""
+
+    asked = 0
+    hint_s = 0.01
+
+    def _turn(self) -> None:
+        self.asked += 1
+        if self.asked % 2:
+            raise Pushback(Reason.OVERLOADED, "too many calls", retry_after_s=self.hint_s)
+
+    async def DescribeTrust(self, request: Any, context: Any) -> Any:
+        self._turn()
+        return await super().DescribeTrust(request, context)
+
+    async def JudgeAccreditations(self, request: Any, context: Any) -> Any:
+        self._turn()
+        return await super().JudgeAccreditations(request, context)
+
+    async def CheckConsentToken(self, request: Any, context: Any) -> Any:
+        self._turn()
+        return await super().CheckConsentToken(request, context)
+
+
+class NeverATurn(Crowded):
+    """Tells everybody to come in a minute, whenever they come."""
+
+    hint_s = TURNS_S / 2 + 1
+
+    def _turn(self) -> None:
+        self.asked = 0
+        super()._turn()
+
+
+async def test_a_crowded_side_is_asked_again_in_its_turn(town: Town) -> None:
+    """Naive: what is turned away fails."""
+    await town.serve(data_side=Crowded)
+    naive = await town.examine(turns_s=0)
+    assert naive["technical.checked-by-both"] == (Verdict.FAIL, "too many calls")
+    assert await town.failing() == set()
+
+
+async def test_a_side_that_never_has_a_turn_is_not_waited_for_without_end(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("spine.console.conformance.time.sleep", slept.append)
+    await town.serve(data_side=NeverATurn)
+    found = await town.examine(Sandbox())
+    assert found["standards.policy"] == (Verdict.FAIL, "too many calls")
+    assert slept == [NeverATurn.hint_s]
+
+
+async def test_of_a_side_too_busy_to_be_timed_nothing_is_said(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It never said yes, so it did not fail; that it said no in time was not seen either."""
+    await town.serve(data_side=Crowded)
+    monkeypatch.setattr("spine.console.conformance_tokens.REVOCATION_REACHES_S", 0.0)
+    found = await town.examine()
+    verdict, why = found["technical.revocation-at-dsi"]
+    assert verdict is Verdict.NOT_RUN and why.startswith("dsi was too busy to be timed")
+    assert found["technical.revocation-at-consumers"][0] is Verdict.FAIL
 
 
 async def test_a_side_that_serves_nothing_of_it_fails_and_is_not_passed_over(town: Town) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import grpc
@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from spine.admission import FORWARDED, Admission
 from spine.consumers.v1 import consumers_pb2, consumers_pb2_grpc
+from spine.crowd import STREAM_AGAIN_MOST_S, STREAMS_OPEN
 from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
 from spine.errors import Pushback, Reason
 from spine.identity import Authority, Caller
@@ -54,7 +55,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @asynccontextmanager
 async def crowded(
-    authority: Authority, places: int, limits: PartyLimits = LIMITS
+    authority: Authority, places: int, limits: PartyLimits = LIMITS, streams: int = STREAMS_OPEN
 ) -> AsyncIterator[tuple[Slow, Callers, str]]:
     """A server of so many places, those who call it, and where it is."""
     slow = Slow()
@@ -67,7 +68,7 @@ async def crowded(
         ),
     ]
     own = authority.issue_server(Role.DSI, "dsi-1")
-    built = build_server(own, services, admission=Admission(limits, places))
+    built = build_server(own, services, admission=Admission(limits, places, streams))
     await built.start()
     target = f"127.0.0.1:{built.port}"
     callers = Callers(authority, slow, target)
@@ -103,6 +104,17 @@ class Callers:
             folder = self._authority.issue_client(Role.DATA_USER, party).folder
             self._channels[party] = connect(self._target, folder)
         return self._channels[party]
+
+    async def follow(self, *parties: str) -> list[Any]:
+        """A stream of each of them, one after the other, once it has begun or ended."""
+        request = dsi_pb2.StreamReadingsRequest(mpxns=["1200000000001"])
+        calls = []
+        for party in parties:
+            call = dsi_pb2_grpc.DsiStub(self.channel(party)).StreamReadings(request, timeout=20)
+            with suppress(grpc.aio.AioRpcError):
+                await call.read()
+            calls.append(call)
+        return calls
 
     async def close(self) -> None:
         for channel in self._channels.values():
@@ -190,6 +202,71 @@ async def test_a_full_server_is_healthy_streams_and_takes_access_away(
         )
         slow.may_answer.set()
         assert await failures([*under_way, standing]) == []
+
+
+async def why(calls: Iterable[Any]) -> list[Any]:
+    """What those of the streams were told that have ended."""
+    return [error_from(await failure(call)) for call in calls if call.done()]
+
+
+async def failure(call: Any) -> Any:
+    """How a stream failed."""
+    try:
+        await call.read()
+    except grpc.aio.AioRpcError as error:
+        return error
+    raise AssertionError("it did not fail")
+
+
+@pytest.mark.parametrize(("streams", "away"), [(4, 2), (10**6, 0)], ids=["few", "naive"])
+async def test_who_finds_no_place_for_a_stream_is_told_why_and_when(
+    authority: Authority, streams: int, away: int
+) -> None:
+    """The naive server opens all six, and at some number gRPC cuts them off without a reason."""
+    async with crowded(authority, PLACES, streams=streams) as (slow, callers, _):
+        parties = [f"ADVISER-{n}" for n in range(6)]
+        followed = await callers.follow(*parties)
+        told = await why(followed)
+        assert [(f.code, f.reason) for f in told] == [("UNAVAILABLE", "OVERLOADED")] * away
+        hints = {f.retry_after_s for f in told}
+        assert len(hints) == away
+        assert all(STREAM_AGAIN_MOST_S / 2 <= hint <= STREAM_AGAIN_MOST_S for hint in hints)
+        calls = await callers.read(*parties[:PLACES], reached=PLACES)
+        slow.may_answer.set()
+        assert await failures(calls) == [], "calls that answer once have places of their own"
+
+
+async def test_one_party_does_not_get_all_streams_and_leaves_its_place(
+    authority: Authority,
+) -> None:
+    async with crowded(authority, PLACES, streams=8) as (_, callers, _):
+        own = await callers.follow(*["ADVISER-A"] * 4)
+        assert [f.reason for f in await why(own)] == ["OVERLOADED"] * 2
+        assert await why(await callers.follow("ADVISER-B", "ADVISER-B")) == []
+        own[0].cancel()
+        async with asyncio.timeout(10):  # until the server has heard of it
+            while await why(await callers.follow("ADVISER-A")):
+                await asyncio.sleep(0.01)
+
+
+async def test_a_held_place_for_a_stream_costs_health_and_servers_nothing(
+    authority: Authority,
+) -> None:
+    dsi = authority.issue_server(Role.DSI, "dsi-2").folder
+    async with (
+        crowded(authority, PLACES, streams=1) as (_, callers, target),
+        connect(target, dsi) as peer,
+    ):
+        assert len(await why(await callers.follow("ADVISER-A", "ADVISER-B"))) == 1
+        health = health_pb2_grpc.HealthStub(callers.channel("ADVISER-B"))
+        watch = health.Watch(health_pb2.HealthCheckRequest(), timeout=5)
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        stream = dsi_pb2_grpc.DsiStub(peer).StreamReadings(
+            dsi_pb2.StreamReadingsRequest(), timeout=20
+        )
+        assert await stream.read()
+        watch.cancel()
+        stream.cancel()
 
 
 async def test_to_ask_in_vain_costs_something(authority: Authority) -> None:

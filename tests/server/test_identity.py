@@ -254,7 +254,7 @@ def test_an_identity_is_kept_under_its_alias_and_found_again(
     assert made.cert == before
 
 
-@pytest.mark.parametrize("change", ["party", "authority", "hosts", "age"])
+@pytest.mark.parametrize("change", ["party", "authority", "hosts", "age", "key"])
 def test_an_identity_that_no_longer_serves_is_made_anew(
     tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,6 +268,9 @@ def test_an_identity_that_no_longer_serves_is_made_anew(
         party = "dsi-2"
     elif change == "hosts":
         hosts = ("dsi.example",)
+    elif change == "key":
+        other = authority.issue_server(Role.DSI, "dsi-1", alias="other")
+        (tmp_path / "dsi" / "key.pem").write_bytes(other.key)
     elif change == "authority":
         (tmp_path / "ca").rename(tmp_path / "old")
         authority = Authority.open_or_create(tmp_path)

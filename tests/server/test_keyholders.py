@@ -56,7 +56,7 @@ async def keys_of(
     keys = Keyholders(runtime, "dsi", addresses)
 
     for target in addresses:
-        keys._channels._open[target] = grpc.aio.insecure_channel(target)
+        keys._channels._open[target, 0] = grpc.aio.insecure_channel(target)
     try:
         yield keys, addresses
     finally:

@@ -16,6 +16,7 @@ from spine.identity import Authority
 from spine.listening import Limits
 from spine.policy import Role
 from spine.server import Service, SpineServer, build_server, connect
+from spine.whereabouts import announce, remembered_port
 
 CONNECTIONS = 64
 
@@ -109,3 +110,22 @@ async def test_a_port_that_was_left_can_be_taken_at_once(authority: Authority) -
     assert second.port == first.port
     await second.start()
     await second.stop(0)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.2", "0.0.0.0"])
+async def test_a_port_is_taken_up_again_if_it_is_free_where_the_server_listens(
+    authority: Authority, tmp_path: Path, host: str
+) -> None:
+    """Whoever looks at 127.0.0.1, wherever the server listens, takes a port that is not free."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.2", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        announce(tmp_path, "dsi", host, port)
+        naive = remembered_port(tmp_path, "dsi", "127.0.0.1")
+        assert naive == port
+        own = authority.issue_server(Role.DSI, "dsi-1")
+        with pytest.raises(RuntimeError, match="cannot listen"):
+            build_server(own, [], host=host, port=naive)
+        assert remembered_port(tmp_path, "dsi", host) == 0
+    assert remembered_port(tmp_path, "dsi", host) == port

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from spine import trust
 from spine.codec import pack
-from spine.dsi import quarantined
+from spine.dsi import channels, quarantined
 from spine.dsi.quarantined import QuarantinedService
 from spine.dsi.v1 import quarantined_pb2, quarantined_pb2_grpc
 from spine.errors import Invalid, NotPermitted, Pushback, Reason
@@ -74,6 +74,11 @@ class Keeper:
         return taken
 
 
+def plain(target: str) -> grpc.aio.Channel:
+    """A channel without certificates, which are not what is tried here."""
+    return grpc.aio.insecure_channel(target)
+
+
 @asynccontextmanager
 async def asking(
     home: Path, monkeypatch: pytest.MonkeyPatch, *processes: Folds, elsewhere: str = ""
@@ -97,11 +102,12 @@ async def asking(
     runtime = SimpleNamespace(settings=settings, identity=SimpleNamespace(log_id=LOG))
     process: Any = SimpleNamespace(runtime=runtime, name="metering")
     keeper = Keeper()
+    monkeypatch.setattr(channels, "connect", lambda target, *_, **__: plain(target))
     asked = QuarantinedReadings(process, keeper.keep)
-    monkeypatch.setattr(asked, "_channel", grpc.aio.insecure_channel)
     try:
         yield asked, keeper, targets
     finally:
+        await asked.close()
         for server in servers:
             await server.stop(None)
 
@@ -168,6 +174,28 @@ async def test_a_partition_that_is_folded_anew_is_listed_from_its_beginning(
         assert (last.since_ms, last.offset) == (1_000, 7)
         await asked.look()
         assert keeper.taken() == refused
+
+
+async def test_each_is_asked_over_one_connection_for_as_long_as_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Naive: connects, and makes the handshake, at each look."""
+    first, second = Folds(0), Folds(1)
+    connected: list[str] = []
+    for naive in (False, True):
+        async with asking(tmp_path, monkeypatch, first, second) as (asked, _, targets):
+            connected.clear()
+
+            def counted(target: str, *_: Any, **__: Any) -> grpc.aio.Channel:
+                connected.append(target)
+                return plain(target)
+
+            monkeypatch.setattr(channels, "connect", counted)
+            for _look in range(3):
+                await asked.look()
+                if naive:
+                    await asked.close()
+            assert sorted(connected) == sorted(targets * (3 if naive else 1))
 
 
 def ends_the_look(event: str, target: str, reason: str) -> None:
