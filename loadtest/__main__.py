@@ -26,8 +26,8 @@ NOTE_S = 10.0
 SMALL = (("growth", 200_000, 1), ("gb-day", 3_000, 2), ("bulk", 200, 1))
 SMALL_SERVED = 200
 FULL = (
-    ("growth", 10_000, 60),
-    ("growth", 100_000, 40),
+    ("growth", 10_000, 480),
+    ("growth", 100_000, 50),
     ("growth", 1_000_000, 6),
     ("growth", 10_000_000, 1),
     ("growth", 32_000_000, 1),
