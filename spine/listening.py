@@ -37,6 +37,9 @@ class Limits:
     connection_age_ms: int = 600_000
     ping_interval_min_ms: int = 60_000
     ping_strikes: int = 2
+    # A caller with calls open is asked so often whether it is there, and has so long to say so.
+    are_you_there_every_ms: int = 60_000
+    there_within_ms: int = 20_000
 
 
 def options(limits: Limits) -> list[tuple[str, int]]:
@@ -56,6 +59,9 @@ def options(limits: Limits) -> list[tuple[str, int]]:
         ("grpc.max_connection_age_grace_ms", int(limits.stream_deadline_s * 1000)),
         ("grpc.http2.min_ping_interval_without_data_ms", limits.ping_interval_min_ms),
         ("grpc.http2.max_ping_strikes", limits.ping_strikes),
+        ("grpc.keepalive_time_ms", limits.are_you_there_every_ms),
+        ("grpc.http2.ping_timeout_ms", limits.there_within_ms),
+        ("grpc.http2.max_pings_without_data", 0),  # that is, any number: a quiet stream may be long
         ("grpc.keepalive_permit_without_calls", 0),
     ]
 
