@@ -157,6 +157,31 @@ def unwritable(path: Path, content: bytes, *, sync: bool) -> None:
     raise OSError(28, "No space left on device")
 
 
+# What it reads
+
+
+@pytest.mark.parametrize(("many", "heads"), [(process.MANY, 2), (0, 3)])
+async def test_a_head_covers_what_came_since_the_client_last_asked(
+    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, many: int, heads: int
+) -> None:
+    """A poll gives what was asked for beforehand; the naive reader seals that and pauses."""
+
+    def one(follower: Follower, timeout_ms: int) -> list[LogRecord]:
+        came = follower.log.records[follower.next :][:1]
+        follower.next += len(came)
+        return came
+
+    monkeypatch.setattr(Follower, "poll", one)
+    async with kept(log, tmp_path) as keeper:
+        monkeypatch.setattr(process, "MANY", many)
+        log.write()
+        log.write()
+        assert keeper.book is not None
+        book = keeper.book
+        await until(lambda: any(h.size == 3 for h in book.sealed.heads) if book.sealed else False)
+        assert book.size == heads
+
+
 # The look fails
 
 

@@ -343,7 +343,7 @@ async def test_while_the_machine_is_busy_little_is_indexed_unasked(
             return work(None)
 
     given: list[Any] = [Register(), Log(), None, CODEC, LOG_ID, 2, None]
-    monkeypatch.setattr(reads.psutil, "cpu_percent", lambda: per_cent)
+    monkeypatch.setattr("psutil.cpu_percent", lambda: per_cent)
     await ReadsService(*given).follow()
     at_most = reads.RECORDS_WHEN_BUSY if per_cent >= 40 else reads.RECORDS_WHEN_QUIET
     assert asked == [(0, at_most), (1, at_most)]
