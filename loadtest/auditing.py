@@ -81,6 +81,8 @@ def run(served: Served, seconds: float) -> Result:
             "before the reads: the same command, its second run; a further entry: the difference",
             f"leaves by {JOBS} processes once they have started, the same {ROUNDS} times over",
             f"bulk: records of at least {BULK_FACTS} facts; single: a record for each fact",
+            "facts folded per_s: of the time that passed, beside all else that ran on these cores; "
+            "per_cpu_s: of the time that the one thread which folds was at work",
         ],
     )
 
@@ -157,7 +159,7 @@ def _bare(served: Served) -> tuple[list[LogRecord], float]:
 
 def _folded(served: Served, records: list[LogRecord]) -> dict[str, float]:
     """Facts a second that folds in memory decode, verify and apply, of single and of bulk records,
-    where there are.
+    where there are: of the time that passed, and of that which this thread was at work.
     """
     runtime = served.spine.runtime
     # Another codec than the folds have, which would not decode again what it decoded last.
@@ -174,24 +176,28 @@ def _folded(served: Served, records: list[LogRecord]) -> dict[str, float]:
             facts = sum(len(command.facts) for command in value.commands)
         with (bulk if facts >= BULK_FACTS else single if facts == 1 else _Rate()).timed(facts):
             fold.apply(record)
-    rates = {"facts_folded_per_s": bulk, "single_facts_folded_per_s": single}
-    return {name: rate.per_s for name, rate in rates.items() if rate.count}
+    rates = {"facts_folded": bulk, "single_facts_folded": single}
+    figures: dict[str, float] = {}
+    for name, rate in rates.items():
+        if rate.count:
+            figures[f"{name}_per_s"] = rate.count / rate.seconds
+            figures[f"{name}_per_cpu_s"] = rate.count / rate.cpu_s
+    return figures
 
 
 @dataclass(slots=True)
 class _Rate:
     count: int = 0
     seconds: float = 0.0
+    cpu_s: float = 0.0
 
     @contextmanager
     def timed(self, count: int) -> Iterator[None]:
-        begun = time.perf_counter()
+        begun, cpu_s = time.perf_counter(), time.thread_time()
         yield
-        self.count, self.seconds = self.count + count, self.seconds + time.perf_counter() - begun
-
-    @property
-    def per_s(self) -> float:
-        return self.count / self.seconds
+        self.cpu_s += time.thread_time() - cpu_s
+        self.seconds += time.perf_counter() - begun
+        self.count += count
 
 
 def _leaves(records: list[LogRecord]) -> dict[str, float]:

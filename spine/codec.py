@@ -69,10 +69,7 @@ class Codec:
         self._entry = fastavro.parse_schema(entries["type"]["items"])
         self._last: tuple[bytes | None, object, list[bytes]] = None, None, []
         self._written: dict[bytes, object] = {}
-        self._readers: dict[int, Reader] = {
-            schema_id: reader_of(schema.parsed, REQUEST)
-            for schema_id, schema in schemas.by_id.items()
-        }
+        self._readers: dict[int, tuple[Reader, bool]] = {}
 
     def encode(self, value: object) -> bytes:
         """Confluent-framed Avro of a record or event, in the latest version of its schema."""
@@ -134,6 +131,20 @@ class Codec:
         fastavro.schemaless_writer(out, self._entry, _plain(request))
         return out.getvalue()
 
+    def _reader(self, schema: Schema, cls: type) -> tuple[Reader, bool]:
+        """What reads a schema, made when it is first needed, and whether it makes values of the
+        class itself; what it gives otherwise is plain.
+        """
+        if schema is self.schemas.named(schema.name) and cls is not AccessRequests:
+            try:
+                found = reader_of(schema.parsed, made=cls), True
+            except LookupError:  # a field is of another type than Avro knows
+                found = reader_of(schema.parsed), False
+        else:
+            found = reader_of(schema.parsed, REQUEST), False
+        self._readers[schema.id] = found
+        return found
+
     def _decode(
         self, framed: bytes, classes: Mapping[str, type], entries: list[bytes] | None = None
     ) -> object:
@@ -146,8 +157,11 @@ class Codec:
         cls = classes.get(schema.name)
         if cls is None:
             raise Malformed(f"{schema.name} has no place here")
+        reader, makes = self._readers.get(schema_id) or self._reader(schema, cls)
         try:
-            plain = whole(self._readers[schema_id], framed, _FRAME.size)
+            plain = whole(reader, framed, _FRAME.size)
+            if makes:
+                return plain
             if cls is AccessRequests and entries is not None:
                 entries += [entry.pop(RAW) for entry in plain["entries"]]
             latest = self.schemas.named(schema.name)

@@ -15,6 +15,8 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Final
 
+from msgspec import Struct
+
 NO_PREDECESSOR: Final = -1
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 # Of the keys that were asked for last: the same one is asked for several times in a row.
@@ -101,8 +103,7 @@ class Opening:
         return hashlib.sha256(b"energyos-log-v1\x00" + body + self.root_key + self.nonce).digest()
 
 
-@dataclass(frozen=True, slots=True)
-class Fact:
+class Fact(Struct, frozen=True):
     """One thing that happened: `type` is `<domain>.<EventName>`, `body` its framed Avro."""
 
     type: str
@@ -110,8 +111,7 @@ class Fact:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(Struct, frozen=True):
     """The facts of one accepted command. They apply together or are void together.
 
     `id` is derived from party, method and idempotency key; `request_digest` tells a repeated
@@ -128,8 +128,7 @@ class Command:
     facts: tuple[Fact, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(Struct, frozen=True):
     """The value of a FACTS record: one command, or a bulk list in which each stands alone."""
 
     topic: str

@@ -11,14 +11,19 @@ more (Bug).
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable
+from dataclasses import is_dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, Union, get_args, get_origin, get_type_hints
+
+from msgspec import Struct
 
 from spine.errors import Bug
 
 # Value and the place after it, of the bytes from a place on. ValueError, LookupError, EOFError or
-# OverflowError for what is not the one way to write a value.
+# OverflowError for what is not the one way to write a value. Whoever calls one looks whether the
+# place is still in the bytes (`whole`): of a text that is cut short it lies beyond.
 Reader = Callable[[bytes, int], tuple[Any, int]]
 
 RAW: Final = ""  # no field is called that
@@ -29,42 +34,142 @@ _instants: dict[bytes, datetime] = {}
 _INT_MIN, _INT_MAX = -(1 << 31), (1 << 31) - 1
 
 
-def reader_of(schema: Any, raw_of: str = "") -> Reader:
+def reader_of(schema: Any, raw_of: str = "", made: Any = None) -> Reader:
     """Reads values of a schema, as fastavro has parsed it: plain values, as fastavro gives them.
 
     Of records of the name `raw_of` the bytes that they were read from are among their fields, as
-    `RAW`: there is no other way to write them.
+    `RAW`: there is no other way to write them. With a type `made`, values of that type are made
+    instead of plain ones; LookupError if its fields are not those of the schema, each of its type.
+
+    A fold reads every fact in the log, so Python is written for each schema, in which nothing is
+    called for a field as most are: a text of up to 63 bytes, a number of one byte, an instant.
     """
-    return _reader(schema, {}, raw_of)
+    source = _Source(raw_of)
+    value = source.value(schema, made, 1)
+    lines = ["def read(raw, at):", *source.lines, f"    return {value}, at"]
+    exec("\n".join(lines), source.known)
+    reader: Reader = source.known["read"]
+    return reader
 
 
 def whole(reader: Reader, raw: bytes, at: int) -> Any:
     """The value from that place to the end of the bytes; ValueError if any are left over."""
     value, end = reader(raw, at)
     if end != len(raw):
-        raise ValueError("bytes left over")
+        raise ValueError("cut short, or bytes left over")
     return value
 
 
-def _reader(node: Any, named: dict[str, Reader], raw_of: str) -> Reader:
+class _Source:
+    """The lines of a reader, and what they name. `made` is the type to make, None for plain."""
+
+    def __init__(self, raw_of: str) -> None:
+        self.lines: list[str] = []
+        self.known: dict[str, Any] = dict(_CALLED)
+        self._raw_of = raw_of
+        self._named: dict[str, Any] = {}
+        self._count = 0
+
+    def value(self, node: Any, made: Any, depth: int) -> str:
+        """Write how a value is read; returns the name that it has then."""
+        match node:
+            case str() if node in self._named:
+                return self.value(self._named[node], made, depth)
+            case {"type": dict() | list() as inner}:
+                return self.value(inner, made, depth)
+            case {"type": "record", "name": name, "fields": fields}:
+                value = self._record(name, fields, made, depth)
+                self._named[name] = node
+                return value
+        value = self._name("v")
+        match node:
+            case ["null", inner]:
+                self._optional(value, inner, made, depth)
+            case {"type": "array", "items": items}:
+                self._array(value, items, made, depth)
+            case _:
+                kind = (node, None) if isinstance(node, str) else _logical(node)
+                if kind not in _READ:
+                    raise Bug(f"no value of {node} is read here")
+                type_, lines = _READ[kind]
+                if made not in (None, type_):
+                    raise LookupError(f"{node} is no {made}")
+                self._add(depth, *(line.replace("$", value) for line in lines))
+        return value
+
+    def _record(self, name: str, fields: list[Any], made: Any, depth: int) -> str:
+        value, start = self._name("v"), self._name("start")
+        types_ = _fields_of(made)
+        if types_ is not None and set(types_) != {field["name"] for field in fields}:
+            raise LookupError(f"{name} has other fields than {made}")
+        raw = name == self._raw_of and types_ is None
+        if raw:
+            self._add(depth, f"{start} = at")
+        found = {
+            field["name"]: self.value(field["type"], types_ and types_[field["name"]], depth)
+            for field in fields
+        }
+        if types_ is None:
+            parts = [f"{key!r}: {part}" for key, part in found.items()]
+            parts += [f"{RAW!r}: raw[{start}:at]"] if raw else []
+            self._add(depth, f"{value} = {{{', '.join(parts)}}}")
+        else:
+            maker = self._name("Make")
+            self.known[maker] = made
+            self._add(depth, f"{value} = {maker}({', '.join(found[key] for key in types_)})")
+        return value
+
+    def _optional(self, value: str, inner: Any, made: Any, depth: int) -> None:
+        if made is not None:
+            kinds = get_args(made) if get_origin(made) in (Union, types.UnionType) else ()
+            if len(kinds) != 2 or kinds[1] is not type(None):
+                raise LookupError(f"{inner} may be null, {made} not")
+            made = kinds[0]
+        self._add(depth, "byte = raw[at]", "at += 1", f"{value} = None", "if byte == 2:")
+        self._add(depth + 1, f"{value} = {self.value(inner, made, depth + 1)}")
+        self._add(depth, "elif byte:", "    raise ValueError('no such branch')")
+
+    def _array(self, value: str, items: Any, made: Any, depth: int) -> None:
+        if made is not None:
+            kinds = get_args(made)
+            if get_origin(made) is not tuple or kinds[1:] != (...,):
+                raise LookupError(f"{made} is no array")
+            made = kinds[0]
+        count = self._name("count")
+        self._add(depth, f"{value} = []", "byte = raw[at]", "if byte:")
+        self._add(depth + 1, "if byte & 0x81:", f"    {count}, at = _count(raw, at)", "else:")
+        self._add(depth + 1, f"    {count} = byte >> 1", "    at += 1")
+        self._add(depth + 1, f"for _ in range({count}):")
+        self._add(depth + 2, f"{value}.append({self.value(items, made, depth + 2)})")
+        self._add(depth + 1, "if raw[at]:", "    raise ValueError('an array in several blocks')")
+        self._add(depth, "at += 1")
+        if made is not None:
+            self._add(depth, f"{value} = tuple({value})")
+
+    def _add(self, depth: int, *lines: str) -> None:
+        self.lines += ["    " * depth + line for line in lines]
+
+    def _name(self, kind: str) -> str:
+        self._count += 1
+        return f"{kind}{self._count}"
+
+
+def _fields_of(made: Any) -> dict[str, Any] | None:
+    """The fields of a type with their types, as they are given to make one; None for plain."""
+    if made is None:
+        return None
+    if not isinstance(made, type) or not (is_dataclass(made) or issubclass(made, Struct)):
+        raise LookupError(f"{made} has no fields")
+    types_ = get_type_hints(made)
+    names = made.__struct_fields__ if issubclass(made, Struct) else made.__dataclass_fields__
+    return {name: types_[name] for name in names}
+
+
+def _logical(node: Any) -> tuple[str, Any]:
     match node:
-        case str() if node in named:
-            return named[node]
-        case str() if node in _PRIMITIVES:
-            return _PRIMITIVES[node]
-        case ["null", inner]:
-            return _optional(_reader(inner, named, raw_of))
-        case {"type": "record", "name": name, "fields": fields}:
-            made = _record([(f["name"], _reader(f["type"], named, raw_of)) for f in fields])
-            named[name] = _with_raw(made) if name == raw_of else made
-            return named[name]
-        case {"type": "array", "items": items}:
-            return _array(_reader(items, named, raw_of))
-        case {"type": str() as kind, **rest} if (kind, rest.get("logicalType")) in _LOGICAL:
-            return _LOGICAL[kind, rest.get("logicalType")]
-        case {"type": dict() | list() as inner}:
-            return _reader(inner, named, raw_of)
-    raise Bug(f"no value of {node} is read here")
+        case {"type": str() as kind, **rest}:
+            return kind, rest.get("logicalType")
+    return "", None
 
 
 def _long(raw: bytes, at: int) -> tuple[int, int]:
@@ -120,10 +225,7 @@ def _bytes(raw: bytes, at: int) -> tuple[bytes, int]:
 
 
 def _string(raw: bytes, at: int) -> tuple[str, int]:
-    byte = raw[at]
-    start, end = at + 1, at + 1 + (byte >> 1)
-    if byte & 0x81 or end > len(raw):
-        start, end = _length(raw, at)
+    start, end = _length(raw, at)
     return raw[start:end].decode(), end
 
 
@@ -148,76 +250,66 @@ def _date(raw: bytes, at: int) -> tuple[date, int]:
     return date.fromordinal(number + _EPOCH_ORDINAL), at
 
 
-def _optional(inner: Reader) -> Reader:
-    def read(raw: bytes, at: int) -> tuple[Any, int]:
-        branch = raw[at]
-        if branch == 2:
-            return inner(raw, at + 1)
-        if branch:
-            raise ValueError("no such branch")
-        return None, at + 1
-
-    return read
+def _count(raw: bytes, at: int) -> tuple[int, int]:
+    """How many items an array has."""
+    count, at = _long(raw, at)
+    if count < 0 or count > len(raw) - at:  # no item takes no bytes
+        raise ValueError("not the one way to write an array")
+    return count, at
 
 
-def _array(inner: Reader) -> Reader:
-    def read(raw: bytes, at: int) -> tuple[list[Any], int]:
-        count, at = _long(raw, at)
-        if count < 0 or count > len(raw) - at:  # no item takes no bytes
-            raise ValueError("not the one way to write an array")
-        items: list[Any] = []
-        for _ in range(count):
-            item, at = inner(raw, at)
-            items.append(item)
-        if count:
-            if raw[at]:
-                raise ValueError("an array in several blocks")
-            at += 1
-        return items, at
-
-    return read
-
-
-def _record(fields: list[tuple[str, Reader]]) -> Reader:
-    """Most fields are short texts or bytes, which are read here: to call for each took longer."""
-    planned = [(name, inner, _MADE_OF.get(inner)) for name, inner in fields]
-
-    def read(raw: bytes, at: int) -> tuple[dict[str, Any], int]:
-        made: dict[str, Any] = {}
-        size = len(raw)
-        for name, inner, made_of in planned:
-            if made_of is not None:
-                byte = raw[at]
-                end = at + 1 + (byte >> 1)
-                if not byte & 0x81 and end <= size:
-                    made[name] = made_of(raw[at + 1 : end])
-                    at = end
-                    continue
-            made[name], at = inner(raw, at)
-        return made, at
-
-    return read
-
-
-def _with_raw(inner: Reader) -> Reader:
-    def read(raw: bytes, at: int) -> tuple[dict[str, Any], int]:
-        made, end = inner(raw, at)
-        made[RAW] = raw[at:end]
-        return made, end
-
-    return read
-
-
-_MADE_OF: Final[dict[Reader, Callable[[bytes], Any]]] = {_string: bytes.decode, _bytes: bytes}
-_PRIMITIVES: Final[dict[str, Reader]] = {
-    "boolean": _boolean,
-    "int": _int,
-    "long": _long,
-    "bytes": _bytes,
-    "string": _string,
+_CALLED: Final[dict[str, Any]] = {
+    "_boolean": _boolean,
+    "_bytes": _bytes,
+    "_count": _count,
+    "_date": _date,
+    "_instant": _instant,
+    "_instants": _instants,
+    "_int": _int,
+    "_long": _long,
+    "_string": _string,
 }
-_LOGICAL: Final[dict[tuple[str, Any], Reader]] = {
-    **{(name, None): reader for name, reader in _PRIMITIVES.items()},
-    ("long", "timestamp-millis"): _instant,
-    ("int", "date"): _date,
+
+
+def _short(read: str, made: str) -> tuple[str, ...]:
+    return (
+        "byte = raw[at]",
+        "if byte & 0x81:",
+        f"    $, at = {read}(raw, at)",
+        "else:",
+        "    start = at + 1",
+        "    at = start + (byte >> 1)",
+        f"    $ = {made}",
+    )
+
+
+def _number(read: str) -> tuple[str, ...]:
+    return (
+        "byte = raw[at]",
+        "if byte & 0x80:",
+        f"    $, at = {read}(raw, at)",
+        "else:",
+        "    at += 1",
+        "    $ = byte >> 1 if not byte & 1 else ~(byte >> 1)",
+    )
+
+
+# How a value is read into `$`, and its type, by what a schema calls it.
+_READ: Final[dict[tuple[str, Any], tuple[type, tuple[str, ...]]]] = {
+    ("boolean", None): (bool, ("$, at = _boolean(raw, at)",)),
+    ("int", None): (int, _number("_int")),
+    ("long", None): (int, _number("_long")),
+    ("bytes", None): (bytes, _short("_bytes", "raw[start:at]")),
+    ("string", None): (str, _short("_string", "raw[start:at].decode()")),
+    ("int", "date"): (date, ("$, at = _date(raw, at)",)),
+    ("long", "timestamp-millis"): (
+        datetime,
+        (
+            "$ = _instants.get(raw[at : at + 6])",
+            "if $ is None:",
+            "    $, at = _instant(raw, at)",
+            "else:",
+            "    at += 6",
+        ),
+    ),
 }

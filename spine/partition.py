@@ -166,9 +166,10 @@ class PartitionFold(PartitionView):
             self.read_ahead(domain, [(command.subject, command.id) for command in facts.commands])
         for entry, command in enumerate(facts.commands):
             try:
-                if record.key is not None and record.key != command.subject.encode():
+                subject = command.subject.encode()
+                if record.key is not None and record.key != subject:
                     raise Void(Reason.VOID_KEY)
-                if self.misplaced(command.subject.encode()):
+                if self.misplaced(subject):
                     raise Void(Reason.VOID_PARTITION)
                 self._apply_command(domain, record.offset, entry, command, role, applied)
             except Hold as held:
@@ -190,8 +191,8 @@ class PartitionFold(PartitionView):
         """Duplicate before chain, chain before content; then all facts of the command or none."""
         if self.closed(command.subject) is not None:
             raise Hold(Reason.METER_CLOSED)
-        prefix = self._prefix(domain)
-        key, id_key = prefix + command.subject.encode(), APPLIED_PREFIX + prefix + command.id
+        prefix, subject = self._prefix(domain), command.subject.encode()
+        key, id_key = prefix + subject, APPLIED_PREFIX + prefix + command.id
         if self._row(id_key) is not None:
             applied.duplicates += 1
             return
@@ -215,7 +216,7 @@ class PartitionFold(PartitionView):
         row = self.tools.pack((offset, entry, state))
         self._put(key, row, Subject(offset, entry, state))
         if domain is not self.governance:
-            self.rows.put(history_row(command.subject, offset, entry), row)
+            self.rows.put(history_row(subject, offset, entry), row)
             applied.states[command.subject] = state
         done = AppliedCommand(offset, entry, command.request_digest)
         self._put(id_key, self.tools.pack(done))
@@ -224,7 +225,8 @@ class PartitionFold(PartitionView):
             applied.governance = True
         applied.applied += 1
         applied.subjects.append(command.subject)
-        applied.events += [(command.subject, event) for event in events]
+        for event in events:
+            applied.events.append((command.subject, event))
 
     def _decode_fact(self, domain: Domain, fact_type: str, body: bytes) -> object:
         if fact_type not in domain.events:

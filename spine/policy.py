@@ -14,6 +14,8 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
+from msgspec import Struct
+
 from spine.accreditation import accreditation_refusal
 from spine.errors import Reason
 from spine.event import AccessRequest, Sealed
@@ -75,8 +77,7 @@ class ConsentState(StrEnum):
     WITHDRAWN = "WITHDRAWN"
 
 
-@dataclass(frozen=True, slots=True)
-class Tenancy:
+class Tenancy(Struct, frozen=True):
     """Who occupies the premises, from moving in to moving out. The person behind it is sealed."""
 
     tenancy_id: str
@@ -90,8 +91,7 @@ class Tenancy:
         return self.effective_from <= now and (self.effective_to is None or now < self.effective_to)
 
 
-@dataclass(frozen=True, slots=True)
-class Supply:
+class Supply(Struct, frozen=True):
     """Who supplies the meter."""
 
     supplier: str
@@ -99,8 +99,7 @@ class Supply:
     effective_to: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Appointment:
+class Appointment(Struct, frozen=True):
     """Who is appointed agent of the meter, in which agent role (such as data_service)."""
 
     agent: str
@@ -109,8 +108,7 @@ class Appointment:
     effective_to: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Consent:
+class Consent(Struct, frozen=True):
     """One leg of a consent: what the occupier of one tenancy allows one data user at this meter.
 
     `version` counts narrowings from 1. Instants UTC; `expires` is exclusive. `history_from` is the
@@ -138,8 +136,7 @@ class Consent:
     evidence: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class MeterAccess:
+class MeterAccess(Struct, frozen=True):
     """All that access to one meter depends on: the folded state of its consumer log."""
 
     tenancies: tuple[Tenancy, ...] = ()

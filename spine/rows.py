@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from msgspec import Struct
+
 from spine.domain import Domain, ReadableRows
 from spine.errors import Reason
 from spine.event import NO_PREDECESSOR, AccessRequest
@@ -24,6 +26,7 @@ HELD_PREFIX: Final = b"h/"
 CLOSED_PREFIX: Final = b"c/"
 QUARANTINE_PREFIX: Final = b"q/"
 HISTORY_PREFIX: Final = b"v/"
+_PLACE: Final = struct.Struct(">qi")
 
 
 class Malformed(Exception):
@@ -118,8 +121,7 @@ class Head:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(Struct, frozen=True):
     """A row: the state of one subject and the position of its last applied command."""
 
     offset: int
@@ -127,8 +129,7 @@ class Subject:
     state: Any
 
 
-@dataclass(frozen=True, slots=True)
-class AppliedCommand:
+class AppliedCommand(Struct, frozen=True):
     """A row: where a command id was applied, and the digest of the request that bore it."""
 
     offset: int
@@ -213,11 +214,11 @@ def subject_history(
 
     `since`: an offset, to leave out those before it.
     """
-    start = history_row(subject, since, 0)
-    for _, row in rows.scan(start, history_row(subject, below, 0)):
+    name = subject.encode()
+    for _, row in rows.scan(history_row(name, since, 0), history_row(name, below, 0)):
         yield Subject(*unpack(row, domain.row_type))
 
 
-def history_row(subject: str, offset: int, entry: int) -> bytes:
+def history_row(subject: bytes, offset: int, entry: int) -> bytes:
     """The key under which a subject's state after one command is kept, for reads as of then."""
-    return HISTORY_PREFIX + subject.encode() + b"\x00" + struct.pack(">qi", offset, entry)
+    return HISTORY_PREFIX + subject + b"\x00" + _PLACE.pack(offset, entry)

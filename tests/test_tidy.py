@@ -106,6 +106,8 @@ IMPURE_MODULES = frozenset(
         "uuid",
     }
 )
+# Libraries that do nothing but compute: columns, and records that are made fast.
+COMPUTING = ("numpy", "msgspec")
 IMPURE_CALLS = re.compile(
     r"^(datetime\.(now|utcnow|today)|date\.today|open|print|input|.*\.(now|utcnow|today))$"
 )
@@ -176,7 +178,7 @@ def standard(name: str) -> bool:
 
 def computes(name: str) -> bool:
     """Whether a library may be used where nothing may happen but computing."""
-    return standard(name) or within(name, ("numpy",))
+    return standard(name) or within(name, COMPUTING)
 
 
 # Who imports whom
@@ -202,9 +204,7 @@ def test_pure_modules_import_only_the_pure_and_ask_neither_clock_nor_chance() ->
 def breaks_domain(module: Module) -> Iterator[str]:
     own = ".".join(module.name.split(".")[:2])
     for name in sorted(module.imports):
-        allowed = (
-            name == "spine" or name in PURE or within(name, (own,)) or within(name, ("numpy",))
-        )
+        allowed = name == "spine" or name in PURE or within(name, (own, *COMPUTING))
         if not allowed and (ours(name) or not standard(name)):
             yield f"{module.name} imports {name}"
         if name.partition(".")[0] in IMPURE_MODULES:

@@ -83,15 +83,13 @@ class ConsentRecord:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class MeterRecord(MeterAccess):
+class MeterRecord(MeterAccess, frozen=True):
     """The access of a meter, and the records of its consents, on which no read is judged."""
 
     records: tuple[ConsentRecord, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class MeterChoices(MeterRecord):
+class MeterChoices(MeterRecord, frozen=True):
     """The same of a meter where somebody objected to a use (`spine.objections`)."""
 
     objections: tuple[Objection, ...] = ()
@@ -111,7 +109,10 @@ def record_of(access: MeterAccess, consent_id: str) -> ConsentRecord | None:
     """The record of that consent; None if it has none. A fold asks after one with each fact, for
     which a table of all is not worth making.
     """
-    return next((each for each in all_records(access) if each.consent_id == consent_id), None)
+    for each in all_records(access):
+        if each.consent_id == consent_id:
+            return each
+    return None
 
 
 def terms_in(record: ConsentRecord | None) -> RecordTerms:

@@ -7,15 +7,15 @@ race.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
+
+from msgspec import Struct
 
 from domains.consumers.record import RecordTerms
 from spine.event import Sealed
 
 
-@dataclass(frozen=True, slots=True)
-class TenancyStarted:
+class TenancyStarted(Struct, frozen=True):
     """A consumer moved in; what was metered before that is not theirs to see or to share."""
 
     tenancy_id: str
@@ -24,32 +24,28 @@ class TenancyStarted:
     person: Sealed | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TenancyEnded:
+class TenancyEnded(Struct, frozen=True):
     """The consumer moved out; every consent of this tenancy ends with it."""
 
     tenancy_id: str
     effective_to: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class SupplyStarted:
+class SupplyStarted(Struct, frozen=True):
     """The supplier became responsible for the meter."""
 
     supplier: str
     effective_from: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class SupplyEnded:
+class SupplyEnded(Struct, frozen=True):
     """The supplier is no longer responsible for the meter; consents stand."""
 
     supplier: str
     effective_to: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class AgentAppointed:
+class AgentAppointed(Struct, frozen=True):
     """The agent serves the meter in this role, such as data_service."""
 
     agent: str
@@ -57,8 +53,7 @@ class AgentAppointed:
     effective_from: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class AgentAppointmentEnded:
+class AgentAppointmentEnded(Struct, frozen=True):
     """The agent no longer serves the meter in this role."""
 
     agent: str
@@ -66,8 +61,7 @@ class AgentAppointmentEnded:
     effective_to: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class ConsentRequested:
+class ConsentRequested(Struct, frozen=True):
     """A data user asked the occupier for consent; it lapses if not answered before `answer_by`."""
 
     consent_id: str
@@ -86,24 +80,21 @@ class ConsentRequested:
     notice: Sealed | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ConsentDeclined:
+class ConsentDeclined(Struct, frozen=True):
     """The consumer said no to the request; it cannot be granted later under this id."""
 
     consent_id: str
     decided_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class ConsentLapsed:
+class ConsentLapsed(Struct, frozen=True):
     """The request was not answered in time; it cannot be granted later under this id."""
 
     consent_id: str
     decided_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class ConsentGranted:
+class ConsentGranted(Struct, frozen=True):
     """The occupier allows the data user to read these categories for this purpose."""
 
     consent_id: str
@@ -123,8 +114,7 @@ class ConsentGranted:
     evidence: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ConsentTermsRecorded:
+class ConsentTermsRecorded(Struct, frozen=True):
     """The record of the request or grant in the same command says this besides."""
 
     consent_id: str
@@ -132,8 +122,7 @@ class ConsentTermsRecorded:
     decided_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class ConsentNarrowed:
+class ConsentNarrowed(Struct, frozen=True):
     """The consumer allows less than before; the same consent in a new version."""
 
     consent_id: str
@@ -144,8 +133,7 @@ class ConsentNarrowed:
     decided_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class ConsentSuspended:
+class ConsentSuspended(Struct, frozen=True):
     """The consent opens nothing until resumed; `suspended_by` is the role that may lift it."""
 
     consent_id: str
@@ -154,32 +142,28 @@ class ConsentSuspended:
     decided_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class ConsentResumed:
+class ConsentResumed(Struct, frozen=True):
     """The suspension is lifted; the consent stands as it stood before."""
 
     consent_id: str
     decided_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class ConsentRevoked:
+class ConsentRevoked(Struct, frozen=True):
     """The consumer took the consent back; reads after this point of the log are refused."""
 
     consent_id: str
     decided_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class ConsentWithdrawn:
+class ConsentWithdrawn(Struct, frozen=True):
     """The data user gave the consent up; reads after this point of the log are refused."""
 
     consent_id: str
     decided_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class UseObjected:
+class UseObjected(Struct, frozen=True):
     """The occupier objects to reads under this basis for this purpose; those after this point of
     the log are refused.
     """
@@ -190,8 +174,7 @@ class UseObjected:
     decided_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class UseAllowed:
+class UseAllowed(Struct, frozen=True):
     """The occupier takes its objection back."""
 
     basis: str

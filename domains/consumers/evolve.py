@@ -7,9 +7,10 @@ signed after it.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime
 from typing import Final, TypeVar
+
+from msgspec.structs import replace
 
 from domains.consumers import objecting
 from domains.consumers.chain import as_kept, linked, with_terms
@@ -47,7 +48,10 @@ FINAL: Final = {
 
 def find_consent(access: MeterAccess, consent_id: str) -> Consent | None:
     """The leg of that consent at this meter, or what bars it."""
-    return next((c for c in access.consents if c.consent_id == consent_id), None)
+    for consent in access.consents:
+        if consent.consent_id == consent_id:
+            return consent
+    return None
 
 
 def is_bar(consent: Consent) -> bool:
@@ -139,6 +143,10 @@ def _with_consent(access: MeterAccess, consent: Consent) -> MeterAccess:
 def _evolve_consent(access: MeterAccess, event: ConsumersEvent) -> Consent:
     match event:
         case ConsentRequested():
+            if find_consent(access, event.consent_id) is not None:
+                raise Refused(
+                    Reason.CONSENT_EXISTS, "the consent id is already in use at the meter"
+                )
             return _first(access, event)
         case ConsentGranted():
             return _granted(access, event)
@@ -174,14 +182,13 @@ def _evolve_consent(access: MeterAccess, event: ConsumersEvent) -> Consent:
 
 
 def _first(access: MeterAccess, event: ConsentRequested | ConsentGranted) -> Consent:
-    if find_consent(access, event.consent_id) is not None:
-        raise Refused(Reason.CONSENT_EXISTS, "the consent id is already in use at the meter")
     find_tenancy(access, event.tenancy_id)
-    asked = isinstance(event, ConsentRequested)
+    asked = event if isinstance(event, ConsentRequested) else None
+    given = event if isinstance(event, ConsentGranted) else None
     return Consent(
         event.consent_id,
         1,
-        ConsentState.REQUESTED if asked else ConsentState.ACTIVE,
+        ConsentState.ACTIVE if asked is None else ConsentState.REQUESTED,
         event.data_user,
         event.tenancy_id,
         event.consumer_ref,
@@ -191,24 +198,21 @@ def _first(access: MeterAccess, event: ConsentRequested | ConsentGranted) -> Con
         event.valid_from,
         event.expires,
         event.decided_at,
-        answer_by=event.answer_by if isinstance(event, ConsentRequested) else None,
+        answer_by=None if asked is None else asked.answer_by,
         notice_hash=event.notice_hash,
         notice_language=event.notice_language,
         notice=event.notice,
-        channel="" if isinstance(event, ConsentRequested) else event.channel,
-        evidence="" if isinstance(event, ConsentRequested) else event.evidence,
+        channel="" if given is None else given.channel,
+        evidence="" if given is None else given.evidence,
     )
 
 
 def _granted(access: MeterAccess, event: ConsentGranted) -> Consent:
     """A grant answers an open request or stands alone; after anything else it is void."""
     earlier = find_consent(access, event.consent_id)
-    if earlier is None:
-        return _first(access, event)
-    if earlier.state is not ConsentState.REQUESTED:
+    if earlier is not None and earlier.state is not ConsentState.REQUESTED:
         raise Refused(Reason.CONSENT_STATE, "only an open request can be granted")
-    others = tuple(c for c in access.consents if c is not earlier)
-    return _first(replace(access, consents=others), event)
+    return _first(access, event)
 
 
 def _agreed(access: MeterAccess, consent_id: str) -> Consent:

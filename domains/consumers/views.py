@@ -7,10 +7,12 @@ tightening legs put up, since those were never anybody's consent here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
+
+from msgspec.structs import replace
 
 from domains.consumers.chain import ConsentRecord, records_of, terms_in, with_records
 from domains.consumers.consent import unanswered

@@ -7,9 +7,11 @@ Pure. `decide` turns a command into facts or refuses; the readings themselves ar
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeVar
+
+from msgspec.structs import replace
 
 from domains.metering.events import (
     EnergyDirection,

@@ -6,10 +6,12 @@ for another point. Readings are not facts of this chain; they travel in batches 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Final, assert_never
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from spine.errors import Reason, Refused
 from spine.gb import Interval, utc
@@ -49,8 +51,7 @@ _DIRECTIONS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class MeteringPointRegistered:
+class MeteringPointRegistered(Struct, frozen=True):
     """The metering point is known to the spine; readings from `registered_from` on are accepted.
 
     `gsp_group` is empty where it is not known, and always for gas.
@@ -64,24 +65,21 @@ class MeteringPointRegistered:
     decided_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class MeteringPointDeregistered:
+class MeteringPointDeregistered(Struct, frozen=True):
     """The metering point ended; readings from `effective_to` on are refused, earlier ones stay."""
 
     effective_to: datetime
     decided_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class MeterCommunicationLost:
+class MeterCommunicationLost(Struct, frozen=True):
     """The meter does not communicate from then on; values that came are not touched."""
 
     effective_from: datetime
     decided_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class MeterCommunicationRestored:
+class MeterCommunicationRestored(Struct, frozen=True):
     """The meter communicates from `effective_to` on: its silence ended there."""
 
     effective_to: datetime
@@ -96,16 +94,14 @@ MeteringEvent = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Silence:
+class Silence(Struct, frozen=True):
     """A stretch in which the meter does not communicate; no `effective_to` while it lasts."""
 
     effective_from: datetime
     effective_to: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class MeteringPoint:
+class MeteringPoint(Struct, frozen=True):
     """A metering point as its own chain of facts tells it. Instants are UTC."""
 
     fuel: Fuel = Fuel.ELECTRICITY

@@ -7,13 +7,14 @@ is never judged by these rules again: they are the coordinator's, and a fold tru
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from typing import Final, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from domains.metering.adapters.report import MeterDays
 from domains.metering.events import Fuel, MeasurementQuantity, MeteringPoint

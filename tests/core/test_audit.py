@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from domains.consumers.decider import CONSUMERS
 from domains.consumers.events import ConsentRevoked
@@ -305,9 +306,9 @@ def grant_back_dated(history: History, read: Read) -> None:
     records = history.log().records
     value = CODEC.decode(records[3].value or b"")
     (one,) = value.commands  # type: ignore[attr-defined]
-    earlier = replace(granted(), history_from=day(6, 1))
-    facts = (one.facts[0], replace(one.facts[1], body=CODEC.encode(earlier)))
-    made = history.log().facts(replace(one, facts=facts))
+    earlier = structs.replace(granted(), history_from=day(6, 1))
+    facts = (one.facts[0], structs.replace(one.facts[1], body=CODEC.encode(earlier)))
+    made = history.log().facts(structs.replace(one, facts=facts))
     history.put_in_place_of(records[3], made)
 
 
@@ -324,7 +325,7 @@ CHANGES: dict[str, tuple[Callable[[History, Read], None], str, bool]] = {
 def test_a_changed_log_is_found_and_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     change, why, in_the_answer = CHANGES[name]
     history = History()
-    history.facts(moved_in(), replace(granted(), history_from=day(6, 1, 12)))
+    history.facts(moved_in(), structs.replace(granted(), history_from=day(6, 1, 12)))
     history.readings()
     history.readings(first_wh=300)
     read = history.read()
@@ -382,7 +383,7 @@ EXPLAINED: dict[str, str] = {
 @pytest.mark.parametrize("name", CHANGES)
 def test_what_was_done_to_the_log_is_named_where_it_left_a_trace(name: str) -> None:
     history = History()
-    history.facts(moved_in(), replace(granted(), history_from=day(6, 1, 12)))
+    history.facts(moved_in(), structs.replace(granted(), history_from=day(6, 1, 12)))
     history.readings()
     history.readings(first_wh=300)
     read = history.read()

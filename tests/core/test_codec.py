@@ -7,6 +7,7 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
+from enum import StrEnum
 from io import BytesIO
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from fastavro.validation import validate
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import Struct, convert
 
 from domains.metering import AGGREGATES, READINGS
 from spine import event, exact
@@ -291,6 +293,74 @@ def test_what_is_read_exactly_is_what_comes_out_as_it_went_in(data: st.DataObjec
     schema = CODEC.schemas.by_id[schema_id].parsed
     exactly = outcome(lambda: whole(reader_of(schema), framed, 5))
     assert exactly == outcome(lambda: read_and_written_again(schema, framed[5:]))
+
+
+@settings(max_examples=600, deadline=None)
+@given(data=st.data())
+def test_a_value_that_is_made_while_it_is_read_is_the_one_made_of_plain_values(
+    data: st.DataObject,
+) -> None:
+    name = data.draw(st.sampled_from(sorted(VALUES)))
+    framed = FRAMED[name]
+    if data.draw(st.booleans()):
+        framed = framed[:5] + mutant(framed, data)[5:]
+    (schema_id,) = struct.unpack_from(">I", framed, 1)
+    schema, made = CODEC.schemas.by_id[schema_id].parsed, type(VALUES[name])
+    at_once = outcome(lambda: whole(reader_of(schema, made=made), framed, 5))
+    assert at_once == outcome(lambda: convert(whole(reader_of(schema), framed, 5), made))
+
+
+class Plain(Struct):
+    """What the schema below says, its fields in another order."""
+
+    a: str
+    b: tuple[int, ...]
+    c: str | None
+
+
+class Colour(StrEnum):
+    RED = "red"
+
+
+class Coloured(Plain):
+    a: Colour
+
+
+class Listed(Plain):
+    b: list[int]  # type: ignore[assignment]
+
+
+class Sure(Plain):
+    c: str
+
+
+class Long(Plain):
+    d: int = 0
+
+
+class Short(Struct):
+    a: str
+    b: tuple[int, ...]
+
+
+ABC: Any = {
+    "type": "record",
+    "name": "Plain",
+    "fields": [
+        {"name": "c", "type": ["null", "string"]},
+        {"name": "a", "type": "string"},
+        {"name": "b", "type": {"type": "array", "items": "int"}},
+    ],
+}
+
+
+def test_only_what_has_the_fields_of_the_schema_each_of_its_type_is_made_at_once() -> None:
+    """Any text would pass for a code, and null for what is always there."""
+    body = b"\x00" + text("red") + zigzag(1) + zigzag(7) + b"\x00"
+    assert whole(reader_of(ABC, made=Plain), body, 0) == Plain("red", (7,), None)
+    for other in (Coloured, Listed, Sure, Long, Short, Colour, str):
+        with pytest.raises(LookupError):
+            reader_of(ABC, made=other)
 
 
 @pytest.mark.parametrize("number", [0, -1, 63, 64, -64, -65, 1 << 31, (1 << 63) - 1, -(1 << 63)])

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from domains.consumers.commands import ConsentTerms, GrantConsent, ObjectToUse
 from domains.consumers.decider import CONSUMERS
@@ -185,7 +186,7 @@ def test_under_a_version_that_this_build_does_not_know_nobody_reads_and_a_dry_ru
     log = Log()
     fact = trust.PolicyVersionAdopted(NEWEST, bytes(32))
     log.govern((trust.POLICY_SUBJECT, fact), log.adopted)
-    log.say(replace(granted(), data_user="reader"))
+    log.say(structs.replace(granted(), data_user="reader"))
     day = (BEGUN.replace(year=2025, month=6), BEGUN.replace(year=2025, month=6, day=2))
     asked = access_request(day, party="reader", role="data_user")
     decision = log.fold.judge(asked, METER, 0).decision
@@ -236,7 +237,7 @@ def test_a_dry_run_says_of_the_reader_what_its_read_is_told(
         log.govern((trust.EQUIVALENCE_SUBJECT, trust.EquivalenceTableAdopted(1, (ROW,))))
     if facts := STANDINGS[standing]:
         log.govern((READER, *facts))
-    log.say(replace(granted(), data_user="reader"))
+    log.say(structs.replace(granted(), data_user="reader"))
     day = (BEGUN.replace(year=2025, month=6), BEGUN.replace(year=2025, month=6, day=2))
     reads = {
         role: log.fold.judge(access_request(day, party="reader", role=role), METER, 0).decision

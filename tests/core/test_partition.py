@@ -19,6 +19,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from domains.consumers.decider import CONSUMERS
 from domains.consumers.fan_out import CONSENT_FAN_OUT
@@ -132,7 +133,7 @@ class NoPartitionCheck(PartitionFold):
     def _apply_facts(
         self, record: LogRecord, facts: Facts, role: SignerRole, applied: Applied
     ) -> None:
-        facts = replace(facts, topic=self.topic, partition=self.partition)
+        facts = structs.replace(facts, topic=self.topic, partition=self.partition)
         super()._apply_facts(record, facts, role, applied)
 
 
@@ -158,7 +159,7 @@ class NoChainCheck(PartitionFold):
         applied: Applied,
     ) -> None:
         row = self.subject_row(domain, command.subject)
-        chained = replace(command, previous_offset=row.offset, previous_entry=row.entry)
+        chained = structs.replace(command, previous_offset=row.offset, previous_entry=row.entry)
         super()._apply_command(domain, offset, entry, chained, role, applied)
 
 
@@ -176,7 +177,9 @@ class NoDuplicateCheck(PartitionFold):
     ) -> None:
         row = self.subject_row(domain, command.subject)
         fresh = offset.to_bytes(12) + entry.to_bytes(4)
-        chained = replace(command, id=fresh, previous_offset=row.offset, previous_entry=row.entry)
+        chained = structs.replace(
+            command, id=fresh, previous_offset=row.offset, previous_entry=row.entry
+        )
         super()._apply_command(domain, offset, entry, chained, role, applied)
 
 
@@ -397,7 +400,7 @@ def test_facts_under_another_record_type_do_not_slip_past_their_role(
 def test_a_fact_of_another_domain_is_void() -> None:
     scene = Scene()
     fact = Fact("governance.ParticipantAdmitted", BEGUN, b"")
-    alien = replace(command(METER, moved_in()), facts=(fact,))
+    alien = structs.replace(command(METER, moved_in()), facts=(fact,))
     assert outcome(scene.facts(alien)) == ("void", Reason.VOID_ROLE)
 
 
@@ -606,7 +609,7 @@ def test_a_void_command_uses_up_no_id() -> None:
     assert outcome(scene.facts(stale)) == ("void", Reason.VOID_CHAIN)
     assert scene.fold.applied_command(stale.id) is None
     row = scene.fold.subject(METER)
-    again = replace(stale, previous_offset=row.offset, previous_entry=row.entry)
+    again = structs.replace(stale, previous_offset=row.offset, previous_entry=row.entry)
     assert outcome(scene.facts(again)) == ("applied", None)
     applied = scene.fold.applied_command(stale.id)
     assert applied is not None and applied.offset == scene.last
@@ -616,10 +619,10 @@ def test_a_void_command_uses_up_no_id() -> None:
 def test_the_facts_of_a_command_apply_together_or_not_at_all(bad: int) -> None:
     scene = Scene()
     good = command(METER, moved_in(), granted(), suspended())
-    broken = replace(good.facts[bad], body=good.facts[bad].body[:-1])
+    broken = structs.replace(good.facts[bad], body=good.facts[bad].body[:-1])
     facts = (*good.facts[:bad], broken, *good.facts[bad + 1 :])
     before = scene.content()
-    applied = scene.facts(replace(good, facts=facts))
+    applied = scene.facts(structs.replace(good, facts=facts))
     assert outcome(applied) == ("quarantined", Reason.RECORD_MALFORMED)
     assert scene.content() == before
     assert applied.events == []
@@ -675,7 +678,7 @@ def test_an_unknown_fact_closes_its_meter_and_no_other() -> None:
 def test_an_unknown_fact_of_another_role_closes_nothing(fact: Fact) -> None:
     for by, closed in ((BY_CONSUMERS, Reason.METER_CLOSED), (BY_DSI, None), (BY_METERING, None)):
         scene = Scene()
-        scene.facts(replace(command(METER, moved_in()), facts=(fact,)), by=by)
+        scene.facts(structs.replace(command(METER, moved_in()), facts=(fact,)), by=by)
         assert scene.fold.closed(METER) is closed
 
 
@@ -711,7 +714,9 @@ def test_an_unknown_governance_fact_closes_the_partition() -> None:
     before = scene.home.records[-1].offset
     fact = Fact("governance.EverythingForbidden", BEGUN, UNKNOWN_ID)
     party = trust.party_subject("adviser2")
-    said = replace(command(party, trust.ParticipantAdmitted("x"), domain=GOVERNANCE), facts=(fact,))
+    said = structs.replace(
+        command(party, trust.ParticipantAdmitted("x"), domain=GOVERNANCE), facts=(fact,)
+    )
     home = scene.home.keep(scene.home.facts(said, by=BY_GOVERNANCE, keyed=False))
     assert outcome(scene.send(scene.log.copy(home, before)))[0] == "held"
     (decided,) = scene.read()

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from domains.consumers import personal
 from domains.consumers.decider import CONSUMERS
@@ -82,7 +83,7 @@ def notice(vault: Vault, text: str, consent_id: str = "consent-1") -> Sealed:
 def lived(vault: Vault) -> History:
     """Anna moves in, is asked, and grants with a notice of its own; then Ben lives there."""
     history = History()
-    history.facts(replace(moved_in(), person=person(vault, ANNA, "t-1")))
+    history.facts(structs.replace(moved_in(), person=person(vault, ANNA, "t-1")))
     grant = granted()
     history.facts(
         ConsentRequested(
@@ -103,7 +104,7 @@ def lived(vault: Vault) -> History:
     details = vault.seal(ANNA, "record/consent-1", json.dumps(DETAILS).encode())
     terms = RecordTerms(details=details, details_digest=bytes(32))
     history.facts(
-        replace(grant, notice=notice(vault, NOTICE)),
+        structs.replace(grant, notice=notice(vault, NOTICE)),
         ConsentTermsRecorded(grant.consent_id, terms, grant.decided_at),
     )
     until = day(8, 1)
@@ -180,9 +181,9 @@ def test_a_consumer_is_shown_all_that_was_sealed_of_it_and_no_more(vault: Vault)
 
 def test_the_answer_shows_what_was_known_then(vault: Vault) -> None:
     history = History()
-    history.facts(replace(moved_in(), person=person(vault, ANNA, "t-1")))
+    history.facts(structs.replace(moved_in(), person=person(vault, ANNA, "t-1")))
     then = history.positions(*HERE)
-    history.facts(replace(granted(), notice=notice(vault, NOTICE)))
+    history.facts(structs.replace(granted(), notice=notice(vault, NOTICE)))
     assert len(shown(history, vault, read(history, vault))) == 2
     assert shown(history, vault, read(history, vault, vector=then)) == ANNAS[:1]
     assert audit(history.records(), keys=opening(vault)).verdicts == {"SAME": 2}
@@ -222,7 +223,7 @@ def test_a_data_user_with_a_consent_is_shown_nothing_of_it_whatever_it_calls_its
 def test_a_data_user_that_is_called_as_a_consumer_is_shown_nothing_of_it(vault: Vault) -> None:
     history = History()
     sealed = person(vault, "adviser", "t-1")
-    history.facts(replace(moved_in(consumer_ref="adviser"), person=sealed))
+    history.facts(structs.replace(moved_in(consumer_ref="adviser"), person=sealed))
     history.facts(granted())
     by_consent = {"basis": Basis.CONSENT, "purpose": "ENERGY_ADVICE", "role": "data_user"}
     asked = read(history, vault, party="adviser", **by_consent)
@@ -234,8 +235,8 @@ def test_a_data_user_that_is_called_as_a_consumer_is_shown_nothing_of_it(vault: 
 def test_what_another_key_sealed_stays_shut_and_is_said_so(vault: Vault) -> None:
     history = History()
     strange = vault.seal(BEN, "notice/consent-1", NOTICE.encode())
-    history.facts(replace(moved_in(), person=person(vault, ANNA, "t-1")))
-    history.facts(replace(granted(), notice=strange))
+    history.facts(structs.replace(moved_in(), person=person(vault, ANNA, "t-1")))
+    history.facts(structs.replace(granted(), notice=strange))
     asked = read(history, vault)
     assert shown(history, vault, asked) == [ANNAS[0], ("notice", "consent-1", None)]
     assert audit(history.records(), keys=opening(vault)).verdicts == {"SAME": 1}
@@ -244,11 +245,11 @@ def test_what_another_key_sealed_stays_shut_and_is_said_so(vault: Vault) -> None
 def many(vault: Vault, consents: int) -> History:
     """Anna moves in and consents that many times."""
     history = History()
-    history.facts(replace(moved_in(), person=person(vault, ANNA, "t-1")))
+    history.facts(structs.replace(moved_in(), person=person(vault, ANNA, "t-1")))
     for number in range(consents):
         consent = granted(f"consent-{number}")
         sealed = notice(vault, NOTICE, consent.consent_id)
-        history.facts(replace(consent, notice=sealed))
+        history.facts(structs.replace(consent, notice=sealed))
     return history
 
 
@@ -279,7 +280,7 @@ def test_a_page_is_the_same_whatever_was_recorded_since(vault: Vault) -> None:
     history = many(vault, FIELDS_MAX)
     begin = history.answer(*one_read(history, vault)).next_offset
     before = history.answer(*one_read(history, vault, begin)).sealed
-    history.facts(replace(granted("consent-later"), notice=notice(vault, NOTICE)))
+    history.facts(structs.replace(granted("consent-later"), notice=notice(vault, NOTICE)))
     assert history.answer(*one_read(history, vault)).next_offset == begin
     assert history.answer(*one_read(history, vault, begin)).sealed[:-1] == before
 
@@ -500,7 +501,7 @@ def test_a_subject_that_has_another_key_now_makes_no_server_different(
     read(history, vault)
     lost = Vault.open(elsewhere / VAULT_FILE)
     new = lost.seal(ANNA, "notice/consent-3", NOTICE.encode())
-    history.facts(replace(granted("consent-3"), notice=new))
+    history.facts(structs.replace(granted("consent-3"), notice=new))
     auditor = Auditor(elsewhere)
     not_at_hand = ("CANNOT TELL", "keys not at hand")
     assert told(history, auditor.keys()) == [not_at_hand]

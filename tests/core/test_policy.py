@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from spine.errors import Reason
 from spine.gb import HALF_HOUR, Interval
@@ -70,7 +71,7 @@ AGENT = {"role": "data_service", "party": "SDAT", **SETTLEMENT}
 
 def home(**consent: Any) -> MeterAccess:
     """Anna's home, its consent changed."""
-    return replace(HOME, consents=(replace(CONSENT, **consent),))
+    return structs.replace(HOME, consents=(structs.replace(CONSENT, **consent),))
 
 
 def judge(
@@ -93,7 +94,7 @@ ONLY_RESEARCH = Participant(
 LAPSED_ACCREDITATION = Participant(
     "A", accreditations=(Accreditation("data_user", "CCS", "1", (), START, NOW),)
 )
-ENDED = replace(HOME, tenancies=(replace(ANNA, effective_to=NOW),))
+ENDED = structs.replace(HOME, tenancies=(structs.replace(ANNA, effective_to=NOW),))
 # Every row also breaks the rules of the rows below it wherever one request can break both.
 REFUSALS: list[tuple[Reason, dict[str, Any]]] = [
     (Reason.CLOCK_UNSURE, {"clock_sure": False, "asked": ASKED[::-1], "role": "janitor"}),
@@ -121,12 +122,12 @@ REFUSALS: list[tuple[Reason, dict[str, Any]]] = [
     (Reason.CONSENT_LAPSED, {"access": home(state=ConsentState.LAPSED)}),
     (
         Reason.CONSENT_REVOKED,
-        {"access": replace(ENDED, consents=home(state=ConsentState.REVOKED).consents)},
+        {"access": structs.replace(ENDED, consents=home(state=ConsentState.REVOKED).consents)},
     ),
     (Reason.CONSENT_WITHDRAWN, {"access": home(state=ConsentState.WITHDRAWN, expires=NOW)}),
     (
         Reason.CONSENT_ENDED_WITH_TENANCY,
-        {"access": replace(ENDED, consents=home(expires=NOW).consents)},
+        {"access": structs.replace(ENDED, consents=home(expires=NOW).consents)},
     ),
     (Reason.CONSENT_ENDED_WITH_TENANCY, {"access": home(tenancy_id="t-ben")}),
     (Reason.CONSENT_EXPIRED, {"access": home(state=ConsentState.SUSPENDED, expires=NOW)}),
@@ -162,9 +163,9 @@ def test_a_permit_by_consent_names_consent_and_version() -> None:
 
 
 def test_of_several_consents_the_one_that_opens_most_counts() -> None:
-    newer = replace(CONSENT, consent_id="k-2", changed_at=NOW)
-    shorter = replace(CONSENT, history_from=ASKED[1])
-    decision = judge(replace(HOME, consents=(shorter, newer)))
+    newer = structs.replace(CONSENT, consent_id="k-2", changed_at=NOW)
+    shorter = structs.replace(CONSENT, history_from=ASKED[1])
+    decision = judge(structs.replace(HOME, consents=(shorter, newer)))
     assert isinstance(decision, Permit)
     assert decision.consent_id == "k-2"
 
@@ -201,7 +202,7 @@ tenancies = st.lists(half_hours, min_size=2, max_size=4, unique=True).map(
     )
 )
 consents = st.builds(
-    replace,
+    structs.replace,
     st.just(CONSENT),
     consent_id=st.sampled_from(["k-1", "k-2", "k-3"]),
     state=st.sampled_from(ConsentState),
@@ -287,7 +288,7 @@ def test_a_decision_opens_exactly_what_the_oracle_opens(read: Read) -> None:
 @settings(deadline=None)
 @given(reads)
 def test_no_consent_no_data(read: Read) -> None:
-    none = replace(read, access=replace(read.access, consents=()))
+    none = replace(read, access=structs.replace(read.access, consents=()))
     assert none.decide() == Refuse(Reason.NO_CONSENT)
 
 
@@ -308,7 +309,7 @@ def test_what_is_covered_lies_within_tenancy_history_and_question(read: Read) ->
 @given(reads, st.integers(0, 3))
 def test_taking_a_consent_away_never_opens_more(read: Read, which: int) -> None:
     kept = tuple(c for i, c in enumerate(read.access.consents) if i != which)
-    less = replace(read, access=replace(read.access, consents=kept))
+    less = replace(read, access=structs.replace(read.access, consents=kept))
     assert len(permitted(less.decide())) <= len(permitted(read.decide()))
 
 

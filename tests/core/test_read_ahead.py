@@ -7,11 +7,11 @@ broken chains, meters of another partition, facts that do not fit, both leave th
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from domains.consumers.chain import as_kept
 from spine import view

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from domains.btm_assets.events import AssetDeclared, AssetDecommissioned, Details, Kind
 from domains.consumers.events import SupplyEnded, SupplyStarted, TenancyEnded
@@ -135,7 +136,7 @@ def states(history: History, at: datetime | None) -> list[str]:
 def test_a_consent_is_shown_as_it_stood_then() -> None:
     history = lived()
     asked_for = granted().decided_at
-    later = replace(revoked(), decided_at=asked_for.replace(month=asked_for.month + 1))
+    later = structs.replace(revoked(), decided_at=asked_for.replace(month=asked_for.month + 1))
     history.facts(later)
     assert states(history, None) == ["REVOKED"]
     assert states(history, asked_for) == ["ACTIVE"]

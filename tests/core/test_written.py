@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from domains.consumers.decider import CONSUMERS
 from spine import codec as spine_codec
@@ -86,7 +87,7 @@ def test_what_bytes_do_not_say_is_not_remembered(
 ) -> None:
     if not checked:
         monkeypatch.setattr(spine_codec, "_is_all_said", lambda parts: True)
-    here, event = own(), replace(moved_in(), effective_from=at)
+    here, event = own(), structs.replace(moved_in(), effective_from=at)
     framed = here.encode_to_append(event)
     name = CONSUMERS.event_type(event)
     known, read = here.decode_event(name, back(framed)), own().decode_event(name, framed)
@@ -98,7 +99,9 @@ def test_what_bytes_do_not_say_is_not_remembered(
 def test_nor_is_a_record_with_such_an_instant_far_inside(at: datetime) -> None:
     here, written = own(), command(METER, moved_in())
     (fact,) = written.facts
-    facts = Facts("t", 3, (replace(written, facts=(replace(fact, occurred_at=at),)),))
+    facts = Facts(
+        "t", 3, (structs.replace(written, facts=(structs.replace(fact, occurred_at=at),)),)
+    )
     framed = here.encode_to_append(facts)
     assert repr(here.decode(back(framed))) == repr(own().decode(framed))
 
@@ -130,7 +133,7 @@ def test_a_fact_is_no_record_and_a_record_no_fact() -> None:
 def test_no_more_is_kept_than_is_on_its_way() -> None:
     here = own()
     for number in range(WRITTEN_KEPT_MAX + 10):
-        here.encode_to_append(replace(moved_in(), tenancy_id=f"t-{number}"))
+        here.encode_to_append(structs.replace(moved_in(), tenancy_id=f"t-{number}"))
     assert len(here._written) == 10
 
 

@@ -22,6 +22,7 @@ from typing import Any
 import grpc
 import pytest
 import zstandard
+from msgspec import Struct
 from typer.testing import CliRunner
 
 from spine.archive import SUFFIX
@@ -147,6 +148,9 @@ def within(value: Any) -> Iterator[Sealed]:
     elif dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
             yield from within(getattr(value, field.name))
+    elif isinstance(value, Struct):
+        for name in value.__struct_fields__:
+            yield from within(getattr(value, name))
     elif isinstance(value, (tuple, list)):
         for each in value:
             yield from within(each)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,7 +30,7 @@ NOT_OF_RIGHTS = frozenset({Reason.CLOCK_UNSURE, Reason.PARTITION_CLOSED, Reason.
 
 def plain(value: Any) -> dict[str, Any]:
     """A record as the calculator reads it: its fields by name."""
-    return {one.name: getattr(value, one.name) for one in fields(value)}
+    return {name: getattr(value, name) for name in type(value).__match_args__}
 
 
 def permitted_by(decision: Decision) -> dict[str, list[Span]] | None:

@@ -6,6 +6,8 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
 
+from msgspec import structs
+
 from domains.btm_assets import BTM_ASSETS
 from domains.consumers.acknowledgements import ACKNOWLEDGEMENTS
 from domains.consumers.decider import CONSUMERS
@@ -58,7 +60,7 @@ def unknown_fact(
     """A fact of a type that this build does not know."""
     fact = Fact("consumers.ConsentDreamt", BEGUN, UNKNOWN_ID)
     known = command(meter, moved_in(), previous=previous)
-    return replace(known, facts=(fact,), id=b"dream" + bytes(11))
+    return structs.replace(known, facts=(fact,), id=b"dream" + bytes(11))
 
 
 def revoke_consumers_key(scene: Scene) -> Applied:
@@ -185,23 +187,23 @@ def facts_story(domain: Domain, by: Signer, subject: str, *events: object) -> li
         commands.append(one)
     again = commands[0]
     scene.facts(again, by=by)
-    scene.facts(replace(again, id=b"cut off" + bytes(9)), by=by)
-    scene.facts(replace(again, id=b"alien" + bytes(11)), by=BY_DSI)
-    twice = replace(commands[-1].facts[0], body=commands[0].facts[0].body)
-    misfit = replace(commands[-1], id=b"misfit" + bytes(10), facts=(twice,))
+    scene.facts(structs.replace(again, id=b"cut off" + bytes(9)), by=by)
+    scene.facts(structs.replace(again, id=b"alien" + bytes(11)), by=BY_DSI)
+    twice = structs.replace(commands[-1].facts[0], body=commands[0].facts[0].body)
+    misfit = structs.replace(commands[-1], id=b"misfit" + bytes(10), facts=(twice,))
     scene.facts(_after(misfit, previous), by=by)
-    neighbour = replace(again, subject=NEIGHBOUR, id=b"neighbour" + bytes(7))
-    scene.facts(neighbour, replace(again, id=b"cut again" + bytes(7)), by=by)
-    unknown = replace(again.facts[0], type=f"{domain.name}.Dreamt", body=UNKNOWN_ID)
-    dreamt = replace(again, id=b"dreamt" + bytes(10), facts=(unknown,))
+    neighbour = structs.replace(again, subject=NEIGHBOUR, id=b"neighbour" + bytes(7))
+    scene.facts(neighbour, structs.replace(again, id=b"cut again" + bytes(7)), by=by)
+    unknown = structs.replace(again.facts[0], type=f"{domain.name}.Dreamt", body=UNKNOWN_ID)
+    dreamt = structs.replace(again, id=b"dreamt" + bytes(10), facts=(unknown,))
     scene.facts(_after(dreamt, previous), by=by)
-    scene.facts(_after(replace(again, id=b"after" + bytes(11)), previous), by=by)
+    scene.facts(_after(structs.replace(again, id=b"after" + bytes(11)), previous), by=by)
     scene.send(scene.log.build("f", b"junk", None))
     return scene.log.records
 
 
 def _after(one: Command, previous: tuple[int, int]) -> Command:
-    return replace(one, previous_offset=previous[0], previous_entry=previous[1])
+    return structs.replace(one, previous_offset=previous[0], previous_entry=previous[1])
 
 
 def registry_story() -> list[LogRecord]:

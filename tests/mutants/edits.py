@@ -219,7 +219,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a record's key is that of its content",
         FOLD,
-        "if record.key is not None and record.key != command.subject.encode():",
+        "if record.key is not None and record.key != subject:",
         "if False:",
         PARTITION,
     ),
@@ -392,8 +392,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "an array is written in one block",
         "spine/exact.py",
-        "            if raw[at]:\n",
-        "            if False:\n",
+        '"if raw[at]:"',
+        '"if False:"',
         CODEC,
     ),
     Mutant(
@@ -605,7 +605,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "only an open request is granted",
         "domains/consumers/evolve.py",
-        "    if earlier.state is not ConsentState.REQUESTED:\n",
+        "    if earlier is not None and earlier.state is not ConsentState.REQUESTED:\n",
         "    if False:\n",
         CONSENT,
     ),

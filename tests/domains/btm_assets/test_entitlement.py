@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from domains.btm_assets.commands import (
     ActivateAsset,
@@ -119,20 +120,22 @@ def test_a_supplier_may_only_while_it_supplies(at: datetime) -> None:
 
 
 def test_an_agent_of_another_kind_is_no_data_service() -> None:
-    other = replace(SERVED, appointments=(Appointment("meter-reader", "meter_operator", NOW),))
+    other = structs.replace(
+        SERVED, appointments=(Appointment("meter-reader", "meter_operator", NOW),)
+    )
     assert not entitled(other, SERVICE, NOW)
 
 
 @pytest.mark.parametrize(
     "consent",
     [
-        replace(ALLOWED, categories=("HH_CONSUMPTION",)),
-        replace(ALLOWED, state=ConsentState.REVOKED),
-        replace(ALLOWED, state=ConsentState.SUSPENDED),
-        replace(ALLOWED, expires=NOW),
-        replace(ALLOWED, tenancy_id="t-0"),
+        structs.replace(ALLOWED, categories=("HH_CONSUMPTION",)),
+        structs.replace(ALLOWED, state=ConsentState.REVOKED),
+        structs.replace(ALLOWED, state=ConsentState.SUSPENDED),
+        structs.replace(ALLOWED, expires=NOW),
+        structs.replace(ALLOWED, tenancy_id="t-0"),
     ],
     ids=["another category", "revoked", "suspended", "expired", "of a former occupier"],
 )
 def test_only_a_live_consent_to_its_assets_lets_a_data_user_in(consent: Consent) -> None:
-    assert not entitled(replace(SERVED, consents=(consent,)), FLEX, NOW)
+    assert not entitled(structs.replace(SERVED, consents=(consent,)), FLEX, NOW)

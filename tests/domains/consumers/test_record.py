@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from domains.consumers import chain
 from domains.consumers.chain import (
@@ -121,7 +122,7 @@ def version(*events: Any) -> dict[str, str]:
 def test_a_grant_is_recorded_in_the_same_command() -> None:
     said = replace(grant(), record=SHARED)
     granted_at = granted(at=NOW)
-    given(CONSUMERS, *HOME).when(said).then(granted_at, replace(RECORDED, decided_at=NOW))
+    given(CONSUMERS, *HOME).when(said).then(granted_at, structs.replace(RECORDED, decided_at=NOW))
     given(CONSUMERS, *HOME).when(grant()).then(granted_at)
 
 
@@ -196,7 +197,7 @@ def test_every_category_of_values_has_a_granularity() -> None:
 
 def test_a_grant_shares_no_more_than_was_asked_for() -> None:
     asked = RecordTerms(granularity="HALF_HOUR", onward_sharing=True, recipients=("partner",))
-    before = (*HOME, requested(), replace(RECORDED, terms=asked))
+    before = (*HOME, requested(), structs.replace(RECORDED, terms=asked))
     for said in (
         {"recipients": ("partner", "insurer"), "onward_sharing": True},
         {"recipients": ("insurer",), "onward_sharing": True},
@@ -261,10 +262,10 @@ def test_a_record_is_only_of_the_command_beside_it() -> None:
     """A fact that comes on its own would say anew what the consumer had agreed to."""
     for before, event in (
         (HOME, RECORDED),
-        ((*HOME, granted()), replace(RECORDED, decided_at=MAY + HOUR)),
+        ((*HOME, granted()), structs.replace(RECORDED, decided_at=MAY + HOUR)),
         (GRANTED, RECORDED),
-        ((*GRANTED, NARROWED), replace(RECORDED, decided_at=MAY + HOUR)),
-        ((*GRANTED, REVOKED), replace(RECORDED, decided_at=MAY + 2 * HOUR)),
+        ((*GRANTED, NARROWED), structs.replace(RECORDED, decided_at=MAY + HOUR)),
+        ((*GRANTED, REVOKED), structs.replace(RECORDED, decided_at=MAY + 2 * HOUR)),
     ):
         with pytest.raises(Refused):
             CONSUMERS.evolve(fold(CONSUMERS, before), event)
@@ -276,7 +277,7 @@ def test_home_takes_no_record_without_an_order_beside_it() -> None:
     ordered, recorded = events
     for before, event in (
         ((), recorded),
-        ((ordered,), replace(recorded, decided_at=NOW + HOUR)),
+        ((ordered,), structs.replace(recorded, decided_at=NOW + HOUR)),
         (events, recorded),
     ):
         with pytest.raises(Refused) as refused:
@@ -292,7 +293,7 @@ def test_without_a_record_a_row_is_byte_for_byte_what_it_was() -> None:
     scene.facts(command(METER, REVOKED, previous=(row.offset, row.entry)))
     stored = scene.rows.get(b"s/" + METER.encode())
     assert stored is not None and b"records" not in stored
-    naive = MeterRecord(*(getattr(row.state, f.name) for f in fields(MeterAccess)))
+    naive = MeterRecord(*(getattr(row.state, f.name) for f in structs.fields(MeterAccess)))
     assert b"records" in TOOLS.pack(naive)
 
 
@@ -341,7 +342,7 @@ def test_a_request_begins_the_chain_and_its_answer_goes_on_with_it() -> None:
     granted_later = granted(at=MAY + HOUR)
     without = version(*asked, granted_later)
     assert "recipients" not in without and without["onward sharing"] == "not allowed"
-    answered = version(*asked, granted_later, replace(RECORDED, decided_at=MAY + HOUR))
+    answered = version(*asked, granted_later, structs.replace(RECORDED, decided_at=MAY + HOUR))
     assert answered["previous record"] == without["previous record"] == first[HASH_LINE]
     assert answered["record version"] == "2" and "recipients" in answered
     declined = version(*asked, ConsentDeclined("k-1", MAY + HOUR))
@@ -462,12 +463,12 @@ def test_who_was_told_of_a_suspension_is_told_that_it_is_over(asked: bool) -> No
     at = MAY + HOUR
     begun: tuple[Any, ...] = (*GRANTED, AgentAppointed("collector", Role.DATA_SERVICE, day(1)))
     if asked:
-        recorded_then = replace(RECORDED, decided_at=at)
+        recorded_then = structs.replace(RECORDED, decided_at=at)
         begun = (*HOME, requested(), RECORDED, granted(at=at), recorded_then, begun[-1])
-    narrowed = replace(NARROWED, decided_at=at + HOUR)
+    narrowed = structs.replace(NARROWED, decided_at=at + HOUR)
     suspended = ConsentSuspended("k-1", "governance", "INQUIRY", at + 2 * HOUR)
     resumed = ConsentResumed("k-1", at + 3 * HOUR)
-    again = replace(NARROWED, version=3, decided_at=at + 4 * HOUR)
+    again = structs.replace(NARROWED, version=3, decided_at=at + 4 * HOUR)
     rest = {("partner", Role.DATA_USER), ("insurer", Role.DATA_USER)}
     rest |= {("collector", Role.DATA_SERVICE)}
 
@@ -502,9 +503,9 @@ def test_the_service_says_it_for_the_consumer() -> None:
         .when(said)
         .then(
             ConsentGranted(
-                **{f.name: getattr(granted(at=NOW), f.name) for f in fields(ConsentGranted)}
+                **{f.name: getattr(granted(at=NOW), f.name) for f in structs.fields(ConsentGranted)}
             ),
-            replace(RECORDED, decided_at=NOW),
+            structs.replace(RECORDED, decided_at=NOW),
         )
     )
     assert record(after.state).changed_by == "consumer"

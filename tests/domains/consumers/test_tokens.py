@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from domains.consumers.receipts import Place, SignedBy, receipt
 from domains.consumers.tokens import (
@@ -57,7 +58,7 @@ OURS = Checker(LOG_ID, KEYS.get, verify)
 
 def home(**changes: Any) -> MeterAccess:
     """The same home, the consent otherwise."""
-    return replace(HOME, consents=(replace(CONSENT, **changes),))
+    return structs.replace(HOME, consents=(structs.replace(CONSENT, **changes),))
 
 
 def leg(mpxn: str = FIRST, access: MeterAccess = HOME, log_id: bytes = LOG_ID) -> Leg:

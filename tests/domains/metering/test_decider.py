@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from domains.metering import METERING
 from domains.metering.adapters.report import MeterDays
@@ -77,7 +78,7 @@ def decided(given: Sequence[MeteringEvent], command: Any) -> tuple[object, ...]:
         ([], REGISTER, (REGISTERED,)),
         ([], replace(REGISTER, by=Actor("data_service", "D")), (REGISTERED,)),
         ([], replace(REGISTER, by=Actor("consent_service", "C")), (REGISTERED,)),
-        ([], replace(REGISTER, gsp_group=""), (replace(REGISTERED, gsp_group=""),)),
+        ([], replace(REGISTER, gsp_group=""), (structs.replace(REGISTERED, gsp_group=""),)),
         ([REGISTERED], REGISTER, ()),
         ([REGISTERED], DEREGISTER, (DEREGISTERED,)),
         ([REGISTERED, DEREGISTERED], DEREGISTER, ()),
@@ -127,10 +128,10 @@ def day(number: int) -> datetime:
 def test_export_and_gas_points() -> None:
     export = replace(REGISTER, energy_direction="EXPORT", measurement_quantity="AE")
     assert decided([], export) == (
-        replace(REGISTERED, energy_direction="EXPORT", measurement_quantity="AE"),
+        structs.replace(REGISTERED, energy_direction="EXPORT", measurement_quantity="AE"),
     )
     gas = replace(REGISTER, mpxn=MPRN, fuel="GAS", gsp_group="")
-    assert decided([], gas) == (replace(REGISTERED, fuel="GAS", gsp_group=""),)
+    assert decided([], gas) == (structs.replace(REGISTERED, fuel="GAS", gsp_group=""),)
 
 
 def test_what_is_registered_already_asks_no_list_again() -> None:
@@ -202,7 +203,7 @@ def test_refusals(
 def test_a_fact_with_an_unknown_code_does_not_fold(field: str) -> None:
     changes: Any = {field: "?"}
     with pytest.raises(ValueError, match="not a valid"):
-        fold(METERING, [replace(REGISTERED, **changes)])
+        fold(METERING, [structs.replace(REGISTERED, **changes)])
 
 
 def test_the_view_of_a_metering_point() -> None:
@@ -251,16 +252,16 @@ def with_value(wh: int) -> MeterDays:
         (one_day(), MeteringPoint(), ALWAYS, "METER_NOT_REGISTERED"),
         (
             one_day(),
-            replace(POINT, registered_from=MIDNIGHT + timedelta(minutes=1)),
+            structs.replace(POINT, registered_from=MIDNIGHT + timedelta(minutes=1)),
             ALWAYS,
             "METER_NOT_REGISTERED",
         ),
-        (one_day(), replace(POINT, effective_to=MIDNIGHT), ALWAYS, "METER_NOT_REGISTERED"),
+        (one_day(), structs.replace(POINT, effective_to=MIDNIGHT), ALWAYS, "METER_NOT_REGISTERED"),
         (one_day(quantity="AE"), POINT, ALWAYS, "QUANTITY_NOT_FOR_METER"),
         (one_day(quantity="RI"), POINT, ALWAYS, "QUANTITY_NOT_FOR_METER"),
         (
             one_day(),
-            replace(POINT, energy_direction=EnergyDirection.EXPORT),
+            structs.replace(POINT, energy_direction=EnergyDirection.EXPORT),
             ALWAYS,
             "QUANTITY_NOT_FOR_METER",
         ),
@@ -410,15 +411,15 @@ def test_metering_points_have_numbers_of_their_own_in_the_order_of_their_names(
 
 def test_rows_are_judged_alike_by_that_part_of_a_point_that_others_share() -> None:
     silent = (Silence(MIDNIGHT),)
-    whole = replace(POINT, gsp_group="_C", silences=silent)
-    assert judged_part(whole) == judged_part(replace(POINT, gsp_group="_A"))
+    whole = structs.replace(POINT, gsp_group="_C", silences=silent)
+    assert judged_part(whole) == judged_part(structs.replace(POINT, gsp_group="_A"))
     export = EnergyDirection.EXPORT
     for point in (
         whole,
         MeteringPoint(),
-        replace(whole, effective_to=MIDNIGHT),
-        replace(whole, energy_direction=export),
-        replace(whole, fuel=Fuel.GAS),
+        structs.replace(whole, effective_to=MIDNIGHT),
+        structs.replace(whole, energy_direction=export),
+        structs.replace(whole, fuel=Fuel.GAS),
     ):
         checked = [
             check_rows(one_day(), lambda _, known=known: known, lambda _: ALWAYS)  # type: ignore[misc]

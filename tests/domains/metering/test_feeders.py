@@ -9,6 +9,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from domains.metering import adapters, feeders
 from domains.metering.aggregates import NO_FEEDER
@@ -44,15 +45,15 @@ EXPECTED = [FEEDERS[2], FEEDERS[1], FEEDERS[1], FEEDERS[1]]  # for ever
     ("point", "mpan", "group"),
     [
         (POINT, "1200000000003", "_C"),
-        (replace(POINT, gsp_group="_K"), "1200000000003", "_K"),
+        (structs.replace(POINT, gsp_group="_K"), "1200000000003", "_K"),
         (POINT, "2600000000003", ""),  # an independent distributor tells no region
-        (replace(POINT, gsp_group="_K"), "2600000000003", "_K"),
-        (replace(POINT, fuel=Fuel.GAS), "3938424403", ""),
-        (replace(POINT, gsp_group="_K"), "3938424403", ""),
-        (replace(POINT, measurement_quantity=MeasurementQuantity.ACTIVE_EXPORT), METER, ""),
+        (structs.replace(POINT, gsp_group="_K"), "2600000000003", "_K"),
+        (structs.replace(POINT, fuel=Fuel.GAS), "3938424403", ""),
+        (structs.replace(POINT, gsp_group="_K"), "3938424403", ""),
+        (structs.replace(POINT, measurement_quantity=MeasurementQuantity.ACTIVE_EXPORT), METER, ""),
         (MeteringPoint(), METER, ""),
-        (replace(POINT, effective_to=interval_of(DAY).start), METER, ""),
-        (replace(POINT, effective_to=interval_of(DAY).end), METER, "_C"),
+        (structs.replace(POINT, effective_to=interval_of(DAY).start), METER, ""),
+        (structs.replace(POINT, effective_to=interval_of(DAY).end), METER, "_C"),
     ],
 )
 def test_the_gsp_group_is_that_of_the_register_or_of_the_host(

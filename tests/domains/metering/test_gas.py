@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from domains.metering import READINGS, adapters, readings
 from domains.metering.adapters import Parsed
@@ -178,7 +179,7 @@ def test_what_the_coordinator_lets_in(fuel: str, dm3: int, reason: Reason | None
     days = read(1).meter_days
     volumes = np.where(days.present, np.int32(dm3), np.int32(0))
     days = replace(days, volumes_dm3=volumes, values_wh=GAS.wh(volumes))
-    point = replace(MeteringPoint(), fuel=Fuel(fuel), registered_from=EVER.start)
+    point = structs.replace(MeteringPoint(), fuel=Fuel(fuel), registered_from=EVER.start)
     checked = check_rows(days, lambda _: point, lambda _: [EVER])
     assert dict(checked.refused) == ({} if reason is None else {reason: 1})
 
