@@ -47,7 +47,10 @@ SAMPLE: Final = 2_000
 METER_DAYS_COMPARED: Final = 60_000
 # Of larger countries the registers are bulk records: by commands they would take hours.
 BY_COMMANDS_MAX: Final = 1_000_000
-DIRECT: Final = "registers as bulk records, signed with the coordinators' keys without them"
+DIRECT: Final = (
+    "registers as bulk records, signed with the coordinators' keys without them; of the "
+    "coordinators only metering runs then"
+)
 
 
 def _is_ordinary(day: date) -> bool:

@@ -80,15 +80,12 @@ class Admission:
         self._crowd, self._streams = Crowd(calls_under_way), OpenStreams(streams_open)
 
     @contextmanager
-    def place(
-        self, caller: Caller, method: str, request: Any, *, streams: bool, follows: bool = False
-    ) -> Iterator[None]:
-        """A place among the calls under way, for the length of a with block; Pushback(OVERLOADED)
-        if there is none. Calls that stream take none: they go no faster than their callers take.
-        One that `follows`, whose answers stream, takes one among the open streams.
+    def place(self, caller: Caller, method: str, request: Any, *, streams: bool) -> Iterator[None]:
+        """A place among the calls under way, or if it streams either way among the open streams,
+        for the length of a with block; Pushback(OVERLOADED) if there is none.
         """
         forwarded = method == FORWARDED and caller.role is Role.DSI
-        free = caller.role in UNLIMITED or method.startswith(GRPCS_OWN) or (streams and not follows)
+        free = caller.role in UNLIMITED or (method.startswith(GRPCS_OWN) and not streams)
         if (free or not _may_be_held(method, request)) and not forwarded:
             yield
             return
@@ -96,7 +93,7 @@ class Admission:
         entered = self._clock()
         for_many = forwarded or caller.role is Role.CONSENT_SERVICE
         try:
-            if follows:
+            if streams:
                 self._streams.enter(caller.party, for_many=for_many)
             else:
                 self._crowd.enter(caller.party, entered, for_many=for_many)
@@ -110,7 +107,7 @@ class Admission:
             yield
             took_s = self._clock() - entered
         finally:
-            if follows:
+            if streams:
                 self._streams.leave(caller.party)
             else:
                 self._crowd.leave(caller.party, self._clock(), took_s)

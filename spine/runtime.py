@@ -180,7 +180,9 @@ class Runtime:
     ) -> SpineServer:
         """A server under the identity of this process."""
         settings, limits = self.settings, Limits()
-        own = settings.calls_under_way + settings.streams_open // limits.accepting
+        # All of a server's streams may come to one of those that accept, and there is room for as
+        # many that other servers pass on.
+        own = settings.calls_under_way + 2 * settings.streams_open
         return build_server(
             self.own_identity(role, name),
             services,

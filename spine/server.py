@@ -163,7 +163,7 @@ class _Edge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
             return None
         shape = (handler.request_streaming, handler.response_streaming)
         max_s = self._limits.stream_deadline_s if any(shape) else self._limits.deadline_s
-        around = _Around(handler_call_details.method, *shape, max_s, self._admission)
+        around = _Around(handler_call_details.method, any(shape), max_s, self._admission)
         wrap = around.streaming if handler.response_streaming else around.unary
         return _BUILD[shape](
             wrap(getattr(handler, _BEHAVIOUR[shape])),
@@ -189,8 +189,7 @@ class _Around:
     """The stages around the handler of one method."""
 
     method: str
-    requests_stream: bool
-    answers_stream: bool
+    streams: bool
     deadline_max_s: float
     admission: Admission
 
@@ -235,10 +234,7 @@ class _Around:
         try:
             caller = caller_of(context.auth_context(), datetime.now(UTC))
             _caller.set(caller)
-            streams, follows = self.requests_stream or self.answers_stream, self.answers_stream
-            with self.admission.place(
-                caller, self.method, request, streams=streams, follows=follows
-            ):
+            with self.admission.place(caller, self.method, request, streams=self.streams):
                 if not self.method.startswith(GRPCS_OWN):
                     self._check_deadline(context.time_remaining())
                     self.admission.admit(caller, self.method, request)

@@ -118,6 +118,7 @@ class Ends:
     def _ask(self, end: str, alias: str, stub: Any, method: str, request: Any) -> Any:
         call = getattr(stub(self._channel(end, alias)), method)
         while True:
+            began = time.monotonic()
             try:
                 return call(request, timeout=CALL_S)
             except grpc.RpcError as error:
@@ -127,7 +128,7 @@ class Ends:
                 wait_s = max(said.retry_after_s, TURN_LEAST_S)
                 if self.waited_s + wait_s > self._turns_s:
                     raise
-            self.waited_s += wait_s
+            self.waited_s += time.monotonic() - began + wait_s
             time.sleep(wait_s)
 
     def governance(self, method: str, request: Any) -> Any:

@@ -14,13 +14,17 @@ from spine.identity import DEV_SERVER_NAME, Identity
 from spine.listening import Limits
 from spine.server import connect
 
+MIN_BACKOFF: Final = "grpc.min_reconnect_backoff_ms"
 # A process that comes back is to be found again at once.
 CHANNEL: Final = (
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    (MIN_BACKOFF, 100),
     ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.use_local_subchannel_pool", 1),  # a connection of its own, whoever else goes there
 )
+# The least that a connection is given to come about is also when it is tried again. One that is
+# opened beside others is not to fail because the server is busy.
+BESIDE: Final = (*(o for o in CHANNEL if o[0] != MIN_BACKOFF), (MIN_BACKOFF, 5_000))
 # As long as a call may last that was begun before a renewal.
 CALLS_END_S: Final = Limits().stream_deadline_s
 
@@ -47,7 +51,10 @@ class Channels:
         if (target, number) not in self._open:
             try:
                 self._open[target, number] = connect(
-                    target, self._identity.folder, CHANNEL, server_name=DEV_SERVER_NAME
+                    target,
+                    self._identity.folder,
+                    BESIDE if number else CHANNEL,
+                    server_name=DEV_SERVER_NAME,
                 )
             except OSError as error:
                 message = f"the identity {self._identity.folder.name} cannot be read just now"

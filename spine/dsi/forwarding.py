@@ -149,13 +149,18 @@ class Forwarder:
         try:
             said = await _unless_gone(peer, peer.stub.Forward(call, timeout=left_s))
         except grpc.aio.AioRpcError as error:
-            raise _failure(peer, error) from None
+            if error.code() is grpc.StatusCode.UNAVAILABLE and not error_from(error).reason:
+                peer.lost()
+            raise _failure(error) from None
         return _answered(method, said, sent).fresh()
 
     async def stream(
         self, peer: Peer, method: str, request: Message, left_s: float
     ) -> AsyncGenerator[Answered, None]:
-        """The peer's answers, each made when it is asked for. Fails like `unary`."""
+        """The peer's answers, each made when it is asked for. Fails like `unary`.
+
+        A connection of streams that fails says nothing of others, nor whether the peer is there.
+        """
         with peer.streaming() as stub:
             call = stub.ForwardStream(timeout=left_s)
             wanted = self._call(peer, method, request)
@@ -171,7 +176,7 @@ class Forwarder:
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
                 if not isinstance(error, grpc.aio.AioRpcError):
                     raise PeerGone from error
-                raise _failure(peer, error) from None
+                raise _failure(error) from None
             finally:
                 call.cancel()
 
@@ -187,15 +192,13 @@ def _answered(method: str, said: Any, sent: float) -> Answered:
     return Answered(_message(method, "output_type").FromString(said.response), until)
 
 
-def _failure(peer: Peer, error: grpc.aio.AioRpcError) -> Exception:
+def _failure(error: grpc.aio.AioRpcError) -> Exception:
     """What a failed forward means: the method's own refusal, or a server that does not answer."""
     failure = error_from(error)
     if failure.reason == Reason.FORWARD_INVALID:
         return PeerGone(failure.message)
     if failure.reason or error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         return PassedOn(error)
-    if error.code() is grpc.StatusCode.UNAVAILABLE:
-        peer.lost()
     return PeerGone(failure.message)
 
 

@@ -1,8 +1,8 @@
 """The Ledger service of `proto/spine/ledger/v1`: who read a meter, and where an answer came from.
 
 Both come from the log alone. The register is looked up and brought level on a thread of its own;
-between calls it follows, at a pace that costs next to nothing while the machine is busy, so that a
-call that asks after a busy time may have to read on first.
+between calls it follows at a pace that costs the machine next to nothing, so that a call that asks
+after a busy time may have to read on first.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final
-
-import psutil
 
 from domains.metering.readings import ReadingsBatch
 from spine import trust
@@ -53,12 +51,8 @@ PAGE_S: Final = 2.0
 PROOF_BYTES_MAX: Final = 2 << 20
 RECORDS_A_TURN: Final = 2_000
 # A look at a partition costs as much as some records of it: seldom, and then more of them.
+RECORDS_IN_PASSING: Final = 200
 FOLLOW_EVERY_S: Final = 10.0
-# Records of a partition in passing, while the machine is busy and while it is not.
-RECORDS_WHEN_BUSY: Final = 20
-RECORDS_WHEN_QUIET: Final = 500
-# Of all cores, from where on they are not for what can wait.
-BUSY_PER_CENT: Final = 40.0
 SPARE_S: Final = 2.0
 READERS: Final = frozenset(
     {Role.CONSUMER, Role.DATA_USER, Role.SUPPLIER, Role.DATA_SERVICE, Role.AUDITOR}
@@ -84,13 +78,9 @@ class ReadsService(ledger_pb2_grpc.LedgerServicer):
         self._sign = sign
 
     async def follow(self) -> None:
-        """Take in more of every partition, but little while the machine has other work: what is
-        indexed then is taken from the reads, and can as well be indexed after them.
-        """
-        busy = psutil.cpu_percent() >= BUSY_PER_CENT  # since the last time
-        at_most = RECORDS_WHEN_BUSY if busy else RECORDS_WHEN_QUIET
+        """Take in a little more of every partition."""
         for partition in range(self._partitions):
-            await self._log.run(self._reading_on(partition, at_most))
+            await self._log.run(self._reading_on(partition, RECORDS_IN_PASSING))
 
     async def ListOwnMeters(self, request: Any, context: Any) -> Any:
         """The meters of the consumer that calls, with its tenancies and suppliers there."""

@@ -15,8 +15,6 @@ from spine.event import AccessRequests, LogRecord, RecordType, murmur2_partition
 from spine.ledger.register import FORMAT_ROW, Read, ReadRegister, Viewer
 from spine.policy import Category, MeterAccess, Role, Tenancy
 from spine.replay import StoredFold
-from spine.services import reads
-from spine.services.reads import ReadsService
 from tests.helpers.history import BY_TOPIC, History, audit, day
 from tests.helpers.records import (
     CODEC,
@@ -322,28 +320,3 @@ def test_who_moved_out_on_the_day_it_moved_in_lived_there_never(history: History
     lived = access(("anna", 3, 3))
     of_march = history.asked(interval_from=day(3, 1), interval_to=day(3, 2))
     assert not Viewer(Role.CONSUMER, "anna", lived).may_see(of_march)
-
-
-# When
-
-
-@pytest.mark.parametrize("per_cent", [0.0, 39.9, 40.0, 100.0])
-async def test_while_the_machine_is_busy_little_is_indexed_unasked(
-    monkeypatch: pytest.MonkeyPatch, per_cent: float
-) -> None:
-    asked: list[tuple[int, int]] = []
-
-    class Register:
-        def catch_up(self, partition: int, log: object, at_most: int) -> bool:
-            asked.append((partition, at_most))
-            return False
-
-    class Log:
-        async def run(self, work: Any) -> Any:
-            return work(None)
-
-    given: list[Any] = [Register(), Log(), None, CODEC, LOG_ID, 2, None]
-    monkeypatch.setattr("psutil.cpu_percent", lambda: per_cent)
-    await ReadsService(*given).follow()
-    at_most = reads.RECORDS_WHEN_BUSY if per_cent >= 40 else reads.RECORDS_WHEN_QUIET
-    assert asked == [(0, at_most), (1, at_most)]

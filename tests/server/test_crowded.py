@@ -249,7 +249,7 @@ async def test_one_party_does_not_get_all_streams_and_leaves_its_place(
                 await asyncio.sleep(0.01)
 
 
-async def test_a_held_place_for_a_stream_costs_health_and_servers_nothing(
+async def test_a_held_place_for_a_stream_costs_health_checks_and_servers_nothing(
     authority: Authority,
 ) -> None:
     dsi = authority.issue_server(Role.DSI, "dsi-2").folder
@@ -260,12 +260,13 @@ async def test_a_held_place_for_a_stream_costs_health_and_servers_nothing(
         assert len(await why(await callers.follow("ADVISER-A", "ADVISER-B"))) == 1
         health = health_pb2_grpc.HealthStub(callers.channel("ADVISER-B"))
         watch = health.Watch(health_pb2.HealthCheckRequest(), timeout=5)
-        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        assert error_from(await failure(watch)).reason == "OVERLOADED", "it is a stream as any"
+        checked = await health.Check(health_pb2.HealthCheckRequest(), timeout=5)
+        assert checked.status == health_pb2.HealthCheckResponse.SERVING
         stream = dsi_pb2_grpc.DsiStub(peer).StreamReadings(
             dsi_pb2.StreamReadingsRequest(), timeout=20
         )
         assert await stream.read()
-        watch.cancel()
         stream.cancel()
 
 

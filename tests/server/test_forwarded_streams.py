@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, aclosing, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    aclosing,
+    asynccontextmanager,
+    contextmanager,
+)
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from spine.dsi import channels as opening
 from spine.dsi import forwarding, members
 from spine.dsi.channels import Channels
-from spine.dsi.forwarding import Forwarder
+from spine.dsi.forwarding import Forwarder, PeerGone
 from spine.dsi.members import MISSED_MAX, Peer
 from spine.dsi.v1 import dsi_pb2, members_pb2, members_pb2_grpc
 from spine.identity import Authority, Caller
 from spine.listening import Limits
 from spine.policy import Role
 from spine.server import Service, build_server
+from tests.helpers.line import Line, line_to
 
 LOG = bytes(32)
 A_CONNECTION, STREAMS = 4, 10
@@ -43,40 +52,97 @@ class OneConnection(Peer):
         yield self.stub
 
 
-@pytest.mark.parametrize(("made", "opened"), [(Peer, STREAMS), (OneConnection, A_CONNECTION)])
-async def test_open_streams_keep_no_other_call_from_a_server(
-    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, made: Callable[..., Peer], opened: int
-) -> None:
-    """With the naive peer the streams of which a connection is full make it look gone."""
+@dataclass
+class Between:
+    """A server that passes streams on, the other as it knows it, and the line between the two."""
+
+    peer: Peer
+    line: Line
+    forwarder: Forwarder
+
+    async def opened(self, held: AsyncExitStack) -> Any:
+        """A stream on which one answer has come."""
+        stream = self.forwarder.stream(
+            self.peer, "StreamReadings", dsi_pb2.StreamReadingsRequest(), 20.0
+        )
+        await held.enter_async_context(aclosing(stream))
+        async with asyncio.timeout(10):
+            assert await anext(stream)
+        return stream
+
+
+@pytest.fixture
+def between(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Callable[..., Peer]], AbstractAsyncContextManager[Between]]:
     monkeypatch.setattr(members, "STREAMS_A_CONNECTION", A_CONNECTION)
     monkeypatch.setattr(members, "ANSWER_S", 0.5)
     adviser = Caller(Role.DATA_USER, "ADVISER", b"")
     monkeypatch.setattr(forwarding, "current_caller", lambda: adviser)
     authority = Authority.open_or_create(tmp_path / "identities")
-    server = build_server(
-        authority.issue_server(Role.DSI, "dsi-2"),
-        [Service("spine.dsi.v1.Members", members_pb2_grpc.add_MembersServicer_to_server, Other())],
-        limits=Limits(streams_per_connection=A_CONNECTION),
-    )
-    await server.start()
-    channels = Channels(authority.issue_server(Role.DSI, "dsi-1").folder)
-    peer = made(channels, f"127.0.0.1:{server.port}")
-    await peer.ask(LOG, "dsi-1")
-    passports: Any = SimpleNamespace(issue=lambda *_: members_pb2.ForwardRequest())
-    forwarder, request = Forwarder(passports), dsi_pb2.StreamReadingsRequest()
-    try:
+
+    @asynccontextmanager
+    async def two(made: Callable[..., Peer]) -> AsyncIterator[Between]:
+        add = members_pb2_grpc.add_MembersServicer_to_server
+        server = build_server(
+            authority.issue_server(Role.DSI, "dsi-2"),
+            [Service("spine.dsi.v1.Members", add, Other())],
+            limits=Limits(streams_per_connection=A_CONNECTION),
+        )
+        await server.start()
+        channels = Channels(authority.issue_server(Role.DSI, "dsi-1").folder)
+        passports: Any = SimpleNamespace(issue=lambda *_: members_pb2.ForwardRequest())
+        try:
+            async with line_to(server.port) as (line, port):
+                peer = made(channels, f"127.0.0.1:{port}")
+                await peer.ask(LOG, "dsi-1")
+                yield Between(peer, line, Forwarder(passports))
+                await channels.close()
+        finally:
+            await server.stop(0)
+
+    return two
+
+
+@pytest.mark.parametrize(("made", "opened"), [(Peer, STREAMS), (OneConnection, A_CONNECTION)])
+async def test_open_streams_keep_no_other_call_from_a_server(
+    between: Any, made: Callable[..., Peer], opened: int
+) -> None:
+    """With the naive peer the streams of which a connection is full make it look gone."""
+    async with between(made) as two:
         async with AsyncExitStack() as held:
             for _ in range(opened):
-                stream = forwarder.stream(peer, "StreamReadings", request, 20.0)
-                await held.enter_async_context(aclosing(stream))
-                async with asyncio.timeout(5):
-                    assert await anext(stream)
+                await two.opened(held)
             for _ in range(MISSED_MAX):
-                await peer.ask(LOG, "dsi-1")
-            assert peer.gone.is_set() is (made is OneConnection)
-        await peer.ask(LOG, "dsi-1")
-        assert not peer.gone.is_set()
-        assert not peer._streams.total()
-    finally:
-        await channels.close()
-        await server.stop(0)
+                await two.peer.ask(LOG, "dsi-1")
+            assert two.peer.gone.is_set() is (made is OneConnection)
+        await two.peer.ask(LOG, "dsi-1")
+        assert not two.peer.gone.is_set()
+        assert not two.peer._streams.total()
+
+
+async def test_a_connection_that_takes_its_time_ends_no_stream(between: Any) -> None:
+    """The first streams fill one connection; the next needs another while the server is busy."""
+    async with between(Peer) as two, AsyncExitStack() as held:
+        streams = [await two.opened(held) for _ in range(A_CONNECTION)]
+        two.line.slow_s = 0.5
+        streams.append(await two.opened(held))
+        for stream in streams:
+            async with asyncio.timeout(10):
+                assert await anext(stream)
+
+
+async def test_nor_does_one_that_fails(between: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The naive connection is given up before it is there; the stream that waits for it fails, and
+    no other.
+    """
+    monkeypatch.setattr(opening, "BESIDE", opening.CHANNEL)
+    async with between(Peer) as two, AsyncExitStack() as held:
+        streams = [await two.opened(held) for _ in range(A_CONNECTION)]
+        two.line.slow_s = 0.5
+        with pytest.raises(PeerGone):
+            await two.opened(held)
+        assert not two.peer.gone.is_set()
+        for stream in streams:
+            async with asyncio.timeout(10):
+                assert await anext(stream)

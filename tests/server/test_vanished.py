@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from spine.identity import Authority
 from spine.listening import Limits
 from spine.policy import Role
 from spine.server import Service, build_server, connect
+from tests.helpers.line import line_to
 
 NAME = dsi_pb2.DESCRIPTOR.services_by_name["Dsi"].full_name
 FOR_GOOD_MS = 2**31 - 1
@@ -31,40 +31,6 @@ class Dsi(dsi_pb2_grpc.DsiServicer):
             yield dsi_pb2.StreamReadingsResponse()
         finally:
             self.ended.set()
-
-
-class Line:
-    """What carries bytes between a caller and a server, until it is cut: then nothing comes
-    through, and neither of them is told.
-    """
-
-    def __init__(self, port: int) -> None:
-        self._to, self.whole = port, asyncio.Event()
-        self.whole.set()
-
-    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        onward = await asyncio.open_connection("127.0.0.1", self._to)
-        try:
-            await asyncio.gather(self._carry(reader, onward[1]), self._carry(onward[0], writer))
-        finally:
-            writer.close()
-            onward[1].close()
-
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while said := await reader.read(1 << 16):
-            await self.whole.wait()
-            writer.write(said)
-
-
-@asynccontextmanager
-async def line_to(port: int) -> AsyncIterator[tuple[Line, int]]:
-    line = Line(port)
-    listening = await asyncio.start_server(line.connected, "127.0.0.1")
-    try:
-        yield line, listening.sockets[0].getsockname()[1]
-    finally:
-        line.whole.set()
-        listening.close()
 
 
 async def ends_for_who_vanished(folder: Path, limits: Limits, within_s: float) -> bool:
