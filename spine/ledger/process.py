@@ -13,7 +13,6 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final, TypeVar
 
@@ -38,7 +37,7 @@ LEDGER: Final = "ledger"
 POLL_MS: Final = 100
 # A poll gives what an earlier one asked the brokers for, and asks anew: after so long their answers
 # are there, and say all that has come since.
-ANSWERED_MS: Final = 20
+ANSWERED_S: Final = 0.02
 # So many in one poll: the log is being caught up with, and read on without a pause.
 MANY: Final = 1_000
 CHECK_LOG_EVERY_S: Final = 10.0
@@ -219,12 +218,12 @@ class Keeper:
         if sealed is not None and (published is None or published.text != sealed.note.text):
             self._pending, self._pending_since = sealed, time.monotonic()
 
-    def _take(self, within_ms: int = POLL_MS) -> int:
-        """Read on, from what comes first in that time; how many records came."""
+    def _take(self) -> int:
+        """Read on; how many records came."""
         assert self.book is not None
         if self._follower is None:
             self._follower = LogFollower(self._kafka, self.book.places)
-        records = self._follower.poll(within_ms)
+        records = self._follower.poll(POLL_MS)
         for record in records:
             self.book.append(record)
             self._waiting.took(record.append_ms, self.book.size)
@@ -269,8 +268,8 @@ class Keeper:
             try:
                 came = await self._do(self._take)
                 if 0 < came < MANY:
-                    await asyncio.sleep(ANSWERED_MS / 1000)
-                    came += await self._do(partial(self._take, ANSWERED_MS))
+                    await asyncio.sleep(ANSWERED_S)
+                    came += await self._do(self._take)
                 if time.monotonic() - sealed_at >= self._epoch_s:
                     sealed = await self._do(self._seal)
                     if sealed is not None:
@@ -280,7 +279,7 @@ class Keeper:
                         self._pending = sealed
                         self._news.set()
                 if came < MANY:
-                    await asyncio.sleep(self._epoch_s - ANSWERED_MS / 1000)
+                    await asyncio.sleep(self._epoch_s - ANSWERED_S)
             except LogUnfit as unfit:
                 self._refuse(unfit)
             except Pushback as pushback:

@@ -101,7 +101,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[Log]:
     monkeypatch.setattr(process, "LogFollower", log.follower)
     monkeypatch.setattr(process, "PointReader", log.reader)
     monkeypatch.setattr(process, "last_published", lambda *given: None)
-    monkeypatch.setattr(process, "ANSWERED_MS", 1)
+    monkeypatch.setattr(process, "ANSWERED_S", 0.001)
     monkeypatch.setattr(process, "CHECK_LOG_EVERY_S", 0.01)
     yield log
 
