@@ -109,6 +109,8 @@ def record_of(access: MeterAccess, consent_id: str) -> ConsentRecord | None:
     """The record of that consent; None if it has none. A fold asks after one with each fact, for
     which a table of all is not worth making.
     """
+    if type(access) is MeterAccess:
+        return None
     for each in all_records(access):
         if each.consent_id == consent_id:
             return each
@@ -157,6 +159,8 @@ def _with(
 
 def as_kept(access: MeterAccess) -> MeterAccess:
     """The access as its row is packed: without a place for what there is none of."""
+    if type(access) is MeterAccess:  # most are: to ask whether it is a `MeterRecord` takes longer
+        return access
     return with_records(access, access.records) if isinstance(access, MeterRecord) else access
 
 

@@ -65,6 +65,8 @@ def evolve(access: MeterAccess, event: ConsumersEvent) -> MeterAccess:
 
 
 def _evolve(access: MeterAccess, event: ConsumersEvent) -> MeterAccess:
+    if type(event) is ConsentGranted:  # most are, and to be compared with all others takes longer
+        return _with_consent(access, _granted(access, event), event)
     match event:
         case TenancyStarted():
             tenancy = Tenancy(
@@ -94,8 +96,7 @@ def _evolve(access: MeterAccess, event: ConsumersEvent) -> MeterAccess:
         case ConsentTermsRecorded():
             return with_terms(access, _agreed(access, event.consent_id), event)
         case _:
-            consent = _evolve_consent(access, event)
-            return linked(_with_consent(access, consent), consent, event)
+            return _with_consent(access, _evolve_consent(access, event), event)
 
 
 def find_tenancy(access: MeterAccess, tenancy_id: str) -> Tenancy:
@@ -133,11 +134,13 @@ def _swap(items: tuple[_Item, ...], old: _Item, new: _Item) -> tuple[_Item, ...]
     return tuple(new if item is old else item for item in items)
 
 
-def _with_consent(access: MeterAccess, consent: Consent) -> MeterAccess:
+def _with_consent(access: MeterAccess, consent: Consent, event: ConsumersEvent) -> MeterAccess:
     earlier = find_consent(access, consent.consent_id)
     if earlier is None:
-        return replace(access, consents=(*access.consents, consent))
-    return replace(access, consents=_swap(access.consents, earlier, consent))
+        consents = (*access.consents, consent)
+    else:
+        consents = _swap(access.consents, earlier, consent)
+    return linked(replace(access, consents=consents), consent, event)
 
 
 def _evolve_consent(access: MeterAccess, event: ConsumersEvent) -> Consent:
@@ -148,8 +151,6 @@ def _evolve_consent(access: MeterAccess, event: ConsumersEvent) -> Consent:
                     Reason.CONSENT_EXISTS, "the consent id is already in use at the meter"
                 )
             return _first(access, event)
-        case ConsentGranted():
-            return _granted(access, event)
         case ConsentNarrowed():
             return replace(
                 _agreed(access, event.consent_id),
