@@ -14,17 +14,23 @@ from spine.identity import DEV_SERVER_NAME, Identity
 from spine.listening import Limits
 from spine.server import connect
 
-MIN_BACKOFF: Final = "grpc.min_reconnect_backoff_ms"
-# A process that comes back is to be found again at once.
-CHANNEL: Final = (
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    (MIN_BACKOFF, 100),
-    ("grpc.max_reconnect_backoff_ms", 500),
-    ("grpc.use_local_subchannel_pool", 1),  # a connection of its own, whoever else goes there
-)
-# The least that a connection is given to come about is also when it is tried again. One that is
-# opened beside others is not to fail because the server is busy.
-BESIDE: Final = (*(o for o in CHANNEL if o[0] != MIN_BACKOFF), (MIN_BACKOFF, 5_000))
+
+def _options(connected_within_ms: int) -> tuple[tuple[str, int], ...]:
+    """A process that comes back is to be found again at once. The least time between two attempts
+    to connect is also what gRPC gives each of them.
+    """
+    return (
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", connected_within_ms),
+        ("grpc.max_reconnect_backoff_ms", 500),
+        # A connection of its own, whoever else goes there.
+        ("grpc.use_local_subchannel_pool", 1),
+    )
+
+
+CHANNEL: Final = _options(100)
+# One that is opened beside others is not to fail because the server is busy.
+BESIDE: Final = _options(5_000)
 # As long as a call may last that was begun before a renewal.
 CALLS_END_S: Final = Limits().stream_deadline_s
 
