@@ -5,8 +5,8 @@ them. What is refused here is what a writer never writes: a number in more bytes
 beyond its type, an array in several blocks or with its size before it, bytes left over. To read a
 value and write it again, to see that the same bytes come out, says the same at many times the cost.
 
-Of Avro there is what the released schemas use, and booleans: a `Codec` is not made of schemas with
-more (Bug).
+Of Avro there is what the released schemas use, and booleans; nothing of a schema with more is read
+(Bug).
 """
 
 from __future__ import annotations

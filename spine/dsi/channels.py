@@ -29,21 +29,22 @@ def _options(connected_within_ms: int) -> tuple[tuple[str, int], ...]:
 
 
 CHANNEL: Final = _options(100)
-# One that is opened beside others is not to fail because the server is busy.
-BESIDE: Final = _options(5_000)
+# For who would rather wait than be told that a server is busy.
+PATIENT: Final = _options(5_000)
 # As long as a call may last that was begun before a renewal.
 CALLS_END_S: Final = Limits().stream_deadline_s
 
 
 class Channels:
-    """One to each target, or several by their numbers, opened when they are first asked for.
+    """One to each target, or several by their numbers, opened when they are first asked for. Those
+    beside the first, of number 0, are patient.
 
     A channel shows for ever the certificate that it was opened with, so a renewed one takes
     another channel; the former ends once its calls have.
     """
 
-    def __init__(self, identity: Path) -> None:
-        self._identity = Identity(identity)
+    def __init__(self, identity: Path, first: tuple[tuple[str, int], ...] = CHANNEL) -> None:
+        self._identity, self._first = Identity(identity), first
         self._stamp = self._identity.stamp
         self._open: dict[tuple[str, int], grpc.aio.Channel] = {}
         self._former: set[asyncio.Task[None]] = set()
@@ -59,7 +60,7 @@ class Channels:
                 self._open[target, number] = connect(
                     target,
                     self._identity.folder,
-                    BESIDE if number else CHANNEL,
+                    PATIENT if number else self._first,
                     server_name=DEV_SERVER_NAME,
                 )
             except OSError as error:

@@ -167,7 +167,7 @@ class Forwarder:
             try:
                 while True:
                     sent = time.monotonic()
-                    await call.write(wanted)
+                    await _unless_gone(peer, call.write(wanted))
                     said = await _unless_gone(peer, call.read())
                     if said is grpc.aio.EOF:  # type: ignore[attr-defined]  # its stubs forget it
                         return

@@ -38,8 +38,8 @@ POLL_MS: Final = 100
 # A poll gives what an earlier one asked the brokers for, and asks anew: after so long their answers
 # are there, and say all that has come since.
 ANSWERED_S: Final = 0.02
-# So many in one poll: the log is being caught up with, and read on without a pause.
-MANY: Final = 1_000
+# So many bytes in one poll: the log is being caught up with, and read on without a pause.
+MANY: Final = 512 << 10
 CHECK_LOG_EVERY_S: Final = 10.0
 UNCHECKED_FOR_S: Final = 3 * CHECK_LOG_EVERY_S
 HELD_BACK_AFTER_S: Final = 5.0
@@ -219,7 +219,7 @@ class Keeper:
             self._pending, self._pending_since = sealed, time.monotonic()
 
     def _take(self) -> int:
-        """Read on; how many records came."""
+        """Read on; how many bytes came."""
         assert self.book is not None
         if self._follower is None:
             self._follower = LogFollower(self._kafka, self.book.places)
@@ -227,7 +227,7 @@ class Keeper:
         for record in records:
             self.book.append(record)
             self._waiting.took(record.append_ms, self.book.size)
-        return len(records)
+        return sum(len(record.value or b"") for record in records)
 
     def _seal(self) -> Sealed | None:
         assert self.book is not None

@@ -13,7 +13,7 @@ import grpc
 import structlog
 
 from spine import trust
-from spine.dsi.channels import Channels
+from spine.dsi.channels import PATIENT, Channels
 from spine.dsi.v1 import quarantined_pb2, quarantined_pb2_grpc
 from spine.errors import SpineError
 from spine.identity import SERVER_PREFIX
@@ -37,7 +37,7 @@ class QuarantinedReadings:
     def __init__(self, process: Process, keep: Keep) -> None:
         self._process, self._keep = process, keep
         identities = process.runtime.settings.data_dir / "identities"
-        self._channels = Channels(identities / f"{SERVER_PREFIX}{process.name}")
+        self._channels = Channels(identities / f"{SERVER_PREFIX}{process.name}", PATIENT)
         self._last: dict[str, dict[int, Any]] = {}
         self._failing: dict[str, str] = {}
 

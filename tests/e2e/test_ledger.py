@@ -208,10 +208,10 @@ def test_everybody_is_told_of_its_own_reads_and_of_no_others(
 
 
 def test_reads_come_page_by_page_the_latest_first(spine: Installation, place: str) -> None:
-    whole = reads(spine, "ledger-auditor")
+    whole = reads(spine, "ledger-auditor", page_size=500)
     first = spine.as_("ledger-auditor").ledger("ListReads", mpxn=MPAN, page_size=2)
-    rest = reads(spine, "ledger-auditor", cursor=first.next_cursor)
-    assert [*first.reads, *rest] == whole and len(whole) > 2
+    rest = reads(spine, "ledger-auditor", cursor=first.next_cursor, page_size=500)
+    assert [*first.reads, *rest][:500] == whole and len(whole) > 2
     assert [r.request.offset for r in whole] == sorted(
         (r.request.offset for r in whole), reverse=True
     )

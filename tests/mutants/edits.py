@@ -790,8 +790,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a busy server is no sick one",
         "spine/admission.py",
-        " or method.startswith(GRPCS_OWN) or (",
-        " or (",
+        " or (method.startswith(GRPCS_OWN) and not streams)\n",
+        "\n",
         CROWD,
     ),
     Mutant(

@@ -132,11 +132,24 @@ async def test_a_connection_that_takes_its_time_ends_no_stream(between: Any) -> 
                 assert await anext(stream)
 
 
+async def test_a_connection_that_never_comes_is_not_waited_for_once_the_server_is_gone(
+    between: Any,
+) -> None:
+    async with between(Peer) as two, AsyncExitStack() as held:
+        two.line.slow_s = 60.0
+        waiting = asyncio.create_task(two.opened(held))
+        await asyncio.sleep(0.1)
+        two.peer.lost()
+        with pytest.raises(PeerGone):
+            async with asyncio.timeout(2):
+                await waiting
+
+
 async def test_nor_does_one_that_fails(between: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The naive connection is given up before it is there; the stream that waits for it fails, and
     no other.
     """
-    monkeypatch.setattr(opening, "BESIDE", opening.CHANNEL)
+    monkeypatch.setattr(opening, "PATIENT", opening.CHANNEL)
     async with between(Peer) as two, AsyncExitStack() as held:
         streams = [await two.opened(held) for _ in range(A_CONNECTION)]
         two.line.slow_s = 0.5
