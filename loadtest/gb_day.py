@@ -116,8 +116,7 @@ def run(meters: int, folder: Path, note: Note, days: int = 1) -> Result:
             load_registers(spine, country, note)
             notes = []
         else:
-            spine.stop("consumers", "governance")
-            asyncio.run(append_registers(spine, country, note))
+            append_registers(spine, country, note)
             notes = [DIRECT]
         day = Day()
         asyncio.run(ingest(spine, country, chosen, day, note))

@@ -92,6 +92,10 @@ class Installation:
         """Start these processes; returns once all of them answer."""
         for name in names:
             self._launch(name)
+        self.wait_for(*names)
+
+    def wait_for(self, *names: str) -> None:
+        """Return once all of these processes answer."""
         deadline = time.monotonic() + READY_S
         for name in names:
             while not self._answers(name):

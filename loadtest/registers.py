@@ -7,6 +7,7 @@ are is for `registry` to measure.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -44,11 +45,16 @@ from spine.runtime import Runtime
 ACTOR: Final = f"{Role.CONSENT_SERVICE}/{CONSENTS_BY}"
 
 
-async def append_registers(spine: Installation, country: Country, note: Note) -> None:
-    """Supplies, appointments and registrations of all metering points, folded by `metering` too."""
-    await append_all(spine, _records(spine.runtime, country, note))
+def append_registers(spine: Installation, country: Country, note: Note) -> None:
+    """Supplies, appointments and registrations of all metering points. The coordinators are away
+    meanwhile; metering comes back and folds them, and no other.
+    """
+    spine.stop("metering", "consumers", "governance")
+    asyncio.run(append_all(spine, _records(spine.runtime, country, note)))
+    spine.launch("metering")
     for topic in (trust.CONSUMER_LOG, trust.METERING_TOPIC):
         wait_until_folded(spine, "metering", topic, note)
+    spine.wait_for("metering")
 
 
 def _records(runtime: Runtime, country: Country, note: Note) -> Iterator[ToAppend]:
