@@ -50,7 +50,9 @@ class WeekReader:
         return answers
 
     async def _answer(self, index: int) -> bytes:
-        return await self.patience.until_answered(self.call(index), self.requests[index])
+        call, request = self.call(index), self.requests[index]
+        raw: bytes = await self.patience.until_answered(call, request)
+        return raw
 
 
 @asynccontextmanager

@@ -32,7 +32,7 @@ from loadtest.registers import append_registers
 from loadtest.results import Bound, Result
 from spine import trust
 from spine.event import murmur2_partition
-from spine.gb import PERIODS_PER_UTC_DAY, Interval, london
+from spine.gb import PERIODS_PER_UTC_DAY, Interval, SettlementDate
 from spine.metering.v1 import metering_pb2
 from spine.server import connect
 from spine.store import StoreReader
@@ -52,16 +52,11 @@ DIRECT: Final = (
     "coordinators only metering runs then"
 )
 
-
-def _is_ordinary(day: date) -> bool:
-    start = datetime(day.year, day.month, day.day, tzinfo=UTC)
-    before, after = (at.astimezone(london()).utcoffset() for at in (start, start + timedelta(1)))
-    return before == after
-
-
 # Enough of them that a small country, too, takes a while to fold.
 ORDINARY_DAYS: Final = tuple(
-    filter(_is_ordinary, (date(2024, 7, 1) + timedelta(days=n) for n in range(540)))
+    day
+    for day in (date(2024, 7, 1) + timedelta(days=n) for n in range(540))
+    if SettlementDate(day).periods == PERIODS_PER_UTC_DAY
 )
 
 TARGETS: Final = (

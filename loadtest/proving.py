@@ -18,9 +18,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-import grpc
 import psutil
 
 from loadtest.asking import week_reader
@@ -28,7 +27,7 @@ from loadtest.installation import BROKER, WITNESSES, Installation, expect
 from loadtest.reads import CALLERS
 from loadtest.results import Bound, Figures, Result, percentile
 from loadtest.serving import Served
-from loadtest.traffic import Call, by_callers
+from loadtest.traffic import Call, Patience, by_callers
 from spine import trust
 from spine.errors import NotFound
 from spine.event import murmur2_partition
@@ -36,11 +35,10 @@ from spine.ledger.entries import Place, RecordLeaf
 from spine.ledger.library import Library
 from spine.ledger.note import Checkpoint
 from spine.ledger.v1 import ledger_pb2, ledger_pb2_grpc
-from spine.server import connect, error_from
+from spine.server import connect
 
 LOOK_S: Final = 0.02
 ALL_PROVED_S: Final = 120.0
-ANSWERED_S: Final = 25.0
 # Whether the ledger is on in each turn of a pair; with each pair the sides change places.
 TURNS: Final = (True, False, False, True)
 OF_THE_LEDGER: Final = (*WITNESSES, "ledger")
@@ -218,22 +216,7 @@ async def _all_taken(served: Served, lag: Lag) -> None:
         ledger = ledger_pb2_grpc.LedgerStub(channel)
         for mpxn in one_of_each.values():  # who asks for reads has them indexed first
             request = ledger_pb2.ListReadsRequest(mpxn=mpxn, page_size=1)
-            await _indexed(ledger, request)
-
-
-async def _indexed(ledger: Any, request: Any) -> None:
-    """Ask until it has read on far enough to answer; what it has read by then is kept."""
-    deadline = time.monotonic() + ALL_PROVED_S
-    while True:
-        try:
-            await ledger.ListReads(request, timeout=ANSWERED_S)
-            return
-        except grpc.aio.AioRpcError as error:
-            said = error_from(error)
-            if said.retry_after_s is None:
-                raise
-            expect(time.monotonic() < deadline, "the reads are not indexed in time")
-            await asyncio.sleep(said.retry_after_s)
+            await Patience(ALL_PROVED_S).until_answered(ledger.ListReads, request)
 
 
 def _all_proved(served: Served, lag: Lag) -> None:

@@ -15,7 +15,9 @@ from typing import Final
 
 import numpy as np
 
+from domains.consumers.decider import CONSUMERS
 from domains.consumers.events import AgentAppointed, SupplyStarted
+from domains.metering import METERING
 from domains.metering.events import (
     EnergyDirection,
     Fuel,
@@ -37,6 +39,7 @@ from loadtest.direct import ToAppend, append_all, wait_until_folded
 from loadtest.installation import CONSENTS_BY, Installation, Note
 from spine import trust
 from spine.codec import Codec
+from spine.domain import Domain
 from spine.event import NO_PREDECESSOR, Command, Fact, Facts, RecordType, SignerRole
 from spine.orders import COMMANDS_PER_RECORD
 from spine.policy import Role
@@ -80,12 +83,12 @@ class Bodies:
     """The facts that there can be, each written once: a country has few kinds of them."""
 
     def __init__(self, codec: Codec, now: datetime) -> None:
-        def fact(kind: str, event: object) -> Fact:
-            return Fact(kind, now, codec.encode(event))
+        def fact(domain: Domain, event: object) -> Fact:
+            return Fact(domain.event_type(event), now, codec.encode(event))
 
         self._registered = [
             fact(
-                "metering.MeteringPointRegistered",
+                METERING,
                 MeteringPointRegistered(
                     Fuel.ELECTRICITY,
                     group,
@@ -97,13 +100,9 @@ class Bodies:
             )
             for group in GSP_GROUPS
         ]
-        self._supplied = [
-            fact("consumers.SupplyStarted", SupplyStarted(supplier, SINCE))
-            for supplier in SUPPLIERS
-        ]
+        self._supplied = [fact(CONSUMERS, SupplyStarted(supplier, SINCE)) for supplier in SUPPLIERS]
         self._appointed = [
-            fact("consumers.AgentAppointed", AgentAppointed(agent, Role.DATA_SERVICE, SINCE))
-            for agent in SENDERS
+            fact(CONSUMERS, AgentAppointed(agent, Role.DATA_SERVICE, SINCE)) for agent in SENDERS
         ]
 
     def registrations(self, meters: Meters) -> Sequence[Command]:

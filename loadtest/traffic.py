@@ -23,6 +23,8 @@ from spine.identity import Identity
 from spine.server import error_from
 
 BEHIND_MAX: Final = 20_000
+# No server takes a call with one answer that may last much longer.
+CALL_MOST_S: Final = 25.0
 Call = Callable[[int], Awaitable[None]]
 # What a server that is asked for too much says, if it says anything.
 NO_TIME: Final = frozenset(
@@ -151,13 +153,13 @@ class Patience:
     deadline_s: float = 20.0
     count: int = 0
 
-    async def until_answered(self, call: Any, request: bytes) -> bytes:
-        """The answer, and the time it took however often it was asked for."""
+    async def until_answered(self, call: Any, request: Any) -> Any:
+        """The answer, however often it had to be asked for."""
         end = time.monotonic() + self.deadline_s
         while True:
             try:
-                raw: bytes = await call(request, timeout=max(0.01, end - time.monotonic()))
-                return raw
+                left_s = max(0.01, end - time.monotonic())
+                return await call(request, timeout=min(left_s, CALL_MOST_S))
             except grpc.aio.AioRpcError as error:
                 hint = error_from(error).retry_after_s
                 if hint is None or time.monotonic() + hint >= end:
