@@ -50,13 +50,17 @@ ACTOR: Final = f"{Role.CONSENT_SERVICE}/{CONSENTS_BY}"
 
 def append_registers(spine: Installation, country: Country, note: Note) -> None:
     """Supplies, appointments and registrations of all metering points. The coordinators are away
-    meanwhile; metering comes back and folds them, and no other.
+    meanwhile; metering comes back and folds them, and no other. So does the readings process, which
+    goes again: what is timed later are readings.
     """
     spine.stop("metering", "consumers", "governance")
     asyncio.run(append_all(spine, _records(spine.runtime, country, note)))
     spine.launch("metering")
+    spine.launch("readings")
     for topic in (trust.CONSUMER_LOG, trust.METERING_TOPIC):
         wait_until_folded(spine, "metering", topic, note)
+    wait_until_folded(spine, "readings", trust.METERING_TOPIC, note)
+    spine.stop("readings")
     spine.wait_for("metering")
 
 

@@ -26,7 +26,10 @@ from spine.rows import HELD_PREFIX, Applied, Malformed, Tools
 from spine.store import Store, StorePosition
 
 BUILD_ROW: Final = b"\x00build"
+# What is folded is written after so many records, or rows, which are kept in memory until then:
+# a bulk record of facts comes to a thousand.
 RECORDS_PER_COMMIT: Final = 256
+ROWS_PER_COMMIT: Final = 1 << 17
 _log = structlog.get_logger()
 
 Progress = Callable[[int, int], None]
@@ -175,7 +178,7 @@ class StoredFold:
                 on_record(record, applied)
             self.next_offset = record.offset + 1
             count, last, uncommitted = count + 1, record, uncommitted + 1
-            if uncommitted >= RECORDS_PER_COMMIT:
+            if uncommitted >= RECORDS_PER_COMMIT or self.store.pending >= ROWS_PER_COMMIT:
                 self._commit(last)
                 uncommitted = 0
                 if progress is not None:

@@ -129,6 +129,11 @@ class Store:
         """Write a row with the next commit."""
         self._pending[key] = value
 
+    @property
+    def pending(self) -> int:
+        """How many rows wait for the next commit."""
+        return len(self._pending)
+
     def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Rows with start <= key < end, in key order, pending writes included."""
         stored = self._stored(start, end)

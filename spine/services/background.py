@@ -26,20 +26,33 @@ async def keep_quarantined(process: Process, writer: LogWriter, topics: Collecti
     process.on_end(keeper.flush)
 
 
-def every(process: Process, seconds: float, work: Callable[[], Awaitable[object]]) -> None:
+Work = Callable[[], Awaitable[object]]
+
+
+def once(process: Process, work: Work) -> None:
+    """Do the work beside all else. A failure is logged."""
+    task = asyncio.create_task(_try(process.name, work))
+    process.on_end(lambda: _end(task))
+
+
+def every(process: Process, seconds: float, work: Work) -> None:
     """Do the work now and then every so often. A failure is logged, and the next turn comes."""
     task = asyncio.create_task(_repeat(process.name, seconds, work))
     process.on_end(lambda: _end(task))
 
 
-async def _repeat(name: str, seconds: float, work: Callable[[], Awaitable[object]]) -> None:
+async def _repeat(name: str, seconds: float, work: Work) -> None:
     while True:
-        try:
-            await work()
-        except Exception as error:
-            task = getattr(work, "__qualname__", "")
-            _log.warning("background.failed", process=name, task=task, reason=str(error))
+        await _try(name, work)
         await asyncio.sleep(seconds)
+
+
+async def _try(name: str, work: Work) -> None:
+    try:
+        await work()
+    except Exception as error:
+        task = getattr(work, "__qualname__", "")
+        _log.warning("background.failed", process=name, task=task, reason=str(error))
 
 
 async def _end(task: asyncio.Task[None]) -> None:

@@ -39,7 +39,7 @@ from spine.runtime import Process, Runtime
 from spine.server import Service, current_caller
 from spine.services import bulk, wire
 from spine.services.aggregates import aggregates
-from spine.services.background import keep_quarantined
+from spine.services.background import keep_quarantined, once
 from spine.services.deliveries import Deliveries
 from spine.services.holds import watch_holds
 from spine.services.operations import operations
@@ -94,6 +94,7 @@ async def start_metering(runtime: Runtime, name: str = "metering") -> Process:
         REQUEST_BYTES_MAX,
     )
     keep_quarantined_readings(process, writer)
+    once(process, recorder.learn)
     return process
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-from itertools import compress
-from typing import Any, Final
+from itertools import compress, islice
+from typing import Any, Final, NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -18,22 +20,25 @@ from spine.errors import Pushback, Reason
 from spine.event import LogRecord, murmur2_partition
 from spine.fold import FaustFolds
 from spine.policy import MeterAccess
-from spine.rows import CLOSED_PREFIX, SUBJECT_PREFIX, Applied
+from spine.rows import CLOSED_PREFIX, SUBJECT_PREFIX, Applied, Tools
 
-# Of so many meters the state is kept at hand, of two topics: at 16 bytes each, and some 250 for a
-# state that no other meter shares.
-METERS_KEPT_MAX: Final = 1_000_000
+# Of so many meters the state is kept at hand, of two topics: all of the country's, at 12 bytes
+# each, and some 250 for a state that no other meter shares.
+METERS_KEPT_MAX: Final = 40_000_000
 STATES_SHARED_MAX: Final = 10_000
 # States that no meter is in any longer are dropped when there may be so many of them, and as many
 # as of the others.
 STATES_OVER_MAX: Final = 10_000
-# Put beside the columns of `Kept` at most, at about 100 bytes each.
-PUT_BESIDE_MAX: Final = 10_000
-# What it takes to look one meter up beside the columns, in meters of columns that are made again.
-MADE_AGAIN_FOR_ONE: Final = 4
+# So short a run of `Kept` is put together with any other.
+SHORT_RUN: Final = 8_192
+# Rows of a store that are learnt before others have their turn: some thousandths of a second.
+LEARNT_AT_ONCE: Final = 1_000
 _UNKNOWN: Final = -1
 # Places of what `KnownStates` says of a meter that is not understood, and of one never named.
 _NOT_UNDERSTOOD, _INITIAL = 0, 1
+_PAST_SUBJECTS: Final = SUBJECT_PREFIX + b"\xff"
+# A row of a subject whose state is left as it is packed.
+_ROW_UNREAD: Final = tuple[int, int, msgspec.Raw]
 
 
 def known_state(folds: FaustFolds, topic: str, mpxn: str, partitions: int) -> Any:
@@ -57,81 +62,89 @@ def known_access(folds: FaustFolds, mpxn: str, partitions: int) -> MeterAccess:
     return MeterAccess() if known is None else known
 
 
+class _Run(NamedTuple):
+    """Meters by their numbers, sorted, and what is kept of each; (n,) both."""
+
+    numbers: npt.NDArray[np.int64]
+    kept: npt.NDArray[np.int32]
+
+    @classmethod
+    def of(cls, numbers: npt.NDArray[np.int64], kept: npt.NDArray[np.int32]) -> _Run:
+        """A run of these, which come in any order."""
+        order = np.argsort(numbers, kind="stable")  # what is sorted in parts is merged
+        return cls(numbers[order], kept[order])
+
+    def places(
+        self, numbers: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
+        """Where each of these meters is, if it is here at all."""
+        places = np.minimum(np.searchsorted(self.numbers, numbers), len(self.numbers) - 1)
+        return places, self.numbers[places] == numbers
+
+    def with_all_of(self, other: _Run) -> _Run:
+        """Both together; no meter is in both."""
+        return _Run.of(
+            np.concatenate((self.numbers, other.numbers)), np.concatenate((self.kept, other.kept))
+        )
+
+
 class Kept:
-    """A small number for each of many meters: two columns, by the numbers of the meters.
+    """A small number for each of many meters, at 12 bytes each: columns by the meters' numbers.
 
     Thousands are looked up at once without a miss of the processor's cache for each, which is what
-    a dictionary of all meters comes to. What was put last stands in one beside the columns, until
-    looking there has taken as long as it takes to make the columns again.
+    a dictionary of all meters comes to. New ones make a run of columns, which takes in those before
+    it that are not much longer: there are few runs, and each meter moves few times.
     """
 
     def __init__(self) -> None:
-        self._numbers, self._kept = np.zeros((2, 0), np.int64)
-        self._beside: dict[int, int] = {}
-        self._looked_beside = self._meters = 0
+        self._runs: list[_Run] = []
 
     def __len__(self) -> int:
         """How many meters."""
-        return self._meters
+        return sum(len(run.numbers) for run in self._runs)
 
-    def of(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def of(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
         """What is kept of each of these meters, (n,); `_UNKNOWN` where that is nothing."""
-        if self._looked_beside * MADE_AGAIN_FOR_ONE > len(self):
-            self._make_again()
-        kept = np.full(len(numbers), _UNKNOWN)
-        if len(self._numbers):
-            places, there = self._in_columns(numbers)
-            kept = np.where(there, self._kept[places], kept)
-        if self._beside:
-            self._looked_beside += len(numbers)
-            found = map(self._beside.get, numbers.tolist(), kept.tolist())
-            kept = np.fromiter(found, np.int64, len(numbers))
+        kept = np.full(len(numbers), _UNKNOWN, np.int32)
+        for run in self._runs:
+            places, here = run.places(numbers)
+            np.copyto(kept, run.kept[places], where=here)
         return kept
 
-    def put(self, numbers: npt.NDArray[np.int64], kept: npt.NDArray[np.int64]) -> None:
-        """Keep that of these meters, whatever was kept of them before."""
-        new = numbers[~self._in_columns(numbers)[1]] if len(self._numbers) else numbers
-        self._meters += sum(number not in self._beside for number in set(new.tolist()))
-        self._beside.update(zip(numbers.tolist(), kept.tolist(), strict=True))
-        if len(self._beside) > PUT_BESIDE_MAX:
-            self._make_again()
+    def put(self, numbers: npt.NDArray[np.int64], kept: npt.NDArray[np.int32]) -> None:
+        """Keep that of these meters, each named once, whatever was kept of them before."""
+        for run in self._runs:
+            places, here = run.places(numbers)
+            run.kept[places[here]] = kept[here]
+            numbers, kept = numbers[~here], kept[~here]
+        if len(numbers):
+            self._add(_Run.of(numbers, kept))
+
+    def _add(self, new: _Run) -> None:
+        runs = self._runs
+        while runs and len(runs[-1].numbers) <= max(SHORT_RUN, 2 * len(new.numbers)):
+            new = runs.pop().with_all_of(new)
+        runs.append(new)
 
     def used(self, numbers: int) -> npt.NDArray[np.bool_]:
         """Which of `range(numbers)` are kept of any meter, (numbers,)."""
-        self._make_again()
         used = np.zeros(numbers, np.bool_)
-        used[self._kept] = True
+        for run in self._runs:
+            used[run.kept] = True
         return used
 
-    def renumber(self, now: npt.NDArray[np.int64]) -> None:
+    def renumber(self, now: npt.NDArray[np.int32]) -> None:
         """Keep `now[n]` wherever n is kept."""
-        self._make_again()
-        self._kept = now[self._kept]
-
-    def _in_columns(
-        self, numbers: npt.NDArray[np.int64]
-    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
-        """Where each meter is in the columns, if it is found there; they are not empty."""
-        places = np.minimum(np.searchsorted(self._numbers, numbers), len(self._numbers) - 1)
-        return places, self._numbers[places] == numbers
-
-    def _make_again(self) -> None:
-        beside, count = self._beside, len(self._beside)
-        numbers = np.concatenate((np.fromiter(beside, np.int64, count), self._numbers))
-        kept = np.concatenate((np.fromiter(beside.values(), np.int64, count), self._kept))
-        self._numbers, first = np.unique(numbers, return_index=True)  # of two the one put last
-        self._kept = kept[first]
-        self._beside.clear()
-        self._looked_beside = 0
+        self._runs = [_Run(run.numbers, now[run.kept]) for run in self._runs]
 
 
 class KnownStates:
     """What this process has folded of many meters at once, by one topic.
 
     Meters in the same state share one object, so that who goes through thousands of them judges
-    each state once. The states of meters that were asked for, or that facts were folded of, are
-    kept at hand; a further fact replaces them in the moment in which it is folded. `part` leaves of
-    a state only what is asked for: the less that is, the more share it.
+    each state once. The states of meters that were learnt or asked for, or that facts were folded
+    of, are kept at hand; a further fact replaces them in the moment in which it is folded. `part`
+    leaves of a state only what is asked for: the less that is, the more share it.
     """
 
     def __init__(
@@ -144,11 +157,28 @@ class KnownStates:
         self._folds, self._topic, self._partitions, self._part = folds, topic, partitions, part
         domain = folds[topic, 0].stored.fold.domain
         assert domain is not None
-        self._row_type = domain.row_type
+        self._state_type = type(domain.initial())
         self._never_named = domain.initial()
         self._forget()
         for partition in range(partitions):
             folds[topic, partition].listeners.append(self._on_facts)
+
+    async def learn(self) -> None:
+        """Keep at hand what was folded before, for as many meters as can be kept. Whoever else has
+        work in this thread does it meanwhile: a meter that is asked for first is looked up.
+        """
+        for partition in range(self._partitions):
+            fold, begin = self._folds[self._topic, partition].stored.fold, SUBJECT_PREFIX
+            while rows := list(islice(fold.rows.scan(begin, _PAST_SUBJECTS), LEARNT_AT_ONCE)):
+                if len(self._kept) + len(rows) >= METERS_KEPT_MAX:
+                    return
+                found = ((key.removeprefix(SUBJECT_PREFIX), row) for key, row in rows)
+                named = {mpxn: row for mpxn, row in found if _has_number(mpxn)}
+                mpxns = np.array(list(named), f"S{MPXN_BYTES}")
+                places = [self._place_in(row, fold.tools) for row in named.values()]
+                self._kept.put(numbers_of(mpxns), np.array(places, np.int32))
+                begin = rows[-1][0] + b"\x00"
+                await asyncio.sleep(0)
 
     def of(self, points: Points, partitions: npt.NDArray[np.int64]) -> Alike[Any]:
         """That part of the state of each meter, in the partition beside it; None while this process
@@ -168,10 +198,7 @@ class KnownStates:
                 mpxns = points.names[unknown].tolist()
                 rows = fold.rows.get_many([SUBJECT_PREFIX + mpxn for mpxn in mpxns])
                 places[unknown] = [
-                    _INITIAL
-                    if row is None
-                    else self._place_of(fold.tools.unpack(row, self._row_type)[2])
-                    for row in rows
+                    _INITIAL if row is None else self._place_in(row, fold.tools) for row in rows
                 ]
                 # Of the others nothing is kept: anybody can name meters that are none.
                 named = unknown[[row is not None for row in rows]]
@@ -181,10 +208,11 @@ class KnownStates:
 
     def _on_facts(self, record: LogRecord, applied: Applied) -> None:
         self._forget_if_full()
-        named = {mpxn: state for mpxn, state in applied.states.items() if _has_number(mpxn)}
-        mpxns = np.array([mpxn.encode() for mpxn in named], f"S{MPXN_BYTES}")
+        states = ((mpxn.encode(), state) for mpxn, state in applied.states.items())
+        named = {mpxn: state for mpxn, state in states if _has_number(mpxn)}
+        mpxns = np.array(list(named), f"S{MPXN_BYTES}")
         places = [self._place_of(state) for state in named.values()]
-        self._kept.put(numbers_of(mpxns), np.array(places, np.int64))
+        self._kept.put(numbers_of(mpxns), np.array(places, np.int32))
 
     def _forget_if_full(self) -> None:
         if len(self._kept) >= METERS_KEPT_MAX:
@@ -196,6 +224,7 @@ class KnownStates:
         self._kept = Kept()
         self._states: list[Any] = [None]
         self._places: dict[bytes, int] = {}
+        self._read: dict[bytes, int] = {}
         self._place_of(self._never_named)
         self._states_max = STATES_OVER_MAX
 
@@ -203,13 +232,26 @@ class KnownStates:
         """Forget the states that no meter is in any longer."""
         used = self._kept.used(len(self._states))
         used[[_NOT_UNDERSTOOD, _INITIAL]] = True
-        now = np.cumsum(used) - 1
+        now = np.cumsum(used, dtype=np.int32) - 1
         self._kept.renumber(now)
         self._states = list(compress(self._states, used.tolist()))
         self._places = {
             packed: int(now[place]) for packed, place in self._places.items() if used[place]
         }
+        self._read.clear()
         self._states_max = min(2 * len(self._states), METERS_KEPT_MAX) + STATES_OVER_MAX
+
+    def _place_in(self, row: bytes, tools: Tools) -> int:
+        """The same of a row of the store. One that holds the state of another is not read again."""
+        _, _, packed = tools.unpack(row, _ROW_UNREAD)
+        unread = bytes(packed)
+        place = self._read.get(unread)
+        if place is None:
+            place = self._place_of(tools.unpack(unread, self._state_type))
+            if len(self._read) >= STATES_SHARED_MAX:
+                self._read.clear()
+            self._read[unread] = place
+        return place
 
     def _place_of(self, state: Any) -> int:
         """The place in `_states` of what all meters in that state share."""
@@ -224,9 +266,9 @@ class KnownStates:
         return place
 
 
-def _has_number(subject: str) -> bool:
+def _has_number(subject: bytes) -> bool:
     """Whether it may be a metering point at all; no other is ever asked for."""
-    return len(subject) <= MPXN_BYTES and subject.isascii() and subject.isdigit()
+    return len(subject) <= MPXN_BYTES and subject.isdigit()
 
 
 def _any_closed(rows: ReadableRows) -> bool:

@@ -195,6 +195,11 @@ class Recorder:
         }
         return batches, refused
 
+    async def learn(self) -> None:
+        """Have at hand what is known of all meters, so that no sender waits for it."""
+        await self._points.learn()
+        await self._accesses.learn()
+
     async def check_accredited(self, sender: Actor) -> None:
         """NotPermitted unless governance lets the sender act in its role now."""
         await check_accredited(self._folds, self._folds[trust.CONSUMER_LOG, 0], sender)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from itertools import count
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from domains.metering.judging import Points, numbers_of
 from spine import trust
 from spine.event import Fact, murmur2_partition
 from spine.live import LiveFold
+from spine.rows import SUBJECT_PREFIX
 from spine.services import meters
 from spine.services.meters import Kept, KnownStates, known_access, known_state
 from tests.helpers.records import (
@@ -190,21 +192,106 @@ def test_a_subject_that_is_no_meters_number_is_taken_for_no_meter(
     steps=st.lists(
         st.tuples(st.lists(st.integers(0, 9), min_size=1, unique=True), st.booleans()), max_size=20
     ),
-    beside=st.sampled_from([0, 2, 1_000]),
-    made_again=st.sampled_from([0, 1, 1_000]),
+    short=st.sampled_from([0, 2, 1_000]),
 )
 def test_columns_keep_what_a_dictionary_would(
-    steps: list[tuple[list[int], bool]], beside: int, made_again: int
+    steps: list[tuple[list[int], bool]], short: int
 ) -> None:
-    """Putting and asking in any order, whenever the columns are made again."""
+    """Putting and asking in any order, however long the runs of columns are."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(meters, "PUT_BESIDE_MAX", beside)
-        patch.setattr(meters, "MADE_AGAIN_FOR_ONE", made_again)
+        patch.setattr(meters, "SHORT_RUN", short)
         kept, right = Kept(), dict[int, int]()
         for number, (asked, put) in enumerate(steps):
             numbers = np.array(asked, np.int64)
             if put:
-                kept.put(numbers, numbers * 100 + number)
-                right |= {one: one * 100 + number for one in asked}
+                kept.put(numbers, np.full(len(numbers), number, np.int32))
+                right |= dict.fromkeys(asked, number)
             assert kept.of(numbers).tolist() == [right.get(one, -1) for one in asked]
             assert len(kept) == len(right)
+        used = {number for number in range(len(steps)) if kept.used(len(steps))[number]}
+        assert used == {*right.values()}
+        kept.renumber(np.arange(len(steps), 0, -1, dtype=np.int32))
+        everything = np.arange(10)
+        assert kept.of(everything).tolist() == [
+            len(steps) - right[one] if one in right else -1 for one in range(10)
+        ]
+
+
+def test_few_runs_of_columns_hold_many_meters_that_came_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(meters, "SHORT_RUN", 1)
+    kept = Kept()
+    for number in range(500):
+        kept.put(np.array([number * 7 % 500]), np.array([number], np.int32))
+        assert len(kept._runs) <= 10
+
+
+class Unlearnt(KnownStates):
+    """Naive: knows of a meter only once it was asked for."""
+
+    async def learn(self) -> None:
+        return None
+
+
+class Hasty(KnownStates):
+    """Naive: looks at all rows before others have their turn, and keeps what it saw then."""
+
+    async def learn(self) -> None:
+        fold = self._folds[self._topic, PARTITION].stored.fold
+        seen = [
+            (numbers_of(np.array([key.removeprefix(SUBJECT_PREFIX)])), row)
+            for key, row in fold.rows.scan(SUBJECT_PREFIX, SUBJECT_PREFIX + b"\xff")
+        ]
+        for numbers, row in seen:
+            self._kept.put(numbers, np.array([self._place_in(row, fold.tools)], np.int32))
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(("known", "finds"), [(KnownStates, True), (Unlearnt, False)])
+def test_what_was_folded_before_is_learnt_and_not_looked_up(known: Any, finds: bool) -> None:
+    """`c-1` is a subject and no meter."""
+    heard = Heard()
+    for subject in (METER, NEIGHBOUR, "c-1"):
+        heard.say(subject, SupplyStarted("SUPP", MOVED_IN))
+    heard.known = known(heard.folds, trust.CONSUMER_LOG, PARTITIONS, sending_part)
+    asyncio.run(heard.known.learn())
+    asked = numbers_of(np.array([NEIGHBOUR.encode(), METER.encode()]))
+    assert bool((heard.known._kept.of(asked) >= 0).all()) is finds
+    assert len(heard.known._kept) == (2 if finds else 0)
+    assert heard.told() == heard.right()
+
+
+@pytest.mark.parametrize(("known", "follows"), [(KnownStates, True), (Hasty, False)])
+@pytest.mark.parametrize("turns", range(3))
+def test_what_is_folded_while_meters_are_learnt_is_known(
+    known: Any, follows: bool, turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The facts come after so many turns of the learning, of which each is about one row."""
+    monkeypatch.setattr(meters, "LEARNT_AT_ONCE", 1)
+    heard = Heard()
+    for subject in (METER, NEIGHBOUR):
+        heard.say(subject, SupplyStarted("SUPP", MOVED_IN))
+    heard.known = known(heard.folds, trust.CONSUMER_LOG, PARTITIONS, sending_part)
+
+    async def learn() -> None:
+        learning = asyncio.create_task(heard.known.learn())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        for subject in (METER, NEIGHBOUR):
+            heard.say(subject, SupplyEnded("SUPP", MOVED_IN + timedelta(days=60)))
+        await learning
+
+    asyncio.run(learn())
+    right = heard.told() == heard.right()
+    assert right is (follows or turns != 1), "the naive variant forgets what it heard meanwhile"
+
+
+def test_no_more_is_learnt_than_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meters, "METERS_KEPT_MAX", 2)
+    heard = Heard()
+    for subject in (METER, NEIGHBOUR):
+        heard.say(subject, SupplyStarted("SUPP", MOVED_IN))
+    heard.known = KnownStates(heard.folds, trust.CONSUMER_LOG, PARTITIONS, sending_part)
+    asyncio.run(heard.known.learn())
+    assert len(heard.known._kept) < 2 and heard.told() == heard.right()

@@ -14,7 +14,7 @@ from rocksdict import Options, Rdict, WriteBatch, WriteBufferManager
 
 from domains.consumers.decider import CONSUMERS
 from domains.governance.decider import GOVERNANCE
-from spine import rocks, trust
+from spine import replay, rocks, trust
 from spine.event import LogRecord
 from spine.log import LogReader, LogUnfit
 from spine.replay import BUILD_ROW, RECORDS_PER_COMMIT, StoredFold, rebuild
@@ -530,6 +530,22 @@ def test_catching_up_commits_as_it_goes_and_says_how_far_it_is(opened: Open) -> 
     assert fold.catch_up(log_of(*records), progress=lambda *at: seen.append(at)) == len(records)
     assert seen == [(RECORDS_PER_COMMIT, len(records)), (2 * RECORDS_PER_COMMIT, len(records))]
     assert fold.catch_up(log_of(*records)) == 0
+
+
+@pytest.mark.parametrize(("rows", "bounded"), [(40, True), (1 << 60, False)])
+def test_catching_up_with_bulk_records_keeps_few_rows_in_memory(
+    opened: Open, monkeypatch: pytest.MonkeyPatch, rows: int, bounded: bool
+) -> None:
+    """Naive: writes after so many records, however many facts each holds."""
+    monkeypatch.setattr(replay, "ROWS_PER_COMMIT", rows)
+    scene, kept = Scene(), list[int]()
+    for number in range(20):
+        together = [command(f"c-{number}-{n}", moved_in(f"t-{number}-{n}")) for n in range(10)]
+        scene.facts(*together)
+    fold = opened()
+    fold.catch_up(log_of(*scene.log.records), on_record=lambda *_: kept.append(fold.store.pending))
+    of_one_record = 60
+    assert (max(kept) < rows + of_one_record) and (max(kept) < 100) is bounded
 
 
 def test_stores_of_a_process_share_what_they_keep_in_memory(
