@@ -1,5 +1,6 @@
 """The metering coordinator over mutual TLS, its readings in a real Kafka, and read back from it."""
 
+import asyncio
 import contextlib
 import gzip
 import sqlite3
@@ -20,6 +21,7 @@ from domains.consumers.decider import CONSUMERS
 from domains.consumers.decider import tightens as consumers_tighten
 from domains.metering import adapters
 from domains.metering.adapters import MeterDays, collecting
+from domains.metering.judging import numbers_of
 from domains.metering.readings import take
 from spine import trust
 from spine.coordinator import Coordinator
@@ -37,7 +39,9 @@ from spine.policy import Role
 from spine.replay import rebuild
 from spine.runtime import Process, Runtime
 from spine.server import Failure, connect, error_from
+from spine.services import recording
 from spine.services.metering import CACHE_FILE, start_metering
+from spine.services.meters import KnownStates
 from tests.helpers.accredited import accredit
 from tests.helpers.half_hours import read_back
 from tests.helpers.log import open_new_log
@@ -505,6 +509,28 @@ async def test_a_lost_cache_costs_a_record_and_no_version(world: World, tmp_path
     assert report.rows_recorded == 5  # so it says; the fold knows better
     assert sum(world.ends()) == sum(ends) + 1
     assert world.read_back(tmp_path / "lost", mpxn) == cells(days)
+
+
+async def test_a_process_that_starts_again_learns_what_was_folded_before_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mpxn = "1600000000029"
+    await world.register(mpxn)
+    await world.supply(mpxn)
+    started: list[Any] = []
+
+    class Noted(KnownStates):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            started.append(self)
+
+    monkeypatch.setattr(recording, "KnownStates", Noted)
+    await world.restart()
+    asked = numbers_of(np.array([mpxn.encode()]))
+    async with asyncio.timeout(20):
+        while len(started) < 2 or any(known._kept.of(asked)[0] < 0 for known in started):
+            await asyncio.sleep(0.05)
+    assert (await world.send(header("learnt"), chunk(generated([mpxn])))).rows_recorded == 1
 
 
 async def test_a_cache_ahead_of_the_log_is_not_believed(world: World):
