@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from loadtest.installation import Installation, Note, expect
@@ -16,7 +16,7 @@ from spine.store import StoreReader
 
 APPENDS_AT_ONCE: Final = 16
 STILL_S: Final = 300.0
-LOOK_S: Final = 0.1
+LOOK_S: Final = 0.5
 
 
 class ToAppend(NamedTuple):
@@ -54,20 +54,20 @@ async def append_all(spine: Installation, records: Iterable[ToAppend]) -> None:
         await appender.stop()
 
 
-def wait_until_folded(spine: Installation, process: str, topic: str, note: Note) -> None:
-    """Return once that process has folded what the topic holds now.
+def wait_until_folded(spine: Installation, process: str, topics: Sequence[str], note: Note) -> None:
+    """Return once that process has folded what the topics hold now, in whatever order it does.
 
     WrongAnswer if it stands still for minutes.
     """
     reader = spine.runtime.reader()
-    stores = spine.runtime.stores(process)
-    places = range(spine.runtime.partitions)
+    places = [(topic, p) for topic in topics for p in range(spine.runtime.partitions)]
     try:
-        ends = [reader.bounds(topic, p)[1] for p in places]
+        ends = [reader.bounds(*place)[1] for place in places]
     finally:
         reader.close()
-    looks = spine.data_dir / "wait" / process
-    folds = [StoreReader(stores / f"{topic}-{p}", looks / topic / str(p)) for p in places]
+    stores, looks = spine.runtime.stores(process), spine.data_dir / "wait" / process
+    names = [f"{topic}-{partition}" for topic, partition in places]
+    folds = [StoreReader(stores / name, looks / name) for name in names]
     at = [0 for _ in places]
     moved = time.monotonic()
     while any(now < end for now, end in zip(at, ends, strict=True)):
@@ -77,7 +77,7 @@ def wait_until_folded(spine: Installation, process: str, topic: str, note: Note)
         at = [0 if position is None else position.offset + 1 for position in positions]
         if at != before:
             moved = time.monotonic()
-        note(f"{process} folds {topic}", sum(at), sum(ends))
-        expect(time.monotonic() < moved + STILL_S, f"{process} does not fold {topic}")
+        note(f"{process} folds records", sum(at), sum(ends))
+        expect(time.monotonic() < moved + STILL_S, f"{process} does not fold {', '.join(topics)}")
     for fold in folds:
         fold.close()

@@ -57,9 +57,8 @@ def append_registers(spine: Installation, country: Country, note: Note) -> None:
     asyncio.run(append_all(spine, _records(spine.runtime, country, note)))
     spine.launch("metering")
     spine.launch("readings")
-    for topic in (trust.CONSUMER_LOG, trust.METERING_TOPIC):
-        wait_until_folded(spine, "metering", topic, note)
-    wait_until_folded(spine, "readings", trust.METERING_TOPIC, note)
+    wait_until_folded(spine, "metering", [trust.METERING_TOPIC, trust.CONSUMER_LOG], note)
+    wait_until_folded(spine, "readings", [trust.METERING_TOPIC], note)
     spine.stop("readings")
     spine.wait_for("metering")
 

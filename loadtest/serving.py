@@ -96,7 +96,7 @@ def served(meters: int, folder: Path, note: Note) -> Iterator[Served]:
         populate(spine, country, note)
         day = Day()
         asyncio.run(ingest(spine, country, DAYS, day, note))
-        wait_until_folded(spine, "readings", trust.READINGS_TOPIC, note)
+        wait_until_folded(spine, "readings", [trust.READINGS_TOPIC], note)
         block = country.block(0, meters)
         known = np.flatnonzero(block.registered).tolist()
         yield Served(spine, country, [mpan.decode() for mpan in block.mpans.tolist()], known)

@@ -65,7 +65,7 @@ def run(meters: int, folder: Path, note: Note, passes: int = 2) -> Result:
         populate(spine, country, note)
         for corrections in (False, True):
             asyncio.run(append(spine, country, MONTH, note, corrections=corrections))
-        wait_until_folded(spine, "readings", trust.READINGS_TOPIC, note)
+        wait_until_folded(spine, "readings", [trust.READINGS_TOPIC], note)
         note("bulk", 0, 0)
         return asyncio.run(_run(spine, country, passes))
 
