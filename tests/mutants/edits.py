@@ -1342,6 +1342,13 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     # Who read what, and where it came from
     Mutant(
+        "how far the index of reads is behind is told",
+        "spine/services/reads.py",
+        '        telemetry.reads_behind.set(behind, {"partition": partition})\n',
+        "",
+        ("tests/core/test_reads_index.py",),
+    ),
+    Mutant(
         "a former occupier stays unseen by the next",
         REGISTER,
         "        if request.role == Role.CONSUMER or request.category == Category.CONSENTS:\n",
