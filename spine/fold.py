@@ -11,15 +11,12 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import structlog
-from opentelemetry.util.types import AnyValue
 
-from spine import telemetry
 from spine.errors import Pushback, Reason
 from spine.event import LogRecord
 from spine.follow import Followers, Place
@@ -28,15 +25,13 @@ from spine.log import Kafka, LogReader
 from spine.log_thread import ReaderThread
 from spine.replay import StoredFold, rebuild
 from spine.together import Together
+from spine.watchdog import ONE_RECORD_BYTES, Ahead, Watchdog
 
 EXIT_FOLD_FAILED: Final = 70
 WATCH_EVERY_S: Final = 2.0
-STALLED_AFTER_S: Final = 30.0
 HEAL_AFTER_ASSIGNMENT_S: Final = (0.2, 1.0, 3.0)
 # How long a record that the log holds is waited for before it is looked for there.
 ON_ITS_WAY_S: Final = 0.25
-# How long where partitions end may take where nobody waits for it.
-ENDS_WITHIN_S: Final = 2.0
 # How long a process that opens only what it is assigned waits for its group before it answers.
 ASSIGNED_WITHIN_S: Final = 15.0
 _log = structlog.get_logger()
@@ -77,6 +72,7 @@ class FaustFolds:
         self._session_timeout_s, self._heartbeat_s = session_timeout_s, heartbeat_s
         self._on_failure = on_failure or _exit
         self._reader: ReaderThread | None = None
+        self._ahead: Ahead | None = None
         self._followers: Followers | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._assigned: frozenset[Place] = frozenset()
@@ -85,22 +81,21 @@ class FaustFolds:
         self._settled = asyncio.Event()
         self._app: Any = None
         self._ends: dict[Place, int] = {}
-        # Where nothing stands between the next offset of a fold and the end of its partition.
-        self._holes: dict[Place, tuple[int, int]] = {}
         self._ends_learnt = Together(self._learn_ends)
         self.still_s = 0.0
 
     async def start(self) -> None:
         """Catch up from the log, then let Faust take over; returns when both are done."""
-        self._reader = ReaderThread(self._kafka)
+        reader = self._reader = ReaderThread(self._kafka)
+        ahead = self._ahead = Ahead(ReaderThread(self._kafka, ONE_RECORD_BYTES))
         self._followers = Followers(self._kafka, self.folds, self._spawn)
         for live in self.folds.values():
-            await self._reader.run(partial(rebuild, live.stored))
+            await reader.run(partial(rebuild, live.stored))
             self._followers.add(live)
         self._followers.start()
         self._app = self._faust_app()
         await self._app.start()
-        self._spawn(self._watch())
+        self._spawn(self._watch(Watchdog(self.folds, reader, ahead, self._on_failure)))
         if self._opens:
             try:
                 await asyncio.wait_for(self._settled.wait(), ASSIGNED_WITHIN_S)
@@ -118,6 +113,9 @@ class FaustFolds:
         if self._followers is not None:
             await self._followers.close()
             self._followers = None
+        if self._ahead is not None:
+            await self._ahead.close()
+            self._ahead = None
         if self._reader is not None:
             await self._reader.close()
             self._reader = None
@@ -284,7 +282,7 @@ class FaustFolds:
         """
         await self._ends_learnt()
         behind = [
-            self._reached(place, live, end, timeout_s)
+            self._reached(live, end, timeout_s)
             for place, end in self._ends.items()
             if (live := self.folds.get(place)) is not None and end > live.next_offset
         ]
@@ -296,81 +294,23 @@ class FaustFolds:
         places = list(self.folds)
         self._ends = await self._reader.run(lambda log: log.ends(places))
 
-    async def _reached(self, place: Place, live: LiveFold, end: int, timeout_s: float) -> None:
+    async def _reached(self, live: LiveFold, end: int, timeout_s: float) -> None:
         """Wait until the fold is there. What is missing is most often on its way, and only what
         does not come is looked for in the log, once: it may be a hole, and stays one.
         """
-        missing = live.next_offset, end
-        if self._holes.get(place) == missing:
+        if self._ahead is not None and self._ahead.is_hole(live, end):
             return
         try:
             await live.passed(end - 1, min(ON_ITS_WAY_S, timeout_s))
         except Pushback:
-            if await self._holds_more(live, end):
+            if self._ahead is None or await self._ahead.holds_more(live, end):
                 await live.passed(end - 1, timeout_s)
-            else:
-                self._holes[place] = missing
 
-    async def _watch(self) -> None:
-        """Measure the lag; a fold that stands still although the log goes on ends the process.
-
-        Consumers have been seen alive but idle after rebalances and broker restarts, so progress
-        while there is something to fold is the only sign of life that counts.
-        """
-        behind_since: dict[tuple[str, int], tuple[int, float]] = {}
+    async def _watch(self, watchdog: Watchdog) -> None:
+        """Look every so often; a fold that stands still although the log goes on is a failure."""
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
-            still_s = 0.0
-            for place, end in (await self._known_ends()).items():
-                live = self.folds.get(place)
-                if live is None:
-                    continue
-                now = time.monotonic()
-                at, since = behind_since.get(place, (live.next_offset, now))
-                if end <= live.next_offset or at != live.next_offset:
-                    at, since = live.next_offset, now
-                if since < now and not await self._holds_more(live, end):
-                    end, since = live.next_offset, now
-                behind_since[place] = (at, since)
-                where: dict[str, AnyValue] = {"topic": place[0], "partition": place[1]}
-                telemetry.view_lag_ms.set(round((now - since) * 1000), where)
-                telemetry.view_records_behind.set(max(0, end - live.next_offset), where)
-                still_s = max(still_s, now - since)
-                if now - since > STALLED_AFTER_S:
-                    self._on_failure(RuntimeError(f"{place[0]}-{place[1]} stands still"))
-            self.still_s = still_s
-
-    async def _known_ends(self) -> dict[Place, int]:
-        """Where the partitions end; if not all can be told at once, those of which it can."""
-        reader, places = self._reader, list(self.folds)
-        if reader is None:
-            return {}
-        try:
-            return await reader.run(lambda log: log.ends(places, ENDS_WITHIN_S))
-        except Pushback:
-            known = dict[Place, int]()
-        for place in places:
-            with suppress(Pushback):
-                ends = partial(LogReader.ends, places=[place], within_s=ENDS_WITHIN_S)
-                known |= await reader.run(ends)
-        return known
-
-    async def _holds_more(self, live: LiveFold, end: int) -> bool:
-        """Whether a record stands between the fold and the end, and not only a real hole."""
-        reader, stored = self._reader, live.stored
-        if reader is None:
-            return True
-        place = stored.topic, stored.partition
-
-        def more(log: LogReader) -> bool:
-            if log.ends([place])[place] < end:  # a new leader may have yet to hear how far it goes
-                return True
-            return next(log.read(*place, live.next_offset, end), None) is not None
-
-        try:
-            return await reader.run(more)
-        except Pushback:
-            return True
+            self.still_s = await watchdog.look()
 
 
 def _from_faust(message: Any) -> LogRecord:

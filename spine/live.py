@@ -42,6 +42,11 @@ class LiveFold:
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
 
     @property
+    def place(self) -> tuple[str, int]:
+        """Its topic and partition."""
+        return self.stored.topic, self.stored.partition
+
+    @property
     def waited_for(self) -> bool:
         """Whether anybody waits for a record that is not folded yet."""
         return bool(self._waiters)

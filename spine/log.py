@@ -201,9 +201,9 @@ async def _stop_quietly(producer: AIOKafkaProducer) -> None:
 class LogReader:
     """Reads ranges of partitions straight from the log. Blocking; one user at a time."""
 
-    def __init__(self, kafka: Kafka) -> None:
+    def __init__(self, kafka: Kafka, fetch_bytes: int = log_client.FETCH_BYTES) -> None:
         self._archive = Archive(kafka.archive)
-        self._consumer = log_client.connect(kafka.options())
+        self._consumer = log_client.connect(kafka.options(), fetch_bytes)
 
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """First offset in the log, archive included, and the offset after the last."""

@@ -28,7 +28,6 @@ SETTINGS: Final[Mapping[str, Any]] = {
     "enable_auto_commit": False,
     "auto_offset_reset": "none",
     "allow_auto_create_topics": False,
-    "max_partition_fetch_bytes": FETCH_BYTES,
     "fetch_max_wait_ms": 100,
     "max_poll_records": 5_000,
     "metrics_enabled": False,
@@ -41,12 +40,13 @@ SETTINGS: Final[Mapping[str, Any]] = {
 }
 
 
-def connect(options: Mapping[str, Any]) -> KafkaConsumer:
-    """A client that knows the cluster. Pushback if no broker takes us in time (`greet`), without
-    whom this client would wait for ever.
+def connect(options: Mapping[str, Any], fetch_bytes: int) -> KafkaConsumer:
+    """A client that knows the cluster, and fetches about so much of a partition at a time.
+
+    Pushback if no broker takes us in time (`greet`), without whom this client would wait for ever.
     """
     greet(options, ANSWER_WITHIN_S)
-    consumer = KafkaConsumer(**options, **SETTINGS)
+    consumer = KafkaConsumer(**options, **SETTINGS, max_partition_fetch_bytes=fetch_bytes)
     deadline = time.monotonic() + ANSWER_WITHIN_S
     while True:
         try:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from spine.log import Kafka, LogReader
+from spine.log_client import FETCH_BYTES
 
 T = TypeVar("T")
 
@@ -15,8 +16,8 @@ T = TypeVar("T")
 class ReaderThread:
     """A reader on a thread of its own: one user at a time, also when a user is cancelled."""
 
-    def __init__(self, kafka: Kafka) -> None:
-        self._kafka = kafka
+    def __init__(self, kafka: Kafka, fetch_bytes: int = FETCH_BYTES) -> None:
+        self._kafka, self._fetch_bytes = kafka, fetch_bytes
         self._reader: LogReader | None = None
         self._thread = ThreadPoolExecutor(1, "log-reader")
 
@@ -27,7 +28,7 @@ class ReaderThread:
 
     def _do(self, work: Callable[[LogReader], T]) -> T:
         if self._reader is None:
-            self._reader = LogReader(self._kafka)
+            self._reader = LogReader(self._kafka, self._fetch_bytes)
         return work(self._reader)
 
     async def close(self) -> None:

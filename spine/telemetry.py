@@ -125,6 +125,13 @@ ledger_alarms = _meter.create_counter(
         "held-back, topics.",
     )
 )
+reads_behind = _meter.create_gauge(
+    *_declared(
+        "spine.reads.behind",
+        "{record}",
+        "Records of the log that the index of who read what has yet to take in, by `partition`.",
+    )
+)
 changes_outstanding = _meter.create_gauge(
     *_declared(
         "spine.changes.outstanding",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -13,6 +14,8 @@ from spine.errors import NotFound, Reason
 from spine.files import write_whole
 
 REACH_S: Final = 0.5
+# What binding says of an address that is none of this machine's.
+NOT_HERE: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
 
 def announce(data_dir: Path, name: str, host: str, port: int) -> None:
@@ -70,13 +73,20 @@ def remembered_port(data_dir: Path, name: str, host: str) -> int:
 
 
 def try_to_bind(host: str, port: int) -> None:
-    """OSError if somebody listens there already, at any address of that host."""
+    """OSError if somebody listens there already, at any address of that host that is one here.
+
+    A name may have others too, such as that of IPv6 on a machine without: nobody can listen there.
+    """
     for family, kind, protocol, _, address in socket.getaddrinfo(
         host.strip("[]"), port, type=socket.SOCK_STREAM
     ):
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # but for who listens
-            probe.bind(address)
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # but for who listens
+                probe.bind(address)
+        except OSError as error:
+            if error.errno not in NOT_HERE:
+                raise
 
 
 def _service_file(data_dir: Path, name: str) -> Path:

@@ -97,6 +97,8 @@ class MeterChoices(MeterRecord, frozen=True):
 
 def all_records(access: MeterAccess) -> tuple[ConsentRecord, ...]:
     """The records of the consents of a meter."""
+    if type(access) is MeterAccess:  # most are: to ask whether it is a `MeterRecord` takes longer
+        return ()
     return access.records if isinstance(access, MeterRecord) else ()
 
 
@@ -109,8 +111,6 @@ def record_of(access: MeterAccess, consent_id: str) -> ConsentRecord | None:
     """The record of that consent; None if it has none. A fold asks after one with each fact, for
     which a table of all is not worth making.
     """
-    if type(access) is MeterAccess:
-        return None
     for each in all_records(access):
         if each.consent_id == consent_id:
             return each
@@ -159,9 +159,7 @@ def _with(
 
 def as_kept(access: MeterAccess) -> MeterAccess:
     """The access as its row is packed: without a place for what there is none of."""
-    if type(access) is MeterAccess:  # most are: to ask whether it is a `MeterRecord` takes longer
-        return access
-    return with_records(access, access.records) if isinstance(access, MeterRecord) else access
+    return access if type(access) is MeterAccess else with_records(access, all_records(access))
 
 
 def with_terms(access: MeterAccess, consent: Consent, event: ConsentTermsRecorded) -> MeterAccess:

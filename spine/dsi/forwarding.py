@@ -149,9 +149,10 @@ class Forwarder:
         try:
             said = await _unless_gone(peer, peer.stub.Forward(call, timeout=left_s))
         except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.UNAVAILABLE and not error_from(error).reason:
+            failure = _failure(error)
+            if isinstance(failure, PeerGone) and error.code() is grpc.StatusCode.UNAVAILABLE:
                 peer.lost()
-            raise _failure(error) from None
+            raise failure from None
         return _answered(method, said, sent).fresh()
 
     async def stream(

@@ -164,9 +164,12 @@ class ReadRegister:
         }
         self._checked: set[tuple[str, int]] = set()
 
-    def catch_up(self, partition: int, reader: RangeReader, at_most: int) -> bool:
-        """Take in what the log says more of a partition, so many records; whether that was all."""
-        level = True
+    def catch_up(self, partition: int, reader: RangeReader, at_most: int) -> int:
+        """Take in what the log says more of a partition, so many records of each topic.
+
+        Returns how many there are yet, those that came meanwhile left out.
+        """
+        left = 0
         for topic, listen in (
             (trust.CONSUMER_LOG, self._on_access),
             (trust.OUTCOMES_TOPIC, self._on_outcomes),
@@ -179,8 +182,8 @@ class ReadRegister:
             except BaseException:  # what was folded and not committed is folded again
                 self._reopen(topic, partition)
                 raise
-            level = level and target == end
-        return level
+            left += end - target
+        return left
 
     def next_offset(self, topic: str, partition: int) -> int:
         """Up to where it has read."""

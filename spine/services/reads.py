@@ -14,10 +14,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
 from domains.metering.readings import ReadingsBatch
-from spine import trust
+from spine import telemetry, trust
 from spine.answer import HalfHours, half_hours_digest
 from spine.codec import Codec
 from spine.common.v1 import common_pb2
@@ -52,6 +53,8 @@ PROOF_BYTES_MAX: Final = 2 << 20
 RECORDS_A_TURN: Final = 2_000
 # A look at a partition costs as much as some records of it: seldom, and then more of them.
 RECORDS_IN_PASSING: Final = 200
+# Who is far behind takes a tenth of it in passing, but leaves most of a core to those who read.
+RECORDS_IN_PASSING_MAX: Final = 1_000
 FOLLOW_EVERY_S: Final = 10.0
 SPARE_S: Final = 2.0
 READERS: Final = frozenset(
@@ -76,11 +79,13 @@ class ReadsService(ledger_pb2_grpc.LedgerServicer):
         self._register, self._log, self._library = register, log, library
         self._codec, self._log_id, self._partitions = codec, log_id, partitions
         self._sign = sign
+        self._behind = dict.fromkeys(range(partitions), 0)
 
     async def follow(self) -> None:
-        """Take in a little more of every partition."""
-        for partition in range(self._partitions):
-            await self._log.run(self._reading_on(partition, RECORDS_IN_PASSING))
+        """Take in a little more of every partition, and more where much is left."""
+        for partition, behind in self._behind.items():
+            wanted = max(RECORDS_IN_PASSING, behind // 10)
+            await self._read_on(partition, min(wanted, RECORDS_IN_PASSING_MAX))
 
     async def ListOwnMeters(self, request: Any, context: Any) -> Any:
         """The meters of the consumer that calls, with its tenancies and suppliers there."""
@@ -202,15 +207,19 @@ class ReadsService(ledger_pb2_grpc.LedgerServicer):
         """
         asked = wire.at_least(request, self._log_id) if hasattr(request, "at_least") else ()
         wanted = [p for p in asked if p.partition == partition and p.topic in FOLDED]
-        while not await self._log.run(self._reading_on(partition, RECORDS_A_TURN)):
+        while await self._read_on(partition, RECORDS_A_TURN):
             if (context.time_remaining() or 0.0) < SPARE_S:
                 raise Pushback(Reason.FOLD_BEHIND, "the log is still being looked through")
         reached = await self._log.run(lambda _: self._as_of(partition))
         if any(p.offset > r.offset for p in wanted for r in reached if p.topic == r.topic):
             raise Pushback(Reason.FOLD_BEHIND, "the log does not reach that far here yet")
 
-    def _reading_on(self, partition: int, at_most: int) -> Callable[[LogReader], bool]:
-        return lambda log: self._register.catch_up(partition, log, at_most)
+    async def _read_on(self, partition: int, at_most: int) -> int:
+        """Take in so many records; how many the register is behind then, for all to see."""
+        behind = await self._log.run(partial(self._register.catch_up, partition, at_most=at_most))
+        self._behind[partition] = behind
+        telemetry.reads_behind.set(behind, {"partition": partition})
+        return behind
 
     def _as_of(self, partition: int) -> list[DataPosition]:
         return [

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -36,10 +38,13 @@ from spine.log import (
     topic_settings,
     verify_topics,
 )
+from spine.log_client import FETCH_BYTES
+from spine.log_thread import ReaderThread
 from spine.partition import PartitionFold
 from spine.replay import StoredFold, rebuild
 from spine.rows import Applied
 from spine.store import MemoryRows
+from spine.watchdog import ONE_RECORD_BYTES, Ahead
 from tests.helpers.records import (
     LOG_ID,
     METER,
@@ -266,6 +271,40 @@ async def test_the_ends_of_topics_met_later_are_found_with_those_known(
     finally:
         consumer.close()
         reader.close()
+
+
+async def test_whether_there_is_a_record_is_learnt_from_one_and_not_from_megabytes(
+    kafka: EmbeddedKafka,
+    new_topic: Callable[[EmbeddedKafka], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    topic, reached = new_topic(kafka), Kafka(kafka.bootstrap)
+    appender = Appender(reached)
+    await appender.start()
+    for _ in range(6):
+        await appender.append(topic, 0, None, (), os.urandom(900_000))
+    await appender.stop()
+    came: list[int] = []
+    poll = KafkaConsumer.poll
+
+    def counted(self: KafkaConsumer, **how: Any) -> Any:
+        batches = poll(self, **how)
+        came.append(sum(map(len, batches.values())))
+        return batches
+
+    monkeypatch.setattr(KafkaConsumer, "poll", counted)
+    stored: Any = SimpleNamespace(topic=topic, partition=0, next_offset=1)
+    for fetch_bytes, most in ((ONE_RECORD_BYTES, 1), (FETCH_BYTES, 5)):
+        came.clear()
+        ahead = Ahead(ReaderThread(reached, fetch_bytes))
+        assert await ahead.holds_more(LiveFold(stored), 6)
+        assert max(came) == most
+        await ahead.close()
+    ahead = Ahead(ReaderThread(reached, ONE_RECORD_BYTES))
+    await asyncio.to_thread(transaction, kafka, topic, "commit", b"in a transaction")
+    stored.next_offset = 7
+    assert not await ahead.holds_more(LiveFold(stored), 8)
+    await ahead.close()
 
 
 async def test_no_broker_is_a_pushback() -> None:
@@ -600,7 +639,8 @@ async def test_a_log_that_ends_in_a_hole_is_no_fold_that_stands_still(
 ) -> None:
     """Or whoever can write to a topic could end the process whenever nothing else is written."""
     monkeypatch.setattr("spine.fold.WATCH_EVERY_S", 0.1)
-    monkeypatch.setattr("spine.fold.STALLED_AFTER_S", 0.3)
+    monkeypatch.setattr("spine.watchdog.STALLED_AFTER_S", 0.3)
+    monkeypatch.setattr("spine.watchdog.ASKED_ABOUT_AFTER_S", 0.1)
     failures: list[BaseException] = []
     folds = guarded.folds("level", on_failure=failures.append)
     live = folds[trust.CONSUMER_LOG, PARTITION]
@@ -650,7 +690,8 @@ async def test_a_fold_that_stands_still_while_the_log_goes_on_ends_the_process(
     guarded: Guarded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("spine.fold.WATCH_EVERY_S", 0.1)
-    monkeypatch.setattr("spine.fold.STALLED_AFTER_S", 0.3)
+    monkeypatch.setattr("spine.watchdog.STALLED_AFTER_S", 0.3)
+    monkeypatch.setattr("spine.watchdog.ASKED_ABOUT_AFTER_S", 0.1)
     monkeypatch.setattr("spine.fold.HEAL_AFTER_ASSIGNMENT_S", ())
     failures: list[BaseException] = []
     folds = guarded.folds("still", on_failure=failures.append)
@@ -686,7 +727,8 @@ async def test_a_header_name_that_is_no_text_ends_a_process_once_and_the_next_re
 ) -> None:
     """kafka-python reads it as text; aiokafka cannot, and Faust hangs there until we end it."""
     monkeypatch.setattr("spine.fold.WATCH_EVERY_S", 0.1)
-    monkeypatch.setattr("spine.fold.STALLED_AFTER_S", 3.0)
+    monkeypatch.setattr("spine.watchdog.STALLED_AFTER_S", 3.0)
+    monkeypatch.setattr("spine.watchdog.ASKED_ABOUT_AFTER_S", 1.0)
     monkeypatch.setattr("spine.fold.HEAL_AFTER_ASSIGNMENT_S", ())
     failures: list[BaseException] = []
     folds = guarded.folds("names", on_failure=failures.append)

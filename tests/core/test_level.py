@@ -13,6 +13,7 @@ import pytest
 from spine.errors import Pushback
 from spine.fold import FaustFolds
 from spine.log import Kafka
+from spine.watchdog import Ahead
 
 PLACES = 5
 NEXT = 5
@@ -47,7 +48,7 @@ def folds(log: Log) -> FaustFolds:
         return work(log)
 
     reader: Any = SimpleNamespace(run=run)
-    made._reader = reader
+    made._reader, made._ahead = reader, Ahead(reader)
     return made
 
 
@@ -64,16 +65,19 @@ async def test_what_was_found_to_be_a_hole_is_not_waited_for_again() -> None:
     assert log.looked == 2 * PLACES
 
 
-async def test_a_record_that_is_not_folded_is_no_hole() -> None:
-    level = folds(Log(records=1))
-    with pytest.raises(Pushback):
-        await level.level(0.4)
+async def test_a_record_that_is_not_folded_is_no_hole_and_is_looked_for_once() -> None:
+    log = Log(records=1)
+    level = folds(log)
+    for _ in range(2):
+        with pytest.raises(Pushback):
+            await level.level(0.4)
+    assert log.looked == PLACES
 
 
 async def test_a_process_that_stops_meanwhile_does_not_say_that_it_is_level() -> None:
     level = folds(Log(records=1))
     asked = asyncio.create_task(level.level(0.4))
     await asyncio.sleep(0.05)
-    level._reader = None
+    level._reader = level._ahead = None
     with pytest.raises(Pushback):
         await asked

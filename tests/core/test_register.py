@@ -12,7 +12,7 @@ import pytest
 from domains.governance.decider import GOVERNANCE
 from spine import trust
 from spine.event import AccessRequests, LogRecord, RecordType, murmur2_partition
-from spine.ledger.register import FORMAT_ROW, Read, ReadRegister, Viewer
+from spine.ledger.register import FOLDED, FORMAT_ROW, Read, ReadRegister, Viewer
 from spine.policy import Category, MeterAccess, Role, Tenancy
 from spine.replay import StoredFold
 from tests.helpers.history import BY_TOPIC, History, audit, day
@@ -66,7 +66,7 @@ def history() -> History:
 def register(folder: Path, records: Iterable[LogRecord], at_most: int = 1_000) -> ReadRegister:
     """A register that has read all of these."""
     made, log = ReadRegister(folder, open_fold, PARTITIONS), MemoryLog(*records)
-    while not made.catch_up(PARTITION, log, at_most):
+    while made.catch_up(PARTITION, log, at_most):
         pass
     return made
 
@@ -177,7 +177,7 @@ def test_a_damaged_register_comes_back_from_the_log(history: History, tmp_path: 
     made = register(tmp_path, history.records())
     before = lines(made)
     made._folds[trust.CONSUMER_LOG, PARTITION].store.mark_damaged()
-    while not made.catch_up(PARTITION, MemoryLog(*history.records()), 1_000):
+    while made.catch_up(PARTITION, MemoryLog(*history.records()), 1_000):
         pass
     assert lines(made) == before
     made.close()
@@ -296,13 +296,23 @@ def test_a_reader_that_fails_midway_leaves_no_trace(
     monkeypatch.setattr(made, "_on_access", failing)
     with pytest.raises(OSError, match="full"):
         made.catch_up(PARTITION, log, 1_000)
-    while not made.catch_up(PARTITION, log, 1_000):
+    while made.catch_up(PARTITION, log, 1_000):
         pass
     assert lines(made) == lines(whole)
     stores = [one._folds[trust.CONSUMER_LOG, PARTITION].store for one in (made, whole)]
     assert stores[0].digest() == stores[1].digest()
     made.close()
     whole.close()
+
+
+def test_it_says_how_many_records_are_left(history: History, tmp_path: Path) -> None:
+    records = history.records()
+    ends = [sum(r.topic == topic and r.partition == PARTITION for r in records) for topic in FOLDED]
+    made, log = ReadRegister(tmp_path, open_fold, PARTITIONS), MemoryLog(*records)
+    said = [made.catch_up(PARTITION, log, 3) for _ in range(max(ends))]
+    assert said == [sum(max(0, end - 3 * turn) for end in ends) for turn in range(1, len(said) + 1)]
+    assert said[0] > 0 and said[-1] == 0
+    made.close()
 
 
 def test_a_reader_sees_its_own_requests_in_the_role_that_it_has(history: History) -> None:

@@ -71,7 +71,7 @@ def message(place: Any) -> Any:
 def test_what_answers_is_found_before_it_is_said_that_not_all_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(log_client, "connect", lambda options: Consumer())
+    monkeypatch.setattr(log_client, "connect", lambda *_: Consumer())
     monkeypatch.setattr(log_client, "ANSWER_WITHIN_S", 0.2)
     monkeypatch.setattr(follower, "ALONE_S", 0.01)
     reader, found = PointReader(Kafka("nowhere:1")), dict[tuple[str, int], LogRecord | None]()

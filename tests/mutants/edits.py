@@ -49,6 +49,7 @@ SUMS, PUBLICATIONS = "domains/metering/aggregates.py", "domains/metering/publica
 
 CHANGES = "domains/consumers/changes.py"
 REGISTER, READS = "spine/ledger/register.py", ("tests/core/test_register.py",)
+WATCHES, WATCHED = "spine/watchdog.py", ("tests/core/test_watchdog.py",)
 ORIGINS, CAME_FROM = "spine/ledger/provenance_check.py", ("tests/core/test_provenance.py",)
 HISTORY = ("tests/core/test_history.py",)
 PAIRED, TRANSLATED = "spine/services/pairwise.py", "spine/services/translation.py"
@@ -508,6 +509,48 @@ MUTANTS: tuple[Mutant, ...] = (
         "            except BaseException as error:\n                self._on_failure(error)\n",
         "            except BaseException:\n                pass\n",
         (LOG + "test_what_no_rule_foresaw_ends_the_process_and_is_never_passed_over",),
+    ),
+    Mutant(
+        "a fold that stands still ends the process",
+        WATCHES,
+        "            if still_s > self._patience_s(live):\n",
+        "            if False:\n",
+        WATCHED,
+    ),
+    Mutant(
+        "a fold whose records wait in line is not ended with a dead one",
+        WATCHES,
+        "        return IN_LINE_FOR_S if line_moves else STALLED_AFTER_S\n",
+        "        return STALLED_AFTER_S\n",
+        WATCHED,
+    ),
+    Mutant(
+        "what Faust does not move excuses no fold that it has forgotten",
+        WATCHES,
+        " and other.by_faust == live.by_faust\n",
+        "\n",
+        WATCHED,
+    ),
+    Mutant(
+        "the log is asked once about a record that waits",
+        WATCHES,
+        "            self._waits[place] = start\n",
+        "            pass\n",
+        WATCHED,
+    ),
+    Mutant(
+        "of many who ask what the log holds one asks it",
+        WATCHES,
+        "            return await self._ask(live, end) if known is None else known\n",
+        "            return await self._ask(live, end)\n",
+        WATCHED,
+    ),
+    Mutant(
+        "a hole at the end of the log is no fold that stands still",
+        WATCHES,
+        "            self._holes[place] = start, end\n",
+        "            pass\n",
+        WATCHED,
     ),
     # Who may read
     Mutant(
@@ -1298,6 +1341,13 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/domains/metering/test_feeders.py",),
     ),
     # Who read what, and where it came from
+    Mutant(
+        "how far the index of reads is behind is told",
+        "spine/services/reads.py",
+        '        telemetry.reads_behind.set(behind, {"partition": partition})\n',
+        "",
+        ("tests/core/test_reads_index.py",),
+    ),
     Mutant(
         "a former occupier stays unseen by the next",
         REGISTER,

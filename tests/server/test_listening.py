@@ -129,3 +129,26 @@ async def test_a_port_is_taken_up_again_if_it_is_free_where_the_server_listens(
             build_server(own, [], host=host, port=naive)
         assert remembered_port(tmp_path, "dsi", host) == 0
     assert remembered_port(tmp_path, "dsi", host) == port
+
+
+def test_an_address_of_a_name_that_is_none_of_this_machines_takes_no_port_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that of IPv6 is on a machine without: a service would come back at another port each time.
+
+    192.0.2.1 is set aside for documentation, so nobody has it.
+    """
+    told = socket.getaddrinfo
+
+    def of_a_name(host: str, port: int, **how: Any) -> Any:
+        addresses = ("192.0.2.1", "127.0.0.1") if host == "both.test" else (host,)
+        return [found for address in addresses for found in told(address, port, **how)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", of_a_name)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        announce(tmp_path, "dsi", "both.test", port)
+        assert remembered_port(tmp_path, "dsi", "both.test") == 0, "who listens here still does"
+    assert remembered_port(tmp_path, "dsi", "both.test") == port
