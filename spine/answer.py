@@ -98,6 +98,11 @@ class Columns:
     rows: Ints
     instead: NDArray[np.uint8]
 
+    @property
+    def whole(self) -> bool:
+        """Whether each of them has a value."""
+        return int(np.count_nonzero(self.present)) == len(self.present)
+
     def part(self, start: int, count: int, first: int) -> Columns:
         """So many of them from a place on, as those of which the first is `first`."""
         part = slice(start, start + count)
@@ -152,6 +157,11 @@ class HalfHours(Sequence[HalfHour]):
         """How many carry a value."""
         return len(self.absent) - int(np.count_nonzero(self.absent))
 
+    @property
+    def whole(self) -> bool:
+        """Whether each of them carries one."""
+        return not np.count_nonzero(self.absent)
+
     @overload
     def __getitem__(self, place: int) -> HalfHour: ...
     @overload
@@ -181,7 +191,7 @@ def half_hours(
     """
     first, count = found.first, len(found.present)
     absent = np.zeros(count, np.uint8)
-    if not found.present.all():
+    if not found.whole:
         absent[:] = _PLACE_OF[Absent.NEVER_RECORDED]
         if known is not None:
             _explain(absent, found, known)
@@ -226,7 +236,7 @@ def half_hours_digest(rows: HalfHours) -> bytes:
     columns, absent = rows.columns, rows.absent
     digest = hashlib.sha256(_DIGEST_OF)
     lengths = [len(quality.encode()) for quality in columns.qualities]
-    if len(rows) and not absent.any() and len(set(lengths)) == 1:
+    if len(rows) and rows.whole and len(set(lengths)) == 1:
         digest.update(_recorded_rows(rows, slice(None)))
         return digest.digest()
     kinds = absent.astype(np.int64)  # of rows that are equally long: below 0 if recorded
@@ -355,7 +365,7 @@ def absent_runs(rows: HalfHours) -> tuple[AbsentRun, ...]:
 
 def _alike(absent: NDArray[np.uint8]) -> list[tuple[int, int, int]]:
     """Runs of half hours that are recorded, or absent for one reason: begin, end, reason."""
-    if not absent.any():
+    if not np.count_nonzero(absent):
         return [(0, len(absent), 0)]
     edges = [0, *(np.flatnonzero(absent[1:] != absent[:-1]) + 1).tolist(), len(absent)]
     reasons = absent[edges[:-1]].tolist()

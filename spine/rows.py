@@ -191,6 +191,8 @@ class Decided:
 
     def at_entry(self, entry: int) -> Decided:
         """The same decision, on that entry of its record."""
+        if entry == self.entry:
+            return self
         return Decided(
             entry,
             self.request,

@@ -149,26 +149,29 @@ def columns_of(kept: Versions, first: int, count: int, refused: Versions = NO_VE
     present = present.view(np.bool_)
     names: dict[str, int] = {}
     for codes, alike in _at_once(kept):
-        on = _places(alike.days - first_day)
+        on = alike.days - first_day
         stored = np.frombuffer(b"".join(alike.stored), np.uint8).reshape(len(alike), -1)
         masks = stored[:, :PRESENT_BYTES]
-        whole = bool(codes) and masks.min() == ALL_PRESENT
-        said = masks if whole else np.unpackbits(masks, axis=1, bitorder="little").view(np.bool_)
+        said = np.unpackbits(masks, axis=1, bitorder="little").view(np.bool_)
         if not codes:
             known = said & (present[on] | (instead[on] == _WITHDRAWN))
             present[on] &= ~known
             instead[on] = np.where(known, _WITHDRAWN, instead[on])
             offsets[on] = np.where(known, alike.offsets[:, None], offsets[on])
             continue
+        present[on] |= said
+        instead[on] *= ~said
+        whole = (masks == ALL_PRESENT).all(axis=1)
+        partly = np.flatnonzero(~whole)
         for column, new in (
-            (present, True),
-            (instead, 0),
             (values, np.ascontiguousarray(stored[:, PRESENT_BYTES:VALUES_END]).view("<i4")),
             (quality, _renumbered(stored[:, VALUES_END:QUALITY_END], codes, names)),
             (offsets, alike.offsets[:, None]),
             (places, alike.rows[:, None]),
         ):
-            column[on] = new if whole else np.where(said, new, column[on])
+            column[on[whole]] = new[whole]
+            if len(partly):
+                column[on[partly]] = np.where(said[partly], new[partly], column[on[partly]])
     for day, offset, mask in zip(refused.days, refused.offsets, refused.stored, strict=True):
         on = day - first_day
         said = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little").view(np.bool_)
@@ -178,12 +181,6 @@ def columns_of(kept: Versions, first: int, count: int, refused: Versions = NO_VE
     instead, present = marks[:, asked]
     texts = tuple(names)
     return Columns(first, present.view(np.bool_), values, quality, texts, offsets, places, instead)
-
-
-def _places(at: Ints) -> Ints | slice:
-    """Places as numpy takes them fastest."""
-    first, last = int(at[0]), int(at[-1])
-    return slice(first, last + 1) if last - first + 1 == len(at) else at
 
 
 def _renumbered(

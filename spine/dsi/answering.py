@@ -115,7 +115,7 @@ def explained(decided: Decided, found: Columns, sources: Sources) -> HalfHours:
     """
     permit = decided.decision
     assert isinstance(permit, Permit)
-    known = None if found.present.all() else circumstances_of(decided, sources)
+    known = None if found.whole else circumstances_of(decided, sources)
     now = from_epoch_ms(decided.now_ms)
     return half_hours(decided.member, permit.covered, found, now, known)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 from spine.answer import HalfHour
@@ -68,13 +69,37 @@ def decision(judged: Judged) -> Any:
     """Where a member was decided, and under what it was permitted."""
     ruling, decided = judged.ruling, judged.decided
     permit = decided.decision if isinstance(decided.decision, Permit) else None
+    return _decision(
+        decided.request.request_id,
+        ruling.partition,
+        ruling.offset,
+        decided.entry,
+        decided.now_ms,
+        permit.consent_id if permit else "",
+        permit.consent_version if permit else 0,
+        decided.policy_version,
+    )
+
+
+@lru_cache(1)
+def _decision(
+    request_id: bytes,
+    partition: int,
+    offset: int,
+    entry: int,
+    now_ms: int,
+    consent_id: str,
+    consent_version: int,
+    policy_version: int,
+) -> Any:
+    """Alike for the members of a set that no consent was needed of, and made once for them."""
     return dsi_pb2.Decision(
-        request_id=decided.request.request_id,
-        partition=ruling.partition,
-        offset=ruling.offset,
-        entry=decided.entry,
-        decided_at=wire.stamp_ms(decided.now_ms),
-        consent_id=permit.consent_id if permit else "",
-        consent_version=permit.consent_version if permit else 0,
-        policy_version=decided.policy_version,
+        request_id=request_id,
+        partition=partition,
+        offset=offset,
+        entry=entry,
+        decided_at=wire.stamp_ms(now_ms),
+        consent_id=consent_id,
+        consent_version=consent_version,
+        policy_version=policy_version,
     )

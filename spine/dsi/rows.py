@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
 from google.protobuf import timestamp_pb2
+from numpy.typing import NDArray
 
-from spine.answer import ABSENT, Absent, Columns, HalfHour, HalfHours
+from spine.answer import ABSENT, Absent, Columns, HalfHour, HalfHours, Ints
 from spine.dsi.v1 import dsi_pb2
 from spine.errors import Invalid, Reason
 from spine.gb import HALF_HOUR, half_hour_of, on_the_grid
@@ -26,6 +27,11 @@ LENGTH_DELIMITED: Final = 2
 ROW_BYTES_MAX: Final = 127
 # Of each kind; a year has 17,520 half hours, and 100 bytes are kept for one.
 PARTS_KEPT: Final = 1 << 16
+# Values below this, in Wh, take at most so many bytes; so do all half hours of most homes.
+SHORT_BYTES: Final = 2
+SHORT_VALUES: Final = 1 << 7 * SHORT_BYTES - 1
+_FIELDS: Final = dsi_pb2.HalfHourColumns.DESCRIPTOR.fields_by_name
+_VALUES, _RUNS = (_FIELDS[name].number for name in ("values_wh", "runs"))
 
 
 def put_half_hours(answer: Any, rows: Sequence[HalfHour], in_columns: bool) -> None:
@@ -87,24 +93,81 @@ def _value(value_wh: int) -> bytes:
 
 
 def _put_columns(message: Any, rows: HalfHours) -> None:
-    """Values, and runs of half hours that are absent alike or recorded by the same version."""
-    columns, absent = rows.columns, rows.absent
+    """Values, and runs of half hours that are absent alike or recorded by the same version.
+
+    Put together from parts, as rows are: to hand the library a value, or a run, after the other
+    takes twice as long.
+    """
+    columns = rows.columns
+    values = columns.values_wh if rows.whole else columns.values_wh[rows.absent == 0]
     message.start.seconds = columns.first * HALF_HOUR_S
-    values = columns.values_wh[absent == 0] if absent.any() else columns.values_wh
-    message.values_wh.extend(values.tolist())
-    found = _edges(rows)
-    of_each = absent, columns.quality, columns.offsets, columns.rows
-    said = (column[found[:-1]].tolist() for column in of_each)
-    # One message for all that are recorded: to make one costs more than to fill and copy it.
-    run = dsi_pb2.HalfHourRun()
-    version = run.version
-    for (begin, end), why, quality, offset, row in zip(pairwise(found), *said, strict=True):
+    message.MergeFromString(b"".join([*_values(values), *_runs(rows)]))
+
+
+def _values(values: Ints) -> Sequence[bytes]:
+    """The values of a message in columns, as the library writes them."""
+    if not len(values) or values.min() < 0 or values.max() >= SHORT_VALUES:
+        return (dsi_pb2.HalfHourColumns(values_wh=values.tolist()).SerializeToString(),)
+    written = _short_values().take(values).view(np.uint8)
+    said = written != 0
+    said[::SHORT_BYTES] = True
+    packed = written.compress(said).tobytes()
+    return _head(_VALUES, len(packed)), packed
+
+
+@lru_cache(PARTS_KEPT)
+def _head(field: int, size: int) -> bytes:
+    """What comes before so many bytes, however many, in a field of a message."""
+    written = dsi_pb2.HalfHourRun(half_hours=size).SerializeToString()
+    return bytes([field << 3 | LENGTH_DELIMITED]) + written[1:]
+
+
+@cache
+def _short_values() -> NDArray[np.uint16]:
+    """Each value that takes at most two bytes; where it takes one, the other is 0."""
+    tag_and_length = 2
+    alone = (dsi_pb2.HalfHourColumns(values_wh=[value]) for value in range(SHORT_VALUES))
+    written = (message.SerializeToString()[tag_and_length:] for message in alone)
+    return np.frombuffer(b"".join(each.ljust(SHORT_BYTES, b"\0") for each in written), np.uint16)
+
+
+def _runs(rows: HalfHours) -> list[bytes]:
+    """The runs of a message in columns."""
+    begins_with, columns, edges = _frames(_RUNS), rows.columns, _edges(rows)
+    begins = np.array(edges[:-1], np.int64)
+    of_each = rows.absent, columns.quality, columns.offsets, columns.rows
+    said = (column.take(begins).tolist() for column in of_each)
+    parts: list[bytes] = []
+    for (begin, end), why, quality, offset, row in zip(pairwise(edges), *said, strict=True):
         if why:
-            message.runs.add(half_hours=end - begin, absent=f"ABSENT_{ABSENT[why]}")
-            continue
-        run.half_hours, run.quality = end - begin, columns.qualities[quality]
-        version.offset, version.row = offset, row
-        message.runs.append(run)
+            run = _absent_run(end - begin, why)
+            parts += (begins_with[len(run)], run)
+        else:
+            alike = _recorded_run(end - begin, columns.qualities[quality])
+            at, of_batch = _offset(offset), _row(row)
+            parts += (begins_with[len(alike) + len(at) + len(of_batch)], alike, at, of_batch)
+    return parts
+
+
+@lru_cache(PARTS_KEPT)
+def _absent_run(half_hours: int, why: int) -> bytes:
+    run = dsi_pb2.HalfHourRun(half_hours=half_hours, absent=f"ABSENT_{ABSENT[why]}")
+    return run.SerializeToString()
+
+
+@lru_cache(PARTS_KEPT)
+def _recorded_run(half_hours: int, quality: str) -> bytes:
+    return dsi_pb2.HalfHourRun(half_hours=half_hours, quality=quality).SerializeToString()
+
+
+@lru_cache(PARTS_KEPT)
+def _offset(offset: int) -> bytes:
+    return dsi_pb2.HalfHourRun(version=dsi_pb2.Version(offset=offset)).SerializeToString()
+
+
+@lru_cache(PARTS_KEPT)
+def _row(row: int) -> bytes:
+    return dsi_pb2.HalfHourRun(version=dsi_pb2.Version(row=row)).SerializeToString()
 
 
 def _edges(rows: HalfHours) -> list[int]:
@@ -113,7 +176,7 @@ def _edges(rows: HalfHours) -> list[int]:
     differs = columns.offsets[1:] != columns.offsets[:-1]
     differs |= columns.rows[1:] != columns.rows[:-1]
     differs |= columns.quality[1:] != columns.quality[:-1]
-    if absent.any():
+    if not rows.whole:
         differs &= absent[1:] == 0
         differs |= absent[1:] != absent[:-1]
     return [0, *(np.flatnonzero(differs) + 1).tolist(), len(rows)] if len(rows) else [0]

@@ -74,3 +74,51 @@ def test_columns_say_the_same_as_rows(start: datetime, said: list[Recorded | Abs
     sent = dsi_pb2.GetReadingsResponse()
     put_half_hours(sent, in_columns(rows), in_columns=True)
     assert list(half_hours_in(MPXN, sent.columns)) == rows
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0, 1, 63, 64, 65, 8_191, 0, 0],
+        [0] * 48,
+        [64] * 48,
+        [0, 63, 64, 8_191, 8_192],
+        [0, 63, 64, 8_191, -1],
+        [2**31 - 1, 0, -(2**31)],
+    ],
+)
+def test_values_in_columns_are_the_bytes_that_the_library_makes_of_them(values: list[int]) -> None:
+    said: list[Recorded | Absent] = [Recorded(value, "A", 7, 3) for value in values]
+    absent = [Absent.LATE, *said, Absent.WITHDRAWN]
+    for each in (said, absent):
+        sent = dsi_pb2.StreamReadingsResponse()
+        put_half_hours(sent, in_columns(rows_of(STARTS[3], each)), in_columns=True)
+        alone = dsi_pb2.HalfHourColumns(values_wh=values)
+        assert dsi_pb2.HalfHourColumns(values_wh=sent.columns.values_wh) == alone
+        assert alone.SerializeToString() in sent.columns.SerializeToString()
+
+
+def test_runs_in_columns_are_those_of_the_library() -> None:
+    said: list[Recorded | Absent] = [
+        Recorded(1, "A", 0, 0),
+        Recorded(1, "A", 0, 1),
+        Absent.QUARANTINED,
+        Recorded(1, "\U0001f50c" * QUALITY_CHARS_MAX, (1 << 63) - 1, (1 << 31) - 1),
+        Recorded(1, "", 7, 999),
+    ]
+    sent = dsi_pb2.StreamReadingsResponse()
+    put_half_hours(sent, in_columns(rows_of(STARTS[3], said)), in_columns=True)
+    alone = [
+        dsi_pb2.HalfHourRun(half_hours=1, absent=f"ABSENT_{one}")
+        if isinstance(one, Absent)
+        else dsi_pb2.HalfHourRun(
+            half_hours=1,
+            quality=one.quality,
+            version=dsi_pb2.Version(offset=one.offset, row=one.row),
+        )
+        for one in said
+    ]
+    assert list(sent.columns.runs) == alone
+    assert [run.SerializeToString() for run in sent.columns.runs] == [
+        run.SerializeToString() for run in alone
+    ]

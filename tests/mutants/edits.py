@@ -56,6 +56,7 @@ PAIRED, TRANSLATED = "spine/services/pairwise.py", "spine/services/translation.p
 NAMES, CALLS = ("tests/core/test_pairwise.py",), ("tests/server/test_pairwise.py",)
 PUSHING, TOLD = "spine/services/pushing.py", ("tests/server/test_pushing.py",)
 MESSAGE = ("tests/core/test_webhook.py",)
+SENT = ("tests/core/test_half_hours_sent.py",)
 VIEW, FOLD, ACCESS = "spine/view.py", "spine/partition.py", "spine/access.py"
 PERSONAL, OPENS = ("tests/core/test_personal.py",), ("tests/core/test_sealing.py",)
 OWN_RECORD = "tests/broker/test_personal_record.py::"
@@ -1821,5 +1822,26 @@ MUTANTS: tuple[Mutant, ...] = (
         "error.facts[NEXT_OFFSET] = str(made.next_offset)",
         "pass",
         ("tests/broker/test_personal_record.py",),
+    ),
+    Mutant(
+        "a half hour of 0 Wh is sent as one",
+        "spine/dsi/rows.py",
+        "    said[::SHORT_BYTES] = True\n",
+        "",
+        SENT,
+    ),
+    Mutant(
+        "a later version of a part of a day leaves the rest as it was",
+        "domains/metering/rows.py",
+        "np.where(said[partly], new[partly], column[on[partly]])",
+        "new[partly]",
+        ("tests/core/test_days_at_once.py",),
+    ),
+    Mutant(
+        "a member is sent under its own decision",
+        "spine/dsi/chunks.py",
+        '        permit.consent_id if permit else "",\n',
+        '        "",\n',
+        ("tests/core/test_chunks_sent.py",),
     ),
 )
