@@ -426,9 +426,11 @@ async def test_already_so_is_not_said_from_a_fold_that_is_behind(town: Town) -> 
         live.deliver = deliver  # type: ignore[method-assign]
         for record in held:
             live.deliver(record)
-        assert (await waiting).changed
+        suspended = await waiting
+        assert suspended.changed
     finally:
         await rival_process.stop()
+    await town.folds[trust.CONSUMER_LOG, town.partition].passed(suspended.offset, WAIT_S)
     (consent,) = [
         c for c in town.consumers.state(MPAN).consents if c.consent_id == "consent-behind"
     ]
