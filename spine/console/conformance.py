@@ -35,6 +35,9 @@ TURNS_S: Final = 120.0
 TURN_LEAST_S: Final = 0.05
 # By then at the latest a side must say no to what was revoked. Ours say so at once.
 REVOCATION_REACHES_S: Final = 5.0
+# How long a side may take to hear of what governance said.
+HEARD_WITHIN_S: Final = 5.0
+AGAIN_S: Final = 0.1
 QUESTIONS_A_CALL: Final = 1_000
 CONSENT_SIDE, DATA_SIDE, BOARD = "consumers", "dsi", "governance"
 SCHEME_OF: Final[Mapping[str, str]] = {CONSENT_SIDE: CCS, DATA_SIDE: DSI}
@@ -200,9 +203,26 @@ class Subject:
 
     @cached_property
     def described(self) -> dict[str, Any]:
-        """What each side says it goes by."""
-        request = shared_trust_pb2.DescribeTrustRequest()
-        return {end: self.ends.side(end, "DescribeTrust", request) for end in SCHEME_OF}
+        """What each side says it goes by.
+
+        Of what governance said just now a side hears when its fold comes by: one that goes by less
+        is asked again for a moment.
+        """
+        request, until = shared_trust_pb2.DescribeTrustRequest(), time.monotonic() + HEARD_WITHIN_S
+        while True:
+            said = {end: self.ends.side(end, "DescribeTrust", request) for end in SCHEME_OF}
+            if not self._behind(list(said.values())) or time.monotonic() > until:
+                return said
+            time.sleep(AGAIN_S)
+
+    def _behind(self, said: list[Any]) -> bool:
+        """Whether a side has an earlier table than governance, or policy than the other side."""
+        try:
+            adopted = self.table.version
+        except grpc.RpcError:  # which is a finding of its own
+            adopted = 0
+        policies = {one.policy_version for one in said}
+        return len(policies) > 1 or any(one.table.version < adopted for one in said)
 
     @cached_property
     def table(self) -> Any:

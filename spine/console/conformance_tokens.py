@@ -15,6 +15,7 @@ import grpc
 from domains.consumers import tokens
 from spine.console.client import stamp
 from spine.console.conformance import (
+    AGAIN_S,
     DATA_SIDE,
     REVOCATION_REACHES_S,
     SCHEME_OF,
@@ -29,8 +30,6 @@ from spine.errors import Invalid, Reason
 from spine.ledger.note import Note
 from spine.server import error_from
 from spine.shared_trust.v1 import shared_trust_pb2
-
-AGAIN_S: Final = 0.1
 
 
 def _one_log(subject: Subject) -> str:

@@ -154,18 +154,21 @@ class Reads:
         return found
 
     async def _reach(self, partition: int, wanted: DataPosition) -> None:
-        """Wait until this partition is folded as far as the caller has seen (or not concerned)."""
+        """Wait until this partition is folded as far as the caller has seen (or not concerned).
+
+        A write is answered with every place it was recorded at, also those that no read looks at.
+        """
         live = self.access[partition].live
+        if wanted.topic not in trust.TOPICS:
+            message = f"the log has no topic {wanted.topic}"
+            raise Invalid(Reason.POSITION_INVALID, message, field="at_least")
         if wanted.topic == trust.GOVERNANCE_TOPIC:
             await self._reach_governance(live, wanted.offset - 1)
-        elif wanted.topic not in (*trust.DATA_TOPICS, trust.CONSUMER_LOG):
-            message = f"nothing here is computed from {wanted.topic}"
-            raise Invalid(Reason.POSITION_INVALID, message, field="at_least")
         elif wanted.partition != partition:
             return
         elif wanted.topic == trust.CONSUMER_LOG:
             await live.passed(wanted.offset - 1, REACH_TIMEOUT_S)
-        else:
+        elif wanted.topic in trust.DATA_TOPICS:
             await self.data.reach(wanted.topic, partition, wanted.offset, REACH_TIMEOUT_S)
 
     async def _reach_governance(self, live: LiveFold, home_offset: int) -> None:

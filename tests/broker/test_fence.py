@@ -67,7 +67,7 @@ from tests.helpers.town import (
 ROUNDS = 25
 TOKENS = 200
 OUTCOMES = trust.OUTCOMES_TOPIC
-
+WAIT_S, HELD_UP_S = 30.0, 0.02
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -88,18 +88,20 @@ async def nothing_left_allowed(town: Town) -> AsyncIterator[None]:
         await town.revoke(consent.consent_id)
 
 
-async def reads_after_revocation(town: Town, dsi: Dsi, name: str) -> tuple[int, int]:
+async def reads_after_revocation(
+    town: Town, dsi: Dsi, name: str, held_up_s: float
+) -> tuple[int, int]:
     """Rounds of grant, read, revoke, read: how many were permitted before, and how many after.
 
     A read of the naive kind asks the view as it is; the view of a server lags behind what the
-    coordinator has acknowledged, here by a fold that is held up for the moment.
+    coordinator has acknowledged, here by a fold that is held up for a moment, or until it is asked.
     """
     before = after = 0
     live = dsi.folds["consumers.events.v1", town.partition]
     for number in range(ROUNDS):
         consent = f"{name}-{number}"
         granted = await town.grant(consent)
-        await live.passed(granted.offset, 5)
+        await live.passed(granted.offset, WAIT_S)
         judged, _ = await dsi.reads.read_one(query(), MPAN, ())
         before += judged.permitted
         deliver = live.deliver
@@ -107,7 +109,7 @@ async def reads_after_revocation(town: Town, dsi: Dsi, name: str) -> tuple[int, 
         live.deliver = held.append  # type: ignore[method-assign, assignment]
         await town.revoke(consent)
         reading = asyncio.create_task(dsi.reads.read_one(query(), MPAN, ()))
-        await asyncio.sleep(0.02)
+        await asyncio.wait({reading}, timeout=held_up_s)
         live.deliver = deliver  # type: ignore[method-assign]
         for record in held:
             live.deliver(record)  # type: ignore[arg-type]
@@ -125,9 +127,9 @@ async def test_no_read_passes_after_a_revocation_and_without_the_fence_some_do(
     recorded = await town.record()
     async with open_dsi(town) as dsi, open_dsi(town, "naive", fence=False) as naive:
         for server in (dsi, naive):
-            await server.data.reach(recorded.topic, recorded.partition, recorded.offset + 1, 5)
-        assert await reads_after_revocation(town, dsi, "fenced") == (ROUNDS, 0)
-        before, violations = await reads_after_revocation(town, naive, "naive")
+            await server.data.reach(recorded.topic, recorded.partition, recorded.offset + 1, WAIT_S)
+        assert await reads_after_revocation(town, dsi, "fenced", HELD_UP_S) == (ROUNDS, 0)
+        before, violations = await reads_after_revocation(town, naive, "naive", WAIT_S)
         assert before == ROUNDS
         assert violations > 0, "the naive read must leak, or this test shows nothing"
 
@@ -178,7 +180,7 @@ async def test_any_position_token_is_answered_or_refused_with_a_reason(
     await town.grant("consent-tokens")
     log_id, ended = town.runtime.identity.log_id, Counter[str]()
     async with open_dsi(town) as dsi:
-        await dsi.data.reach(recorded.topic, recorded.partition, recorded.offset + 1, 5)
+        await dsi.data.reach(recorded.topic, recorded.partition, recorded.offset + 1, WAIT_S)
         for token in tokens(log_id, town.partition):
             request = dsi_pb2.GetReadingsRequest(at_least=token)
             try:
@@ -233,7 +235,7 @@ async def test_a_stopped_fold_stops_every_answer(town: Town) -> None:
     granted = await town.grant("consent-a_stopped")
     async with open_dsi(town) as dsi:
         live = dsi.folds["consumers.events.v1", town.partition]
-        await live.passed(granted.offset, 5)
+        await live.passed(granted.offset, WAIT_S)
         await dsi.reads.read_one(query(), MPAN, ())
         await dsi.reads.access[town.partition].ensure_moving()
         await dsi.folds.stop()
@@ -273,17 +275,17 @@ async def test_a_permit_that_ran_out_releases_nothing(town: Town) -> None:
 
 
 async def test_an_open_stream_gets_new_versions_and_is_cut_without_a_request(town: Town) -> None:
-    await town.record()
+    recorded = await town.record()
     await town.grant("consent-an_open")
     async with open_dsi(town) as dsi:
-        stream = ReadingsStream(dsi.reads, dsi.watches, query(), [MPAN], ())
+        stream = ReadingsStream(dsi.reads, dsi.watches, query(), [MPAN], at_least(recorded))
         chunks = chunks_of(stream)
-        first = await asyncio.wait_for(anext(chunks), 10)
+        first = await asyncio.wait_for(anext(chunks), WAIT_S)
         assert first.answer is not None
         assert first.answer.rows == 7 * 48
         assert first.complete
         await town.record(days=1, wh=321, reference="news")
-        news = await asyncio.wait_for(anext(chunks), 10)
+        news = await asyncio.wait_for(anext(chunks), WAIT_S)
         assert news.answer is not None
         assert news.answer.half_hours[0].start == DAY
         assert len(news.answer.half_hours) == 48
@@ -291,7 +293,7 @@ async def test_an_open_stream_gets_new_versions_and_is_cut_without_a_request(tow
         await asyncio.sleep(0.3)
         assert not waiting.done()
         await town.revoke("consent-an_open")
-        cut = await asyncio.wait_for(waiting, 5)
+        cut = await asyncio.wait_for(waiting, WAIT_S)
         assert cut.refused is Reason.CONSENT_REVOKED
         with pytest.raises(NotPermitted) as ended:
             await anext(chunks)
@@ -299,16 +301,16 @@ async def test_an_open_stream_gets_new_versions_and_is_cut_without_a_request(tow
 
 
 async def test_a_suspension_cuts_streams_and_refuses_reads(town: Town) -> None:
-    await town.record()
+    recorded = await town.record()
     await town.grant("consent-a_suspension")
     async with open_dsi(town) as dsi:
-        stream = ReadingsStream(dsi.reads, dsi.watches, query(), [MPAN], ())
+        stream = ReadingsStream(dsi.reads, dsi.watches, query(), [MPAN], at_least(recorded))
         chunks = chunks_of(stream)
-        await asyncio.wait_for(anext(chunks), 10)
+        await asyncio.wait_for(anext(chunks), WAIT_S)
         waiting = asyncio.ensure_future(anext(chunks))
         await asyncio.sleep(0.2)
         await town.govern(SuspendParticipant(BOARD, ADVISER.party, "under investigation"))
-        cut = await asyncio.wait_for(waiting, 5)
+        cut = await asyncio.wait_for(waiting, WAIT_S)
         assert cut.refused is Reason.PARTICIPANT_SUSPENDED
         await chunks.aclose()
         with pytest.raises(NotPermitted) as refused:
@@ -327,19 +329,21 @@ async def test_a_caller_that_hangs_up_takes_nobody_with_it(
     async with open_dsi(town, "hang-up") as dsi:
         vector = await dsi.reads.positions("HH_CONSUMPTION", town.partition, ())
         log = dsi.access[town.partition]
-        write = log._writer.write
+        write, begun, go_on = log._writer.write, asyncio.Event(), asyncio.Event()
 
-        async def slowly(*given: Any, **more: Any) -> Any:
-            await asyncio.sleep(0.1)
+        async def held_up(*given: Any, **more: Any) -> Any:
+            begun.set()
+            await go_on.wait()
             return await write(*given, **more)
 
-        monkeypatch.setattr(log._writer, "write", slowly)
+        monkeypatch.setattr(log._writer, "write", held_up)
         gone, stays = (
             asyncio.ensure_future(dsi.reads.decide(query(), (MPAN,), vector)) for _ in range(2)
         )
-        await asyncio.sleep(0.05)
+        await asyncio.wait_for(begun.wait(), WAIT_S)
         gone.cancel()
-        (judged,) = await asyncio.wait_for(stays, 5)
+        go_on.set()
+        (judged,) = await asyncio.wait_for(stays, WAIT_S)
         dsi.reads.release(judged, dsi.reads.answer(judged))
         await asyncio.sleep(0.2)
         await dsi.outcomes.flush()
@@ -422,9 +426,11 @@ async def test_already_so_is_not_said_from_a_fold_that_is_behind(town: Town) -> 
         live.deliver = deliver  # type: ignore[method-assign]
         for record in held:
             live.deliver(record)
-        assert (await waiting).changed
+        suspended = await waiting
+        assert suspended.changed
     finally:
         await rival_process.stop()
+    await town.folds[trust.CONSUMER_LOG, town.partition].passed(suspended.offset, WAIT_S)
     (consent,) = [
         c for c in town.consumers.state(MPAN).consents if c.consent_id == "consent-behind"
     ]

@@ -209,7 +209,8 @@ async def test_a_look_at_the_log_holds_up_no_head_and_a_log_that_differs_ends_th
         await until(lambda: not process.serves())
         assert "no longer holds the record at" in process.keeper.refusal
         assert process.keeper.book is not None
-        await asyncio.sleep(0.2)  # what was under way in another thread ends
+        tasks = process.keeper._tasks
+        await until(lambda: all(task.done() for task in tasks))  # what was under way ended
         last, sealed = published(settings), process.keeper.book.size
         await append(process, b"never signed")
         await asyncio.sleep(0.5)

@@ -42,6 +42,7 @@ from tests.helpers.town import (
 )
 
 ROUNDS = 10
+WAIT_S, HELD_UP_S = 30.0, 0.02
 SUPPLIER = Caller(Role.SUPPLIER, "north-supply", bytes(32))
 DUTY = ("LEGAL_OBLIGATION", "SETTLEMENT")
 OBJECTS = ObjectToUse(CONSUMER, *DUTY, CONSUMER_REF)
@@ -103,13 +104,16 @@ async def test_a_log_of_policy_1_goes_over_when_governance_says_so(town: Town) -
         assert back.value.reason is Reason.POLICY_VERSION_STATE
 
 
-async def reads_after_objection(town: Town, dsi: Dsi) -> int:
-    """Rounds of object, read, allow, with a fold held up: how many passed after the objection."""
+async def reads_after_objection(town: Town, dsi: Dsi, held_up_s: float) -> int:
+    """Rounds of object, read, allow, with a fold held up: how many passed after the objection.
+
+    It is held up for the moment, or until somebody has read.
+    """
     passed = 0
     live = dsi.folds["consumers.events.v1", town.partition]
     for _ in range(ROUNDS):
         allowed = await town.consumer(ALLOWS)
-        await live.passed(allowed.offset, 5)
+        await live.passed(allowed.offset, WAIT_S)
         judged, _ = await dsi.reads.read_one(SETTLES, MPAN, ())
         assert judged.permitted
         deliver = live.deliver
@@ -117,7 +121,7 @@ async def reads_after_objection(town: Town, dsi: Dsi) -> int:
         live.deliver = held.append  # type: ignore[method-assign, assignment]
         await town.consumer(OBJECTS)
         reading = asyncio.create_task(dsi.reads.read_one(SETTLES, MPAN, ()))
-        await asyncio.sleep(0.02)
+        await asyncio.wait({reading}, timeout=held_up_s)
         live.deliver = deliver  # type: ignore[method-assign]
         for record in held:
             live.deliver(record)  # type: ignore[arg-type]
@@ -131,8 +135,8 @@ async def reads_after_objection(town: Town, dsi: Dsi) -> int:
 
 async def test_no_read_passes_after_an_objection_and_without_the_fence_some_do(town: Town) -> None:
     async with open_dsi(town) as dsi, open_dsi(town, "naive", fence=False) as naive:
-        assert await reads_after_objection(town, dsi) == 0
-        assert await reads_after_objection(town, naive) > 0, "the naive read must leak"
+        assert await reads_after_objection(town, dsi, HELD_UP_S) == 0
+        assert await reads_after_objection(town, naive, WAIT_S) > 0, "the naive read must leak"
 
 
 async def test_an_open_stream_is_cut(town: Town) -> None:
@@ -140,13 +144,13 @@ async def test_an_open_stream_is_cut(town: Town) -> None:
     async with open_dsi(town, "stream") as dsi:
         stream = ReadingsStream(dsi.reads, dsi.watches, SETTLES, [MPAN], ())
         chunks = chunks_of(stream)
-        first = await asyncio.wait_for(anext(chunks), 10)
+        first = await asyncio.wait_for(anext(chunks), WAIT_S)
         assert first.answer is not None and first.answer.rows == 7 * 48
         waiting = asyncio.ensure_future(anext(chunks))
         await asyncio.sleep(0.3)
         assert not waiting.done()
         await town.consumer(OBJECTS)
-        cut = await asyncio.wait_for(waiting, 5)
+        cut = await asyncio.wait_for(waiting, WAIT_S)
         assert cut.refused is Reason.OPTED_OUT
         await chunks.aclose()
 

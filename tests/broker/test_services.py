@@ -47,7 +47,7 @@ from spine.services.legs import FanOuts
 from spine.services.terms import agreed
 from spine.signing import verify
 from spine.store import MemoryRows
-from tests.helpers.accredited import accredit
+from tests.helpers.accredited import accredit, heard_by
 from tests.helpers.log import PARTITIONS, open_new_log
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -57,6 +57,9 @@ PARTITIONS_OF_ALL_TOPICS = len(trust.METER_KEYED) * PARTITIONS + len(trust.SINGL
 MOVED_IN = datetime(2025, 1, 1, tzinfo=UTC)
 NAME, CONTACT, NOTICE = "Gwenllian Marker-One", "marker.two@example.org", "Marker three: we read."
 ADVISER = "adviser"
+WAIT_S = 30.0
+# How long a request waits for its answer, which must not be over when it is decided.
+LAPSES_S = 3.0
 _numbers = count(1)
 
 
@@ -162,6 +165,7 @@ async def world(
     governance = await start_governance(runtime)
     made = World(runtime, governance, await start_consumers(runtime), {})
     await accredit(runtime, (Role.DATA_USER, ADVISER))
+    await heard_by(made.consumers)
     try:
         yield made
     finally:
@@ -339,7 +343,7 @@ async def test_a_copy_that_could_not_be_sent_is_counted_out_and_sent_later(world
     async with broken(world.governance, lambda topic, key: topic == trust.OUTCOMES_TOPIC):
         answer = await world.govern("SuspendParticipant", suspension("slow"))
         assert answer.partitions_holding == PARTITIONS_OF_ALL_TOPICS - 4
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(WAIT_S):
         while answer.partitions_holding < PARTITIONS_OF_ALL_TOPICS:
             await asyncio.sleep(0.1)
             answer = await world.govern("SuspendParticipant", suspension("slow"))
@@ -531,7 +535,7 @@ async def test_a_dry_run_says_who_reads_nothing_whatever_the_consent_opens(world
     ):
         ask = grant("", mpxn, data_user=data_user, dry_run=True)
         # An admission is in the log when it is answered; the consumers' coordinator reads it then.
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WAIT_S):
             while True:
                 (leg,) = (await world.consume("GrantConsent", ask, Role.CONSUMER, anna)).legs
                 assert (leg.state, len(leg.opens)) == ("ACTIVE", 3)
@@ -740,10 +744,10 @@ async def test_a_request_nobody_answers_lapses_by_itself(world: World) -> None:
         idempotency_key=key(),
         mpxns=[mpxn],
         terms=terms(),
-        answer_by=stamp(datetime.now(UTC) + timedelta(seconds=1)),
+        answer_by=stamp(datetime.now(UTC) + timedelta(seconds=LAPSES_S)),
     )
     asked = await world.consume("RequestConsent", request, Role.DATA_USER, ADVISER)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_S):
         while getattr(world.consent(mpxn, asked.consent_id), "state", "") != "LAPSED":
             await asyncio.sleep(0.05)
 
@@ -856,7 +860,7 @@ async def test_a_fan_out_killed_half_way_is_completed_by_the_next_start(world: W
         assert world.consent(meters[1], "k-half-way") is None
         await world.consumers.stop()
     world.consumers = await start_consumers(world.runtime)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_S):
         while world.consent(meters[1], "k-half-way") is None:
             await asyncio.sleep(0.02)
     again = await world.consume("GrantConsent", request)
@@ -883,7 +887,7 @@ async def test_a_revocation_killed_half_way_is_completed_and_acknowledged_when_w
     def states(consent_id: str, of: tuple[str, ...]) -> list[str]:
         return [getattr(world.consent(mpxn, consent_id), "state", "") for mpxn in of]
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_S):
         while states("k-whole", meters) != ["REVOKED", "REVOKED"]:
             await asyncio.sleep(0.02)
     again = await world.consume("RevokeConsent", revoke)
@@ -936,7 +940,7 @@ async def test_what_tightens_at_some_meters_or_was_given_one_by_one_is_completed
         "k-singly": [("REVOKED", 1)] * 2,
         "k-in-bulk": [("WITHDRAWN", 1)] * 2,
     }
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_S):
         while {kind: stands(kind) for kind in whole} != whole:
             await asyncio.sleep(0.02)
     for call, expected in zip(sent, whole.values(), strict=True):
@@ -1031,7 +1035,7 @@ async def raced(world: World, first: Awaitable[Any], then: Awaitable[Any]) -> An
         await first
         appender.append = noted
         task = asyncio.ensure_future(then)
-        await asyncio.wait_for(sent.wait(), 10)
+        await asyncio.wait_for(sent.wait(), WAIT_S)
         gate.set()
         return await task
     finally:

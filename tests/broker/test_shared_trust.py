@@ -40,6 +40,7 @@ from tests.helpers.town import (
     MPAN,
     STRANGER,
     Town,
+    at_least,
     chunks_of,
     open_dsi,
     query,
@@ -47,6 +48,7 @@ from tests.helpers.town import (
 )
 
 ROUNDS = 10
+WAIT_S = 30.0
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
@@ -181,7 +183,7 @@ async def test_an_open_stream_ends_with_the_row_or_the_accreditation_it_rests_on
 ) -> None:
     """The adviser changes schemes: what the other scheme says of it counts by the row alone."""
     town, dsi, role = sides.town, sides.dsi, ADVISER.role
-    await town.record()
+    recorded = at_least(await town.record())
     await town.grant("streamed")
     row = trust.EquivalenceRow("CCS", "2", "ENERGY_ADVICE", "DSI", "1", "ENERGY_ADVICE")
     version = sides.data.fold(MPAN).equivalence()
@@ -193,11 +195,11 @@ async def test_an_open_stream_ends_with_the_row_or_the_accreditation_it_rests_on
 
     async def cut_by(command: Any) -> Reason | None:
         """For which reason an open stream ends when this is governed."""
-        chunks = chunks_of(ReadingsStream(dsi.reads, dsi.watches, query(), [MPAN], ()))
-        await asyncio.wait_for(anext(chunks), 10)
+        chunks = chunks_of(ReadingsStream(dsi.reads, dsi.watches, query(), [MPAN], recorded))
+        await asyncio.wait_for(anext(chunks), WAIT_S)
         waiting = asyncio.ensure_future(anext(chunks))
         await town.govern(command)
-        cut = await asyncio.wait_for(waiting, 5)
+        cut = await asyncio.wait_for(waiting, WAIT_S)
         await chunks.aclose()
         return cut.refused
 

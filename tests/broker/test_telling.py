@@ -23,7 +23,7 @@ from aiohttp import web
 from domains.governance.commands import SuspendParticipant, WithdrawAccreditation
 from spine import trust, webhook
 from spine.console.client import Client, stamp
-from spine.embedded import EmbeddedKafka
+from spine.embedded import EmbeddedKafka, free_port
 from spine.errors import Pushback, Reason
 from spine.event import SignerRole
 from spine.identity import Authority
@@ -35,7 +35,7 @@ from spine.server import error_from
 from spine.services import announcing, pushing
 from spine.services.consumers import start_consumers
 from spine.signing import verify
-from tests.helpers.accredited import BOARD, accredit, govern
+from tests.helpers.accredited import BOARD, accredit, govern, heard_by
 from tests.helpers.log import open_new_log
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -123,7 +123,7 @@ class Receiver:
         self.tls.load_cert_chain(identity.folder / "cert.pem", identity.folder / "key.pem")
         self.got: list[tuple[dict[str, str], bytes]] = []
         self.status = 204
-        self.port = 0
+        self.port = free_port()
 
     @property
     def told(self) -> list[tuple[str, str]]:
@@ -180,6 +180,7 @@ async def world(
     runtime = Runtime.of(settings.model_copy(update=here), kafka, DOMAINS)
     made = World(runtime, await start_consumers(runtime))
     await accredit(runtime, (Role.DATA_USER, ADVISER), (Role.DATA_SERVICE, COLLECTOR))
+    await heard_by(made.consumers)
     for role, party in (
         (Role.DATA_USER, ADVISER),
         (Role.DATA_SERVICE, COLLECTOR),
@@ -458,6 +459,7 @@ async def test_a_recipient_is_told_of_the_revocation_and_nobody_else_is(world: W
     for partner in (PARTNER, STRANGER):
         world.runtime.authority().issue_client(Role.DATA_USER, partner)
     await accredit(world.runtime, (Role.DATA_USER, PARTNER))
+    await heard_by(world.consumers)
     receiver = Receiver(world, PARTNER)
     async with receiver.up() as url:
         await world.ask(PARTNER, "webhooks", "SetWebhook", url=url)
@@ -504,6 +506,7 @@ async def test_who_is_suspended_is_told_and_who_is_accredited_no_more_is_not(wor
     async with receiver.up() as url:
         await world.ask(ADVISER, "webhooks", "SetWebhook", url=url)
         await govern(world.runtime, SuspendParticipant(BOARD, ADVISER, "a test"))
+        await heard_by(world.consumers)
         mpxn, consent_id = await world.consent()
         await until(lambda: (consent_id, "ACTIVE") in receiver.told)
         await govern(world.runtime, WithdrawAccreditation(BOARD, ADVISER, Role.DATA_USER, "DSI"))

@@ -68,8 +68,8 @@ async def test_one_trace_from_the_call_to_the_last_fold(
             effective_from=wire.stamp(datetime(2024, 1, 1, tzinfo=UTC)),
         )
         async with connect(f"127.0.0.1:{server.port}", identity.folder) as channel:
-            await consumers_pb2_grpc.ConsumersStub(channel).StartSupply(request, timeout=10)
-        async with asyncio.timeout(10):
+            await consumers_pb2_grpc.ConsumersStub(channel).StartSupply(request, timeout=20)
+        async with asyncio.timeout(30):
             while len(folds_of_the_call(spans)) < 2:
                 await asyncio.sleep(0.05)
         await asyncio.sleep(2 * STAND_BY_S)  # what is delivered by two ways comes again by now

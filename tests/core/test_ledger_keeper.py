@@ -33,7 +33,7 @@ from spine.signing import verify
 from tests.helpers.ledger import PLACES, open_book, record, sealed
 from tests.helpers.records import CODEC
 
-WAIT_S = 10.0
+WAIT_S = 30.0
 # So many rounds of the event loop and its threads that whatever is due would have happened.
 ROUNDS = 40
 Place = tuple[str, int]
@@ -143,7 +143,7 @@ async def until(what: Callable[[], bool]) -> None:
 async def signs_nothing_more(keeper: Keeper, log: Log) -> None:
     """Whatever comes in now is under no head, sealed or published."""
     assert keeper.book is not None
-    await asyncio.sleep(0.1)  # what was under way in another thread ends
+    await until(lambda: all(task.done() for task in keeper._tasks))  # what was under way ended
     before = keeper.book.size, size_published(keeper), len(log.heads)
     for _ in range(ROUNDS):
         log.write()

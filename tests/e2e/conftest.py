@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from spine.console.client import Client, stamp
 from spine.console.context import CONSENT_SERVICE, OPERATOR
 from spine.console.parties import issue
 from spine.console.processes import running
+from spine.ingest import IngestReport
 from spine.policy import Role
 from spine.runtime import LOG_FILE
 from spine.supervise import Supervisor
@@ -85,6 +86,11 @@ def grant(consumer: Client, mpxn: str, data_user: str, **more: Any) -> str:
     (leg,) = answer.legs
     assert leg.state == "ACTIVE"
     return str(answer.consent_id)
+
+
+def as_of(sent: IngestReport) -> dict[str, Any]:
+    """The token by which a read sees what was sent: who folds it does so in its own time."""
+    return {"log_id": sent.log_id, "positions": [asdict(each) for each in sent.positions]}
 
 
 # Runs the command and shows that neither Faust nor a store of the installation was used.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,17 @@ import grpc
 import pytest
 from typer.testing import CliRunner
 
+from spine import trust
 from spine.cli import command_line
+from spine.console.client import stamp
+from spine.console.context import CONSENT_SERVICE
 from spine.console.output import EXIT_DIFFERENT
+from spine.policy import Basis
 from spine.server import error_from
-from tests.e2e.conftest import Installation
+from tests.e2e.conftest import SINCE, Installation
 
 MPAN = "1900012345952"
+TWO = ("1900012346131", "1900012346140")
 TERMS = ("--data-user", "bright-advice", "--purpose", "ENERGY_ADVICE")
 AS_LINNET = ("--basis", "SUBJECT", "--as", "linnet")
 DATES = ("--history-from", "2024-01-01", "--expires", "2030-01-01")
@@ -133,6 +139,41 @@ def test_a_receipt_is_checked_offline_and_a_changed_one_is_found(
     for words in ((path, "--key", "nonsense"), (tmp_path / "bytes",), (Path(__file__),)):
         ran = CliRunner().invoke(command_line("consent"), ["consent", "receipt", *map(str, words)])
         assert getattr(ran.exception, "grpc_code", "") == "INVALID_ARGUMENT"
+
+
+def test_what_a_consent_of_several_meters_is_answered_with_is_where_it_is_read_from(
+    spine: Installation,
+) -> None:
+    """Also the place of its order, which no read looks at."""
+    consumer = spine.occupier(TWO[0], "siskin")
+    spine.as_(CONSENT_SERVICE).consumers(
+        "StartTenancy",
+        mpxn=TWO[1],
+        tenancy_id=spine.tenancies["siskin"],
+        consumer_ref=spine.references["siskin"],
+        effective_from=stamp(SINCE),
+    )
+    now = datetime.now(UTC)
+    terms = {
+        "purpose": "ENERGY_ADVICE",
+        "categories": ["HH_CONSUMPTION"],
+        "history_from": stamp(SINCE),
+        "valid_from": stamp(now - timedelta(seconds=1)),
+        "expires": stamp(now + timedelta(days=30)),
+    }
+    given = consumer.consumers("GrantConsent", mpxns=TWO, data_user="bright-advice", terms=terms)
+    seen = given.positions
+    topics = {trust.CONSUMER_LOG, trust.CONSUMERS_REFERENCE}
+    assert {position.topic for position in seen.positions} == topics
+    adviser = spine.as_("bright-advice")
+    asked: dict[str, Any] = {"purpose": "ENERGY_ADVICE", "basis": Basis.CONSENT, "at_least": seen}
+    for mpxn in TWO:
+        (told,) = adviser.dsi("ListConsents", mpxn=mpxn, **asked).consents
+        assert (told.consent_id, told.state) == (given.consent_id, "ACTIVE")
+    seen.positions.add(topic="consumers.events.v9", partition=0, offset=1)
+    with pytest.raises(grpc.RpcError) as refused:
+        adviser.dsi("ListConsents", mpxn=TWO[0], **asked)
+    assert error_from(refused.value).reason == "POSITION_INVALID"
 
 
 def test_nothing_is_granted_if_its_receipt_could_not_be_kept(occupied: str, tmp_path: Path) -> None:

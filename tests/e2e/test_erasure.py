@@ -77,7 +77,7 @@ def test_an_erased_consumer_is_gone_and_every_decision_stands(
     assert (code, report["counts"]["SAME"]) == (0, 1)
     assert Path(copy).read_bytes().find(key) >= 0
     brought_back(spine, Path(copy), key)
-    assert within(20, lambda: key_of(spine.data_dir, subject) is None), "the deed is done again"
+    assert within(60, lambda: key_of(spine.data_dir, subject) is None), "the deed is done again"
 
 
 def brought_back(spine: Installation, copy: Path, key: bytes) -> None:
@@ -113,14 +113,14 @@ def test_a_legal_duty_keeps_the_key_and_ends_by_itself(spine: Installation) -> N
         effective_from=stamp(datetime.now(UTC)),
         person=PERSON,
     )
-    soon = datetime.now(UTC) + timedelta(seconds=5)
+    soon = datetime.now(UTC) + timedelta(seconds=10)
     answer = spine.as_(CONSENT_SERVICE).erasures(
         "EraseSubject", consumer_ref=subject, duty="TAX_RECORDS", keep_until=stamp(soon)
     )
     assert (answer.standing, answer.duty) == ("RESTRICTED", "TAX_RECORDS")
     if datetime.now(UTC) < soon:
         assert key_of(spine.data_dir, subject) is not None
-    assert within(30, lambda: key_of(spine.data_dir, subject) is None)
+    assert within(60, lambda: key_of(spine.data_dir, subject) is None)
 
 
 def test_a_vault_that_only_forgets_where_the_key_is_leaves_it_in_the_file(tmp_path: Path) -> None:

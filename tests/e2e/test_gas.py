@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from spine.errors import Invalid
 from spine.ingest import IngestReport
 from spine.server import error_from
 from tests.domains.metering.test_gas import n3rgy
-from tests.e2e.conftest import Installation, audit, grant
+from tests.e2e.conftest import Installation, as_of, audit, grant
 
 MPRN, OTHER = "3938424403", "1234567810"
 # The values of the file end at half past and at one; reads cover one half hour more.
@@ -27,8 +26,7 @@ TERMS = {"purpose": "ENERGY_ADVICE", "basis": "CONSENT", "interval": ASKED}
 
 def values(client: Client, mprn: str, sent: IngestReport | None = None) -> list[int]:
     """The Wh of those half hours that have any, as of what was sent."""
-    known = [asdict(position) for position in sent.positions] if sent else []
-    at_least = {"log_id": sent.log_id, "positions": known} if sent else None
+    at_least = as_of(sent) if sent else None
     (page,) = client.readings(mprn, at_least=at_least, **TERMS)
     assert len(page.rows) == 3
     return [row.value_wh for row in page.rows if row.WhichOneof("reading") == "value_wh"]

@@ -20,7 +20,7 @@ from spine.dsi.v1 import dsi_pb2
 from spine.policy import Basis, Role
 from spine.server import error_from
 from spine.supervise import PROCESSES, WITNESSES
-from tests.e2e.conftest import Installation, grant
+from tests.e2e.conftest import Installation, as_of, grant
 
 YEAR = (datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 9, 1, tzinfo=UTC))
 WEEK = (datetime(2024, 7, 1, tzinfo=UTC), datetime(2024, 7, 8, tzinfo=UTC))
@@ -42,6 +42,8 @@ def alex(spine: Installation) -> Client:
     second = ingesting.send(LONDON, "north-supply", mpxn=LONDON_MPAN)
     assert second.rows.total == 12_318
     assert second.half_hours.buckets == {"recorded": 12_308, "missing": 2}
+    own = {"purpose": "OWN_USE", "basis": Basis.SUBJECT}
+    read(consumer, at_least=as_of(first), **own)  # and from now on every read sees them
     return consumer
 
 
@@ -117,11 +119,11 @@ def test_a_revocation_cuts_an_open_stream(alex: Client, adviser: Client) -> None
 
     thread = threading.Thread(target=follow)
     thread.start()
-    assert first.wait(20)
+    assert first.wait(60)
     time.sleep(0.5)
     assert thread.is_alive()
     revoke(alex, consent_id)
-    thread.join(10)
+    thread.join(60)
     assert ended == {"reason": "CONSENT_REVOKED"}
 
 

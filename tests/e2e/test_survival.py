@@ -23,7 +23,7 @@ from spine.console import context, ingesting
 from spine.console.client import Client, interval
 from spine.policy import Basis
 from spine.supervise import PROCESSES
-from tests.e2e.conftest import Installation, audit, grant
+from tests.e2e.conftest import Installation, as_of, audit, grant
 from tests.helpers.servers import until
 
 MPAN = "1600000000010"
@@ -58,16 +58,9 @@ def whole_job(spine: Installation, occupier: Client, file: Path) -> None:
     wh = next(values)
     file.write_text(f"{COLUMNS}\nMAC000001,Std,2024-07-01 12:00:00,{wh / 1000:.3f},A,A\n")
     report = ingesting.send(file, "north-supply", mpxn=MPAN)
-    seen = {
-        "log_id": report.log_id,
-        "positions": [
-            {"topic": p.topic, "partition": p.partition, "offset": p.offset}
-            for p in report.positions
-        ],
-    }
     consent_id = grant(occupier, MPAN, "bright-advice")
     terms = {"purpose": "ENERGY_ADVICE", "basis": Basis.CONSENT, "interval": interval(*DAY)}
-    (page,) = spine.as_("bright-advice").readings(MPAN, at_least=seen, **terms)
+    (page,) = spine.as_("bright-advice").readings(MPAN, at_least=as_of(report), **terms)
     assert page.rows[24].value_wh == wh
     occupier.consumers("RevokeConsent", consent_id=consent_id, mpxns=[MPAN])
     spine.as_("north-supply").metering(
@@ -97,7 +90,7 @@ def test_a_dsi_killed_under_load_leaves_every_decision_to_be_found(
     consent_id = grant(occupier, MPAN, "bright-advice")
     adviser = spine.as_("bright-advice")
     terms = {"purpose": "ENERGY_ADVICE", "basis": Basis.CONSENT, "interval": interval(*DAY)}
-    for _ in range(5):
+    for _ in range(20):
         readers = [
             threading.Thread(target=read_until_it_fails, args=(adviser, terms)) for _ in range(8)
         ]

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -35,6 +35,7 @@ from spine.console import context
 from spine.coordinator import Coordinator
 from spine.errors import Conflict, NotPermitted, Pushback, Reason, Refused
 from spine.event import Command, Facts, RecordType
+from spine.log import wrong_settings
 from spine.runtime import Process
 from tests.e2e.conftest import audit
 from tests.fault.checkers import unbalanced, unexplained
@@ -58,6 +59,7 @@ from tests.helpers.town import (
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 OPENED = datetime(2024, 1, 1, tzinfo=UTC)
+WAIT_S = 60.0
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -178,7 +180,7 @@ async def test_a_writer_with_another_partitioner_changes_nothing(town: Town) -> 
     for key in (MPAN.encode(), None):
         facts = Facts(trust.CONSUMER_LOG, wrong, (command,))
         appended = await writer.write(RecordType.FACTS, trust.CONSUMER_LOG, wrong, facts, key=key)
-    await live.passed(appended.offset, 5)
+    await live.passed(appended.offset, WAIT_S)
     assert live.stored.fold.head.counts.void == before + 2
     assert "consent-wrong" not in {c.consent_id for c in town.consumers.state(MPAN).consents}
 
@@ -236,10 +238,13 @@ async def test_a_request_whose_append_nobody_acknowledged_gets_its_outcome_all_t
         dsi.appender.append = append  # type: ignore[method-assign]
     assert doubt.value.reason is Reason.INDETERMINATE
     (request_id,) = dsi.access[town.partition]._wanted
-    await asyncio.sleep(1.5)
-    await dsi.outcomes.flush()
-    _, report = await asyncio.to_thread(audit, spine, tmp_path)
-    assert request_id.hex() not in {finding["request_id"] for finding in report["findings"]}
+    wondered = {request_id.hex()}
+    async with asyncio.timeout(WAIT_S):  # the outcome follows once the fold has come by
+        while request_id.hex() in wondered:
+            await asyncio.sleep(1)
+            await dsi.outcomes.flush()
+            _, report = await asyncio.to_thread(audit, spine, tmp_path)
+            wondered = {finding["request_id"] for finding in report["findings"]}
 
 
 def _doubled(append: Any) -> Any:
@@ -248,6 +253,13 @@ def _doubled(append: Any) -> Any:
         return await append(*given)
 
     return twice
+
+
+def wrongly_timed(town: Town, topics: Sequence[str]) -> int:
+    """How many of these the broker shows as timed by their producers."""
+    counts = dict.fromkeys(topics, town.runtime.partitions)
+    told = wrong_settings(town.runtime.kafka, counts, 1)
+    return sum("message.timestamp.type is CreateTime" in wrong for wrong in told)
 
 
 @contextlib.contextmanager
@@ -274,7 +286,11 @@ def broker_clock(town: Town, off: timedelta) -> Iterator[None]:
                 for topic in topics
             ]
         )
-        time.sleep(0.5)
+        deadline = time.monotonic() + WAIT_S
+        while wrongly_timed(town, topics) != (len(topics) if of == "CreateTime" else 0):
+            assert time.monotonic() < deadline, "the broker has not heard of it"
+            time.sleep(0.1)
+        time.sleep(0.5)  # what a broker shows it does a moment later
 
     times("CreateTime")
     AIOKafkaProducer.send = stamped
@@ -340,8 +356,8 @@ async def test_coordinators_of_two_groups_race_and_each_command_has_one_fate(tow
             await asyncio.gather(race(town.consumers, first), race(rival, second))
         live = folds[trust.CONSUMER_LOG, town.partition]
         mine = town.folds[trust.CONSUMER_LOG, town.partition]
-        await live.passed(max(acknowledged)[0], 5)
-        await mine.passed(max(acknowledged)[0], 5)
+        await live.passed(max(acknowledged)[0], WAIT_S)
+        await mine.passed(max(acknowledged)[0], WAIT_S)
         supplies = sorted(town.consumers.state(MPAN).supplies, key=lambda s: s.effective_from)
         assert rival.state(MPAN) == town.consumers.state(MPAN)
     finally:

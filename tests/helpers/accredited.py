@@ -16,6 +16,7 @@ from spine.policy import Role
 from spine.runtime import Process, Runtime
 from spine.spread import Spreader
 
+HEARD_WITHIN_S = 30.0
 BOARD = Actor(Role.GOVERNANCE, "governance-board")
 SINCE = datetime(2010, 1, 1, tzinfo=UTC)
 
@@ -36,7 +37,10 @@ async def accredit(runtime: Runtime, *parties: tuple[Role, str]) -> None:
 
 
 async def govern(runtime: Runtime, *commands: Any) -> None:
-    """Carry out these commands of governance; returns once every partition knows."""
+    """Carry out these commands of governance; returns once every partition knows.
+
+    A process that runs already reads there in its own time: see `heard_by`.
+    """
     board = Process(runtime, "board")
     folds = await board.fold([trust.GOVERNANCE_TOPIC])
     writer = runtime.writer(board.appender, SignerRole.GOVERNANCE, "board")
@@ -51,3 +55,10 @@ async def govern(runtime: Runtime, *commands: Any) -> None:
     reader.close()
     await spreader.spread()
     await board.stop()
+
+
+async def heard_by(*processes: Process) -> None:
+    """Return once these have folded all that the log holds now."""
+    for process in processes:
+        assert process.folds is not None
+        await process.folds.level(HEARD_WITHIN_S)

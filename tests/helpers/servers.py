@@ -140,8 +140,13 @@ class Load:
 
 def takeover_s(data_dir: Path, kill: Callable[[], object], victim: str, survivor: str) -> float:
     """Kill a server; the seconds until the survivor has answered for each of its partitions."""
-    lost = claimed(data_dir, victim)
-    assert lost, f"{victim} has no partition to lose"
+    lost = set[int]()
+
+    def named() -> bool:
+        lost.update(claimed(data_dir, victim))
+        return bool(lost)
+
+    until(f"{victim} names the partitions that it has to lose", named)
     reader = Reader(data_dir, survivor)
     for meter in METERS:
         reader.read(meter)

@@ -715,6 +715,31 @@ async def test_a_no_that_comes_after_the_limit_is_named(
     assert await town.failing() == REVOCATION | {"technical.revocation-at-consumers"}
 
 
+class HearsLate(SharedTrustService):
+    """Has yet to fold what governance said just now, when it is first asked."""
+
+    asked = 0
+
+    async def DescribeTrust(self, request: Any, context: Any) -> Any:
+        said = await super().DescribeTrust(request, context)
+        self.asked += 1
+        if self.asked == 1:
+            said.table.Clear()
+        return said
+
+
+async def test_a_side_that_hears_a_moment_later_of_the_table_has_it(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Naive: what it says first counts, and an honest side fails."""
+    await town.serve(data_side=HearsLate)
+    assert await town.failing() == set()
+    await town.close()
+    await town.serve(data_side=HearsLate)
+    monkeypatch.setattr("spine.console.conformance.HEARD_WITHIN_S", -1.0)
+    assert await town.failing() == {"accreditation.same-table"}
+
+
 class Crowded(SharedTrustService):
     """Has too many calls under way each second time, and says when a turn is."""
 

@@ -25,6 +25,7 @@ from spine.policy import Role
 from spine.server import Service, build_server, connect, error_from
 
 PLACES = 2
+CALL_S = 20.0
 LIMITS = PartyLimits(*[10**9] * 6)
 READ = "/spine.dsi.v1.Dsi/GetMeteringPoint"
 
@@ -90,10 +91,10 @@ class Callers:
         """A read of each of them, once so many have reached the handler."""
         request = dsi_pb2.GetMeteringPointRequest(mpxn="1200000000001")
         calls = [
-            dsi_pb2_grpc.DsiStub(self.channel(party)).GetMeteringPoint(request, timeout=20)
+            dsi_pb2_grpc.DsiStub(self.channel(party)).GetMeteringPoint(request, timeout=CALL_S)
             for party in parties
         ]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(CALL_S):
             while self._slow.reached < reached:
                 await asyncio.sleep(0.01)
         return calls
@@ -110,7 +111,7 @@ class Callers:
         request = dsi_pb2.StreamReadingsRequest(mpxns=["1200000000001"])
         calls = []
         for party in parties:
-            call = dsi_pb2_grpc.DsiStub(self.channel(party)).StreamReadings(request, timeout=20)
+            call = dsi_pb2_grpc.DsiStub(self.channel(party)).StreamReadings(request, timeout=CALL_S)
             with suppress(grpc.aio.AioRpcError):
                 await call.read()
             calls.append(call)
@@ -124,7 +125,7 @@ class Callers:
 async def ended(calls: Iterable[Any], count: int) -> list[Any]:
     """So many of them, once so many have ended although nobody may answer."""
     found: list[Any] = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(CALL_S):
         while len(found) < count:
             await asyncio.sleep(0.01)
             found = [call for call in calls if call.done()]
@@ -187,18 +188,20 @@ async def test_a_full_server_is_healthy_streams_and_takes_access_away(
     ):
         under_way = await callers.read("ADVISER-A", "ADVISER-B", reached=PLACES)
         health = health_pb2_grpc.HealthStub(callers.channel("ADVISER-A"))
-        answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=5)
+        answer = await health.Check(health_pb2.HealthCheckRequest(), timeout=CALL_S)
         assert answer.status == health_pb2.HealthCheckResponse.SERVING
         stream = dsi_pb2_grpc.DsiStub(callers.channel("ADVISER-A")).StreamReadings(
-            dsi_pb2.StreamReadingsRequest(), timeout=20
+            dsi_pb2.StreamReadingsRequest(), timeout=CALL_S
         )
         assert await stream.read()
         stub = consumers_pb2_grpc.ConsumersStub(ccs)
-        assert await stub.RevokeConsent(consumers_pb2.RevokeConsentRequest(), timeout=5)
-        dry_run = stub.RevokeConsent(consumers_pb2.RevokeConsentRequest(dry_run=True), timeout=5)
+        assert await stub.RevokeConsent(consumers_pb2.RevokeConsentRequest(), timeout=CALL_S)
+        dry_run = stub.RevokeConsent(
+            consumers_pb2.RevokeConsentRequest(dry_run=True), timeout=CALL_S
+        )
         assert [f.reason for f in await failures([dry_run])] == [Reason.OVERLOADED]
         standing = dsi_pb2_grpc.DsiStub(peer).GetMeteringPoint(
-            dsi_pb2.GetMeteringPointRequest(mpxn="1200000000001"), timeout=20
+            dsi_pb2.GetMeteringPointRequest(mpxn="1200000000001"), timeout=CALL_S
         )
         slow.may_answer.set()
         assert await failures([*under_way, standing]) == []
@@ -244,7 +247,7 @@ async def test_one_party_does_not_get_all_streams_and_leaves_its_place(
         assert [f.reason for f in await why(own)] == ["OVERLOADED"] * 2
         assert await why(await callers.follow("ADVISER-B", "ADVISER-B")) == []
         own[0].cancel()
-        async with asyncio.timeout(10):  # until the server has heard of it
+        async with asyncio.timeout(CALL_S):  # until the server has heard of it
             while await why(await callers.follow("ADVISER-A")):
                 await asyncio.sleep(0.01)
 
@@ -259,12 +262,12 @@ async def test_a_held_place_for_a_stream_costs_health_checks_and_servers_nothing
     ):
         assert len(await why(await callers.follow("ADVISER-A", "ADVISER-B"))) == 1
         health = health_pb2_grpc.HealthStub(callers.channel("ADVISER-B"))
-        watch = health.Watch(health_pb2.HealthCheckRequest(), timeout=5)
+        watch = health.Watch(health_pb2.HealthCheckRequest(), timeout=CALL_S)
         assert error_from(await failure(watch)).reason == "OVERLOADED", "it is a stream as any"
-        checked = await health.Check(health_pb2.HealthCheckRequest(), timeout=5)
+        checked = await health.Check(health_pb2.HealthCheckRequest(), timeout=CALL_S)
         assert checked.status == health_pb2.HealthCheckResponse.SERVING
         stream = dsi_pb2_grpc.DsiStub(peer).StreamReadings(
-            dsi_pb2.StreamReadingsRequest(), timeout=20
+            dsi_pb2.StreamReadingsRequest(), timeout=CALL_S
         )
         assert await stream.read()
         stream.cancel()

@@ -134,9 +134,9 @@ CALL = b"".join(
 )
 
 
-def flood(attacker: ssl.SSLSocket, pieces: Iterator[bytes]) -> bool:
+def flood(attacker: ssl.SSLSocket, pieces: Iterator[bytes], patience_s: float = 5) -> bool:
     """Send until all is sent or the server has had enough; whether it had."""
-    attacker.settimeout(5)
+    attacker.settimeout(patience_s)
     try:
         for piece in pieces:
             attacker.sendall(piece)
@@ -198,7 +198,7 @@ async def test_a_flood_costs_little_room_and_no_neighbour(target: Target, name: 
 
 
 async def test_who_only_pings_is_hung_up_on(target: Target) -> None:
-    assert await asyncio.to_thread(flood, target.attacker(), pings())
+    assert await asyncio.to_thread(flood, target.attacker(), pings(), 60)
 
 
 async def test_a_stream_that_nobody_reads_fills_no_memory(target: Target) -> None:
@@ -223,7 +223,7 @@ async def test_connections_that_say_nothing_are_cut_and_others_served(target: Ta
     idle = [socket.create_connection(("127.0.0.1", target.port)) for _ in range(100)]
     try:
         assert await target.serves() < 10
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60
         for connection in idle:
             connection.settimeout(max(0.1, deadline - time.monotonic()))
             assert await asyncio.to_thread(connection.recv, 1) == b""

@@ -31,6 +31,7 @@ from tests.helpers.line import Line, line_to
 
 LOG = bytes(32)
 A_CONNECTION, STREAMS = 4, 10
+WAIT_S = 20.0
 
 
 class Other(members_pb2_grpc.MembersServicer):
@@ -63,10 +64,10 @@ class Between:
     async def opened(self, held: AsyncExitStack) -> Any:
         """A stream on which one answer has come."""
         stream = self.forwarder.stream(
-            self.peer, "StreamReadings", dsi_pb2.StreamReadingsRequest(), 20.0
+            self.peer, "StreamReadings", dsi_pb2.StreamReadingsRequest(), WAIT_S
         )
         await held.enter_async_context(aclosing(stream))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT_S):
             assert await anext(stream)
         return stream
 
@@ -76,7 +77,7 @@ def between(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[Callable[..., Peer]], AbstractAsyncContextManager[Between]]:
     monkeypatch.setattr(members, "STREAMS_A_CONNECTION", A_CONNECTION)
-    monkeypatch.setattr(members, "ANSWER_S", 0.5)
+    monkeypatch.setattr(members, "ANSWER_S", WAIT_S)
     adviser = Caller(Role.DATA_USER, "ADVISER", b"")
     monkeypatch.setattr(forwarding, "current_caller", lambda: adviser)
     authority = Authority.open_or_create(tmp_path / "identities")
@@ -106,16 +107,19 @@ def between(
 
 @pytest.mark.parametrize(("made", "opened"), [(Peer, STREAMS), (OneConnection, A_CONNECTION)])
 async def test_open_streams_keep_no_other_call_from_a_server(
-    between: Any, made: Callable[..., Peer], opened: int
+    between: Any, made: Callable[..., Peer], opened: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the naive peer the streams of which a connection is full make it look gone."""
     async with between(made) as two:
         async with AsyncExitStack() as held:
             for _ in range(opened):
                 await two.opened(held)
+            if made is OneConnection:
+                monkeypatch.setattr(members, "ANSWER_S", 0.5)
             for _ in range(MISSED_MAX):
                 await two.peer.ask(LOG, "dsi-1")
             assert two.peer.gone.is_set() is (made is OneConnection)
+        monkeypatch.setattr(members, "ANSWER_S", WAIT_S)
         await two.peer.ask(LOG, "dsi-1")
         assert not two.peer.gone.is_set()
         assert not two.peer._streams.total()
@@ -128,7 +132,7 @@ async def test_a_connection_that_takes_its_time_ends_no_stream(between: Any) -> 
         two.line.slow_s = 0.5
         streams.append(await two.opened(held))
         for stream in streams:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(WAIT_S):
                 assert await anext(stream)
 
 
@@ -141,7 +145,7 @@ async def test_a_connection_that_never_comes_is_not_waited_for_once_the_server_i
         await asyncio.sleep(0.1)
         two.peer.lost()
         with pytest.raises(PeerGone):
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(WAIT_S):
                 await waiting
 
 
@@ -157,5 +161,5 @@ async def test_nor_does_one_that_fails(between: Any, monkeypatch: pytest.MonkeyP
             await two.opened(held)
         assert not two.peer.gone.is_set()
         for stream in streams:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(WAIT_S):
                 assert await anext(stream)

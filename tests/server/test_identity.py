@@ -155,7 +155,7 @@ async def status_over_the_wire(authority: Authority, client: Path) -> grpc.Statu
     try:
         async with connect(f"127.0.0.1:{server.port}", client) as channel:
             health = health_pb2_grpc.HealthStub(channel)
-            await health.Check(health_pb2.HealthCheckRequest(), timeout=5)
+            await health.Check(health_pb2.HealthCheckRequest(), timeout=20)
     except grpc.aio.AioRpcError as error:
         return error.code()
     finally:
@@ -214,7 +214,7 @@ async def test_a_client_certificate_does_not_serve(
     async with connect(f"127.0.0.1:{server.port}", impostor.folder) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as error:
             health = health_pb2_grpc.HealthStub(channel)
-            await health.Check(health_pb2.HealthCheckRequest(), timeout=5)
+            await health.Check(health_pb2.HealthCheckRequest(), timeout=20)
     await server.stop(0)
     assert error.value.code() is grpc.StatusCode.UNAVAILABLE
 

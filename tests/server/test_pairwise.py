@@ -513,7 +513,9 @@ async def streaming(authority: Authority, servicer: InPartitions) -> AsyncIterat
         came, reason = [], ""
         async with connect(f"127.0.0.1:{server.port}", folder) as channel:
             try:
-                async for chunk in dsi_pb2_grpc.DsiStub(channel).StreamReadings(request, timeout=5):
+                async for chunk in dsi_pb2_grpc.DsiStub(channel).StreamReadings(
+                    request, timeout=20
+                ):
                     came += [member.mpxn for member in chunk.members] or [chunk.mpxn]
                     if party == ONE:
                         assert not any(member.decision.partition for member in chunk.members)

@@ -37,9 +37,8 @@ from spine.services import bulk
 
 MPAN = "1200012345678"
 NAME = dsi_pb2.DESCRIPTOR.services_by_name["Dsi"].full_name
-SMALL = Limits(
-    deadline_s=5, stream_deadline_s=10, concurrent_calls=4, accepting=1, handshake_timeout_ms=300
-)
+CALL_S = 20.0
+SMALL = Limits(deadline_s=CALL_S, stream_deadline_s=2 * CALL_S, concurrent_calls=4, accepting=1)
 
 
 @dataclass
@@ -150,8 +149,8 @@ def stream(follow: bool = False) -> dsi_pb2.StreamReadingsRequest:
 async def test_handlers_know_who_calls(
     dsi: dsi_pb2_grpc.DsiStub, handlers: Handlers, acme: Path
 ) -> None:
-    assert (await dsi.GetMeteringPoint(point(), timeout=3)).digest == b"x" * 13
-    assert len(await rows(dsi.StreamReadings(stream(), timeout=3))) == 2
+    assert (await dsi.GetMeteringPoint(point(), timeout=CALL_S)).digest == b"x" * 13
+    assert len(await rows(dsi.StreamReadings(stream(), timeout=CALL_S))) == 2
     assert [str(caller) for caller in handlers.callers] == ["data_user/ACME"] * 2
     assert len(handlers.callers[0].fingerprint) == 32
 
@@ -171,7 +170,7 @@ async def test_without_a_certificate_nobody_gets_in(
     ):
         async with opened:
             refused = await failure(
-                dsi_pb2_grpc.DsiStub(opened).GetMeteringPoint(point(), timeout=3)
+                dsi_pb2_grpc.DsiStub(opened).GetMeteringPoint(point(), timeout=CALL_S)
             )
             assert refused.code == "UNAVAILABLE"
     assert not handlers.callers
@@ -183,7 +182,9 @@ async def test_a_certificate_of_another_authority_does_not_get_in(
     other = Authority.open_or_create(tmp_path).issue_client(Role.DATA_USER, "ACME")
     (tmp_path / "trusted.pem").write_bytes(authority.ca)
     async with connect(target, other.folder, ca=tmp_path / "trusted.pem") as opened:
-        refused = await failure(dsi_pb2_grpc.DsiStub(opened).GetMeteringPoint(point(), timeout=3))
+        refused = await failure(
+            dsi_pb2_grpc.DsiStub(opened).GetMeteringPoint(point(), timeout=CALL_S)
+        )
     assert refused.code == "UNAVAILABLE"
     assert not handlers.callers
 
@@ -193,22 +194,26 @@ async def test_a_client_does_not_talk_to_a_server_of_another_authority(
 ) -> None:
     other = Authority.open_or_create(tmp_path).issue_client(Role.DATA_USER, "ACME")
     async with connect(target, other.folder) as opened:
-        refused = await failure(dsi_pb2_grpc.DsiStub(opened).GetMeteringPoint(point(), timeout=3))
+        refused = await failure(
+            dsi_pb2_grpc.DsiStub(opened).GetMeteringPoint(point(), timeout=CALL_S)
+        )
     assert refused.code == "UNAVAILABLE"
 
 
 async def test_a_development_server_answers_to_its_own_name(target: str, acme: Path) -> None:
     async with connect(target, acme, server_name=DEV_SERVER_NAME) as opened:
-        await dsi_pb2_grpc.DsiStub(opened).GetMeteringPoint(point(), timeout=3)
+        await dsi_pb2_grpc.DsiStub(opened).GetMeteringPoint(point(), timeout=CALL_S)
     async with connect(target, acme, server_name="elsewhere.example") as opened:
-        refused = await failure(dsi_pb2_grpc.DsiStub(opened).GetMeteringPoint(point(), timeout=3))
+        refused = await failure(
+            dsi_pb2_grpc.DsiStub(opened).GetMeteringPoint(point(), timeout=CALL_S)
+        )
         assert refused.code == "UNAVAILABLE"
 
 
 # Limits
 
 
-@pytest.mark.parametrize("timeout_s", [None, 5.5, 3600.0])
+@pytest.mark.parametrize("timeout_s", [None, CALL_S + 0.5, 3600.0])
 async def test_a_call_without_a_deadline_or_with_one_far_off_is_refused(
     dsi: dsi_pb2_grpc.DsiStub, handlers: Handlers, timeout_s: float | None
 ) -> None:
@@ -219,8 +224,8 @@ async def test_a_call_without_a_deadline_or_with_one_far_off_is_refused(
 
 
 async def test_a_stream_may_take_longer_but_not_for_ever(dsi: dsi_pb2_grpc.DsiStub) -> None:
-    await rows(dsi.StreamReadings(stream(), timeout=10))
-    for timeout_s in (None, 11):
+    await rows(dsi.StreamReadings(stream(), timeout=SMALL.stream_deadline_s))
+    for timeout_s in (None, SMALL.stream_deadline_s + 1):
         refused = await failure(rows(dsi.StreamReadings(stream(), timeout=timeout_s)))
         assert refused.reason == "DEADLINE_REQUIRED"
 
@@ -232,8 +237,8 @@ async def test_a_deadline_at_the_cap_passes(dsi: dsi_pb2_grpc.DsiStub) -> None:
 async def test_an_oversize_message_is_refused(
     dsi: dsi_pb2_grpc.DsiStub, handlers: Handlers
 ) -> None:
-    await dsi.GetMeteringPoint(point("1" * 60_000), timeout=3)
-    refused = await failure(dsi.GetMeteringPoint(point("1" * 66_000), timeout=3))
+    await dsi.GetMeteringPoint(point("1" * 60_000), timeout=CALL_S)
+    refused = await failure(dsi.GetMeteringPoint(point("1" * 66_000), timeout=CALL_S))
     assert refused.code == "RESOURCE_EXHAUSTED"
     assert len(handlers.callers) == 1
 
@@ -243,7 +248,7 @@ async def test_oversize_metadata_is_refused(
     dsi: dsi_pb2_grpc.DsiStub, handlers: Handlers, metadata_bytes: int
 ) -> None:
     metadata = (("x", "y" * metadata_bytes),)
-    refused = await failure(dsi.GetMeteringPoint(point(), timeout=3, metadata=metadata))
+    refused = await failure(dsi.GetMeteringPoint(point(), timeout=CALL_S, metadata=metadata))
     assert refused.code == "RESOURCE_EXHAUSTED"
     assert not handlers.callers
 
@@ -251,21 +256,25 @@ async def test_oversize_metadata_is_refused(
 async def test_more_calls_at_once_than_allowed_are_refused(
     dsi: dsi_pb2_grpc.DsiStub, handlers: Handlers
 ) -> None:
-    waiting = [dsi.CheckAccess(dsi_pb2.CheckAccessRequest(), timeout=5) for _ in range(4)]
-    async with asyncio.timeout(3):
+    waiting = [dsi.CheckAccess(dsi_pb2.CheckAccessRequest(), timeout=CALL_S) for _ in range(4)]
+    async with asyncio.timeout(CALL_S):
         while handlers.waiting < SMALL.concurrent_calls:
             await asyncio.sleep(0.01)
-    refused = await failure(dsi.GetMeteringPoint(point(), timeout=3))
+    refused = await failure(dsi.GetMeteringPoint(point(), timeout=CALL_S))
     assert refused.code == "RESOURCE_EXHAUSTED"
     for call in waiting:
         call.cancel()
 
 
-async def test_a_connection_that_does_not_shake_hands_is_cut(server: SpineServer) -> None:
+async def test_a_connection_that_does_not_shake_hands_is_cut(authority: Authority) -> None:
+    hasty = Limits(accepting=1, handshake_timeout_ms=300)
+    server = build_server(authority.issue_server(Role.DSI, "dsi-1"), [], limits=hasty)
+    await server.start()
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(CALL_S):
         assert await reader.read() == b""
     writer.close()
+    await server.stop(0)
 
 
 async def test_more_connections_than_allowed_are_cut(authority: Authority, acme: Path) -> None:
@@ -275,7 +284,7 @@ async def test_more_connections_than_allowed_are_cut(authority: Authority, acme:
     idle = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(2)]
     async with connect(f"127.0.0.1:{server.port}", acme) as channel:
         health = health_pb2_grpc.HealthStub(channel)
-        refused = await failure(health.Check(health_pb2.HealthCheckRequest(), timeout=3))
+        refused = await failure(health.Check(health_pb2.HealthCheckRequest(), timeout=CALL_S))
     assert refused.code == "UNAVAILABLE"
     for _, writer in idle:
         writer.close()
@@ -305,7 +314,7 @@ async def test_no_caller_is_told_what_the_brokers_say(
     dsi: dsi_pb2_grpc.DsiStub, handlers: Handlers, reason: Reason
 ) -> None:
     handlers.fails_with = Pushback(reason, "broker-7.example:9093 wants SCRAM")
-    told = await failure(dsi.GetMeteringPoint(point(), timeout=3))
+    told = await failure(dsi.GetMeteringPoint(point(), timeout=CALL_S))
     assert (told.reason, told.message) == (reason, "the log takes nobody now")
     refused = bulk._result(Pushback(reason, "broker-7.example:9093 wants SCRAM"))
     assert (refused.refused, refused.message) == (reason, "the log takes nobody now")
@@ -320,9 +329,9 @@ async def test_every_error_is_mapped(
     assert (kind.grpc_code == "INTERNAL") == ours_at_fault, f"{kind.__name__} has no code"
     handlers.fails_with = instance(kind)
     told = await failure(
-        rows(dsi.StreamReadings(stream(), timeout=3))
+        rows(dsi.StreamReadings(stream(), timeout=CALL_S))
         if streams
-        else dsi.GetMeteringPoint(point(), timeout=3)
+        else dsi.GetMeteringPoint(point(), timeout=CALL_S)
     )
     assert told.code == kind.grpc_code
     if kind is Bug:
@@ -336,7 +345,7 @@ async def test_what_was_sent_before_an_error_has_arrived(
     dsi: dsi_pb2_grpc.DsiStub, handlers: Handlers
 ) -> None:
     handlers.fails_with = NotFound(Reason.METER_UNKNOWN, "none")
-    call = dsi.StreamReadings(stream(), timeout=3)
+    call = dsi.StreamReadings(stream(), timeout=CALL_S)
     assert [(await call.read()).mpxn for _ in range(2)] == [MPAN, "1200087654321"]
     assert (await failure(call.read())).reason == "METER_UNKNOWN"
 
@@ -345,7 +354,7 @@ async def test_a_pushback_says_when_to_try_again(
     dsi: dsi_pb2_grpc.DsiStub, handlers: Handlers
 ) -> None:
     handlers.fails_with = Pushback(Reason.FOLD_BEHIND, "behind", retry_after_s=0.25)
-    told = await failure(dsi.GetMeteringPoint(point(), timeout=3))
+    told = await failure(dsi.GetMeteringPoint(point(), timeout=CALL_S))
     assert told == Failure("UNAVAILABLE", "FOLD_BEHIND", "behind", 0.25)
 
 
@@ -353,7 +362,7 @@ async def test_an_invalid_request_names_the_field(
     dsi: dsi_pb2_grpc.DsiStub, handlers: Handlers
 ) -> None:
     handlers.fails_with = Invalid(Reason.MPXN_FORMAT, "not an MPxN", field="mpxn")
-    told = await failure(dsi.GetMeteringPoint(point(), timeout=3))
+    told = await failure(dsi.GetMeteringPoint(point(), timeout=CALL_S))
     assert told == Failure("INVALID_ARGUMENT", "MPXN_FORMAT", "not an MPxN", None, "mpxn")
 
 
@@ -364,9 +373,9 @@ async def test_an_unexpected_error_is_logged_and_not_told(
     handlers.fails_with = KeyError("secret")
     with capture_logs() as logged:
         told = await failure(
-            rows(dsi.StreamReadings(stream(), timeout=3))
+            rows(dsi.StreamReadings(stream(), timeout=CALL_S))
             if streams
-            else dsi.GetMeteringPoint(point(), timeout=3)
+            else dsi.GetMeteringPoint(point(), timeout=CALL_S)
         )
     assert told == Failure("INTERNAL", "BUG", INTERNAL_TEXT, None)
     (line,) = logged
@@ -379,7 +388,7 @@ async def test_no_error_repeats_an_mpan_or_grows_without_end(
     dsi: dsi_pb2_grpc.DsiStub, handlers: Handlers
 ) -> None:
     handlers.fails_with = Invalid(Reason.MPXN_FORMAT, f"{MPAN} " * 1000, field="mpxn")
-    told = await failure(dsi.GetMeteringPoint(point(), timeout=3))
+    told = await failure(dsi.GetMeteringPoint(point(), timeout=CALL_S))
     assert MPAN not in told.message
     assert len(told.message) == MESSAGE_CHARS_MAX
 
@@ -392,7 +401,7 @@ async def test_an_error_reads_the_same_from_a_program_without_a_loop(
     def call() -> Failure:
         with connect_sync(target, acme) as opened:
             with pytest.raises(grpc.RpcError) as error:
-                dsi_pb2_grpc.DsiStub(opened).GetMeteringPoint(point(), timeout=3)
+                dsi_pb2_grpc.DsiStub(opened).GetMeteringPoint(point(), timeout=CALL_S)
             return error_from(error.value)
 
     assert await asyncio.to_thread(call) == Failure("UNAVAILABLE", "STARTING", "starting", 2.0)
@@ -402,7 +411,7 @@ async def test_an_error_of_grpc_itself_has_no_reason(acme: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         port = nobody.getsockname()[1]
     async with connect(f"127.0.0.1:{port}", acme) as opened:
-        told = await failure(dsi_pb2_grpc.DsiStub(opened).GetMeteringPoint(point(), timeout=3))
+        told = await failure(dsi_pb2_grpc.DsiStub(opened).GetMeteringPoint(point(), timeout=CALL_S))
     assert (told.code, told.reason, told.retry_after_s) == ("UNAVAILABLE", "", None)
 
 
@@ -412,18 +421,19 @@ async def test_an_error_of_grpc_itself_has_no_reason(acme: Path) -> None:
 async def test_a_handler_is_closed_as_soon_as_its_caller_is_gone(
     dsi: dsi_pb2_grpc.DsiStub, handlers: Handlers
 ) -> None:
-    call = dsi.StreamReadings(stream(follow=True), timeout=5)
+    call = dsi.StreamReadings(stream(follow=True), timeout=CALL_S)
     await call.read()
     call.cancel()
-    await asyncio.wait_for(handlers.closed.wait(), 3)
+    await asyncio.wait_for(handlers.closed.wait(), CALL_S)
 
 
 async def test_a_handler_is_closed_at_its_deadline(
     dsi: dsi_pb2_grpc.DsiStub, handlers: Handlers
 ) -> None:
-    told = await failure(rows(dsi.StreamReadings(stream(follow=True), timeout=0.2)))
+    await dsi.GetMeteringPoint(point(), timeout=CALL_S)  # connected, so that it reaches the handler
+    told = await failure(rows(dsi.StreamReadings(stream(follow=True), timeout=1)))
     assert told.code == "DEADLINE_EXCEEDED"
-    await asyncio.wait_for(handlers.closed.wait(), 3)
+    await asyncio.wait_for(handlers.closed.wait(), CALL_S)
 
 
 async def test_a_streaming_handler_of_another_kind_is_a_bug(
@@ -438,12 +448,12 @@ async def test_a_streaming_handler_of_another_kind_is_a_bug(
     await server.start()
     async with connect(f"127.0.0.1:{server.port}", acme) as channel:
         stub = dsi_pb2_grpc.DsiStub(channel)
-        assert (await failure(rows(stub.StreamReadings(stream(), timeout=3)))).reason == "BUG"
+        assert (await failure(rows(stub.StreamReadings(stream(), timeout=CALL_S)))).reason == "BUG"
     await server.stop(0)
 
 
 async def test_what_a_service_does_not_implement_it_says_so(dsi: dsi_pb2_grpc.DsiStub) -> None:
-    told = await failure(dsi.ListConsents(dsi_pb2.ListConsentsRequest(), timeout=3))
+    told = await failure(dsi.ListConsents(dsi_pb2.ListConsentsRequest(), timeout=CALL_S))
     assert told.code == "UNIMPLEMENTED"
 
 
@@ -470,14 +480,16 @@ async def test_health_can_be_watched(channel: grpc.aio.Channel, handlers: Handle
     call = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=NAME))
     assert (await call.read()).status == statuses.SERVING
     handlers.serving = False
-    assert (await asyncio.wait_for(call.read(), 3)).status == statuses.NOT_SERVING
+    assert (await asyncio.wait_for(call.read(), CALL_S)).status == statuses.NOT_SERVING
     call.cancel()
 
 
 async def listed_services(channel: grpc.aio.Channel) -> list[str]:
     request = reflection_pb2.ServerReflectionRequest(list_services="")
     stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-    answers = [answer async for answer in stub.ServerReflectionInfo(iter([request]), timeout=3)]
+    answers = [
+        answer async for answer in stub.ServerReflectionInfo(iter([request]), timeout=CALL_S)
+    ]
     return [service.name for service in answers[0].list_services_response.service]
 
 
@@ -505,9 +517,9 @@ async def test_a_call_goes_on_with_its_callers_trace(
         header = telemetry.inject_traceparent()
         assert header is not None
         await dsi.GetMeteringPoint(
-            point(), timeout=3, metadata=((telemetry.TRACEPARENT, header.decode()),)
+            point(), timeout=CALL_S, metadata=((telemetry.TRACEPARENT, header.decode()),)
         )
-    await dsi.GetMeteringPoint(point(), timeout=3)
+    await dsi.GetMeteringPoint(point(), timeout=CALL_S)
     own = here.get_span_context().trace_id
     assert handlers.traces[0] == own
     assert handlers.traces[1] not in (0, own)
@@ -520,7 +532,7 @@ async def test_bytes_that_are_no_message_are_refused_for_a_reason(
 ) -> None:
     many = method.startswith("Stream")
     make: Any = channel.unary_stream if many else channel.unary_unary
-    call = make(f"/{NAME}/{method}")(raw, timeout=5)
+    call = make(f"/{NAME}/{method}")(raw, timeout=CALL_S)
     with pytest.raises(grpc.RpcError) as refused:
         await (call.read() if many else call)
     assert error_from(refused.value).reason == Reason.REQUEST_MALFORMED
