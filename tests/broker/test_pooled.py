@@ -211,14 +211,17 @@ class World:
             await process.stop()
 
 
-async def patiently(call: Any) -> Any:
-    """The answer, asked for again while it is not now."""
+async def patiently(call: Any, *, keyed: bool = False) -> Any:
+    """The answer, asked for again while it is not now; under a key, also where none came in time:
+    it is carried out once.
+    """
     until = time.monotonic() + PATIENCE_S
     while True:
         try:
             return await call()
         except grpc.aio.AioRpcError as error:
-            again = error_from(error).retry_after_s
+            late = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            again = 0.0 if keyed and late else error_from(error).retry_after_s
             if again is None or time.monotonic() > until:
                 raise
             await asyncio.sleep(again)
@@ -334,7 +337,7 @@ def consent(member: Member, user: str) -> dict[str, Any]:
 
 
 async def carried_out(call: Any, request: Any) -> None:
-    answer = await patiently(lambda: call(request, timeout=CALL_S))
+    answer = await patiently(lambda: call(request, timeout=CALL_S), keyed=True)
     assert not [each for each in answer.results if each.refused]
 
 
@@ -393,7 +396,7 @@ async def declared(world: World, member: Member) -> None:
     )
     call = btm_assets_pb2_grpc.BtmAssetsStub(channel).DeclareAsset
     async with world._turns:
-        await patiently(lambda: call(request, timeout=CALL_S))
+        await patiently(lambda: call(request, timeout=CALL_S), keyed=True)
 
 
 async def changed(world: World, portal: Any, member: Member) -> None:
@@ -407,7 +410,7 @@ async def changed(world: World, portal: Any, member: Member) -> None:
                 tenancy_id=f"t-{member.number}",
                 effective_to=stamp(START + timedelta(days=member.number)),
             )
-            await patiently(lambda: portal.EndTenancy(ended, timeout=CALL_S))
+            await patiently(lambda: portal.EndTenancy(ended, timeout=CALL_S), keyed=True)
         for user in USERS if member.revokes else ():
             revoked = consumers_pb2.RevokeConsentRequest(
                 idempotency_key=f"{key[:16]}-{user}",
@@ -415,7 +418,7 @@ async def changed(world: World, portal: Any, member: Member) -> None:
                 mpxns=[member.mpxn],
                 reason="MIND_CHANGED",
             )
-            await patiently(partial(portal.RevokeConsent, revoked, timeout=CALL_S))
+            await patiently(partial(portal.RevokeConsent, revoked, timeout=CALL_S), keyed=True)
 
 
 # -- what a data user asks ------------------------------------------------------------------------
