@@ -73,10 +73,12 @@ def remembered_port(data_dir: Path, name: str, host: str) -> int:
 
 
 def try_to_bind(host: str, port: int) -> None:
-    """OSError if somebody listens there already, at any address of that host that is one here.
+    """OSError if somebody listens there already, at any address of that host that is one here, or
+    if none is.
 
     A name may have others too, such as that of IPv6 on a machine without: nobody can listen there.
     """
+    bound, elsewhere = False, None
     for family, kind, protocol, _, address in socket.getaddrinfo(
         host.strip("[]"), port, type=socket.SOCK_STREAM
     ):
@@ -84,9 +86,13 @@ def try_to_bind(host: str, port: int) -> None:
             with socket.socket(family, kind, protocol) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # but for who listens
                 probe.bind(address)
+                bound = True
         except OSError as error:
             if error.errno not in NOT_HERE:
                 raise
+            elsewhere = error
+    if elsewhere is not None and not bound:
+        raise elsewhere
 
 
 def _service_file(data_dir: Path, name: str) -> Path:

@@ -25,7 +25,7 @@ QUALITY_CHARS_MAX: Final = 16
 # How a message stands in a field of another: its length, which up to 127 is one byte, comes first.
 LENGTH_DELIMITED: Final = 2
 ROW_BYTES_MAX: Final = 127
-# Of each kind; a year has 17,520 half hours, and 100 bytes are kept for one.
+# Of each kind; a year has 17,520 half hours, and some 200 bytes are kept for one.
 PARTS_KEPT: Final = 1 << 16
 # Values below this, in Wh, take at most so many bytes; so do all half hours of most homes.
 SHORT_BYTES: Final = 2

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -154,6 +155,24 @@ class Viewer:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Some:
+    """A reader that gives so many records at most, however many offsets lie between them."""
+
+    reader: RangeReader
+    at_most: int
+
+    def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """First offset, and the one after the last."""
+        return self.reader.bounds(topic, partition)
+
+    def read(
+        self, topic: str, partition: int, start: int, end: int | None = None
+    ) -> Iterator[LogRecord]:
+        """The first of the records with start <= offset < end."""
+        return islice(self.reader.read(topic, partition, start, end), self.at_most)
+
+
 class ReadRegister:
     """The index of one log. `catch_up` first; then ask."""
 
@@ -167,7 +186,8 @@ class ReadRegister:
     def catch_up(self, partition: int, reader: RangeReader, at_most: int) -> int:
         """Take in what the log says more of a partition, so many records of each topic.
 
-        Returns how many there are yet, those that came meanwhile left out.
+        Returns how many there are yet at most, for some offsets hold no record; those that came
+        meanwhile are left out.
         """
         left = 0
         for topic, listen in (
@@ -176,14 +196,18 @@ class ReadRegister:
         ):
             end = reader.bounds(topic, partition)[1]
             fold = self._sound(topic, partition, reader, end)
-            target = min(end, fold.next_offset + at_most)
+            some = _Some(reader, at_most)
             try:
-                fold.catch_up(reader, target, on_record=partial(listen, fold))
+                taken = fold.catch_up(some, end, on_record=partial(listen, fold))
             except BaseException:  # what was folded and not committed is folded again
                 self._reopen(topic, partition)
                 raise
-            left += end - target
+            left += end - fold.next_offset if taken == at_most else 0
         return left
+
+    def behind(self, partition: int, reader: RangeReader) -> int:
+        """How many records it has yet to take in at most, by where it has read up to."""
+        return sum(reader.bounds(t, partition)[1] - self.next_offset(t, partition) for t in FOLDED)
 
     def next_offset(self, topic: str, partition: int) -> int:
         """Up to where it has read."""

@@ -17,6 +17,8 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Final
 
+import structlog
+
 from domains.metering.readings import ReadingsBatch
 from spine import telemetry, trust
 from spine.answer import HalfHours, half_hours_digest
@@ -51,7 +53,7 @@ LOOKED_THROUGH_MAX: Final = 5_000
 PAGE_S: Final = 2.0
 PROOF_BYTES_MAX: Final = 2 << 20
 RECORDS_A_TURN: Final = 2_000
-# A look at a partition costs as much as some records of it: seldom, and then more of them.
+# Of each topic. A look at a partition costs as much as some records of it: seldom, and then more.
 RECORDS_IN_PASSING: Final = 200
 # Who is far behind takes a tenth of it in passing, but leaves most of a core to those who read.
 RECORDS_IN_PASSING_MAX: Final = 1_000
@@ -60,6 +62,7 @@ SPARE_S: Final = 2.0
 READERS: Final = frozenset(
     {Role.CONSUMER, Role.DATA_USER, Role.SUPPLIER, Role.DATA_SERVICE, Role.AUDITOR}
 )
+_log = structlog.get_logger()
 _CURSOR: Final = re.compile(r"([0-9a-f]{16})\.(\d{1,18})\.(\d{1,9})", re.ASCII)
 
 
@@ -82,10 +85,18 @@ class ReadsService(ledger_pb2_grpc.LedgerServicer):
         self._behind = dict.fromkeys(range(partitions), 0)
 
     async def follow(self) -> None:
-        """Take in a little more of every partition, and more where much is left."""
+        """Take in a little more of every partition, and more where much is left.
+
+        Of one that cannot be read it is still told how much that is.
+        """
         for partition, behind in self._behind.items():
             wanted = max(RECORDS_IN_PASSING, behind // 10)
-            await self._read_on(partition, min(wanted, RECORDS_IN_PASSING_MAX))
+            try:
+                await self._read_on(partition, min(wanted, RECORDS_IN_PASSING_MAX))
+            except Exception as error:
+                _log.warning("reads.not_indexed", partition=partition, reason=str(error))
+                left = await self._log.run(partial(self._register.behind, partition))
+                self._tell(partition, left)
 
     async def ListOwnMeters(self, request: Any, context: Any) -> Any:
         """The meters of the consumer that calls, with its tenancies and suppliers there."""
@@ -217,9 +228,12 @@ class ReadsService(ledger_pb2_grpc.LedgerServicer):
     async def _read_on(self, partition: int, at_most: int) -> int:
         """Take in so many records; how many the register is behind then, for all to see."""
         behind = await self._log.run(partial(self._register.catch_up, partition, at_most=at_most))
+        self._tell(partition, behind)
+        return behind
+
+    def _tell(self, partition: int, behind: int) -> None:
         self._behind[partition] = behind
         telemetry.reads_behind.set(behind, {"partition": partition})
-        return behind
 
     def _as_of(self, partition: int) -> list[DataPosition]:
         return [

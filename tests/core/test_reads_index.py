@@ -17,12 +17,17 @@ class Log:
     """Partitions of which so many records are left, taken in as a register takes them."""
 
     def __init__(self, left: list[int]) -> None:
-        self.left = left
+        self.left, self.broken = left, set[int]()
         self.taken = list[tuple[int, int]]()
 
     def catch_up(self, partition: int, reader: object, at_most: int) -> int:
         self.taken.append((partition, at_most))
+        if partition in self.broken:
+            raise OSError("no room for it")
         self.left[partition] = max(0, self.left[partition] - at_most)
+        return self.left[partition]
+
+    def behind(self, partition: int, reader: object) -> int:
         return self.left[partition]
 
     async def run(self, work: Callable[[Any], int]) -> int:
@@ -60,6 +65,16 @@ async def test_it_takes_little_where_little_is_left_and_a_tenth_where_much_is(
     await service.follow()
     assert log.taken == [(0, 200), (1, 200), (2, 500), (3, RECORDS_IN_PASSING_MAX)]
     assert told == {0: 0, 1: 1_100, 2: 4_500, 3: 998_800}
+
+
+async def test_a_partition_that_cannot_be_read_holds_up_no_other_and_is_told_of(
+    told: dict[int, int],
+) -> None:
+    log = Log([700_000, 1_500])
+    log.broken = {0}
+    await log.service().follow()
+    assert log.taken == [(0, RECORDS_IN_PASSING), (1, RECORDS_IN_PASSING)]
+    assert told == {0: 700_000, 1: 1_300}
 
 
 async def test_who_asks_has_it_level_and_the_metric_says_so(

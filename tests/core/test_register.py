@@ -315,6 +315,33 @@ def test_it_says_how_many_records_are_left(history: History, tmp_path: Path) -> 
     made.close()
 
 
+class ByOffsets(ReadRegister):
+    """Naive: takes so many offsets at a time, whether or not they hold a record."""
+
+    def catch_up(self, partition: int, reader: Any, at_most: int) -> int:
+        left = 0
+        for topic in FOLDED:
+            fold, end = self._folds[topic, partition], reader.bounds(topic, partition)[1]
+            target = min(end, fold.next_offset + at_most)
+            fold.catch_up(reader, target)
+            left += end - target
+        return left
+
+
+@pytest.mark.parametrize(("kind", "ends"), [(ReadRegister, True), (ByOffsets, False)])
+def test_offsets_without_records_are_passed_over(
+    history: History, tmp_path: Path, kind: type[ReadRegister], ends: bool
+) -> None:
+    """As a transaction that was aborted leaves them: more of them than it takes at a time."""
+    log = MemoryLog(*history.records())
+    for _ in range(20):
+        log.leave_hole(trust.CONSUMER_LOG, PARTITION)
+    made = kind(tmp_path, open_fold, PARTITIONS)
+    said = [made.catch_up(PARTITION, log, 10) for _ in range(10)]
+    assert (said[-1] == 0) is ends
+    assert made.behind(PARTITION, log) == 20, "by offsets alone nobody knows better"
+
+
 def test_a_reader_sees_its_own_requests_in_the_role_that_it_has(history: History) -> None:
     mine = history.asked(party="adviser", role=Role.DATA_USER)
     nobody = access()

@@ -274,6 +274,8 @@ class History:
 class _NoStore(MemoryRows):
     """Stands where a store would, for the length of one audit."""
 
+    pending = 0
+
     def position(self) -> None:
         """It is always new."""
 

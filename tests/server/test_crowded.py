@@ -111,7 +111,8 @@ class Callers:
         request = dsi_pb2.StreamReadingsRequest(mpxns=["1200000000001"])
         calls = []
         for party in parties:
-            call = dsi_pb2_grpc.DsiStub(self.channel(party)).StreamReadings(request, timeout=CALL_S)
+            stub = dsi_pb2_grpc.DsiStub(self.channel(party))
+            call = stub.StreamReadings(request, timeout=2 * CALL_S)  # longer than anybody waits
             with suppress(grpc.aio.AioRpcError):
                 await call.read()
             calls.append(call)

@@ -137,8 +137,10 @@ async def test_a_connection_that_takes_its_time_ends_no_stream(between: Any) -> 
 
 
 async def test_a_connection_that_never_comes_is_not_waited_for_once_the_server_is_gone(
-    between: Any,
+    between: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Nor would it give itself up by then."""
+    monkeypatch.setattr(opening, "PATIENT", opening._options(60_000))
     async with between(Peer) as two, AsyncExitStack() as held:
         two.line.slow_s = 60.0
         waiting = asyncio.create_task(two.opened(held))

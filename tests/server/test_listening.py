@@ -16,7 +16,7 @@ from spine.identity import Authority
 from spine.listening import Limits
 from spine.policy import Role
 from spine.server import Service, SpineServer, build_server, connect
-from spine.whereabouts import announce, remembered_port
+from spine.whereabouts import announce, remembered_port, try_to_bind
 
 CONNECTIONS = 64
 
@@ -152,3 +152,5 @@ def test_an_address_of_a_name_that_is_none_of_this_machines_takes_no_port_away(
         announce(tmp_path, "dsi", "both.test", port)
         assert remembered_port(tmp_path, "dsi", "both.test") == 0, "who listens here still does"
     assert remembered_port(tmp_path, "dsi", "both.test") == port
+    with pytest.raises(OSError, match="[Cc]annot assign"):
+        try_to_bind("192.0.2.1", port)

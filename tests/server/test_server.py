@@ -271,10 +271,12 @@ async def test_a_connection_that_does_not_shake_hands_is_cut(authority: Authorit
     server = build_server(authority.issue_server(Role.DSI, "dsi-1"), [], limits=hasty)
     await server.start()
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    async with asyncio.timeout(CALL_S):
-        assert await reader.read() == b""
-    writer.close()
-    await server.stop(0)
+    try:
+        async with asyncio.timeout(CALL_S):
+            assert await reader.read() == b""
+    finally:
+        writer.close()
+        await server.stop(0)
 
 
 async def test_more_connections_than_allowed_are_cut(authority: Authority, acme: Path) -> None:
@@ -421,7 +423,7 @@ async def test_an_error_of_grpc_itself_has_no_reason(acme: Path) -> None:
 async def test_a_handler_is_closed_as_soon_as_its_caller_is_gone(
     dsi: dsi_pb2_grpc.DsiStub, handlers: Handlers
 ) -> None:
-    call = dsi.StreamReadings(stream(follow=True), timeout=CALL_S)
+    call = dsi.StreamReadings(stream(follow=True), timeout=2 * CALL_S)
     await call.read()
     call.cancel()
     await asyncio.wait_for(handlers.closed.wait(), CALL_S)
