@@ -96,11 +96,11 @@ class Followers:
             return
         for place, live in due.items():
             if live.next_offset < ends[place] and place in self._folds:
-                await self._read_on(self._round, live)
+                await self._read_on(self._round, live, ends[place])
 
-    async def _read_on(self, reader: ReaderThread, live: LiveFold) -> bool:
+    async def _read_on(self, reader: ReaderThread, live: LiveFold, end: int | None = None) -> bool:
         try:
-            await heal(reader, live)
+            await heal(reader, live, end)
         except Pushback as unreachable:
             _log.warning("fold.heal_failed", reason=str(unreachable))
             return False

@@ -205,18 +205,19 @@ class StoredFold:
 
 def rebuild(fold: StoredFold, reader: RangeReader, attempts: int = 2) -> None:
     """Check and catch up; a store that proves damaged on the way is discarded once and rebuilt."""
+    in_parts = list[tuple[int, int]]()
     for attempt in range(attempts):
         fold.check(reader)
         try:
             started = time.monotonic()
-            count = fold.catch_up(reader)
+            count = fold.catch_up(reader, progress=lambda *at: in_parts.append(at))
         except (DamagedStore, LogUnfit):
             if attempt + 1 == attempts:
                 raise
             fold.store.discard()
             fold._begin()
             continue
-        if count >= RECORDS_PER_COMMIT:
+        if in_parts:
             fold.store.make_room()
         _log.info(
             "fold.caught_up",

@@ -134,11 +134,14 @@ class Watchdog:
         return now - since
 
     def _patience_s(self, live: LiveFold) -> float:
-        """Longer for a fold whose records wait in line behind others that are being folded."""
+        """Longer for a fold whose records wait in line behind others that are being folded: of its
+        topic, or of all that stand by.
+        """
         in_line = (
             other.moved_at
             for other in self._folds.values()
-            if other.place[0] == live.place[0] and other.by_faust == live.by_faust
+            if other.by_faust == live.by_faust
+            and (not live.by_faust or other.place[0] == live.place[0])
         )
         line_moved_at = max(in_line, default=live.moved_at)
         line_moves = time.monotonic() - line_moved_at < STALLED_AFTER_S

@@ -1,4 +1,4 @@
-"""What a coordinator does of its own accord, again and again until its process ends."""
+"""What a coordinator does of its own accord, once or again and again, until its process ends."""
 
 from __future__ import annotations
 

@@ -94,7 +94,8 @@ async def start_metering(runtime: Runtime, name: str = "metering") -> Process:
         REQUEST_BYTES_MAX,
     )
     keep_quarantined_readings(process, writer)
-    once(process, recorder.learn)
+    for learn in recorder.learning():
+        once(process, learn)
     return process
 
 

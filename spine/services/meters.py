@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import compress, islice
 from typing import Any, Final, NamedTuple
 
@@ -14,7 +14,6 @@ import numpy.typing as npt
 from domains.metering.judging import Alike, Points, numbers_of
 from domains.metering.readings import MPXN_BYTES
 from spine import trust
-from spine.codec import pack
 from spine.domain import ReadableRows
 from spine.errors import Pushback, Reason
 from spine.event import LogRecord, murmur2_partition
@@ -22,20 +21,23 @@ from spine.fold import FaustFolds
 from spine.policy import MeterAccess
 from spine.rows import CLOSED_PREFIX, SUBJECT_PREFIX, Applied, Tools
 
-# Of so many meters the state is kept at hand, of two topics: all of the country's, at 12 bytes
-# each, and some 250 for a state that no other meter shares.
-METERS_KEPT_MAX: Final = 40_000_000
-STATES_SHARED_MAX: Final = 10_000
+# Of so many meters the state is kept at hand, of two topics: all of the country's, electricity and
+# gas, at 12 bytes each.
+METERS_KEPT_MAX: Final = 64_000_000
+# So many different states are, of each of the two: one takes up to 1 KB.
+STATES_KEPT_MAX: Final = 500_000
+STATES_READ_MAX: Final = 10_000
 # States that no meter is in any longer are dropped when there may be so many of them, and as many
 # as of the others.
 STATES_OVER_MAX: Final = 10_000
 # So short a run of `Kept` is put together with any other.
 SHORT_RUN: Final = 8_192
 # Rows of a store that are learnt before others have their turn: some thousandths of a second.
-LEARNT_AT_ONCE: Final = 1_000
+LEARNT_AT_ONCE: Final = 256
 _UNKNOWN: Final = -1
-# Places of what `KnownStates` says of a meter that is not understood, and of one never named.
-_NOT_UNDERSTOOD, _INITIAL = 0, 1
+_FIRST_BESIDE: Final = -2
+# The place of what `KnownStates` says of a meter that was never named.
+_INITIAL: Final = 0
 _PAST_SUBJECTS: Final = SUBJECT_PREFIX + b"\xff"
 # A row of a subject whose state is left as it is packed.
 _ROW_UNREAD: Final = tuple[int, int, msgspec.Raw]
@@ -83,9 +85,10 @@ class _Run(NamedTuple):
 
     def with_all_of(self, other: _Run) -> _Run:
         """Both together; no meter is in both."""
-        return _Run.of(
-            np.concatenate((self.numbers, other.numbers)), np.concatenate((self.kept, other.kept))
-        )
+        numbers = np.concatenate((self.numbers, other.numbers))
+        kept = np.concatenate((self.kept, other.kept))
+        in_order = self.numbers[-1] < other.numbers[0]  # as rows are learnt
+        return _Run(numbers, kept) if in_order else _Run.of(numbers, kept)
 
 
 class Kept:
@@ -111,14 +114,17 @@ class Kept:
             np.copyto(kept, run.kept[places], where=here)
         return kept
 
-    def put(self, numbers: npt.NDArray[np.int64], kept: npt.NDArray[np.int32]) -> None:
-        """Keep that of these meters, each named once, whatever was kept of them before."""
+    def put(self, numbers: npt.NDArray[np.int64], kept: npt.NDArray[np.int32], room: int) -> None:
+        """Keep that of these meters, each named once, whatever was kept of them before; of others
+        that are known, of so many at most.
+        """
         for run in self._runs:
             places, here = run.places(numbers)
             run.kept[places[here]] = kept[here]
             numbers, kept = numbers[~here], kept[~here]
-        if len(numbers):
-            self._add(_Run.of(numbers, kept))
+        known = np.flatnonzero(kept != _UNKNOWN)[: max(0, room)]
+        if len(known):
+            self._add(_Run.of(numbers[known], kept[known]))
 
     def _add(self, new: _Run) -> None:
         runs = self._runs
@@ -126,16 +132,15 @@ class Kept:
             new = runs.pop().with_all_of(new)
         runs.append(new)
 
-    def used(self, numbers: int) -> npt.NDArray[np.bool_]:
-        """Which of `range(numbers)` are kept of any meter, (numbers,)."""
-        used = np.zeros(numbers, np.bool_)
+    def mark(self, used: npt.NDArray[np.bool_]) -> None:
+        """Set `used` at what is kept of any meter."""
         for run in self._runs:
-            used[run.kept] = True
-        return used
+            used[run.kept[run.kept != _UNKNOWN]] = True
 
     def renumber(self, now: npt.NDArray[np.int32]) -> None:
         """Keep `now[n]` wherever n is kept."""
-        self._runs = [_Run(run.numbers, now[run.kept]) for run in self._runs]
+        for run in self._runs:
+            np.copyto(run.kept, now[run.kept], where=run.kept != _UNKNOWN)
 
 
 class KnownStates:
@@ -144,7 +149,8 @@ class KnownStates:
     Meters in the same state share one object, so that who goes through thousands of them judges
     each state once. The states of meters that were learnt or asked for, or that facts were folded
     of, are kept at hand; a further fact replaces them in the moment in which it is folded. `part`
-    leaves of a state only what is asked for: the less that is, the more share it.
+    leaves of a state only what is asked for: the less that is, the more share it. What finds no
+    room is looked up each time.
     """
 
     def __init__(
@@ -154,14 +160,23 @@ class KnownStates:
         partitions: int,
         part: Callable[[Any], Any] = lambda state: state,
     ) -> None:
-        self._folds, self._topic, self._partitions, self._part = folds, topic, partitions, part
+        self._folds, self._topic, self._part = folds, topic, part
+        self._partitions = partitions
         domain = folds[topic, 0].stored.fold.domain
         assert domain is not None
-        self._state_type = type(domain.initial())
-        self._never_named = domain.initial()
-        self._forget()
+        self._state_type = domain.state_type
+        never_named = part(domain.initial())
+        self._kept = [Kept() for _ in range(partitions)]
+        self._states: list[Any] = [never_named]
+        self._places: dict[Any, int] = {never_named: _INITIAL}
+        self._states_max, self._without_room = STATES_OVER_MAX, 0
+        self._read: dict[bytes, Any] = {}
         for partition in range(partitions):
             folds[topic, partition].listeners.append(self._on_facts)
+
+    def __len__(self) -> int:
+        """How many meters it has room for at hand, each taken by one."""
+        return sum(map(len, self._kept))
 
     async def learn(self) -> None:
         """Keep at hand what was folded before, for as many meters as can be kept. Whoever else has
@@ -170,13 +185,12 @@ class KnownStates:
         for partition in range(self._partitions):
             fold, begin = self._folds[self._topic, partition].stored.fold, SUBJECT_PREFIX
             while rows := list(islice(fold.rows.scan(begin, _PAST_SUBJECTS), LEARNT_AT_ONCE)):
-                if len(self._kept) + len(rows) >= METERS_KEPT_MAX:
+                if len(self) >= METERS_KEPT_MAX or len(self._states) >= STATES_KEPT_MAX:
                     return
                 found = ((key.removeprefix(SUBJECT_PREFIX), row) for key, row in rows)
                 named = {mpxn: row for mpxn, row in found if _has_number(mpxn)}
-                mpxns = np.array(list(named), f"S{MPXN_BYTES}")
-                places = [self._place_in(row, fold.tools) for row in named.values()]
-                self._kept.put(numbers_of(mpxns), np.array(places, np.int32))
+                states = [self._state_in(row, fold.tools) for row in named.values()]
+                self._keep(partition, _numbers(named), states)
                 begin = rows[-1][0] + b"\x00"
                 await asyncio.sleep(0)
 
@@ -184,86 +198,108 @@ class KnownStates:
         """That part of the state of each meter, in the partition beside it; None while this process
         does not understand all of a meter. Pushback if a whole partition is closed.
         """
-        self._forget_if_full()
-        places = self._kept.of(points.numbers)
+        self._drop_superseded()
+        places = np.empty(len(points.names), np.int32)
+        beside: dict[Any, int] = {}
         for partition in np.unique(partitions).tolist():
             fold = self._folds[self._topic, partition].stored.fold
-            own = partitions == partition
+            own = np.flatnonzero(partitions == partition)
             if fold.closed("") is not None or _any_closed(fold.rows):
-                for place in np.flatnonzero(own).tolist():
-                    mpxn = points.names[place].decode()
-                    state = known_state(self._folds, self._topic, mpxn, self._partitions)
-                    places[place] = _NOT_UNDERSTOOD if state is None else self._place_of(state)
-            elif (unknown := np.flatnonzero(own & (places == _UNKNOWN))).size:
-                mpxns = points.names[unknown].tolist()
-                rows = fold.rows.get_many([SUBJECT_PREFIX + mpxn for mpxn in mpxns])
-                places[unknown] = [
-                    _INITIAL if row is None else self._place_in(row, fold.tools) for row in rows
+                known = [
+                    known_state(self._folds, self._topic, mpxn.decode(), self._partitions)
+                    for mpxn in points.names[own].tolist()
                 ]
-                # Of the others nothing is kept: anybody can name meters that are none.
-                named = unknown[[row is not None for row in rows]]
-                self._kept.put(points.numbers[named], places[named])
+                states = [None if state is None else self._part(state) for state in known]
+                places[own] = [_beside(beside, state) for state in states]
+                continue
+            places[own] = self._kept[partition].of(points.numbers[own])
+            if (unknown := own[places[own] == _UNKNOWN]).size:
+                places[unknown] = self._looked_up(partition, points, unknown, beside)
         met, of_point = np.unique(places, return_inverse=True)
-        return Alike([self._states[place] for place in met.tolist()], of_point)
+        others = list(beside)
+        different = [
+            self._states[place] if place >= 0 else others[_FIRST_BESIDE - place]
+            for place in met.tolist()
+        ]
+        return Alike(different, of_point)
+
+    def _looked_up(
+        self,
+        partition: int,
+        points: Points,
+        unknown: npt.NDArray[np.int64],
+        beside: dict[Any, int],
+    ) -> npt.NDArray[np.int32]:
+        """The places of meters of which nothing is kept, from the rows of the store."""
+        fold = self._folds[self._topic, partition].stored.fold
+        rows = fold.rows.get_many([SUBJECT_PREFIX + m for m in points.names[unknown].tolist()])
+        places = np.full(len(rows), _INITIAL, np.int32)
+        # Of the others nothing is kept: anybody can name meters that are none.
+        named = np.flatnonzero([row is not None for row in rows])
+        states = [self._state_in(row, fold.tools) for row in rows if row is not None]
+        kept = self._keep(partition, points.numbers[unknown[named]], states)
+        places[named] = [
+            _beside(beside, state) if place == _UNKNOWN else place
+            for place, state in zip(kept.tolist(), states, strict=True)
+        ]
+        return places
 
     def _on_facts(self, record: LogRecord, applied: Applied) -> None:
-        self._forget_if_full()
+        self._drop_superseded()
         states = ((mpxn.encode(), state) for mpxn, state in applied.states.items())
-        named = {mpxn: state for mpxn, state in states if _has_number(mpxn)}
-        mpxns = np.array(list(named), f"S{MPXN_BYTES}")
-        places = [self._place_of(state) for state in named.values()]
-        self._kept.put(numbers_of(mpxns), np.array(places, np.int32))
+        named = {mpxn: self._part(state) for mpxn, state in states if _has_number(mpxn)}
+        self._keep(record.partition, _numbers(named), list(named.values()))
 
-    def _forget_if_full(self) -> None:
-        if len(self._kept) >= METERS_KEPT_MAX:
-            self._forget()
-        elif len(self._states) > self._states_max:
-            self._drop_superseded()
-
-    def _forget(self) -> None:
-        self._kept = Kept()
-        self._states: list[Any] = [None]
-        self._places: dict[bytes, int] = {}
-        self._read: dict[bytes, int] = {}
-        self._place_of(self._never_named)
-        self._states_max = STATES_OVER_MAX
-
-    def _drop_superseded(self) -> None:
-        """Forget the states that no meter is in any longer."""
-        used = self._kept.used(len(self._states))
-        used[[_NOT_UNDERSTOOD, _INITIAL]] = True
-        now = np.cumsum(used, dtype=np.int32) - 1
-        self._kept.renumber(now)
-        self._states = list(compress(self._states, used.tolist()))
-        self._places = {
-            packed: int(now[place]) for packed, place in self._places.items() if used[place]
-        }
-        self._read.clear()
-        self._states_max = min(2 * len(self._states), METERS_KEPT_MAX) + STATES_OVER_MAX
-
-    def _place_in(self, row: bytes, tools: Tools) -> int:
-        """The same of a row of the store. One that holds the state of another is not read again."""
-        _, _, packed = tools.unpack(row, _ROW_UNREAD)
-        unread = bytes(packed)
-        place = self._read.get(unread)
-        if place is None:
-            place = self._place_of(tools.unpack(unread, self._state_type))
-            if len(self._read) >= STATES_SHARED_MAX:
-                self._read.clear()
-            self._read[unread] = place
-        return place
+    def _keep(
+        self, partition: int, numbers: npt.NDArray[np.int64], states: list[Any]
+    ) -> npt.NDArray[np.int32]:
+        """The places of states that these meters are in; `_UNKNOWN` where there is no room."""
+        places = np.array([self._place_of(state) for state in states], np.int32)
+        self._kept[partition].put(numbers, places, METERS_KEPT_MAX - len(self))
+        return places
 
     def _place_of(self, state: Any) -> int:
-        """The place in `_states` of what all meters in that state share."""
-        part = self._part(state)
-        packed = pack(part)
-        place = self._places.get(packed)
-        if place is None:
-            if len(self._places) >= STATES_SHARED_MAX:
-                self._places.clear()
-            place = self._places[packed] = len(self._states)
-            self._states.append(part)
+        place = self._places.get(state, _UNKNOWN)
+        if place == _UNKNOWN and len(self._states) < STATES_KEPT_MAX:
+            place = self._places[state] = len(self._states)
+            self._states.append(state)
+        self._without_room += place == _UNKNOWN
         return place
+
+    def _drop_superseded(self) -> None:
+        """Forget the states that no meter is in any longer, if there may be many of them."""
+        if len(self._states) <= self._states_max and self._without_room <= STATES_OVER_MAX:
+            return
+        used = np.zeros(len(self._states), np.bool_)
+        used[_INITIAL] = True
+        for kept in self._kept:
+            kept.mark(used)
+        now = np.cumsum(used, dtype=np.int32) - 1
+        for kept in self._kept:
+            kept.renumber(now)
+        self._states = list(compress(self._states, used.tolist()))
+        self._places = {state: place for place, state in enumerate(self._states)}
+        self._states_max, self._without_room = 2 * len(self._states) + STATES_OVER_MAX, 0
+
+    def _state_in(self, row: bytes, tools: Tools) -> Any:
+        """That part of the state in a row of the store. What another row held is not read again."""
+        _, _, packed = tools.unpack(row, _ROW_UNREAD)
+        unread = bytes(packed)
+        state = self._read.get(unread)
+        if state is None:
+            if len(self._read) >= STATES_READ_MAX:
+                self._read.clear()
+            state = self._read[unread] = self._part(tools.unpack(unread, self._state_type))
+        return state
+
+
+def _beside(beside: dict[Any, int], state: Any) -> int:
+    """The place of a state that is not kept, in one answer; below that of `_UNKNOWN`."""
+    return beside.setdefault(state, _FIRST_BESIDE - len(beside))
+
+
+def _numbers(mpxns: Iterable[bytes]) -> npt.NDArray[np.int64]:
+    return numbers_of(np.array(list(mpxns), f"S{MPXN_BYTES}"))
 
 
 def _has_number(subject: bytes) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -195,10 +195,9 @@ class Recorder:
         }
         return batches, refused
 
-    async def learn(self) -> None:
-        """Have at hand what is known of all meters, so that no sender waits for it."""
-        await self._points.learn()
-        await self._accesses.learn()
+    def learning(self) -> tuple[Callable[[], Awaitable[None]], ...]:
+        """What has at hand what is known of all meters, so that few senders wait for it."""
+        return self._points.learn, self._accesses.learn
 
     async def check_accredited(self, sender: Actor) -> None:
         """NotPermitted unless governance lets the sender act in its role now."""

@@ -526,9 +526,9 @@ async def test_a_process_that_starts_again_learns_what_was_folded_before_it(
 
     monkeypatch.setattr(recording, "KnownStates", Noted)
     await world.restart()
-    asked = numbers_of(np.array([mpxn.encode()]))
+    asked, partition = numbers_of(np.array([mpxn.encode()])), world.partition(mpxn)
     async with asyncio.timeout(20):
-        while len(started) < 2 or any(known._kept.of(asked)[0] < 0 for known in started):
+        while len(started) < 2 or any(known._kept[partition].of(asked)[0] < 0 for known in started):
             await asyncio.sleep(0.05)
     assert (await world.send(header("learnt"), chunk(generated([mpxn])))).rows_recorded == 1
 

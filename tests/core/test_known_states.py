@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from itertools import count
+from itertools import count, islice
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +20,7 @@ from domains.metering.judging import Points, numbers_of
 from spine import trust
 from spine.event import Fact, murmur2_partition
 from spine.live import LiveFold
+from spine.policy import MeterAccess, Supply
 from spine.rows import SUBJECT_PREFIX
 from spine.services import meters
 from spine.services.meters import Kept, KnownStates, known_access, known_state
@@ -61,15 +62,27 @@ class Heard:
     """A partition whose fold tells its listeners, and what is known of its meters beside it."""
 
     def __init__(self, known: Any = KnownStates) -> None:
-        self.scene = Scene()
+        self.scene, nobody = Scene(), Scene()
         self.folds: Any = {
-            (trust.CONSUMER_LOG, partition): LiveFold(self._stored())
+            (trust.CONSUMER_LOG, partition): LiveFold(
+                self._stored(self.scene if partition == PARTITION else nobody)
+            )
             for partition in range(PARTITIONS)
         }
         self.known: KnownStates = known(self.folds, trust.CONSUMER_LOG, PARTITIONS, sending_part)
 
-    def _stored(self) -> Any:
-        return SimpleNamespace(fold=self.scene.fold)
+    def _stored(self, scene: Scene) -> Any:
+        return SimpleNamespace(fold=scene.fold)
+
+    def start_again(self, known: Any) -> None:
+        """A process that finds what was folded before, and learns it."""
+        self.known = known(self.folds, trust.CONSUMER_LOG, PARTITIONS, sending_part)
+        asyncio.run(self.known.learn())
+
+    def kept(self, *mpxns: str) -> list[bool]:
+        """Of which meters something is at hand."""
+        asked = numbers_of(np.array([mpxn.encode() for mpxn in mpxns]))
+        return [place >= 0 for place in self.known._kept[PARTITION].of(asked).tolist()]
 
     def say(self, subject: str, *events: object, unknown: bool = False) -> None:
         """Facts that follow on what was applied of the meter."""
@@ -104,15 +117,19 @@ def said(draw: st.DrawFn) -> tuple[str, tuple[object, ...], bool]:
 @settings(max_examples=100, deadline=None)
 @given(
     steps=st.lists(said() | st.none(), max_size=8),
-    kept=st.sampled_from([1, 2, 1_000]),
+    kept=st.sampled_from([0, 1, 1_000]),
+    different=st.sampled_from([1, 2, 3, 1_000]),
     over=st.sampled_from([0, 1, 1_000]),
 )
-def test_what_is_kept_is_what_the_fold_says(steps: list[Any], kept: int, over: int) -> None:
-    """Facts and questions in any order; `kept` so few that meters are forgotten again and again,
-    or `over` so few that the states of no meter are dropped again and again.
+def test_what_is_kept_is_what_the_fold_says(
+    steps: list[Any], kept: int, different: int, over: int
+) -> None:
+    """Facts and questions in any order; room for so few meters, or `different` states, that they
+    find none, or `over` so few that the states of no meter are dropped again and again.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(meters, "METERS_KEPT_MAX", kept)
+        patch.setattr(meters, "STATES_KEPT_MAX", different)
         patch.setattr(meters, "STATES_OVER_MAX", over)
         heard = Heard()
         for step in steps:
@@ -146,8 +163,7 @@ def test_states_that_no_meter_is_in_any_longer_are_dropped(monkeypatch: pytest.M
         for day in range(40):
             heard.say(METER, SupplyStarted("SUPP", MOVED_IN + timedelta(days=day)))
         assert heard.told() == heard.right() and rest[1] is heard.told()[2]
-        asked = numbers_of(np.array([NEIGHBOUR.encode(), METER.encode()]))
-        assert (heard.known._kept.of(asked) >= 0).all() and len(heard.known._kept) == 2
+        assert heard.kept(NEIGHBOUR, METER) == [True, True] and len(heard.known) == 2
         assert (len(heard.known._states) <= 12) is bounded
 
 
@@ -166,8 +182,7 @@ def test_numbers_that_are_no_meters_take_no_room() -> None:
     heard = Heard()
     heard.say(METER, SupplyStarted("SUPP", MOVED_IN))
     heard.told()
-    asked = numbers_of(np.array([mpxn.encode() for mpxn in ASKED]))
-    assert (heard.known._kept.of(asked) >= 0).tolist() == [mpxn == METER for mpxn in ASKED]
+    assert heard.kept(*ASKED) == [mpxn == METER for mpxn in ASKED]
 
 
 @pytest.mark.parametrize("like", [f"{METER}-{{}}", f"{METER}{{}}", "c-{}", "\N{SUPERSCRIPT TWO}{}"])
@@ -179,11 +194,11 @@ def test_a_subject_that_is_no_meters_number_is_taken_for_no_meter(
     subject = next(s for s in tried if murmur2_partition(s.encode(), PARTITIONS) == PARTITION)
     heard = Heard()
     heard.say(subject, SupplyStarted("SUPP", MOVED_IN))
-    assert len(heard.known._kept) == 0 and heard.told() == heard.right()
+    assert len(heard.known) == 0 and heard.told() == heard.right()
     monkeypatch.setattr(meters, "_has_number", lambda subject: True)
     naive = Heard()
     naive.say(subject, SupplyStarted("SUPP", MOVED_IN))
-    assert len(naive.known._kept) == 1
+    assert len(naive.known) == 1
     assert (naive.told() == naive.right()) is not subject.startswith(METER)
 
 
@@ -204,12 +219,15 @@ def test_columns_keep_what_a_dictionary_would(
         for number, (asked, put) in enumerate(steps):
             numbers = np.array(asked, np.int64)
             if put:
-                kept.put(numbers, np.full(len(numbers), number, np.int32))
-                right |= dict.fromkeys(asked, number)
+                room = 6 - len(kept)
+                kept.put(numbers, np.full(len(numbers), number, np.int32), room)
+                known, new = [n for n in asked if n in right], [n for n in asked if n not in right]
+                right |= dict.fromkeys(known + new[: max(0, room)], number)
             assert kept.of(numbers).tolist() == [right.get(one, -1) for one in asked]
             assert len(kept) == len(right)
-        used = {number for number in range(len(steps)) if kept.used(len(steps))[number]}
-        assert used == {*right.values()}
+        used = np.zeros(len(steps), np.bool_)
+        kept.mark(used)
+        assert set(np.flatnonzero(used).tolist()) == {*right.values()}
         kept.renumber(np.arange(len(steps), 0, -1, dtype=np.int32))
         everything = np.arange(10)
         assert kept.of(everything).tolist() == [
@@ -223,7 +241,7 @@ def test_few_runs_of_columns_hold_many_meters_that_came_one_by_one(
     monkeypatch.setattr(meters, "SHORT_RUN", 1)
     kept = Kept()
     for number in range(500):
-        kept.put(np.array([number * 7 % 500]), np.array([number], np.int32))
+        kept.put(np.array([number * 7 % 500]), np.array([number], np.int32), room=500)
         assert len(kept._runs) <= 10
 
 
@@ -235,17 +253,16 @@ class Unlearnt(KnownStates):
 
 
 class Hasty(KnownStates):
-    """Naive: looks at all rows before others have their turn, and keeps what it saw then."""
+    """Naive: lets others have their turn between a look at a row and keeping what it holds."""
 
     async def learn(self) -> None:
-        fold = self._folds[self._topic, PARTITION].stored.fold
-        seen = [
-            (numbers_of(np.array([key.removeprefix(SUBJECT_PREFIX)])), row)
-            for key, row in fold.rows.scan(SUBJECT_PREFIX, SUBJECT_PREFIX + b"\xff")
-        ]
-        for numbers, row in seen:
-            self._kept.put(numbers, np.array([self._place_in(row, fold.tools)], np.int32))
+        fold, begin = self._folds[self._topic, PARTITION].stored.fold, SUBJECT_PREFIX
+        while row := next(fold.rows.scan(begin, SUBJECT_PREFIX + b"\xff"), None):
+            state = self._state_in(row[1], fold.tools)
             await asyncio.sleep(0)
+            numbers = numbers_of(np.array([row[0].removeprefix(SUBJECT_PREFIX)]))
+            self._keep(PARTITION, numbers, [state])
+            begin = row[0] + b"\x00"
 
 
 @pytest.mark.parametrize(("known", "finds"), [(KnownStates, True), (Unlearnt, False)])
@@ -254,16 +271,14 @@ def test_what_was_folded_before_is_learnt_and_not_looked_up(known: Any, finds: b
     heard = Heard()
     for subject in (METER, NEIGHBOUR, "c-1"):
         heard.say(subject, SupplyStarted("SUPP", MOVED_IN))
-    heard.known = known(heard.folds, trust.CONSUMER_LOG, PARTITIONS, sending_part)
-    asyncio.run(heard.known.learn())
-    asked = numbers_of(np.array([NEIGHBOUR.encode(), METER.encode()]))
-    assert bool((heard.known._kept.of(asked) >= 0).all()) is finds
-    assert len(heard.known._kept) == (2 if finds else 0)
+    heard.start_again(known)
+    assert heard.kept(NEIGHBOUR, METER) == [finds] * 2
+    assert len(heard.known) == (2 if finds else 0)
     assert heard.told() == heard.right()
 
 
 @pytest.mark.parametrize(("known", "follows"), [(KnownStates, True), (Hasty, False)])
-@pytest.mark.parametrize("turns", range(3))
+@pytest.mark.parametrize("turns", range(4))
 def test_what_is_folded_while_meters_are_learnt_is_known(
     known: Any, follows: bool, turns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -283,15 +298,69 @@ def test_what_is_folded_while_meters_are_learnt_is_known(
         await learning
 
     asyncio.run(learn())
+    between = turns in (1, 2)
     right = heard.told() == heard.right()
-    assert right is (follows or turns != 1), "the naive variant forgets what it heard meanwhile"
+    assert right is (follows or not between), "the naive variant forgets what it heard meanwhile"
 
 
-def test_no_more_is_learnt_than_can_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meters, "METERS_KEPT_MAX", 2)
+class Forgetful(KnownStates):
+    """Naive: begins anew when it is full, as a cache may."""
+
+    def of(self, *asked: Any) -> Any:
+        if len(self) >= meters.METERS_KEPT_MAX:
+            self._kept = [Kept() for _ in range(PARTITIONS)]
+        return super().of(*asked)
+
+
+@pytest.mark.parametrize(("known", "stays"), [(KnownStates, True), (Forgetful, False)])
+def test_what_is_kept_stays_when_there_is_room_for_no_more(
+    known: Any, stays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meters, "METERS_KEPT_MAX", 1)
+    monkeypatch.setattr(meters, "LEARNT_AT_ONCE", 1)
     heard = Heard()
     for subject in (METER, NEIGHBOUR):
         heard.say(subject, SupplyStarted("SUPP", MOVED_IN))
-    heard.known = KnownStates(heard.folds, trust.CONSUMER_LOG, PARTITIONS, sending_part)
-    asyncio.run(heard.known.learn())
-    assert len(heard.known._kept) < 2 and heard.told() == heard.right()
+    heard.start_again(known)
+    learnt = heard.kept(METER, NEIGHBOUR)
+    assert sum(learnt) == 1
+    rest = [subject for subject, kept in zip((METER, NEIGHBOUR), learnt, strict=True) if not kept]
+    for _ in range(2):
+        heard.say(rest[0], SupplyStarted("OTHER", MOVED_IN + timedelta(days=40)))
+        assert heard.told() == heard.right()
+    assert (heard.kept(METER, NEIGHBOUR) == learnt) is stays
+
+
+class Limitless(KnownStates):
+    """Naive: keeps every state for which there is a meter."""
+
+    def _place_of(self, state: Any) -> int:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(meters, "STATES_KEPT_MAX", 1 << 60)
+            return super()._place_of(state)
+
+
+@pytest.mark.parametrize(("known", "bounded"), [(KnownStates, True), (Limitless, False)])
+def test_states_that_no_two_meters_share_take_no_more_room_than_there_is(
+    known: Any, bounded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Supplies with dates of their own, of which each meter of a real country has some."""
+    monkeypatch.setattr(meters, "STATES_KEPT_MAX", 3)
+    heard = Heard(known)
+    homes = (f"{n:013d}" for n in count(2_000))
+    here = [m for m in islice(homes, 60) if murmur2_partition(m.encode(), PARTITIONS) == PARTITION]
+    for days, mpxn in enumerate(here):
+        heard.say(mpxn, SupplyStarted("SUPP", MOVED_IN + timedelta(days=days)))
+    assert heard.told() == heard.right()
+    assert (len(heard.known._states) <= 3) is bounded
+    assert (len(heard.known) < len(here)) is bounded
+    heard.say(here[0], SupplyEnded("SUPP", MOVED_IN + timedelta(days=99)))
+    assert (heard.kept(here[0]) == [False]) is bounded, "its new state finds no room"
+
+
+def test_equal_states_are_one_however_many_there_are() -> None:
+    heard = Heard()
+    for days in (0, 1, 2, 0, 1, 2):
+        state = sending_part(MeterAccess(supplies=(Supply("SUPP", MOVED_IN + timedelta(days)),)))
+        heard.known._place_of(state)
+    assert len(heard.known._states) == 4

@@ -166,6 +166,18 @@ async def test_what_moves_in_another_line_excuses_nobody(beside: str) -> None:
     assert [str(failure) for failure in process.failures] == [f"{TOPIC}-3 stands still"]
 
 
+async def test_folds_that_stand_by_wait_in_one_line_whatever_their_topics() -> None:
+    process = Outrun()
+    process.ends_of[PLACES[3]] += 1
+    moving = (OTHER_TOPIC, 0)
+    process.folds[moving] = process.fold(moving)
+    for live in process.folds.values():
+        live.by_faust = False
+    process.line = deque([moving] * 100_000)
+    await process.looked_at_for(STALLED_AFTER_S + 20)
+    assert not process.failures
+
+
 async def test_a_fold_that_is_passed_over_for_minutes_ends_the_process() -> None:
     process = Outrun([PLACES[0]] * 100_000)
     process.ends_of[PLACES[3]] += 1

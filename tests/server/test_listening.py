@@ -152,5 +152,5 @@ def test_an_address_of_a_name_that_is_none_of_this_machines_takes_no_port_away(
         announce(tmp_path, "dsi", "both.test", port)
         assert remembered_port(tmp_path, "dsi", "both.test") == 0, "who listens here still does"
     assert remembered_port(tmp_path, "dsi", "both.test") == port
-    with pytest.raises(OSError, match="[Cc]annot assign"):
+    with pytest.raises(OSError, match="assign requested address"):
         try_to_bind("192.0.2.1", port)
