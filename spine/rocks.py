@@ -61,6 +61,11 @@ def written(life: Path) -> frozenset[tuple[str, int]]:
         )
 
 
+def openings(written: Iterable[tuple[str, int]]) -> frozenset[str]:
+    """What of those files tells one opening of the store by its writer from another."""
+    return frozenset(name for name, _ in written if name.startswith("MANIFEST-"))
+
+
 def get(db: Rdict, path: Path, key: bytes) -> bytes | None:
     """The value of a row."""
     try:

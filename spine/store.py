@@ -212,6 +212,15 @@ class Store:
         stores of the process share to those that do not.
         """
         self._db.flush(wait=False)
+        self._write_again()
+
+    def _write_again(self) -> None:
+        """Write the position once more, as it is. A secondary learns from the log of writes how far
+        it may see: of rows that came into a file between two of its looks, and out of that log, it
+        would see nothing until the next write, however often it looks.
+        """
+        if (position := self._db.get(POSITION_ROW)) is not None:
+            self._db.put(POSITION_ROW, position)
 
     @property
     def is_damaged(self) -> bool:
@@ -273,7 +282,9 @@ class StoreReader:
     def refresh(self) -> bool:
         """See what the writer has written since; False while there is no readable store.
 
-        Its files are looked at first: to catch up with nothing takes RocksDB far longer.
+        Its files are looked at first: to catch up with nothing takes RocksDB far longer. If the
+        writer opened the store again since, so does the reader: a secondary would go on showing
+        what it had read of rows that were written just before.
         """
         try:
             life = rocks.latest_life(self._path)
@@ -283,7 +294,8 @@ class StoreReader:
             assert self._db is not None
             written = rocks.written(self._path / str(self._life))
             if written != self._seen:
-                if self._identity() != self._begun_as:
+                opened_again = rocks.openings(written) != rocks.openings(self._seen)
+                if self._identity() != self._begun_as or (self._seen and opened_again):
                     self.close()
                     self._open(self._life)
                 self._db.try_catch_up_with_primary()

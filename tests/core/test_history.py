@@ -214,6 +214,20 @@ def test_a_reader_sees_the_same_all_the_while(
     reader.close()
 
 
+def test_a_reader_that_looks_only_before_and_after_sees_the_same(
+    stored: StoredFold, tmp_path: Path
+) -> None:
+    """What names the files comes into a file itself between its looks."""
+    path = tmp_path / "stores" / "readings" / NAME
+    reader = StoreReader(path, tmp_path / "secondary", LAYOUT)
+    assert reader.refresh()
+    before = answers(reader, positions(stored))
+    stored.store.move_to_history(LINE)
+    assert reader.refresh()
+    assert answers(reader, positions(stored)) == before
+    reader.close()
+
+
 class _Watched:
     """RocksDB, and somebody who looks after each write of a kind."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -530,6 +531,58 @@ def test_catching_up_commits_as_it_goes_and_says_how_far_it_is(opened: Open) -> 
     assert fold.catch_up(log_of(*records), progress=lambda *at: seen.append(at)) == len(records)
     assert seen == [(RECORDS_PER_COMMIT, len(records)), (2 * RECORDS_PER_COMMIT, len(records))]
     assert fold.catch_up(log_of(*records)) == 0
+
+
+class Quiet(Store):
+    """Naive: what is in its files is there for anybody to see."""
+
+    def _write_again(self) -> None:
+        return None
+
+
+@pytest.mark.parametrize(("kind", "sees"), [(Store, True), (Quiet, False)])
+def test_a_reader_sees_what_came_into_a_file_between_two_of_its_looks(
+    tmp_path: Path, kind: type[Store], sees: bool
+) -> None:
+    store, reader = kind(tmp_path / "store"), StoreReader(tmp_path / "store", tmp_path / "look")
+    store.put(b"row", b"old")
+    store.commit(position(0))
+    assert reader.refresh() and reader.get(b"row") == b"old"
+    store.put(b"row", b"new")
+    store.commit(position(1))
+    store.make_room()
+    while store._db.property_value("rocksdb.num-immutable-mem-table") != "0":
+        time.sleep(0.01)
+    assert reader.refresh()
+    assert (reader.get(b"row"), reader.position()) == (
+        (b"new", position(1)) if sees else (b"old", position(0))
+    )
+    reader.close()
+    store.close()
+
+
+@pytest.mark.parametrize("sees", [True, False])
+def test_a_reader_sees_what_was_written_just_before_its_store_was_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sees: bool
+) -> None:
+    """The naive reader keeps its secondary, which shows the row as it had read it."""
+    if not sees:
+        monkeypatch.setattr(rocks, "openings", lambda written: frozenset())
+    path = tmp_path / "store"
+    store, reader = Store(path), StoreReader(path, tmp_path / "look")
+    store.put(b"row", b"old")
+    store.commit(position(0))
+    assert reader.refresh() and reader.get(b"row") == b"old"
+    store.put(b"row", b"new")
+    store.commit(position(1))
+    store.close()
+    store = Store(path)
+    for _ in range(2):
+        assert reader.refresh()
+        assert reader.get(b"row") == (b"new" if sees else b"old")
+        store.commit(position(2))
+    reader.close()
+    store.close()
 
 
 @pytest.mark.parametrize(("rows", "bounded"), [(40, True), (1 << 60, False)])
