@@ -528,9 +528,60 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "what Faust does not move excuses no fold that it has forgotten",
         WATCHES,
-        " and other.by_faust == live.by_faust\n",
-        "\n",
+        "if other.by_faust == live.by_faust\n            and (not",
+        "if (not",
         WATCHED,
+    ),
+    Mutant(
+        "folds that stand by wait in one line, whatever their topics",
+        WATCHES,
+        "(not live.by_faust or other.place[0] == live.place[0])",
+        "other.place[0] == live.place[0]",
+        WATCHED,
+    ),
+    Mutant(
+        "a stream's connection is not waited for once the server is gone",
+        "spine/dsi/forwarding.py",
+        "await _unless_gone(peer, call.write(wanted))",
+        "await call.write(wanted)",
+        ("tests/server/test_forwarded_streams.py",),
+    ),
+    Mutant(
+        "nobody has a turn between a look at rows and keeping what they hold",
+        "spine/services/meters.py",
+        "                self._keep(partition, _numbers(named), states)\n",
+        "                await asyncio.sleep(0)\n"
+        "                self._keep(partition, _numbers(named), states)\n",
+        ("tests/core/test_known_states.py",),
+    ),
+    Mutant(
+        "a state that finds no room is not the one that a meter was in before",
+        "spine/services/meters.py",
+        "            run.kept[places[here]] = kept[here]\n",
+        "            new = here & (kept != _UNKNOWN)\n"
+        "            run.kept[places[new]] = kept[new]\n",
+        ("tests/core/test_known_states.py",),
+    ),
+    Mutant(
+        "readers are told of what came to rest in a file",
+        "spine/store.py",
+        "        self._db.flush(wait=False)\n        self._write_again()\n",
+        "        self._db.flush(wait=False)\n",
+        ("tests/core/test_store.py",),
+    ),
+    Mutant(
+        "a store that was opened again is opened again by its readers",
+        "spine/store.py",
+        " or (self._seen and opened_again)",
+        "",
+        ("tests/core/test_store.py",),
+    ),
+    Mutant(
+        "offsets that hold no record are passed over by the index of reads",
+        "spine/ledger/register.py",
+        " if taken == at_most else 0\n",
+        "\n",
+        ("tests/core/test_register.py",),
     ),
     Mutant(
         "the log is asked once about a record that waits",
