@@ -9,6 +9,7 @@ import heapq
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -53,12 +54,18 @@ def latest_life(path: Path) -> int | None:
 
 def written(life: Path) -> frozenset[tuple[str, int]]:
     """The files that only grow, and grow with every write: write-ahead logs and manifests."""
+    found = set()
     with os.scandir(life) as files:
-        return frozenset(
-            (file.name, file.stat().st_size)
-            for file in files
-            if file.name.endswith(".log") or file.name.startswith("MANIFEST-")
-        )
+        for file in files:
+            if file.name.endswith(".log") or file.name.startswith("MANIFEST-"):
+                with suppress(FileNotFoundError):  # a log goes when its rows are in a file
+                    found.add((file.name, file.stat().st_size))
+    return frozenset(found)
+
+
+def at_rest(written: Iterable[tuple[str, int]]) -> bool:
+    """Whether all that was written is in files of rows, and nothing in a log of writes."""
+    return not any(size for name, size in written if name.endswith(".log"))
 
 
 def openings(written: Iterable[tuple[str, int]]) -> frozenset[str]:

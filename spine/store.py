@@ -212,15 +212,6 @@ class Store:
         stores of the process share to those that do not.
         """
         self._db.flush(wait=False)
-        self._write_again()
-
-    def _write_again(self) -> None:
-        """Write the position once more, as it is. A secondary learns from the log of writes how far
-        it may see: of rows that came into a file between two of its looks, and out of that log, it
-        would see nothing until the next write, however often it looks.
-        """
-        if (position := self._db.get(POSITION_ROW)) is not None:
-            self._db.put(POSITION_ROW, position)
 
     @property
     def is_damaged(self) -> bool:
@@ -277,14 +268,16 @@ class StoreReader:
         self._life, self._begun_as = 0, b""
         self._constants: dict[bytes, bytes] = {}
         self._seen: frozenset[tuple[str, int]] = frozenset()
+        self._opened_as: frozenset[str] = frozenset()
         self._position: StorePosition | None = None
 
     def refresh(self) -> bool:
         """See what the writer has written since; False while there is no readable store.
 
-        Its files are looked at first: to catch up with nothing takes RocksDB far longer. If the
-        writer opened the store again since, so does the reader: a secondary would go on showing
-        what it had read of rows that were written just before.
+        Its files are looked at first: to catch up with nothing takes RocksDB far longer. It is
+        opened anew where a secondary would go on showing what it had read: once the writer has
+        opened the store again, and when it comes to rest. How far a secondary may see it learns
+        from the log of writes, and what has gone out of that between two looks it never reads.
         """
         try:
             life = rocks.latest_life(self._path)
@@ -294,14 +287,13 @@ class StoreReader:
             assert self._db is not None
             written = rocks.written(self._path / str(self._life))
             if written != self._seen:
-                opened_again = rocks.openings(written) != rocks.openings(self._seen)
-                if self._identity() != self._begun_as or (self._seen and opened_again):
+                opened_again = rocks.openings(written) != self._opened_as
+                if self._identity() != self._begun_as or opened_again or rocks.at_rest(written):
                     self.close()
                     self._open(self._life)
-                self._db.try_catch_up_with_primary()
-                self._history = rocks.history(
-                    self._db, self._marked, self._life, self._layout, self._path, self._history
-                )
+                else:
+                    self._db.try_catch_up_with_primary()
+                    self._name_history()
                 self._seen, self._position = written, None
         except Exception as error:
             _log.warning("store.unreadable", store=self._path.name, reason=str(error))
@@ -313,11 +305,19 @@ class StoreReader:
         shutil.rmtree(self._secondary, ignore_errors=True)
         self._secondary.mkdir(parents=True)
         access = AccessType.secondary(str(self._secondary))
-        self._life, self._seen, self._constants = life, frozenset(), {}
-        self._position = None
-        self._begun_as = self._identity()  # before it is opened: it may be begun anew meanwhile
+        self._life, self._constants, self._position = life, {}, None
+        # Before it is opened: what happens meanwhile is seen at the next look.
+        self._begun_as, self._seen = self._identity(), rocks.written(self._path / str(life))
+        self._opened_as = rocks.openings(self._seen)
         options = rocks.options(writes=False)
         self._db = Rdict(str(self._path / str(life)), options=options, access_type=access)
+        self._name_history()
+
+    def _name_history(self) -> None:
+        assert self._db is not None
+        self._history = rocks.history(
+            self._db, self._marked, self._life, self._layout, self._path, self._history
+        )
 
     def _identity(self) -> bytes:
         """What RocksDB calls this store: another if it was removed and begun anew in its place."""

@@ -104,15 +104,18 @@ class Watchdog:
         self._stood: dict[Place, tuple[int, float]] = {}
 
     async def look(self) -> float:
-        """Measure the lag of each fold; how long the stillest has had records to fold."""
+        """Measure the lag of each fold; how long the stillest has had records to fold, those that
+        wait in line left out.
+        """
         self._stood = {place: stood for place, stood in self._stood.items() if place in self._folds}
         stillest_s = 0.0
         for place, end in (await self._known_ends()).items():
             if (live := self._folds.get(place)) is None:
                 continue
-            still_s = await self._stood_s(live, end)
-            stillest_s = max(stillest_s, still_s)
-            if still_s > self._patience_s(live):
+            still_s, patience_s = await self._stood_s(live, end), self._patience_s(live)
+            if patience_s == STALLED_AFTER_S:
+                stillest_s = max(stillest_s, still_s)
+            if still_s > patience_s:
                 self._on_stalled(RuntimeError(f"{place[0]}-{place[1]} stands still"))
         return stillest_s
 

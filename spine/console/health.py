@@ -3,8 +3,9 @@
 It asks as the process's own identity, over mutual TLS like every caller. A process listens only
 once its folds have caught up with the log, and its event loop gives the answer, so SERVING means
 caught up once and alive now. A fold that stands still afterwards ends its process within about
-half a minute; until then reads are UNAVAILABLE while this still says SERVING. A broker that is
-away is not a reason to say no: starting the process again would not bring it back.
+half a minute, and before that this says no; one whose records wait in line behind others has five
+minutes, and reads of it are UNAVAILABLE while this still says SERVING. A broker that is away is
+not a reason to say no: starting the process again would not bring it back.
 """
 
 from __future__ import annotations

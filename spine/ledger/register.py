@@ -207,7 +207,8 @@ class ReadRegister:
 
     def behind(self, partition: int, reader: RangeReader) -> int:
         """How many records it has yet to take in at most, by where it has read up to."""
-        return sum(reader.bounds(t, partition)[1] - self.next_offset(t, partition) for t in FOLDED)
+        ends = {topic: reader.bounds(topic, partition)[1] for topic in FOLDED}
+        return sum(max(0, end - self.next_offset(t, partition)) for t, end in ends.items())
 
     def next_offset(self, topic: str, partition: int) -> int:
         """Up to where it has read."""

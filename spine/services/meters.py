@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import structlog
 
 from domains.metering.judging import Alike, Points, numbers_of
 from domains.metering.readings import MPXN_BYTES
@@ -41,6 +42,8 @@ _INITIAL: Final = 0
 _PAST_SUBJECTS: Final = SUBJECT_PREFIX + b"\xff"
 # A row of a subject whose state is left as it is packed.
 _ROW_UNREAD: Final = tuple[int, int, msgspec.Raw]
+
+_log = structlog.get_logger()
 
 
 def known_state(folds: FaustFolds, topic: str, mpxn: str, partitions: int) -> Any:
@@ -179,20 +182,19 @@ class KnownStates:
         return sum(map(len, self._kept))
 
     async def learn(self) -> None:
-        """Keep at hand what was folded before, for as many meters as can be kept. Whoever else has
-        work in this thread does it meanwhile: a meter that is asked for first is looked up.
+        """Keep at hand what was folded before, of all meters for which there is room. Whoever else
+        has work in this thread does it meanwhile: a meter that is asked for first is looked up.
         """
         for partition in range(self._partitions):
             fold, begin = self._folds[self._topic, partition].stored.fold, SUBJECT_PREFIX
             while rows := list(islice(fold.rows.scan(begin, _PAST_SUBJECTS), LEARNT_AT_ONCE)):
-                if len(self) >= METERS_KEPT_MAX or len(self._states) >= STATES_KEPT_MAX:
-                    return
                 found = ((key.removeprefix(SUBJECT_PREFIX), row) for key, row in rows)
                 named = {mpxn: row for mpxn, row in found if _has_number(mpxn)}
                 states = [self._state_in(row, fold.tools) for row in named.values()]
                 self._keep(partition, _numbers(named), states)
                 begin = rows[-1][0] + b"\x00"
                 await asyncio.sleep(0)
+        _log.info("meters.learnt", topic=self._topic, meters=len(self), states=len(self._states))
 
     def of(self, points: Points, partitions: npt.NDArray[np.int64]) -> Alike[Any]:
         """That part of the state of each meter, in the partition beside it; None while this process
@@ -268,7 +270,8 @@ class KnownStates:
 
     def _drop_superseded(self) -> None:
         """Forget the states that no meter is in any longer, if there may be many of them."""
-        if len(self._states) <= self._states_max and self._without_room <= STATES_OVER_MAX:
+        seldom = max(STATES_OVER_MAX, len(self._states), len(self) // 16)  # as it may free nothing
+        if len(self._states) <= self._states_max and self._without_room <= seldom:
             return
         used = np.zeros(len(self._states), np.bool_)
         used[_INITIAL] = True

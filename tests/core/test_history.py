@@ -225,6 +225,7 @@ def test_a_reader_that_looks_only_before_and_after_sees_the_same(
     stored.store.move_to_history(LINE)
     assert reader.refresh()
     assert answers(reader, positions(stored)) == before
+    assert reader._history is not None
     reader.close()
 
 

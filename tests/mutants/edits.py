@@ -514,7 +514,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a fold that stands still ends the process",
         WATCHES,
-        "            if still_s > self._patience_s(live):\n",
+        "            if still_s > patience_s:\n",
         "            if False:\n",
         WATCHED,
     ),
@@ -563,17 +563,17 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/core/test_known_states.py",),
     ),
     Mutant(
-        "readers are told of what came to rest in a file",
+        "a store that comes to rest is opened again by its readers",
         "spine/store.py",
-        "        self._db.flush(wait=False)\n        self._write_again()\n",
-        "        self._db.flush(wait=False)\n",
+        " or opened_again or rocks.at_rest(written)",
+        " or opened_again",
         ("tests/core/test_store.py",),
     ),
     Mutant(
         "a store that was opened again is opened again by its readers",
         "spine/store.py",
-        " or (self._seen and opened_again)",
-        "",
+        " or opened_again or rocks.at_rest(written)",
+        " or rocks.at_rest(written)",
         ("tests/core/test_store.py",),
     ),
     Mutant(
