@@ -104,17 +104,17 @@ class Watchdog:
         self._stood: dict[Place, tuple[int, float]] = {}
 
     async def look(self) -> float:
-        """Measure the lag of each fold; how long the stillest has had records to fold, those that
-        wait in line left out.
+        """Measure the lag of each fold; how long the stillest has had records to fold while nothing
+        in its line moved.
         """
         self._stood = {place: stood for place, stood in self._stood.items() if place in self._folds}
         stillest_s = 0.0
         for place, end in (await self._known_ends()).items():
             if (live := self._folds.get(place)) is None:
                 continue
-            still_s, patience_s = await self._stood_s(live, end), self._patience_s(live)
-            if patience_s == STALLED_AFTER_S:
-                stillest_s = max(stillest_s, still_s)
+            still_s, line_still_s = await self._stood_s(live, end), self._line_still_s(live)
+            stillest_s = max(stillest_s, min(still_s, line_still_s))
+            patience_s = IN_LINE_FOR_S if line_still_s < STALLED_AFTER_S else STALLED_AFTER_S
             if still_s > patience_s:
                 self._on_stalled(RuntimeError(f"{place[0]}-{place[1]} stands still"))
         return stillest_s
@@ -136,9 +136,9 @@ class Watchdog:
         telemetry.view_records_behind.set(behind, where)
         return now - since
 
-    def _patience_s(self, live: LiveFold) -> float:
-        """Longer for a fold whose records wait in line behind others that are being folded: of its
-        topic, or of all that stand by.
+    def _line_still_s(self, live: LiveFold) -> float:
+        """How long ago a fold moved behind whose records those of this one wait in line, or itself:
+        one of its topic, or of all that stand by.
         """
         in_line = (
             other.moved_at
@@ -146,9 +146,7 @@ class Watchdog:
             if other.by_faust == live.by_faust
             and (not live.by_faust or other.place[0] == live.place[0])
         )
-        line_moved_at = max(in_line, default=live.moved_at)
-        line_moves = time.monotonic() - line_moved_at < STALLED_AFTER_S
-        return IN_LINE_FOR_S if line_moves else STALLED_AFTER_S
+        return time.monotonic() - max(in_line, default=live.moved_at)
 
     async def _known_ends(self) -> dict[Place, int]:
         """Where the partitions end; if not all can be told at once, those of which it can."""

@@ -178,6 +178,15 @@ async def test_folds_that_stand_by_wait_in_one_line_whatever_their_topics() -> N
     assert not process.failures
 
 
+async def test_it_is_said_within_seconds_that_a_fold_stands_still_and_its_line_too() -> None:
+    """A process says by it that it does not serve, long before it ends."""
+    process = Outrun([PLACES[0]] * 5)
+    process.ends_of[PLACES[3]] += 1
+    still_s = await process.looked_at_for(STALLED_AFTER_S - 5)
+    assert not process.failures
+    assert STALLED_AFTER_S / 2 < still_s < STALLED_AFTER_S
+
+
 async def test_a_fold_that_is_passed_over_for_minutes_ends_the_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -193,7 +202,8 @@ async def test_a_fold_that_is_passed_over_for_minutes_ends_the_process(
     began = process.now
     still_s = await process.looked_at_for(IN_LINE_FOR_S - 20)
     assert not process.failures
-    assert still_s == 0.0 and lag_ms[PLACES[3][1]] > STALLED_AFTER_S * 1000
+    assert still_s == pytest.approx(0.0, abs=1e-6)
+    assert lag_ms[PLACES[3][1]] > STALLED_AFTER_S * 1000
     await process.looked_at_for(60)
     assert [str(failure) for failure in process.failures] == [f"{TOPIC}-3 stands still"]
     assert process.now - began > IN_LINE_FOR_S

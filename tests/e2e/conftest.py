@@ -71,17 +71,22 @@ class Installation:
         return self.as_(alias)
 
 
-def grant(consumer: Client, mpxn: str, data_user: str, **more: Any) -> str:
-    """The occupier allows energy advice from its half hours; the consent id."""
+def advice_terms() -> dict[str, Any]:
+    """Of a consent to energy advice from half hours, for a month from now on."""
     now = datetime.now(UTC)
-    terms = {
+    return {
         "purpose": "ENERGY_ADVICE",
         "categories": ["HH_CONSUMPTION"],
         "history_from": stamp(SINCE),
         "valid_from": stamp(now - timedelta(seconds=1)),
         "expires": stamp(now + timedelta(days=30)),
     }
-    fields: dict[str, Any] = {"mpxns": [mpxn], "data_user": data_user, "terms": terms, **more}
+
+
+def grant(consumer: Client, mpxn: str, data_user: str, **more: Any) -> str:
+    """The occupier allows energy advice from its half hours; the consent id."""
+    fields: dict[str, Any] = {"mpxns": [mpxn], "data_user": data_user}
+    fields |= {"terms": advice_terms(), **more}
     answer = consumer.consumers("GrantConsent", **fields)
     (leg,) = answer.legs
     assert leg.state == "ACTIVE"

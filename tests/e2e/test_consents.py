@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from spine.console.context import CONSENT_SERVICE
 from spine.console.output import EXIT_DIFFERENT
 from spine.policy import Basis
 from spine.server import error_from
-from tests.e2e.conftest import SINCE, Installation
+from tests.e2e.conftest import SINCE, Installation, advice_terms
 
 MPAN = "1900012345952"
 TWO = ("1900012346131", "1900012346140")
@@ -153,14 +152,7 @@ def test_what_a_consent_of_several_meters_is_answered_with_is_where_it_is_read_f
         consumer_ref=spine.references["siskin"],
         effective_from=stamp(SINCE),
     )
-    now = datetime.now(UTC)
-    terms = {
-        "purpose": "ENERGY_ADVICE",
-        "categories": ["HH_CONSUMPTION"],
-        "history_from": stamp(SINCE),
-        "valid_from": stamp(now - timedelta(seconds=1)),
-        "expires": stamp(now + timedelta(days=30)),
-    }
+    terms = advice_terms()
     given = consumer.consumers("GrantConsent", mpxns=TWO, data_user="bright-advice", terms=terms)
     seen = given.positions
     topics = {trust.CONSUMER_LOG, trust.CONSUMERS_REFERENCE}

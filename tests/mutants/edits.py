@@ -521,8 +521,15 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a fold whose records wait in line is not ended with a dead one",
         WATCHES,
-        "        return IN_LINE_FOR_S if line_moves else STALLED_AFTER_S\n",
-        "        return STALLED_AFTER_S\n",
+        "IN_LINE_FOR_S if line_still_s < STALLED_AFTER_S else STALLED_AFTER_S",
+        "STALLED_AFTER_S",
+        WATCHED,
+    ),
+    Mutant(
+        "a process says that it does not serve before a line that stands still ends it",
+        WATCHES,
+        "min(still_s, line_still_s)",
+        "0.0 if line_still_s < STALLED_AFTER_S else still_s",
         WATCHED,
     ),
     Mutant(
