@@ -31,9 +31,9 @@ from loadtest.ready import Ready, made_ready
 from loadtest.registers import append_registers
 from loadtest.results import Bound, Result
 from spine import trust
-from spine.event import murmur2_partition
 from spine.gb import PERIODS_PER_UTC_DAY, Interval, SettlementDate
 from spine.metering.v1 import metering_pb2
+from spine.murmur2 import murmur2_partition
 from spine.server import connect
 from spine.store import StoreReader
 

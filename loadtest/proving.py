@@ -30,11 +30,11 @@ from loadtest.serving import Served
 from loadtest.traffic import Call, Patience, by_callers
 from spine import trust
 from spine.errors import NotFound
-from spine.event import murmur2_partition
 from spine.ledger.entries import Place, RecordLeaf
 from spine.ledger.library import Library
 from spine.ledger.note import Checkpoint
 from spine.ledger.v1 import ledger_pb2, ledger_pb2_grpc
+from spine.murmur2 import murmur2_partition
 from spine.server import connect
 
 LOOK_S: Final = 0.02

@@ -16,10 +16,11 @@ from spine.accreditation import accreditation_refusal
 from spine.claims import Claims
 from spine.domain import Actor, Domain
 from spine.errors import Bug, Conflict, NotPermitted, Pushback, Reason, SpineError
-from spine.event import Command, Fact, Facts, RecordType, from_epoch_ms, murmur2_partition
+from spine.event import Command, Fact, Facts, RecordType, from_epoch_ms
 from spine.fold import FaustFolds
 from spine.in_force import under_policy
 from spine.live import LiveFold
+from spine.murmur2 import murmur2_partition
 from spine.orders import Handled, Order, Rehearsed, next_record
 from spine.partition import PartitionFold
 from spine.policy import Role

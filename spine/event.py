@@ -19,8 +19,6 @@ from msgspec import Struct
 
 NO_PREDECESSOR: Final = -1
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-# Of the keys that were asked for last: the same one is asked for several times in a row.
-HASHES_KEPT_MAX: Final = 16_384
 # All requests of one record are judged at the same instant.
 INSTANTS_KEPT_MAX: Final = 1_024
 
@@ -372,28 +370,3 @@ def signed_bytes(
     headers, without showing the value.
     """
     return SIGNED_TAG + log_id + _framed(topic, partition, key, headers, value)
-
-
-def murmur2_partition(key: bytes, partitions: int) -> int:
-    """The partition Kafka's default partitioner gives a key: murmur2, sign bit cleared, modulo."""
-    return (_murmur2(key) & 0x7FFFFFFF) % partitions if partitions > 1 else 0
-
-
-@lru_cache(HASHES_KEPT_MAX)
-def _murmur2(key: bytes) -> int:
-    mask = 0xFFFFFFFF
-    m = 0x5BD1E995
-    length = len(key)
-    h = (0x9747B28C ^ length) & mask
-    whole = length - length % 4
-    for (k,) in struct.iter_unpack("<I", key[:whole]):
-        k = (k * m) & mask
-        k ^= k >> 24
-        h = ((h * m) & mask) ^ ((k * m) & mask)
-    rest = key[whole:]
-    if rest:
-        h ^= int.from_bytes(rest, "little")
-        h = (h * m) & mask
-    h ^= h >> 13
-    h = (h * m) & mask
-    return h ^ (h >> 15)

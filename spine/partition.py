@@ -164,12 +164,13 @@ class PartitionFold(PartitionView):
         assert domain is not None
         if len(facts.commands) > 1:
             self.read_ahead(domain, [(command.subject, command.id) for command in facts.commands])
+        subjects = [command.subject.encode() for command in facts.commands]
+        misplaced = self.each_misplaced(subjects)
         for entry, command in enumerate(facts.commands):
             try:
-                subject = command.subject.encode()
-                if record.key is not None and record.key != subject:
+                if record.key is not None and record.key != subjects[entry]:
                     raise Void(Reason.VOID_KEY)
-                if self.misplaced(subject):
+                if misplaced[entry]:
                     raise Void(Reason.VOID_PARTITION)
                 self._apply_command(domain, record.offset, entry, command, role, applied)
             except Hold as held:
@@ -320,6 +321,7 @@ class PartitionFold(PartitionView):
         place = struct.pack(">qi", record.offset, entry)
         self.rows.put(HELD_PREFIX + place, self.tools.pack((subject, str(reason))))
         if subject:
+            self._holds = True
             self._put(CLOSED_PREFIX + subject.encode(), self.tools.pack(str(reason)))
         elif self.head is not None and not self.head.closed:
             self.head = replace(self.head, closed=str(reason))

@@ -24,9 +24,9 @@ from spine.event import (
     LogRecord,
     SignerRole,
     from_epoch_ms,
-    murmur2_partition,
     signed_bytes,
 )
+from spine.murmur2 import murmur2_partitions
 from spine.policies import POLICIES
 from spine.policy import MeterAccess, Refuse, Situation
 from spine.policy_data import POLICY_HASHES
@@ -99,6 +99,7 @@ class PartitionView:
     def _reload(self) -> None:
         stored = self.rows.get(HEAD_ROW)
         self.head: Head | None = None if stored is None else self.tools.unpack(stored, Head)
+        self._holds = False
         self._keys: dict[str, trust.SigningKey] = {}
         self._standings: dict[str, trust.GovernanceState] = {}
         self._ahead: dict[bytes, bytes | None] = {}
@@ -114,7 +115,8 @@ class PartitionView:
             self._states_ahead.clear()
         prefix = self._prefix(domain)
         wanted = [prefix + subject.encode() for subject, _ in commands]
-        wanted += [CLOSED_PREFIX + subject.encode() for subject, _ in commands]
+        if self._may_be_closed:
+            wanted += [CLOSED_PREFIX + subject.encode() for subject, _ in commands]
         wanted += [APPLIED_PREFIX + prefix + command_id for _, command_id in commands]
         keys = [key for key in wanted if key not in self._ahead]
         self._ahead.update(zip(keys, self.rows.get_many(keys), strict=True))
@@ -197,9 +199,16 @@ class PartitionView:
         """Why this subject, or the whole partition, is closed; None if it is open."""
         if self.head is not None and self.head.closed:
             return Reason.PARTITION_CLOSED
-        if self._row(CLOSED_PREFIX + subject.encode()) is not None:
+        if self._may_be_closed and self._row(CLOSED_PREFIX + subject.encode()) is not None:
             return Reason.METER_CLOSED
         return None
+
+    @property
+    def _may_be_closed(self) -> bool:
+        """Whether anything was held, for nothing else closes a subject: in records before, or in
+        the one that is being folded.
+        """
+        return self._holds or self.head is None or self.head.counts.held > 0
 
     def decide_access(
         self, record: LogRecord, wanted: Collection[bytes] | None = None
@@ -342,11 +351,15 @@ class PartitionView:
 
     def misplaced(self, key: bytes) -> bool:
         """Whether the key hashes to another partition than this one."""
+        return self.each_misplaced([key])[0]
+
+    def each_misplaced(self, keys: Sequence[bytes]) -> list[bool]:
+        """The same of many keys."""
         assert self.head is not None
         if self.topic not in trust.METER_KEYED:
-            return False
-        home: int = murmur2_partition(key, self.head.partition_count)
-        return home != self.partition
+            return [False] * len(keys)
+        homes = murmur2_partitions(keys, self.head.partition_count)
+        return [home != self.partition for home in homes]
 
     def clock_sure(self, record: LogRecord) -> bool:
         """Whether producer time and append time agree well enough (rule 11)."""

@@ -31,6 +31,7 @@ PURE = frozenset(
         "spine.event",
         "spine.gb",
         "spine.in_force",
+        "spine.murmur2",
         "spine.crowd",
         "spine.limits",
         "spine.ledger.entries",

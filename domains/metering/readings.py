@@ -28,6 +28,7 @@ from spine.gb import (
     MPRN_DIGITS_MIN,
     PERIODS_PER_UTC_DAY,
 )
+from spine.murmur2 import murmur2_column
 from spine.trust import READINGS_TOPIC
 
 UNIT: Final = "Wh"
@@ -115,40 +116,20 @@ class Delivery:
 
 
 def partitions_of(mpxns: npt.NDArray[np.bytes_], partition_count: int) -> npt.NDArray[np.int64]:
-    """The partition of each metering point, (n,): `spine.event.murmur2_partition` on a column."""
+    """The partition of each metering point, (n,): `spine.murmur2.murmur2_partition` on a column."""
     if partition_count == 1:
         return np.zeros(len(mpxns), np.int64)
     names = np.ascontiguousarray(mpxns, f"S{MPXN_BYTES}")
     octets = names.view(np.uint8).reshape(-1, MPXN_BYTES)
     if octets.all():  # as a rule all are MPANs
-        hashes = _murmur2(octets)
+        hashes = murmur2_column(octets)
     else:
         lengths = np.count_nonzero(octets, axis=1)
         hashes = np.zeros(len(names), np.uint32)
         for length in np.unique(lengths).tolist():
             of_length = lengths == length
-            hashes[of_length] = _murmur2(octets[of_length, :length])
+            hashes[of_length] = murmur2_column(octets[of_length, :length])
     return (hashes & np.uint32(0x7FFF_FFFF)).astype(np.int64) % partition_count
-
-
-def _murmur2(keys: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
-    """Kafka's murmur2 of keys of one length, (n, length); uint32 wraps as the hash wants it."""
-    length = keys.shape[1]
-    whole = length - length % 4
-    words = np.ascontiguousarray(keys[:, :whole]).view("<u4").astype(np.uint32)
-    m = np.uint32(0x5BD1_E995)
-    hashes = np.full(len(keys), 0x9747_B28C ^ length, np.uint32)
-    for word in words.T:
-        mixed = word * m
-        mixed ^= mixed >> np.uint32(24)
-        hashes = (hashes * m) ^ (mixed * m)
-    if length > whole:
-        for place, octet in enumerate(keys[:, whole:].T):
-            hashes ^= octet.astype(np.uint32) << np.uint32(8 * place)
-        hashes *= m
-    hashes ^= hashes >> np.uint32(13)
-    hashes *= m
-    return hashes ^ (hashes >> np.uint32(15))
 
 
 def split(

@@ -36,9 +36,9 @@ from spine.console.output import (
 from spine.dsi.again import Rebuilder
 from spine.dsi.answering import said_at
 from spine.errors import Invalid, NotFound, Reason
-from spine.event import murmur2_partition
 from spine.files import scratch
 from spine.gb import parse_mpxn
+from spine.murmur2 import murmur2_partition
 from spine.reducers import AtHand
 from spine.runtime import Runtime
 from spine.sealing import Vault

@@ -14,9 +14,10 @@ from domains.consumers.decider import CONSUMERS
 from spine.access import AccessLog
 from spine.codec import unpack
 from spine.errors import Reason
-from spine.event import AccessRequest, from_epoch_ms, murmur2_partition
+from spine.event import AccessRequest, from_epoch_ms
 from spine.gb import HALF_HOUR
 from spine.identity import Caller
+from spine.murmur2 import murmur2_partition
 from spine.partition import PartitionFold
 from spine.policy import Basis, Category, Consent, MeterAccess, Permit, Role
 from spine.rows import subject_history

@@ -23,11 +23,12 @@ from spine.answer import Release
 from spine.dsi.answering import Answer, Sources, answers
 from spine.dsi.data import POLL_S, DataViews
 from spine.errors import Invalid, NotPermitted, Pushback, Reason
-from spine.event import AccessOutcome, AccessRequest, DataPosition, epoch_ms, murmur2_partition
+from spine.event import AccessOutcome, AccessRequest, DataPosition, epoch_ms
 from spine.gb import Interval, tzdata_version
 from spine.identity import Caller
 from spine.live import LiveFold
 from spine.log_thread import ReaderThread
+from spine.murmur2 import murmur2_partition
 from spine.policy import Category, Permit
 from spine.reducers import Folded, Versions
 from spine.rows import Decided

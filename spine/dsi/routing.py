@@ -21,8 +21,8 @@ from spine.dsi.reads import permit_until
 from spine.dsi.service import DsiService, stream_meters
 from spine.dsi.v1 import dsi_pb2_grpc
 from spine.errors import NotPermitted, Pushback, Reason, SpineError
-from spine.event import murmur2_partition
 from spine.gb import parse_mpxn
+from spine.murmur2 import murmur2_partition
 
 DEADLINE_S: Final = 30.0
 

@@ -17,8 +17,9 @@ from domains.metering.readings import MPXN_BYTES
 from spine import trust
 from spine.domain import ReadableRows
 from spine.errors import Pushback, Reason
-from spine.event import LogRecord, murmur2_partition
+from spine.event import LogRecord
 from spine.fold import FaustFolds
+from spine.murmur2 import murmur2_partition
 from spine.policy import MeterAccess
 from spine.rows import CLOSED_PREFIX, SUBJECT_PREFIX, Applied, Tools
 

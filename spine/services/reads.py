@@ -26,7 +26,7 @@ from spine.codec import Codec
 from spine.common.v1 import common_pb2
 from spine.dsi.rows import half_hours_in
 from spine.errors import Invalid, NotFound, NotPermitted, Pushback, Reason, Refused
-from spine.event import DataPosition, murmur2_partition
+from spine.event import DataPosition
 from spine.gb import parse_mpxn
 from spine.ledger.library import Library
 from spine.ledger.note import Note
@@ -37,6 +37,7 @@ from spine.ledger.register import FOLDED, LATEST, Outcome, Read, ReadRegister, V
 from spine.ledger.v1 import ledger_pb2, ledger_pb2_grpc
 from spine.log import LogReader
 from spine.log_thread import ReaderThread
+from spine.murmur2 import murmur2_partition
 from spine.objections import objections_of
 from spine.policy import MeterAccess, Role, Supply, Tenancy
 from spine.runtime import Process

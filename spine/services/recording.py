@@ -30,9 +30,10 @@ from spine import trust
 from spine.coordinator import FOLD_TIMEOUT_S, check_accredited
 from spine.domain import Actor
 from spine.errors import Bug, Invalid, Pushback, Reason
-from spine.event import DataPosition, RecordType, murmur2_partition
+from spine.event import DataPosition, RecordType
 from spine.fold import FaustFolds
 from spine.gb import PERIODS_PER_UTC_DAY, Interval
+from spine.murmur2 import murmur2_partition
 from spine.policy import MeterAccess
 from spine.services.deliveries import Deliveries
 from spine.services.meters import KnownStates, known_access

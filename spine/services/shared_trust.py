@@ -20,9 +20,10 @@ from spine.accreditation import CCS, DSI, accreditation_refusal, row_for
 from spine.coordinator import Coordinator
 from spine.domain import Actor
 from spine.errors import Invalid, NotPermitted, Pushback, Reason
-from spine.event import NO_PREDECESSOR, DataPosition, from_epoch_ms, murmur2_partition
+from spine.event import NO_PREDECESSOR, DataPosition, from_epoch_ms
 from spine.governance.v1 import governance_pb2
 from spine.in_force import policy_in_force
+from spine.murmur2 import murmur2_partition
 from spine.partition import PartitionFold
 from spine.server import Service
 from spine.services import terms, wire

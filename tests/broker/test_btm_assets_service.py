@@ -24,9 +24,10 @@ from spine.btm_assets.v1 import btm_assets_pb2, btm_assets_pb2_grpc
 from spine.coordinator import Coordinator
 from spine.domain import Actor
 from spine.embedded import EmbeddedKafka
-from spine.event import SignerRole, murmur2_partition
+from spine.event import SignerRole
 from spine.identity import Identity
 from spine.installation import DOMAINS
+from spine.murmur2 import murmur2_partition
 from spine.orders import Order
 from spine.policy import Role
 from spine.runtime import Process, Runtime

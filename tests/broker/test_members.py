@@ -35,9 +35,10 @@ from spine.dsi.process import start_dsi, start_readings
 from spine.dsi.routing import Routes
 from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc, members_pb2, members_pb2_grpc
 from spine.embedded import EmbeddedKafka
-from spine.event import AccessRequests, SignerRole, murmur2_partition
+from spine.event import AccessRequests, SignerRole
 from spine.fold import FaustFolds
 from spine.identity import DEV_SERVER_NAME
+from spine.murmur2 import murmur2_partition
 from spine.policy import Role
 from spine.runtime import LOG_FILE, Process, Runtime
 from spine.server import Failure, connect, error_from

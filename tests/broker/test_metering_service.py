@@ -28,12 +28,13 @@ from spine.coordinator import Coordinator
 from spine.domain import Actor
 from spine.embedded import EmbeddedKafka
 from spine.errors import Invalid, Pushback, Reason
-from spine.event import SignerRole, murmur2_partition
+from spine.event import SignerRole
 from spine.gb import Interval, Mpan, half_hour_start
 from spine.identity import Identity
 from spine.ingest import IngestReport, Step, chunks, ingest_file
 from spine.installation import DOMAINS
 from spine.metering.v1 import metering_pb2, metering_pb2_grpc
+from spine.murmur2 import murmur2_partition
 from spine.orders import Order
 from spine.policy import Role
 from spine.replay import rebuild

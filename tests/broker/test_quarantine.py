@@ -28,9 +28,9 @@ from spine.event import (
     Quarantined,
     RecordType,
     SignerRole,
-    murmur2_partition,
 )
 from spine.installation import DOMAINS
+from spine.murmur2 import murmur2_partition
 from spine.operations.v1 import operations_pb2, operations_pb2_grpc
 from spine.policy import Role
 from spine.quarantine import OWNERS, Place, key_of, read_cases

@@ -31,9 +31,10 @@ from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
 from spine.dsi.watch import Watches
 from spine.embedded import EmbeddedKafka
 from spine.errors import Reason
-from spine.event import RecordType, murmur2_partition
+from spine.event import RecordType
 from spine.gb import Interval
 from spine.identity import DEV_SERVER_NAME
+from spine.murmur2 import murmur2_partition
 from spine.server import connect
 from spine.verdict import Verdict
 from tests.helpers.log import open_new_log

@@ -27,9 +27,10 @@ from domains.metering.views import readings_as_of
 from spine import history, rocks, trust
 from spine.answer import Circumstances, half_hours, half_hours_digest
 from spine.drift import DriftWatcher
-from spine.event import LogRecord, RecordType, murmur2_partition
+from spine.event import LogRecord, RecordType
 from spine.gb import Interval
 from spine.history import FOLDER, HISTORY_ROW
+from spine.murmur2 import murmur2_partition
 from spine.replay import StoredFold, rebuild
 from spine.rocks import DamagedStore
 from spine.snapshot import restore, save

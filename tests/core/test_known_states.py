@@ -18,8 +18,9 @@ from domains.consumers.events import AgentAppointed, SupplyEnded, SupplyStarted
 from domains.metering.decider import sending_part, sending_stretches
 from domains.metering.judging import Points, numbers_of
 from spine import trust
-from spine.event import Fact, murmur2_partition
+from spine.event import Fact
 from spine.live import LiveFold
+from spine.murmur2 import murmur2_partition
 from spine.policy import MeterAccess, Supply
 from spine.rows import SUBJECT_PREFIX
 from spine.services import meters

@@ -10,6 +10,7 @@ import random
 import struct
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -127,8 +128,8 @@ class NoRevocation(PartitionFold):
 class NoPartitionCheck(PartitionFold):
     """Naive: takes what it is given."""
 
-    def misplaced(self, key: bytes) -> bool:
-        return False
+    def each_misplaced(self, keys: Sequence[bytes]) -> list[bool]:
+        return [False] * len(keys)
 
     def _apply_facts(
         self, record: LogRecord, facts: Facts, role: SignerRole, applied: Applied
@@ -642,6 +643,34 @@ def test_the_entries_of_a_bulk_record_stand_alone() -> None:
 
 
 # What this build does not know
+
+
+class SeesNothingClosed(PartitionFold):
+    """Naive: takes a meter for open without looking whether anything was held."""
+
+    @property
+    def _may_be_closed(self) -> bool:
+        return False
+
+
+def test_what_closes_a_meter_closes_it_for_the_rest_of_its_record_and_after_a_restart() -> None:
+    scene, naive = Scene(), Scene(SeesNothingClosed)
+    held, taken = [(1, "held"), (2, "held")], [(1, "held")]
+    for each, expected in ((scene, held), (naive, taken)):
+        later = command(METER, moved_in())
+        applied = each.facts(command(NEIGHBOUR, moved_in()), unknown_fact(METER), later)
+        assert [(r.entry, r.outcome) for r in applied.refusals] == expected
+        again = type(each.fold)(
+            each.fold.topic,
+            each.fold.partition,
+            LOG_ID,
+            TOOLS,
+            each.fold.rows,
+            CONSUMERS,
+            GOVERNANCE,
+        )
+        assert again.closed(NEIGHBOUR) is None
+        assert again.closed(METER) is (Reason.METER_CLOSED if each is scene else None)
 
 
 def permits(decided: tuple[Decided, ...]) -> list[bool]:

@@ -105,7 +105,9 @@ def test_a_meter_that_a_record_closes_is_closed_for_its_next_command() -> None:
         (PartitionFold, ["held", "held"]),
         (ForgetsWhatItWrites, ["held"]),
     ):
-        done = Scene(fold_class).facts(unknown_fact(METER), command(METER, moved_in("t-2")))
+        scene = Scene(fold_class)
+        scene.facts(unknown_fact(NEIGHBOUR))  # who has held nothing does not look ahead for it
+        done = scene.facts(unknown_fact(METER), command(METER, moved_in("t-2")))
         assert [refusal.outcome for refusal in done.refusals] == outcomes
 
 

@@ -11,8 +11,9 @@ import pytest
 
 from domains.governance.decider import GOVERNANCE
 from spine import trust
-from spine.event import AccessRequests, LogRecord, RecordType, murmur2_partition
+from spine.event import AccessRequests, LogRecord, RecordType
 from spine.ledger.register import FOLDED, FORMAT_ROW, Read, ReadRegister, Viewer
+from spine.murmur2 import murmur2_partition
 from spine.policy import Category, MeterAccess, Role, Tenancy
 from spine.replay import StoredFold
 from tests.helpers.history import BY_TOPIC, History, audit, day

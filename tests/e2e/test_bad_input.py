@@ -26,8 +26,8 @@ from spine import trust
 from spine.common.v1 import common_pb2
 from spine.console import context
 from spine.console.client import stamp
-from spine.event import murmur2_partition
 from spine.log import LogReader, partition_counts
+from spine.murmur2 import murmur2_partition
 from spine.policy import Role
 from spine.policy_data import POLICY_DATA, data_hash
 from spine.server import connect_sync, error_from

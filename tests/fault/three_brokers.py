@@ -16,8 +16,8 @@ from kafka.errors import KafkaTimeoutError
 
 from spine import trust
 from spine.console import context
-from spine.event import murmur2_partition
 from spine.log import Kafka, LogReader, create_missing
+from spine.murmur2 import murmur2_partition
 from tests.e2e.conftest import audit
 from tests.fault.checkers import (
     consent_violations,

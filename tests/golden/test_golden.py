@@ -31,7 +31,8 @@ from spine.accreditation import table_digest
 from spine.answer import half_hours_digest, records_digest
 from spine.codec import SPINE_RECORDS
 from spine.domain import Actor, Domain
-from spine.event import Command, Facts, LogRecord, Opening, murmur2_partition, signed_bytes
+from spine.event import Command, Facts, LogRecord, Opening, signed_bytes
+from spine.murmur2 import murmur2_partition
 from spine.orders import Order
 from spine.partition import PartitionFold
 from spine.policy import MeterAccess

@@ -27,8 +27,8 @@ from spine.console import context
 from spine.console.client import interval
 from spine.console.processes import running
 from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc, members_pb2, members_pb2_grpc
-from spine.event import murmur2_partition
 from spine.identity import DEV_SERVER_NAME
+from spine.murmur2 import murmur2_partition
 from spine.policy import Role
 from spine.server import connect_sync, error_from
 from spine.whereabouts import service_target

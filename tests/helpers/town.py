@@ -42,13 +42,14 @@ from spine.dsi.process import start_readings
 from spine.dsi.reads import Query, Reads
 from spine.dsi.stream import Chunk, ReadingsStream
 from spine.dsi.watch import Watches
-from spine.event import DataPosition, RecordType, SignerRole, murmur2_partition
+from spine.event import DataPosition, RecordType, SignerRole
 from spine.fold import FaustFolds
 from spine.gb import Interval
 from spine.identity import Caller
 from spine.installation import DOMAINS
 from spine.log import Appended, Appender, Kafka
 from spine.log_thread import ReaderThread
+from spine.murmur2 import murmur2_partition
 from spine.orders import Handled, Order
 from spine.policy import Basis, Category, Role
 from spine.runtime import Process, Runtime

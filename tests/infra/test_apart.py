@@ -30,10 +30,11 @@ from spine.console.context import OPERATOR
 from spine.console.logs import ensure_log, issue_identities
 from spine.embedded import EmbeddedKafka, free_port
 from spine.errors import Reason
-from spine.event import RecordType, SignerRole, murmur2_partition
+from spine.event import RecordType, SignerRole
 from spine.identity import Authority
 from spine.installation import DOMAINS
 from spine.log import Appender, Kafka
+from spine.murmur2 import murmur2_partition
 from spine.opening import LogIdentity
 from spine.policy import Role
 from spine.quarantine import Place, read_cases

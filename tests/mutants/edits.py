@@ -207,9 +207,30 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a key belongs to its partition",
         VIEW,
-        "        return home != self.partition\n",
-        "        return False\n",
+        "        return [home != self.partition for home in homes]\n",
+        "        return [False for home in homes]\n",
         PARTITION,
+    ),
+    Mutant(
+        "what a record holds closes its meter at once",
+        FOLD,
+        "            self._holds = True\n",
+        "",
+        PARTITION,
+    ),
+    Mutant(
+        "what was held in earlier records closes a meter",
+        VIEW,
+        "return self._holds or self.head is None or self.head.counts.held > 0",
+        "return self._holds",
+        PARTITION,
+    ),
+    Mutant(
+        "keys of several lengths are hashed each by its own",
+        "spine/murmur2.py",
+        " or any(len(key) != length for key in keys)",
+        "",
+        ("tests/core/test_murmur2.py",),
     ),
     Mutant(
         "content names the place it is for",
@@ -221,7 +242,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a record's key is that of its content",
         FOLD,
-        "if record.key is not None and record.key != subject:",
+        "if record.key is not None and record.key != subjects[entry]:",
         "if False:",
         PARTITION,
     ),
@@ -286,8 +307,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "what this build cannot read closes its meter",
         FOLD,
-        "        if subject:\n            self._put(CLOSED_PREFIX",
-        "        if False:\n            self._put(CLOSED_PREFIX",
+        "        if subject:\n            self._holds",
+        "        if False:\n            self._holds",
         PARTITION,
     ),
     Mutant(

@@ -13,7 +13,7 @@ from spine import trust
 from spine.dsi.forwarding import DSI, STREAMED, Answered
 from spine.dsi.routing import RoutedDsi, Routes, _in_turn, _together
 from spine.errors import NotPermitted, Pushback, Reason
-from spine.event import murmur2_partition
+from spine.murmur2 import murmur2_partition
 
 MPAN = "1600000000020"
 HERE = murmur2_partition(MPAN.encode(), 4)

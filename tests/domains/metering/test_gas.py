@@ -21,8 +21,8 @@ from domains.metering.gas import VOLUME_DM3_MAX, Conversion, conversion_of
 from domains.metering.judging import check_rows
 from domains.metering.readings import Delivery, GasVolumeBatch, batch_problem
 from spine.errors import Reason
-from spine.event import murmur2_partition
 from spine.gb import Interval, Mprn, half_hour_start
+from spine.murmur2 import murmur2_partition
 from tests.domains.metering.test_family_shared import HOME, buckets, reasons, refused
 from tests.helpers.half_hours import read_back
 from tests.helpers.rows import MemoryRows

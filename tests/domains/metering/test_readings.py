@@ -36,8 +36,8 @@ from domains.metering.views import recorded_between
 from spine.answer import Recorded
 from spine.domain import Rows
 from spine.errors import Bug, Reason
-from spine.event import murmur2_partition
 from spine.gb import Interval, SettlementDate, half_hour_of, half_hour_start
+from spine.murmur2 import murmur2_partition
 from tests.helpers.half_hours import read_back
 from tests.helpers.rows import MemoryRows
 
