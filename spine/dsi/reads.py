@@ -22,7 +22,7 @@ from spine.access import AccessLog, OutcomeLog, Ruling, Vector
 from spine.answer import Release
 from spine.dsi.answering import Answer, Sources, answers
 from spine.dsi.data import POLL_S, DataViews
-from spine.errors import Invalid, NotPermitted, Pushback, Reason
+from spine.errors import NotPermitted, Pushback, Reason
 from spine.event import AccessOutcome, AccessRequest, DataPosition, epoch_ms
 from spine.gb import Interval, tzdata_version
 from spine.identity import Caller
@@ -160,9 +160,6 @@ class Reads:
         A write is answered with every place it was recorded at, also those that no read looks at.
         """
         live = self.access[partition].live
-        if wanted.topic not in trust.TOPICS:
-            message = f"the log has no topic {wanted.topic}"
-            raise Invalid(Reason.POSITION_INVALID, message, field="at_least")
         if wanted.topic == trust.GOVERNANCE_TOPIC:
             await self._reach_governance(live, wanted.offset - 1)
         elif wanted.partition != partition:

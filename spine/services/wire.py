@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from spine import trust
 from spine.common.v1 import common_pb2
 from spine.domain import Actor
 from spine.errors import Invalid, Reason
@@ -172,7 +173,8 @@ def optional_words(text: str, field: str, longest: int) -> str:
 def at_least(request: Any, log_id: bytes) -> tuple[DataPosition, ...]:
     """How much of the log the answer has to include.
 
-    Invalid(POSITION_INVALID)  the token is of another log, or was sealed for somebody else
+    Invalid(POSITION_INVALID)  the token is of another log, names a topic that the log does not
+                               have, or was sealed for somebody else
     """
     token = request.at_least
     if token.sealed:  # what was sealed for the caller was opened on the way here
@@ -181,6 +183,10 @@ def at_least(request: Any, log_id: bytes) -> tuple[DataPosition, ...]:
     if token.positions and token.log_id != log_id:
         raise Invalid(
             Reason.POSITION_INVALID, "the position token is of another log", field="at_least"
+        )
+    if any(place.topic not in trust.TOPICS for place in token.positions):
+        raise Invalid(
+            Reason.POSITION_INVALID, "a position names no topic of the log", field="at_least"
         )
     return tuple(DataPosition(p.topic, p.partition, p.offset) for p in token.positions)
 

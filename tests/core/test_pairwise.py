@@ -16,9 +16,12 @@ from spine.common.v1 import common_pb2
 from spine.consumers.v1 import consumers_pb2
 from spine.dsi.v1 import dsi_pb2
 from spine.errors import Invalid, Reason
+from spine.governance.v1 import governance_pb2
 from spine.identifiers import Identifiers, Kind
 from spine.ledger.v1 import ledger_pb2
+from spine.metering.v1 import aggregates_pb2
 from spine.pairwise import FIELDS, REFUSED, SAME_TO_EVERYBODY, TREATED, TYPES, Treatment
+from spine.reference.v1 import reference_pb2
 from spine.services import translation, wire
 from spine.services.translation import Party, closed, closing, opened
 from tests.helpers.leaves import TIMESTAMP, Value, filled, leaves
@@ -295,6 +298,21 @@ def test_lists_are_in_an_order_of_the_partys_own() -> None:
         assert told == sorted(told)
         orders.append([party.meant(Kind.CONSENT, text, "consent_id") for text in told])
     assert sorted(orders[0]) == ids and orders[0] != orders[1] != ids
+
+
+@pytest.mark.parametrize("topic", ["nowhere", "", "consumers.events.v1\0"])
+def test_a_position_of_a_topic_that_no_log_has_is_refused_and_not_overlooked(topic: str) -> None:
+    for request in (
+        dsi_pb2.GetReadingsRequest,
+        ledger_pb2.ListReadsRequest,
+        aggregates_pb2.ListAggregatesRequest,
+        reference_pb2.ListCodesRequest,
+        governance_pb2.ListParticipantsRequest,
+    ):
+        unknown = request(at_least=token(3, topics=("consumers.events.v1", topic)))
+        with pytest.raises(Invalid) as refused:
+            wire.at_least(unknown, bytes(32))
+        assert (refused.value.reason, refused.value.field) == (Reason.POSITION_INVALID, "at_least")
 
 
 def test_a_sealed_token_of_a_party_that_is_given_mpxns_is_refused_and_not_overlooked() -> None:
