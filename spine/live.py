@@ -16,6 +16,7 @@ from spine.replay import StoredFold
 from spine.rows import Applied, Counts
 
 HEAL_RECORDS: Final = 256  # at a time: a gap may be as long as the log
+TURN_S: Final = 0.02  # others of the event loop have theirs in between: bulk records take long
 
 Listener = Callable[[LogRecord, Applied], None]
 
@@ -127,7 +128,11 @@ async def heal(reader: ReaderThread, live: LiveFold, end: int | None = None) -> 
                 )
             )
         )
+        turn_over = time.monotonic() + TURN_S
         for record in missing:
             live.deliver(record)
+            if time.monotonic() > turn_over:
+                await asyncio.sleep(0)
+                turn_over = time.monotonic() + TURN_S
         if len(missing) < HEAL_RECORDS or live.closed:
             return
