@@ -31,6 +31,7 @@ from spine.domain import HistoryLayout
 from spine.history import FOLDER, HISTORY_ROW, History, HistoryFile, HistoryUnreadable
 from spine.rows import Malformed
 
+READ_AND_WRITE: Final = AccessType.read_write()
 WRITE_BUFFER_BYTES: Final = 32 << 20
 CACHE_BUFFER_BYTES: Final = 8 << 20
 # Of all stores of a process together, however many it has: rows that are not in a file yet, and
@@ -194,6 +195,16 @@ def _block_cache() -> Cache:
     return Cache(BLOCK_CACHE_BYTES)
 
 
+def open_as(path: Path, chosen: Options, access: AccessType = READ_AND_WRITE) -> Rdict:
+    """A database that is opened by these options, also when it is opened again.
+
+    rocksdict takes those of the rows from the file that RocksDB keeps of them unless they are named
+    for the rows, too; and that file knows neither the filter nor which cache is shared.
+    """
+    rows = {"default": chosen}
+    return Rdict(str(path), options=chosen, column_families=rows, access_type=access)
+
+
 def open_cache(path: Path, kept_s: int) -> Rdict:
     """Rows that nothing is lost without, opened to be written; those older than that go as their
     files are merged. What is damaged is begun anew.
@@ -204,7 +215,7 @@ def open_cache(path: Path, kept_s: int) -> Rdict:
     chosen.set_write_buffer_size(CACHE_BUFFER_BYTES)
 
     def opened() -> Rdict:
-        return Rdict(str(path), options=chosen, access_type=AccessType.with_ttl(kept_s))
+        return open_as(path, chosen, AccessType.with_ttl(kept_s))
 
     if (path / DAMAGE_MARK).exists():
         shutil.rmtree(path)

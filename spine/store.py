@@ -91,7 +91,7 @@ class Store:
         if self.is_damaged:
             raise DamagedStore(f"{self.path.name}: marked as damaged")
         try:
-            self._db = Rdict(str(self.path / str(life)), options=rocks.options(writes=True))
+            self._db = rocks.open_as(self.path / str(life), rocks.options(writes=True))
         except Exception as error:
             if any(words in str(error) for words in LOCKED):
                 raise StoreInUse(f"{self.path.name} has another writer") from error
@@ -310,7 +310,7 @@ class StoreReader:
         self._begun_as, self._seen = self._identity(), rocks.written(self._path / str(life))
         self._opened_as = rocks.openings(self._seen)
         options = rocks.options(writes=False)
-        self._db = Rdict(str(self._path / str(life)), options=options, access_type=access)
+        self._db = rocks.open_as(self._path / str(life), options, access)
         self._name_history()
 
     def _name_history(self) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from rocksdict import Options, Rdict, WriteBatch, WriteBufferManager
+from rocksdict import AccessType, Options, Rdict, WriteBatch, WriteBufferManager
 
 from domains.consumers.decider import CONSUMERS
 from domains.governance.decider import GOVERNANCE
@@ -220,7 +220,7 @@ def test_damage_that_speaks_of_a_block_is_no_lock(
     def corrupt(*_: object, **__: object) -> None:
         raise Exception("Corruption: block checksum mismatch in /a/lock/000009.sst")
 
-    monkeypatch.setattr("spine.store.Rdict", corrupt)
+    monkeypatch.setattr("spine.rocks.Rdict", corrupt)
     with pytest.raises(DamagedStore):
         Store(tmp_path / "store")
 
@@ -656,6 +656,49 @@ def test_stores_of_a_process_share_what_they_keep_in_memory(
     # A write that passes the bound has a buffer flushed behind it, so a little more is held.
     assert kept(partial(rocks.options, writes=True), "shared") < 1.5 * bound
     assert kept(partial(rocks.options, writes=False), "naive") > 2 * bound
+
+
+def opened_by_the_way(
+    path: Path, chosen: Options, access: AccessType = rocks.READ_AND_WRITE
+) -> Rdict:
+    """Naive: names options for the database and none for its rows."""
+    return Rdict(str(path), options=chosen, access_type=access)
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("naive", [False, True])
+def test_a_store_that_was_opened_before_has_its_filters_and_the_shared_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, naive: bool, again: bool
+) -> None:
+    """Or each look for what is not there reads blocks, and each store keeps blocks of its own."""
+    if naive:
+        monkeypatch.setattr(rocks, "open_as", opened_by_the_way)
+    if again:
+        Store(tmp_path / "store").close()
+    store = Store(tmp_path / "store")
+    store.put(b"key", b"value")
+    store.commit(StorePosition(bytes(32), "t", 0, 0, bytes(32)))
+    store._db.flush()
+    reader = StoreReader(tmp_path / "store", tmp_path / "reader")
+    assert reader.refresh() and reader.get(b"key") == b"value"
+    lost = naive and again
+    assert (filter_bytes(store._db) == 0) is lost
+    assert (cache_bytes(store._db) == rocks.BLOCK_CACHE_BYTES) is not lost
+    assert (cache_bytes(reader._opened()) == rocks.BLOCK_CACHE_BYTES) is not naive
+    reader.close()
+    store.close()
+
+
+def filter_bytes(store: Rdict) -> int:
+    """Bytes of filters in its files."""
+    said = str(store.property_value("rocksdb.aggregated-table-properties"))
+    (filters,) = (each for each in said.split(";") if "filter block size" in each)
+    return int(filters.partition("=")[2])
+
+
+def cache_bytes(store: Rdict) -> int:
+    """How many bytes of blocks it, or who shares its cache, may keep."""
+    return int(str(store.property_value("rocksdb.block-cache-capacity")))
 
 
 def in_memory(store: Rdict) -> int:
