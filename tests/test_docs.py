@@ -22,7 +22,7 @@ import typer
 from grpc import StatusCode
 
 from domains.metering.aggregates import Suppressed
-from spine import event, telemetry, trust, writer
+from spine import event, reducers, telemetry, trust, writer
 from spine.answer import Absent, Release
 from spine.cli import command_line
 from spine.config import Settings
@@ -169,7 +169,8 @@ def test_every_topic_and_who_may_write_it() -> None:
 
 def test_every_header() -> None:
     others = CODE.replace((ROOT / "spine/event.py").read_text(), "")
-    constants = {name: value for name, value in vars(event).items() if name.endswith("_HEADER")}
+    names = (vars(event) | vars(reducers)).items()
+    constants = {name: value for name, value in names if name.endswith("_HEADER")}
     own = {value for name, value in constants.items() if re.search(rf"\b{name}\b", others)}
     cloud_events = set(re.findall(r'"(ce_\w+)"', inspect.getsource(writer)))
     once(named("## Headers"), {*own, *cloud_events, telemetry.TRACEPARENT})

@@ -331,12 +331,32 @@ def test_a_broker_lets_a_process_write_what_its_key_may_write(overlay: Path) -> 
         acls = user["spec"]["authorization"]["acls"]
         topics = [a["resource"]["name"] for a in acls if "Write" in a["operations"]]
         written[user["metadata"]["name"]] = set(topics)
-    assert written.pop("spine-opening") == {"*"}
+    assert written.pop("spine-opening") == written.pop("spine-upgrade") == {"*"}
     assert written.pop("spine-auditing") == set()
     assert written == {
         f"spine-{process}": {topic for (topic, _), may in trust.MAY_WRITE.items() if signs & may}
         for process, signs in SIGNS_AS.items()
     } | {"spine-ledger": {trust.CHECKPOINTS_TOPIC}}
+
+
+@overlays
+def test_who_may_write_every_topic_comes_and_goes_with_what_is_applied_by_hand(
+    overlay: Path,
+) -> None:
+    """Or each later `kubectl apply -k` of an overlay would bring it back."""
+
+    def may_write_all(folder: Path) -> set[str]:
+        users = (m for m in render(folder) if m["kind"] == "KafkaUser")
+        return {
+            user["metadata"]["name"]
+            for user in users
+            for acl in user["spec"]["authorization"]["acls"]
+            if "Write" in acl["operations"] and acl["resource"]["name"] == "*"
+        }
+
+    assert may_write_all(overlay) == set()
+    found = {folder.name: may_write_all(folder) for folder in BY_HAND}
+    assert found == {"opening": {"spine-opening"}, "upgrade": {"spine-upgrade"}, "auditing": set()}
 
 
 # Settings, processes, probes
