@@ -95,10 +95,10 @@ class Alike(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class CheckedRows:
-    """Which meter-days may enter the log. Counts are of rows, but findings are of metering points.
+    """Which meter-days may enter the log. Counts are of rows.
 
     `accepted` is a mask, (n,). `refused_rows` gives every other row one reason, the first in the
-    order of `check_points`: a mask for each that was met. `findings` keep nothing out.
+    order of `check_points`: a mask for each that was met. `findings` are of accepted rows.
     """
 
     accepted: npt.NDArray[np.bool_]
@@ -164,9 +164,8 @@ def check_points(
         if rows.any():
             refused[reason] = rows
             accepted &= kept
-    known = np.array([point is not None for point in registered.different], np.bool_)
-    wrong = known[registered.of_point] & ~_check_digits_ok(points.names)
-    count = int(np.count_nonzero(wrong))
+    wrong = ~_check_digits_ok(points.names)
+    count = int(np.count_nonzero(accepted & wrong[points.of_row])) if wrong.any() else 0
     return CheckedRows(accepted, refused, {Reason.MPXN_CHECK_DIGIT: count} if count else {})
 
 

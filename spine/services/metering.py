@@ -228,6 +228,7 @@ class MeteringService(metering_pb2_grpc.MeteringServicer):
             batches_duplicate=tally.batches_duplicate,
             rows_refused=tally.rows_refused,
             half_hours_refused=tally.half_hours_refused,
+            findings=tally.findings,
             positions=wire.position_token(self._log_id, tally.positions),
         )
 

@@ -72,6 +72,16 @@ class Amount(NamedTuple):
 NOTHING: Final = Amount()
 
 
+class Judged(NamedTuple):
+    """What came of a chunk: batches to append, by reason what is refused, and by reason how many
+    of the rows to append are remarkable.
+    """
+
+    batches: list[tuple[ReadingsBatch, Amount]]
+    refused: dict[str, Amount]
+    findings: dict[str, int]
+
+
 def _amount(days: MeterDays) -> Amount:
     return Amount(len(days), days.recorded)
 
@@ -87,6 +97,7 @@ class Tally:
     batches_duplicate: int = 0
     rows_refused: Counter[str] = field(default_factory=Counter)
     half_hours_refused: Counter[str] = field(default_factory=Counter)
+    findings: Counter[str] = field(default_factory=Counter)
     next_offsets: dict[int, int] = field(default_factory=dict)
 
     @property
@@ -126,12 +137,13 @@ class Intake:
         """Record what may be recorded of a chunk; waits while too many appends are under way."""
         days = columns_of(chunk, self._header)
         received = self._tally.received.plus(_amount(days))
-        batches, refused = self._recorder.judged(days, self._delivery)
+        judged = self._recorder.judged(days, self._delivery)
         self._tally.received = received
-        for reason, amount in refused.items():
+        self._tally.findings.update(judged.findings)
+        for reason, amount in judged.refused.items():
             self._tally.rows_refused[reason] += amount.rows
             self._tally.half_hours_refused[reason] += amount.half_hours
-        for batch, amount in batches:
+        for batch, amount in judged.batches:
             self._under_way.append(await self._recorder.send(batch, amount))
             self._settle([sent for sent in self._under_way if sent.offset.done()])
 
@@ -171,10 +183,8 @@ class Recorder:
         self._slots = asyncio.Semaphore(APPENDS_IN_FLIGHT)
         self._appending: dict[bytes, asyncio.Task[int]] = {}
 
-    def judged(
-        self, days: MeterDays, delivery: Delivery
-    ) -> tuple[list[tuple[ReadingsBatch, Amount]], dict[str, Amount]]:
-        """The batches to append, and by reason what is refused. All at one state of the folds."""
+    def judged(self, days: MeterDays, delivery: Delivery) -> Judged:
+        """What comes of these meter-days. All at one state of the folds."""
         points = points_of(days)
         partitions = readings.partitions_of(points.names, self._partitions)
         registered = self._points.of(points, partitions)
@@ -194,7 +204,8 @@ class Recorder:
             str(reason): _amount(readings.take(days, rows))
             for reason, rows in checked.refused_rows.items()
         }
-        return batches, refused
+        findings = {str(reason): count for reason, count in checked.findings.items()}
+        return Judged(batches, refused, findings)
 
     def learning(self) -> tuple[Callable[[], Awaitable[None]], ...]:
         """What has at hand what is known of all meters, so that few senders wait for it."""

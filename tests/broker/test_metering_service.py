@@ -312,12 +312,14 @@ async def test_rows_are_refused_one_by_one_and_counted_by_reason(world: World, t
         Reason.SENDER_NOT_APPOINTED: 96,
         Reason.READING_OUT_OF_RANGE: 48,
     }
+    assert dict(report.findings) == {Reason.MPXN_CHECK_DIGIT: 2}  # of `good` and of `late`
     assert world.read_back(tmp_path / "good", good) == cells(take(days, np.array([0])))
     assert world.read_back(tmp_path / "unknown", unknown) == {}
 
     wrong_sender = await world.send(header("not-mine"), chunk(days), by=world.other)
     assert wrong_sender.rows_recorded == 0
     assert dict(wrong_sender.rows_refused) == {Reason.SENDER_NOT_APPOINTED: 8}
+    assert not wrong_sender.findings  # of what is refused there is no more to say
     export = await world.send(header("export", measurement_quantity="AE"), chunk(days))
     assert export.rows_refused[Reason.QUANTITY_NOT_FOR_METER] == 3
     assert export.rows_recorded == 0
