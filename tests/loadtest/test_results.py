@@ -3,11 +3,14 @@
 import asyncio
 import json
 import math
+import re
 import xml.etree.ElementTree as ElementTree
+from typing import Any
 
 import pytest
 
 from loadtest import report, sizing
+from loadtest.__main__ import FULL, chosen
 from loadtest.installation import WrongAnswer, advisers_of, expect
 from loadtest.proving import Side, cost
 from loadtest.results import Bound, Result, percentile, to_json
@@ -89,6 +92,50 @@ def test_a_plot_is_well_formed() -> None:
     drawn = report.plot("Title", [10, 100, 1_000], {"one": [1, 2, 3], "two": [3, 2, 1]})
     shapes = [element.tag.rpartition("}")[2] for element in ElementTree.fromstring(drawn)]
     assert shapes.count("polyline") == 2 and shapes.count("circle") == 6
+
+
+def growth_run(size: int, us: float, fold_s: float) -> dict[str, Any]:
+    return {"size": size, "figures": {"fold_us_per_meter_day": us, "fold_s": fold_s}}
+
+
+def test_growth_is_judged_from_a_hundred_thousand_meters_up() -> None:
+    runs = [
+        growth_run(10_000, 9.0, 1.0),  # too small to count
+        growth_run(100_000, 4.0, 25.0),
+        growth_run(1_000_000, 4.5, 25.0),
+    ]
+    assert [line.partition(":")[2] for line in report.growth(runs)[2:4]] == [
+        " reached, at 1.12",
+        " reached, all",
+    ]
+    runs.append(growth_run(32_000_000, 5.0, 19.9))
+    assert [line.partition(":")[2] for line in report.growth(runs)[2:4]] == [
+        " **missed**, at 1.25",
+        " **missed**, 19.9 s at 32,000,000",
+    ]
+    assert report.growth(runs[:2]) == []
+
+
+def test_each_run_stands_with_the_command_that_repeats_it() -> None:
+    new = {"scenario": "cut", "size": 1_000, "meters": 2_500, "days": 1, "figures": {}}
+    assert report.command(new) == "spine loadtest cut --meters 2500 --json"
+    old = {"scenario": "growth", "size": 100_000, "figures": {"meter_days": 4_987_000}}
+    assert report.command(old) == "spine loadtest growth --meters 100000 --days 50 --json"
+    long = {"scenario": "growth", "size": 10_000, "figures": {"meter_days": 4_789_516}}
+    assert report.command(long) == "spine loadtest growth --meters 10000 --days 480 --json"
+    bulk = {"scenario": "bulk", "size": 4_376, "figures": {"meter_days": 271_312}}
+    assert report.command(bulk) == "spine loadtest bulk --meters 4376 --json"
+
+
+def test_a_size_is_run_once_over_the_days_stated_for_it() -> None:
+    assert list(chosen(["growth=1000000"])) == [("growth", 1_000_000, 6)]
+    assert list(chosen(["growth=200000"])) == [("growth", 200_000, 1)]
+    assert list(chosen(["growth=200000:9", "cut"])) == [("growth", 200_000, 9), ("cut", 2_500, 1)]
+    assert tuple(chosen([])) == FULL
+
+
+def test_the_machine_is_named_without_its_build() -> None:
+    assert re.fullmatch(r"[A-Za-z]+ [0-9]+\.[0-9]+", report.machine()["system"])
 
 
 def test_ten_times_the_country_takes_ten_times_the_work() -> None:
