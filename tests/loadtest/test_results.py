@@ -23,7 +23,7 @@ FIGURES = {
         "log_bytes_per_meter_day": 90.0,
         "store_bytes_per_meter_day": 200.0,
     },
-    "access": {"bytes_per_read_together": 600.0},
+    "access": {"bytes_per_read_together": 600.0, "reads_passed_over_per_s": 130_000.0},
     "reads": {"dsi_cpu_ms_per_call": 2.0},
     "registry": {"facts_per_s": 8_000.0},
     "rebuild": {"meter_days_per_s": 200_000.0},
@@ -144,7 +144,11 @@ def test_ten_times_the_country_takes_ten_times_the_work() -> None:
     cores, terabytes = ("in_cores", "fold_cores", "read_cores"), ("log_tb", "access_tb", "store_tb")
     for field in (*cores, *terabytes, "load_hours"):
         assert getattr(ten, field) == pytest.approx(10 * getattr(one, field))
-    assert ten.partitions > one.partitions and one.rebuild_hours <= 1
+    assert ten.partitions > one.partitions
+    for each in (one, ten):
+        assert each.rebuild_hours <= 1 and each.access_rebuild_hours <= 1
+    of_readings = 10 * 32_000_000 * 396 / unit.rebuild_per_s / 3_600
+    assert of_readings / 256 <= 1 < ten.partitions / 256, "the naive count is that of readings"
     assert one.read_cores == pytest.approx(1_160 * 0.002 * 1.5)
 
 
