@@ -195,8 +195,8 @@ def _from_the_log(one: Size, ten: Size) -> str:
         "These are hours from the first record on; from a snapshot (`spine snapshot`) only what"
         " came since it is folded. Each server that answers reads has a fold of every partition: to"
         f" pass over what was read takes one that lost all its stores {hours:,.0f} hours of one"
-        f" core without a snapshot, {ten_hours:,.0f} at ten times. That is the fold alone; to fetch and"
-        " decompress the records comes on top."
+        f" core without a snapshot, {ten_hours:,.0f} at ten times. That is the fold alone; to fetch"
+        " and decompress the records comes on top."
     )
     return textwrap.fill(said, 120)
 

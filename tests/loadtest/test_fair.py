@@ -2,13 +2,15 @@
 
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
 from rocksdict import Options, Rdict
 
-from loadtest import ceiling, peer_jobs
+from loadtest import ceiling, gb_day, peer_jobs
 from loadtest.ceiling import Bare
 from loadtest.gb_day import Day, _result
 from spine import rocks
@@ -59,6 +61,34 @@ def test_the_loop_writes_with_the_options_of_the_fold(
         return closed
 
     assert set_up(looped, tmp_path / "a") == set_up(ours, tmp_path / "b")
+
+
+def test_the_loop_has_the_cores_to_itself_as_the_fold_has(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The naive order runs it beside the coordinators, and flatters the fold."""
+    spine = Mock(processes={"consumers": None, "governance": None, "metering": None})
+    spine.resident.return_value = {"metering": 1}
+    spine.stop.side_effect = lambda *names: [spine.processes.pop(name) for name in names]
+    beside: list[list[str]] = []
+
+    def loop(*_: object) -> Bare:
+        beside.append(list(spine.processes))
+        return Bare(1.0, 10, 10)
+
+    async def ingest(*given: Any) -> None:
+        day = given[3]
+        day.rows = day.recorded = day.fold_rows = 10
+        day.in_s = day.fold_s = day.fold_cpu_s = 1.0
+
+    monkeypatch.setattr(gb_day, "installation", lambda *_: nullcontext(spine))
+    monkeypatch.setattr(gb_day, "bare_loop", loop)
+    monkeypatch.setattr(gb_day, "ingest", ingest)
+    for name in ("load_registers", "fold", "check_stores", "size_of"):
+        monkeypatch.setattr(gb_day, name, Mock(return_value=0))
+    result = gb_day.run(100, tmp_path, Mock())
+    assert beside == [[]]
+    assert result.figures["ratio_to_ceiling"] == 1
 
 
 def test_cpu_of_a_meter_day_is_of_those_folded_while_it_was_counted() -> None:
