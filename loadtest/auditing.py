@@ -17,14 +17,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
 from loadtest.asking import week_reader
+from loadtest.country import Country
 from loadtest.installation import CONSENTS_BY, expect
-from loadtest.loading import advice, consumer_of
+from loadtest.loading import registrations
 from loadtest.reads import CALLERS
 from loadtest.results import Bound, Result
 from loadtest.serving import Served
@@ -32,11 +32,11 @@ from loadtest.traffic import Patience, by_callers
 from spine import trust
 from spine.codec import Codec
 from spine.console.jobs import processes
-from spine.consumers.v1 import consumers_pb2, consumers_pb2_grpc
 from spine.event import TYPE_HEADER, Facts, LogRecord, RecordType
 from spine.ledger.entries import record_entry
 from spine.ledger.tree import TILE_WIDTH, Growing
 from spine.merkle import leaf_hash
+from spine.metering.v1 import metering_pb2_grpc
 from spine.server import connect
 from spine.verdict import Verdict
 
@@ -48,7 +48,7 @@ ROUNDS: Final = 10
 START_S: Final = 3.0
 # Records of at least so many facts count as bulk.
 BULK_FACTS: Final = 100
-# Facts that are ordered one after the other, for each to stand in a record of its own.
+# Metering points that are registered one after the other, each in a record of its own.
 SINGLE_FACTS: Final = 300
 
 TARGETS: Final = (
@@ -61,7 +61,7 @@ GATES: Final = ()
 
 def run(served: Served, seconds: float) -> Result:
     """The scenario on a country that is served."""
-    asyncio.run(_order_singly(served))
+    asyncio.run(_register_singly(served))
     _audited(served)  # the first run of a command is slower, and would flatter the difference
     before = _audited(served)
     asyncio.run(_read(served, seconds))
@@ -88,40 +88,26 @@ def run(served: Served, seconds: float) -> Result:
             "before the reads: the same command, its second run; a further entry: the difference",
             f"leaves by {JOBS} processes once they have started, the same {ROUNDS} times over",
             f"bulk: records of at least {BULK_FACTS} facts; single: a record for each fact, as "
-            f"{SINGLE_FACTS} consents that are ordered one after the other have",
+            f"of {SINGLE_FACTS} metering points that are registered one after the other",
             "facts folded per_s: of the time that passed, beside all else that ran on these cores; "
             "per_cpu_s: of the time that the one thread which folds was at work",
         ],
     )
 
 
-def further_consents(served: Served) -> Iterator[Any]:
-    """Of each metering point in turn a consent to an adviser who has none there; they change no
-    answer to the one who has.
-    """
-    terms, advisers = advice(datetime.now(UTC) - timedelta(seconds=1)), served.spine.advisers
-    for number in range(SINGLE_FACTS):
-        turn, place = divmod(number, len(served.known))
-        index = served.known[place]
-        mpan = served.mpans[index]
-        yield consumers_pb2.GrantConsentRequest(
-            idempotency_key=f"single-{number}",
-            consent_id=f"single-{number}",
-            mpxns=[mpan],
-            data_user=advisers[(served.adviser(index) + 1 + turn) % len(advisers)],
-            consumer_ref=consumer_of(mpan),
-            terms=terms,
-        )
+def further_meters(country: Country) -> Iterator[Any]:
+    """Registrations of metering points outside the country: no answer changes by them."""
+    count = country.meters + SINGLE_FACTS
+    return registrations(replace(country, meters=count).block(country.meters, count))
 
 
-async def _order_singly(served: Served) -> None:
+async def _register_singly(served: Served) -> None:
     """Have facts that share their record with no other."""
     spine, patience = served.spine, Patience()
-    async with connect(spine.target("consumers"), spine.identity(CONSENTS_BY)) as channel:
-        stub = consumers_pb2_grpc.ConsumersStub(channel)
-        for request in further_consents(served):
-            answer = await patience.until_answered(stub.GrantConsent, request)
-            expect(not any(leg.refused for leg in answer.legs), f"a consent was refused: {answer}")
+    async with connect(spine.target("metering"), spine.identity(CONSENTS_BY)) as channel:
+        stub = metering_pb2_grpc.MeteringStub(channel)
+        for request in further_meters(served.country):
+            await patience.until_answered(stub.RegisterMeteringPoint, request)
 
 
 async def _read(served: Served, seconds: float) -> None:
@@ -213,7 +199,7 @@ def _folded(served: Served, records: list[LogRecord]) -> dict[str, float]:
             facts = sum(len(command.facts) for command in value.commands)
         with (bulk if facts >= BULK_FACTS else single if facts == 1 else _Rate()).timed(facts):
             fold.apply(record)
-    expect(single.count >= SINGLE_FACTS, f"{single.count} facts have a record of their own")
+    expect(single.count > 0, "no fact has a record of its own")
     figures: dict[str, float] = {}
     for name, rate in {"facts_folded": bulk, "single_facts_folded": single}.items():
         if rate.count:

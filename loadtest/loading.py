@@ -91,20 +91,15 @@ def tenancies(meters: Meters) -> Iterator[Any]:
         )
 
 
-def advice(valid_from: datetime) -> Any:
-    """The terms of every consent: half-hourly consumption for advice, 300 days long."""
-    return consumers_pb2.Terms(
+def consents(meters: Meters, valid_from: datetime, advisers: Sequence[str]) -> Iterator[Any]:
+    """A consent at each metering point, to one of the advisers in turn."""
+    terms = consumers_pb2.Terms(
         purpose="ENERGY_ADVICE",
         categories=["HH_CONSUMPTION"],
         history_from=_SINCE,
         valid_from=stamp(valid_from),
         expires=stamp(valid_from + timedelta(days=300)),
     )
-
-
-def consents(meters: Meters, valid_from: datetime, advisers: Sequence[str]) -> Iterator[Any]:
-    """A consent at each metering point, to one of the advisers in turn."""
-    terms = advice(valid_from)
     for index, mpan in zip(meters.index.tolist(), meters.mpans.tolist(), strict=True):
         text = mpan.decode()
         yield consumers_pb2.BulkCommand(
