@@ -3,7 +3,8 @@
 python -m loadtest small           every gate, about two minutes; changes no file
 python -m loadtest full            every target; writes results.json, RESULTS.md, plots, sizing
 python -m loadtest full NAME ...   those scenarios only, beside what was kept of the others;
-                                   NAME=METERS at another size, which RESULTS.md then states
+                                   NAME=METERS one run at that size, NAME=METERS:DAYS over so
+                                   many days; without them over those stated for that size, or one
 """
 
 from __future__ import annotations
@@ -61,12 +62,23 @@ def small() -> Iterator[Result]:
 
 def full(asked: list[str]) -> Iterator[Result]:
     """Every scenario at the size its targets speak of, or as near as RESULTS.md says."""
-    sizes = {name: size for name, _, size in (each.partition("=") for each in asked)}
-    for name, meters, days in FULL:
-        if not sizes or name in sizes:
-            meters = int(sizes.get(name) or meters)
-            console.print(f"[bold]{name}[/] at {meters:,} meters, {days} days")
-            yield scenarios.run(name, meters, _note, days)
+    for name, meters, days in chosen(asked):
+        console.print(f"[bold]{name}[/] at {meters:,} meters, {days} days")
+        yield scenarios.run(name, meters, _note, days)
+
+
+def chosen(asked: list[str]) -> Iterator[tuple[str, int, int]]:
+    """Scenario, meters and days of each run that is asked for; all that there are for nothing."""
+    stated = {(name, meters): days for name, meters, days in FULL}
+    if not asked:
+        yield from FULL
+    for each in asked:
+        name, _, size = each.partition("=")
+        if size:
+            meters, _, days = size.partition(":")
+            yield name, int(meters), int(days or stated.get((name, int(meters)), 1))
+        else:
+            yield from (entry for entry in FULL if entry[0] == name)
 
 
 def main() -> int:

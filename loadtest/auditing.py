@@ -17,16 +17,18 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
 from loadtest.asking import week_reader
-from loadtest.installation import expect
+from loadtest.country import Country
+from loadtest.installation import CONSENTS_BY, expect
+from loadtest.loading import registrations
 from loadtest.reads import CALLERS
 from loadtest.results import Bound, Result
 from loadtest.serving import Served
-from loadtest.traffic import by_callers
+from loadtest.traffic import Patience, by_callers
 from spine import trust
 from spine.codec import Codec
 from spine.console.jobs import processes
@@ -34,6 +36,8 @@ from spine.event import TYPE_HEADER, Facts, LogRecord, RecordType
 from spine.ledger.entries import record_entry
 from spine.ledger.tree import TILE_WIDTH, Growing
 from spine.merkle import leaf_hash
+from spine.metering.v1 import metering_pb2_grpc
+from spine.server import connect
 from spine.verdict import Verdict
 
 JOBS: Final = 2
@@ -44,6 +48,8 @@ ROUNDS: Final = 10
 START_S: Final = 3.0
 # Records of at least so many facts count as bulk.
 BULK_FACTS: Final = 100
+# Metering points that are registered one after the other, each in a record of its own.
+SINGLE_FACTS: Final = 300
 
 TARGETS: Final = (
     Bound("entries_per_s", least=20_000),
@@ -55,6 +61,7 @@ GATES: Final = ()
 
 def run(served: Served, seconds: float) -> Result:
     """The scenario on a country that is served."""
+    asyncio.run(_register_singly(served))
     _audited(served)  # the first run of a command is slower, and would flatter the difference
     before = _audited(served)
     asyncio.run(_read(served, seconds))
@@ -80,11 +87,27 @@ def run(served: Served, seconds: float) -> Result:
             f"{JOBS} processes, their start included; all else by one",
             "before the reads: the same command, its second run; a further entry: the difference",
             f"leaves by {JOBS} processes once they have started, the same {ROUNDS} times over",
-            f"bulk: records of at least {BULK_FACTS} facts; single: a record for each fact",
+            f"bulk: records of at least {BULK_FACTS} facts; single: a record for each fact, as "
+            f"of {SINGLE_FACTS} metering points that are registered one after the other",
             "facts folded per_s: of the time that passed, beside all else that ran on these cores; "
             "per_cpu_s: of the time that the one thread which folds was at work",
         ],
     )
+
+
+def further_meters(country: Country) -> Iterator[Any]:
+    """Registrations of metering points outside the country: no answer changes by them."""
+    count = country.meters + SINGLE_FACTS
+    return registrations(replace(country, meters=count).block(country.meters, count))
+
+
+async def _register_singly(served: Served) -> None:
+    """Have facts that share their record with no other."""
+    spine, patience = served.spine, Patience()
+    async with connect(spine.target("metering"), spine.identity(CONSENTS_BY)) as channel:
+        stub = metering_pb2_grpc.MeteringStub(channel)
+        for request in further_meters(served.country):
+            await patience.until_answered(stub.RegisterMeteringPoint, request)
 
 
 async def _read(served: Served, seconds: float) -> None:
@@ -158,8 +181,8 @@ def _bare(served: Served) -> tuple[list[LogRecord], float]:
 
 
 def _folded(served: Served, records: list[LogRecord]) -> dict[str, float]:
-    """Facts a second that folds in memory decode, verify and apply, of single and of bulk records,
-    where there are: of the time that passed, and of that which this thread was at work.
+    """Facts a second that folds in memory decode, verify and apply, of single records and of bulk
+    records, where there are: of the time that passed, and of that which this thread was at work.
     """
     runtime = served.spine.runtime
     # Another codec than the folds have, which would not decode again what it decoded last.
@@ -176,9 +199,9 @@ def _folded(served: Served, records: list[LogRecord]) -> dict[str, float]:
             facts = sum(len(command.facts) for command in value.commands)
         with (bulk if facts >= BULK_FACTS else single if facts == 1 else _Rate()).timed(facts):
             fold.apply(record)
-    rates = {"facts_folded": bulk, "single_facts_folded": single}
+    expect(single.count > 0, "no fact has a record of its own")
     figures: dict[str, float] = {}
-    for name, rate in rates.items():
+    for name, rate in {"facts_folded": bulk, "single_facts_folded": single}.items():
         if rate.count:
             figures[f"{name}_per_s"] = rate.count / rate.seconds
             figures[f"{name}_per_cpu_s"] = rate.count / rate.cpu_s

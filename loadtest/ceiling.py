@@ -1,9 +1,9 @@
 """The bare loop that everything is measured against: no engine, no rules, nothing but the work.
 
 librdkafka gives the bytes of `metering.readings.v1`, fastavro takes a batch apart, numpy lays out
-the rows, RocksDB writes them in one batch a record. No signature, no check, no position, no
-version is looked at. Half of the harness's own truth also comes from here: how many rows each
-record holds.
+the rows, RocksDB writes them in one batch a record, set up as it is for the fold. No signature, no
+check, no position, no version is looked at. Half of the harness's own truth also comes from here:
+how many rows each record holds.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any, Final
 import fastavro
 import numpy as np
 from confluent_kafka import Consumer, TopicPartition
-from rocksdict import Options, Rdict, WriteBatch
+from rocksdict import Rdict, WriteBatch
 
 from loadtest.installation import Installation, expect
-from spine import trust
+from spine import rocks, trust
 
 FRAME_BYTES: Final = 5
 MESSAGES: Final = 64
@@ -73,9 +73,7 @@ def bare_loop(spine: Installation, folder: Path, *, store: bool = True) -> Bare:
         for p in range(spine.runtime.partitions)
     }
     consumer.assign([TopicPartition(topic, p, 0) for p in ends])
-    options = Options(raw_mode=True)
-    options.create_if_missing(True)
-    db = Rdict(str(folder), options=options) if store else None
+    db = rocks.open_as(folder, rocks.options(writes=True)) if store else None
     bare = Bare(records={p: [] for p in ends})
     missing = sum(ends.values())
     heard, started = time.perf_counter(), 0.0

@@ -33,7 +33,7 @@ PAUSE_S: Final = 0.1
 CUT_S: Final = 20.0
 
 TARGETS: Final = (Bound("p99_ms", most=100),)
-GATES: Final = ()
+GATES: Final = (Bound("p99_ms", most=2_000),)
 
 
 def run(served: Served, streams: int, seed: int = 7) -> Result:

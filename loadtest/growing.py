@@ -16,10 +16,11 @@ from typing import Final
 from domains.metering.readings import Delivery as Sender
 from domains.metering.readings import batch_from_columns
 from loadtest.ceiling import bare_loop
+from loadtest.checking import check_stores
 from loadtest.country import Country
 from loadtest.deliveries import BLOCK, SENDER_OF_ALL, as_batches
 from loadtest.direct import ToAppend, append_all
-from loadtest.gb_day import Day, check_stores, days_of, fold
+from loadtest.gb_day import Day, days_of, fold
 from loadtest.installation import Installation, Note, expect, installation
 from loadtest.results import Bound, Result
 from spine import trust
@@ -60,7 +61,7 @@ def run(meters: int, folder: Path, note: Note, days: int) -> Result:
                 "fold_meter_days_per_s": rate,
                 "fold_us_per_meter_day": 1e6 / rate,
                 "fold_s": day.fold_s,
-                "fold_cpu_us_per_meter_day": day.fold_cpu_s / recorded * 1e6,
+                "fold_cpu_us_per_meter_day": day.fold_cpu_us,
                 "ceiling_meter_days_per_s": bare.rows_per_s,
                 "ratio_to_ceiling": rate / bare.rows_per_s,
                 "resident_mb_max": max(day.resident.values()) / 1e6,

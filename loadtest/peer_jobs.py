@@ -19,7 +19,15 @@ import fastavro
 import numpy as np
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
-from rocksdict import Options, Rdict, WriteBatch
+from rocksdict import (
+    BlockBasedOptions,
+    Cache,
+    DBCompressionType,
+    Options,
+    Rdict,
+    WriteBatch,
+    WriteBufferManager,
+)
 
 WEIGHTS = np.array((3, 5, 7, 13, 17, 19, 23, 29, 31, 37, 41, 43))
 MAX_WH = 10_000_000
@@ -118,13 +126,30 @@ def write_again(task):
     return topic
 
 
+def opened(folder):
+    """A store set up as the spine's own is: both sides write alike. A test compares the two."""
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.set_max_open_files(256)
+    options.set_compression_type(DBCompressionType.lz4())
+    tables = BlockBasedOptions()
+    tables.set_bloom_filter(10, False)
+    tables.set_block_cache(Cache(128 << 20))
+    options.set_block_based_table_factory(tables)
+    options.set_max_background_jobs(2)
+    options.set_write_buffer_size(32 << 20)
+    options.set_write_buffer_manager(WriteBufferManager(256 << 20, allow_stall=False))
+    options.set_max_write_buffer_number(4)
+    options.set_level_zero_slowdown_writes_trigger(40)
+    options.set_level_zero_stop_writes_trigger(64)
+    return Rdict(folder, options=options, column_families={"default": options})
+
+
 class Kept:
     """Rows on their way into RocksDB, and when the first and the last came."""
 
     def __init__(self, task):
-        options = Options(raw_mode=True)
-        options.create_if_missing(True)
-        self.db = Rdict(task["folder"], options=options)
+        self.db = opened(task["folder"])
         self.rows, self.wanted, self.began, self.ended = 0, task["count"], None, None
 
     def begin(self):

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from loadtest.ceiling import bare_loop
+from loadtest.checking import check_stores
 from loadtest.country import Country
 from loadtest.gb_day import Day, days_of, fold
 from loadtest.growing import append
@@ -41,11 +42,13 @@ def run(meters: int, folder: Path, note: Note) -> Result:
     expect(ENVIRONMENT.exists(), "the peers are not installed: make peers")
     with installation(folder, [], lambda text: note(text, 0, 0)) as spine:
         spine.stop("consumers", "governance")
-        recorded = asyncio.run(append(spine, Country(meters), days_of(1), note))
+        country, chosen = Country(meters), days_of(1)
+        recorded = asyncio.run(append(spine, country, chosen, note))
         bare = bare_loop(spine, folder / "bare")
         day = Day()
         fold(spine, bare, day, note)
         spine.stop("readings")
+        check_stores(spine, country, chosen, recorded, folder / "look", note, corrected=False)
         rate = day.fold_rows / day.fold_s
         figures: dict[str, float] = {"meter_days": recorded, "fold_meter_days_per_s": rate}
         for peer in ("quix", "bytewax"):

@@ -26,7 +26,7 @@ CALLERS: Final = 128
 CALL_S: Final = 20.0
 
 TARGETS: Final = (Bound("ratio_to_echo", least=0.75), Bound("p99_ms", most=30))
-GATES: Final = (Bound("ratio_to_echo", least=0.01),)
+GATES: Final = (Bound("ratio_to_echo", least=0.04),)
 
 
 def run(served: Served, seconds: float) -> Result:

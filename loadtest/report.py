@@ -13,7 +13,8 @@ from typing import Any, Final
 
 import psutil
 
-from loadtest import sizing
+from loadtest import scenarios, sizing
+from loadtest.country import RATES
 from loadtest.results import Bound, Result, percentile
 
 HERE: Final = Path(__file__).parent
@@ -32,6 +33,12 @@ LIBRARIES: Final = (
     "rocksdict",
 )
 WIDTH, HEIGHT, MARGIN = 640, 300, 56
+# Of meter-days that are sent, those whose meter is registered and whose sender appointed.
+RECORDED: Final = 1 - (RATES.unregistered + RATES.misdirected) / 10_000
+# What sizes count, where that is not meters.
+UNITS: Final = {"cut": "streams"}
+# The cost of a meter-day is to be the same from that size up, in runs that last so long.
+GROWTH_FROM, GROWTH_MOST, GROWTH_S_LEAST = 100_000, 1.15, 20
 # File, scenario, what it shows, and the figures it shows it by.
 PLOTS: Final = (
     (
@@ -64,6 +71,8 @@ def keep(result: Result) -> None:
         {
             "scenario": result.scenario,
             "size": result.size,
+            "meters": result.meters,
+            "days": result.days,
             "date": datetime.now(UTC).date().isoformat(),
             "figures": result.figures,
             "targets": [_target(target, result) for target in result.targets],
@@ -90,7 +99,7 @@ def machine() -> dict[str, str]:
         "processor": model or platform.processor(),
         "cores": str(psutil.cpu_count()),
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
-        "system": f"{platform.system()} {platform.release()}",
+        "system": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
         "Python": platform.python_version(),
         **{name: version(name) for name in LIBRARIES},
     }
@@ -114,9 +123,9 @@ def page(kept: Any, notes: str) -> str:
     out = [
         "# Results",
         "",
-        "Made from `results.json` by `python -m loadtest full`; a run is repeated by",
-        "`spine loadtest SCENARIO --meters N --json`. Every answer was compared with what must",
-        "come of it; a wrong one ends a run without a result.",
+        "Made from `results.json` by `python -m loadtest full`; with each run stands the command",
+        "that repeats it. Every answer was compared with what must come of it; a wrong one ends a",
+        "run without a result.",
         "",
         "| on | |",
         "|---|---|",
@@ -124,21 +133,64 @@ def page(kept: Any, notes: str) -> str:
         "",
     ]
     for run in kept["runs"]:
-        out += [f"## {run['scenario']}, {run['size']:,} meters", "", f"{run['date']}", ""]
+        unit = UNITS.get(run["scenario"], "meters")
+        out += [f"## {run['scenario']}, {run['size']:,} {unit}", ""]
+        out += [f"{run['date']}, `{command(run)}`", ""]
         out += ["| figure | value |", "|---|---|"]
         out += [f"| {name} | {_text(value)} |" for name, value in run["figures"].items()]
         out += ["", *(_verdict(target) for target in run["targets"])]
         out += [f"- {note}" for note in run["notes"]]
         out.append("")
+    out += growth([run for run in kept["runs"] if run["scenario"] == "growth"])
     for name, _, title, _ in PLOTS:
         if (HERE / f"{name}.svg").exists():
             out += [f"![{title}, against size]({name}.svg)", ""]
     return "\n".join(out) + notes
 
 
+def command(run: Any) -> str:
+    """What repeats a run. Of one kept by an earlier build the days follow from its meter-days."""
+    days = run.get("days")
+    if days is None and run["scenario"] in scenarios.BY_DAYS:
+        days = round(run["figures"]["meter_days"] / (run["size"] * RECORDED))
+    meters = run.get("meters", run["size"])
+    over = f" --days {days}" if days and days > 1 else ""
+    return f"spine loadtest {run['scenario']} --meters {meters}{over} --json"
+
+
+def growth(runs: Sequence[Any]) -> list[str]:
+    """Whether a meter-day costs the same at every size, of runs that last; nothing of one size."""
+    alike = {run["size"]: run["figures"] for run in runs if run["size"] >= GROWTH_FROM}
+    if len(alike) < 2:
+        return []
+    costs = [figures["fold_us_per_meter_day"] for figures in alike.values()]
+    short = [
+        f"{figures['fold_s']:.3g} s at {size:,}"
+        for size, figures in alike.items()
+        if figures["fold_s"] < GROWTH_S_LEAST
+    ]
+    ratio = max(costs) / min(costs)
+    said = [
+        _said(
+            f"fold_us_per_meter_day from {GROWTH_FROM:,} up, most to least ≤ {GROWTH_MOST}",
+            ratio <= GROWTH_MOST,
+            f"at {_text(ratio)}",
+        ),
+        _said(
+            f"each of these runs folds for {GROWTH_S_LEAST} s or longer",
+            not short,
+            ", ".join(short) if short else "all",
+        ),
+    ]
+    return ["## growth, all sizes", "", *said, ""]
+
+
 def _verdict(target: Any) -> str:
-    reached = "reached" if target["reached"] else "**missed**"
-    return f"- {target['target']}: {reached}, at {_text(target['value'])}"
+    return _said(target["target"], target["reached"], f"at {_text(target['value'])}")
+
+
+def _said(target: str, reached: bool, found: str) -> str:
+    return f"- {target}: {'reached' if reached else '**missed**'}, {found}"
 
 
 def _text(value: float) -> str:

@@ -46,6 +46,9 @@ class Result:
     targets: Sequence[Bound] = ()
     gates: Sequence[Bound] = ()
     notes: list[str] = field(default_factory=list)
+    # What was asked for, by which the run can be repeated.
+    meters: int = 0
+    days: int = 1
 
     @property
     def passed(self) -> bool:
@@ -61,6 +64,8 @@ class Result:
         return {
             "scenario": self.scenario,
             "size": self.size,
+            "meters": self.meters,
+            "days": self.days,
             **{name: _rounded(value) for name, value in self.figures.items()},
             "targets_missed": [str(target) for target in self.missed()],
             "notes": self.notes,

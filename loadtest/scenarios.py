@@ -36,8 +36,11 @@ def run(name: str, meters: int, note: Note, days: int = 1) -> Result:
         if name in ON_SERVED:
             with served(meters, Path(folder), note) as country:
                 note(name, 0, 0)
-                return ON_SERVED[name](country)
-        return ALONE[name](meters, Path(folder), note, days)
+                result = ON_SERVED[name](country)
+        else:
+            result = ALONE[name](meters, Path(folder), note, days)
+    result.meters, result.days = meters, days if name in BY_DAYS else 1
+    return result
 
 
 def run_on_one(names: list[str], meters: int, note: Note, seconds: float) -> Iterator[Result]:
@@ -49,7 +52,9 @@ def run_on_one(names: list[str], meters: int, note: Note, seconds: float) -> Ite
     ):
         for name in ordered:
             note(name, 0, 0)
-            yield SHORT[name](country, seconds)
+            result = SHORT[name](country, seconds)
+            result.meters = meters
+            yield result
 
 
 ON_SERVED: Final[dict[str, OnServed]] = {
@@ -82,3 +87,5 @@ ALONE: Final[dict[str, Callable[[int, Path, Note, int], Result]]] = {
     "peers": lambda meters, folder, note, days: peers.run(meters, folder, note),
 }
 NAMES: Final = (*ALONE, *ON_SERVED)
+# Those that `days` says something to; the others have as many as they need.
+BY_DAYS: Final = frozenset({"gb-day", "ceiling", "growth", "rebuild", "members"})

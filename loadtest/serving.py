@@ -24,6 +24,8 @@ from spine.dsi.v1 import dsi_pb2
 from spine.policy import Basis
 
 DAYS: Final = ORDINARY_DAYS[:7]
+# The tag of `rows`, the first field of an answer, as protobuf writes it before each of them.
+ROW_FOLLOWS: Final = b"\x0a"
 
 
 @dataclass
@@ -77,7 +79,10 @@ class Served:
 
     def right(self, index: int, raw: bytes) -> None:
         """WrongAnswer unless the answer holds exactly the rows that are known of the meter."""
-        expect(raw.startswith(self.rows[index]), f"the meter of index {index} reads otherwise")
+        rows = self.rows[index]
+        more = raw[len(rows) : len(rows) + 1] == ROW_FOLLOWS
+        right = raw.startswith(rows) and not more
+        expect(right, f"the meter of index {index} reads otherwise")
 
 
 def _week() -> Any:

@@ -64,6 +64,7 @@ class Unit:
     meter_day_store_bytes: float
     read_log_bytes: float
     rebuild_per_s: float
+    passed_over_per_s: float
 
     @classmethod
     def of(cls, figures: Mapping[str, Mapping[str, float]]) -> Unit:
@@ -78,6 +79,7 @@ class Unit:
             day["store_bytes_per_meter_day"],
             figures["access"]["bytes_per_read_together"],
             figures["rebuild"]["meter_days_per_s"],
+            figures["access"]["reads_passed_over_per_s"],
         )
 
 
@@ -94,6 +96,7 @@ class Size:
     access_tb: float
     store_tb: float
     rebuild_hours: float
+    access_rebuild_hours: float
     load_hours: float
     pounds_a_month: float
 
@@ -111,9 +114,10 @@ def size(country: Country, unit: Unit) -> Size:
     store_tb = meter_days * unit.meter_day_store_bytes / 1e12
     nodes = max(3, math.ceil((in_cores + fold_cores + read_cores) / CORES_A_NODE) + 3)
     # One fold is one core: so many partitions that the slowest still has a third to spare, and a
-    # store that is lost comes back within an hour.
+    # store that is lost comes back within an hour, of readings or of who may read them.
+    readings_s, access_s = meter_days / unit.rebuild_per_s, reads / unit.passed_over_per_s
     partitions = 128
-    while meter_days / partitions / unit.rebuild_per_s > 3_600 and partitions < 4_096:
+    while max(readings_s, access_s) / partitions > 3_600 and partitions < 4_096:
         partitions *= 2
     return Size(
         in_cores,
@@ -124,7 +128,8 @@ def size(country: Country, unit: Unit) -> Size:
         log_tb,
         access_tb,
         store_tb,
-        meter_days / partitions / unit.rebuild_per_s / 3_600,
+        readings_s / partitions / 3_600,
+        access_s / partitions / 3_600,
         (2 * country.meters + country.consents) * unit.fact_us / 1e6 / 3_600,
         nodes * POUNDS_A_NODE + (log_tb + access_tb + store_tb) * POUNDS_A_TB,
     )
@@ -139,7 +144,8 @@ ROWS: Final = (
     ("terabytes of readings in the log, three copies", "log_tb", "{:,.1f}"),
     ("terabytes of who read what in the log, three copies", "access_tb", "{:,.1f}"),
     ("terabytes of stores, one copy", "store_tb", "{:,.1f}"),
-    ("hours until one lost store is back", "rebuild_hours", "{:,.1f}"),
+    ("hours until one lost store of readings is back", "rebuild_hours", "{:,.1f}"),
+    ("the same of who may read, past all that was read", "access_rebuild_hours", "{:,.1f}"),
     ("hours to load registrations, supplies and consents by one process", "load_hours", "{:,.1f}"),
     ("pounds a month, rented", "pounds_a_month", "{:,.0f}"),
 )
@@ -162,7 +168,7 @@ def chapter(kept: Mapping[str, Any]) -> str:
     for label, field, form in ROWS:
         values = (form.format(getattr(each, field)) for each in (one, ten))
         lines.append(f"| {label} | {' | '.join(values)} |")
-    lines += ["", _breaks_first(one, ten), END]
+    lines += ["", _breaks_first(one, ten), "", _from_the_log(one, ten), END]
     return "\n".join(lines)
 
 
@@ -173,9 +179,24 @@ def _breaks_first(one: Size, ten: Size) -> str:
         first = "the servers that answer reads, which scale by adding more of them"
     else:
         first = "the coordinator that takes readings in, one process for each of its partitions"
+    past_reads = ten.access_rebuild_hours > ten.rebuild_hours
+    lost = "passes over who read what" if past_reads else "folds the readings"
     said = (
         f"What breaks first at ten times: {first}. Whoever expects that much creates the log"
-        f" with {ten.partitions:,} partitions: {one.partitions:,} cannot be made more later."
+        f" with {ten.partitions:,} partitions, so that a lost store {lost} within the hour:"
+        f" {one.partitions:,} cannot be made more later."
+    )
+    return textwrap.fill(said, 120)
+
+
+def _from_the_log(one: Size, ten: Size) -> str:
+    hours, ten_hours = (each.access_rebuild_hours * each.partitions for each in (one, ten))
+    said = (
+        "These are hours from the first record on; from a snapshot (`spine snapshot`) only what"
+        " came since it is folded. Each server that answers reads has a fold of every partition: to"
+        f" pass over what was read takes one that lost all its stores {hours:,.0f} hours of one"
+        f" core without a snapshot, {ten_hours:,.0f} at ten times. That is the fold alone; to fetch"
+        " and decompress the records comes on top."
     )
     return textwrap.fill(said, 120)
 

@@ -3,11 +3,14 @@
 import asyncio
 import json
 import math
+import re
 import xml.etree.ElementTree as ElementTree
+from typing import Any
 
 import pytest
 
 from loadtest import report, sizing
+from loadtest.__main__ import FULL, chosen
 from loadtest.installation import WrongAnswer, advisers_of, expect
 from loadtest.proving import Side, cost
 from loadtest.results import Bound, Result, percentile, to_json
@@ -20,7 +23,7 @@ FIGURES = {
         "log_bytes_per_meter_day": 90.0,
         "store_bytes_per_meter_day": 200.0,
     },
-    "access": {"bytes_per_read_together": 600.0},
+    "access": {"bytes_per_read_together": 600.0, "reads_passed_over_per_s": 130_000.0},
     "reads": {"dsi_cpu_ms_per_call": 2.0},
     "registry": {"facts_per_s": 8_000.0},
     "rebuild": {"meter_days_per_s": 200_000.0},
@@ -91,13 +94,61 @@ def test_a_plot_is_well_formed() -> None:
     assert shapes.count("polyline") == 2 and shapes.count("circle") == 6
 
 
+def growth_run(size: int, us: float, fold_s: float) -> dict[str, Any]:
+    return {"size": size, "figures": {"fold_us_per_meter_day": us, "fold_s": fold_s}}
+
+
+def test_growth_is_judged_from_a_hundred_thousand_meters_up() -> None:
+    runs = [
+        growth_run(10_000, 9.0, 1.0),  # too small to count
+        growth_run(100_000, 4.0, 25.0),
+        growth_run(1_000_000, 4.5, 25.0),
+    ]
+    assert [line.partition(":")[2] for line in report.growth(runs)[2:4]] == [
+        " reached, at 1.12",
+        " reached, all",
+    ]
+    runs.append(growth_run(32_000_000, 5.0, 19.9))
+    assert [line.partition(":")[2] for line in report.growth(runs)[2:4]] == [
+        " **missed**, at 1.25",
+        " **missed**, 19.9 s at 32,000,000",
+    ]
+    assert report.growth(runs[:2]) == []
+
+
+def test_each_run_stands_with_the_command_that_repeats_it() -> None:
+    new = {"scenario": "cut", "size": 1_000, "meters": 2_500, "days": 1, "figures": {}}
+    assert report.command(new) == "spine loadtest cut --meters 2500 --json"
+    old = {"scenario": "growth", "size": 100_000, "figures": {"meter_days": 4_987_000}}
+    assert report.command(old) == "spine loadtest growth --meters 100000 --days 50 --json"
+    long = {"scenario": "growth", "size": 10_000, "figures": {"meter_days": 4_789_516}}
+    assert report.command(long) == "spine loadtest growth --meters 10000 --days 480 --json"
+    bulk = {"scenario": "bulk", "size": 4_376, "figures": {"meter_days": 271_312}}
+    assert report.command(bulk) == "spine loadtest bulk --meters 4376 --json"
+
+
+def test_a_size_is_run_once_over_the_days_stated_for_it() -> None:
+    assert list(chosen(["growth=1000000"])) == [("growth", 1_000_000, 6)]
+    assert list(chosen(["growth=200000"])) == [("growth", 200_000, 1)]
+    assert list(chosen(["growth=200000:9", "cut"])) == [("growth", 200_000, 9), ("cut", 2_500, 1)]
+    assert tuple(chosen([])) == FULL
+
+
+def test_the_machine_is_named_without_its_build() -> None:
+    assert re.fullmatch(r"[A-Za-z]+ [0-9]+\.[0-9]+", report.machine()["system"])
+
+
 def test_ten_times_the_country_takes_ten_times_the_work() -> None:
     unit = sizing.Unit.of(FIGURES)
     one, ten = sizing.size(sizing.Country(), unit), sizing.size(sizing.Country().times(10), unit)
     cores, terabytes = ("in_cores", "fold_cores", "read_cores"), ("log_tb", "access_tb", "store_tb")
     for field in (*cores, *terabytes, "load_hours"):
         assert getattr(ten, field) == pytest.approx(10 * getattr(one, field))
-    assert ten.partitions > one.partitions and one.rebuild_hours <= 1
+    assert ten.partitions > one.partitions
+    for each in (one, ten):
+        assert each.rebuild_hours <= 1 and each.access_rebuild_hours <= 1
+    of_readings = 10 * 32_000_000 * 396 / unit.rebuild_per_s / 3_600
+    assert of_readings / 256 <= 1 < ten.partitions / 256, "the naive count is that of readings"
     assert one.read_cores == pytest.approx(1_160 * 0.002 * 1.5)
 
 

@@ -6,8 +6,8 @@ import grpc
 import pytest
 
 from loadtest.installation import WrongAnswer
-from loadtest.mixing import GATES, TARGETS, AfterRevoking
-from loadtest.results import Result
+from loadtest.mixing import GATES, SMALL_GATES, TARGETS, AfterRevoking
+from loadtest.results import Bound, Result
 from loadtest.traffic import Patience, Unanswered, answer_to, at_pace
 from spine.errors import Bug, NotPermitted, Pushback, Reason, SpineError
 from spine.server import STATUS_DETAILS, status_of
@@ -107,6 +107,22 @@ async def test_every_stale_permit_is_counted_and_the_run_has_failed() -> None:
     taken = await at_pace(revoke, per_s=1_000, seconds=0.03)
     assert (len(taken.latencies_ms), taken.unanswered) == (30, 0)
     assert after == AfterRevoking(refused=20, permitted=10)
-    figures = {"stale_permits": float(after.permitted)}
+    figures = {"stale_permits": float(after.permitted), "revocations_checked": 30.0}
     result = Result("mixed", 1, figures, TARGETS, GATES)
     assert not result.passed and "stale_permits ≤ 0" in map(str, result.missed())
+
+
+def test_a_small_run_in_which_nothing_is_answered_does_not_pass() -> None:
+    """The naive gate holds, for nobody had a stale permit."""
+    answered = {
+        "stale_permits": 0.0,
+        "revocations_checked": 10.0,
+        "revocations_checked_share": 1.0,
+        "answered_share": 1.0,
+    }
+    silent = {**dict.fromkeys(answered, 0.0)}
+    naive = Bound("stale_permits", most=0)
+    assert Result("mixed", 1, answered, (), SMALL_GATES).passed
+    assert not Result("mixed", 1, silent, (), SMALL_GATES).passed
+    assert not Result("mixed", 1, silent, (), GATES).passed
+    assert Result("mixed", 1, silent, (), (naive,)).passed
