@@ -38,6 +38,7 @@ class Due:
     rows: int
     recorded: int
     refused: dict[str, int]
+    findings: dict[str, int]
 
     def check(self, report: Any, again: bool) -> None:
         """WrongAnswer unless the report says exactly that."""
@@ -46,8 +47,9 @@ class Due:
             report.rows_duplicate if again else report.rows_recorded,
             report.rows_recorded if again else report.rows_duplicate,
             dict(report.rows_refused),
+            dict(report.findings),
         )
-        right = (self.rows, self.recorded, 0, self.refused)
+        right = (self.rows, self.recorded, 0, self.refused, self.findings)
         expect(said == right, f"{self.reference} came to {said}, not {right}")
 
 
@@ -60,6 +62,7 @@ class Delivery:
     rows: MeterDays
     recorded: int
     refused: dict[str, int]
+    findings: dict[str, int]
     repeated: bool
 
     def requests(self) -> Iterator[Any]:
@@ -77,7 +80,7 @@ class Delivery:
     @property
     def due(self) -> Due:
         """What must come of the call."""
-        return Due(self.reference, len(self.rows), self.recorded, self.refused)
+        return Due(self.reference, len(self.rows), self.recorded, self.refused, self.findings)
 
     def check(self, report: Any, again: bool) -> None:
         """As by `Due.check`."""
@@ -152,8 +155,10 @@ def second(country: Country, day: date) -> tuple[Delivery, ...]:
 def _in_one(parts: Sequence[Delivery]) -> Delivery:
     """Deliveries under one reference as one."""
     refused: Counter[str] = Counter()
+    findings: Counter[str] = Counter()
     for part in parts:
         refused.update(part.refused)
+        findings.update(part.findings)
     first = parts[0].rows
     columns = ("mpxns", "days", "present", "values_wh", "quality")
     joined: dict[str, Any] = {
@@ -164,6 +169,7 @@ def _in_one(parts: Sequence[Delivery]) -> Delivery:
         rows=replace(first, **joined),
         recorded=sum(part.recorded for part in parts),
         refused=dict(refused),
+        findings=dict(findings),
     )
 
 
@@ -190,7 +196,9 @@ def _delivery(
     }
     days = country.day(meters, what.day, version)
     recorded = len(meters) - unregistered - misdirected
-    return Delivery(sender, reference, days, recorded, refused, repeated)
+    odd = int(np.count_nonzero(meters.registered & ~wrong & ~meters.check_digit_ok))
+    findings = {str(Reason.MPXN_CHECK_DIGIT): odd} if odd else {}
+    return Delivery(sender, reference, days, recorded, refused, findings, repeated)
 
 
 def expected(

@@ -25,6 +25,7 @@ from loadtest.country import (
 )
 from loadtest.installation import WrongAnswer
 from loadtest.ready import made_ready
+from spine.errors import Reason
 from spine.gb import Interval, Mpan, host_gsp_group
 from spine.metering.v1 import metering_pb2
 
@@ -160,6 +161,7 @@ def test_what_is_wrong_in_two_ways_is_expected_to_be_refused_as_the_coordinator_
 
         checked = check_rows(delivery.rows, points.__getitem__, may_send)
         assert checked.refused == delivery.refused
+        assert checked.findings == delivery.findings
         assert np.count_nonzero(checked.accepted) == delivery.recorded
 
 
@@ -169,6 +171,7 @@ def test_a_report_that_is_off_by_one_fails_the_run() -> None:
         rows_received=len(delivery.rows),
         rows_recorded=delivery.recorded,
         rows_refused=delivery.refused,
+        findings=delivery.findings,
     )
     delivery.check(right, again=False)
     with pytest.raises(WrongAnswer):
@@ -179,6 +182,11 @@ def test_a_report_that_is_off_by_one_fails_the_run() -> None:
         setattr(wrong, field, getattr(right, field) + 1)
         with pytest.raises(WrongAnswer):
             delivery.check(wrong, again=False)
+    wrong = metering_pb2.RecordReadingsReport()
+    wrong.CopyFrom(right)
+    wrong.findings[Reason.MPXN_CHECK_DIGIT] += 1
+    with pytest.raises(WrongAnswer):
+        delivery.check(wrong, again=False)
 
 
 def test_what_is_expected_is_what_was_sent_last() -> None:
