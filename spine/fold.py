@@ -25,6 +25,7 @@ from spine.live import LiveFold, heal
 from spine.log import Kafka, LogReader
 from spine.log_thread import ReaderThread
 from spine.replay import StoredFold, rebuild
+from spine.rocks import DamagedStore
 from spine.together import Together
 from spine.watchdog import ONE_RECORD_BYTES, Ahead, Watchdog
 
@@ -148,6 +149,11 @@ class FaustFolds:
         self.claims.pop(place, None)
         if place not in self._kept and (live := self.folds.pop(place, None)) is not None:
             live.close()
+
+    def met(self, damage: DamagedStore) -> None:
+        """Fail, as a fold that meets it, if what anybody read is a store of these folds."""
+        if any(live.stored.store.is_damaged for live in self.folds.values()):
+            self._on_failure(damage)
 
     def _faust_app(self) -> Any:
         import faust  # here, so that who only reads the log never loads it
