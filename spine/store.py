@@ -138,11 +138,11 @@ class Store:
 
     def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Rows with start <= key < end, in key order, pending writes included."""
-        waiting = list(self._pending.items())  # before what is written, and at once, as by `get`
+        waiting = self._pending.copy()  # before what is written, and at once, as by `get`
         stored = self._stored(start, end)
         if not waiting:
             return stored
-        pending = sorted((k, v) for k, v in waiting if start <= k < end)
+        pending = sorted((k, v) for k, v in waiting.items() if start <= k < end)
         return rocks.merged(pending, stored)
 
     def _stored(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -540,7 +540,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "spine/store.py",
         "        stored = self._stored(start, end)\n        if not waiting:\n",
         "        stored = self._stored(start, end)\n"
-        "        waiting = list(self._pending.items())\n"
+        "        waiting = self._pending.copy()\n"
         "        if not waiting:\n",
         STORE,
     ),
