@@ -277,6 +277,8 @@ class Coordinator:
             if applied is None:
                 message = "another command came first; look again and decide"
                 found.append(Conflict(Reason.RACE_LOST, message))
+            elif applied.request_digest != command.request_digest:
+                found.append(_other_request())
             else:
                 replayed = applied.offset != appended.offset
                 at = (topic, partition, applied.offset, applied.entry)
@@ -296,9 +298,7 @@ class Coordinator:
 
     def _replayed(self, order: Order, applied: AppliedCommand) -> Handled:
         if applied.request_digest != order.digest:
-            raise Conflict(
-                Reason.IDEMPOTENCY_CONFLICT, "this idempotency key was used for another request"
-            )
+            raise _other_request()
         live = self.live(order.subject)
         return Handled(
             self.domain.topic, live.stored.partition, applied.offset, applied.entry, True
@@ -313,6 +313,11 @@ class Coordinator:
             raise Pushback(
                 closed, "closed until a build understands what it holds", retry_after_s=60
             )
+
+
+def _other_request() -> Conflict:
+    message = "this idempotency key was used for another request"
+    return Conflict(Reason.IDEMPOTENCY_CONFLICT, message)
 
 
 def _now(fold: PartitionFold) -> datetime:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -24,17 +25,24 @@ from spine.live import LiveFold, heal
 from spine.log import Kafka, LogReader
 from spine.log_thread import ReaderThread
 from spine.replay import StoredFold, rebuild
+from spine.rocks import DamagedStore
 from spine.together import Together
 from spine.watchdog import ONE_RECORD_BYTES, Ahead, Watchdog
 
 EXIT_FOLD_FAILED: Final = 70
 WATCH_EVERY_S: Final = 2.0
 HEAL_AFTER_ASSIGNMENT_S: Final = (0.2, 1.0, 3.0)
+# When a store is opened again that the log did not answer for.
+OPEN_AGAIN_S: Final = 1.0
 # How long a record that the log holds is waited for before it is looked for there.
 ON_ITS_WAY_S: Final = 0.25
 # How long a process that opens only what it is assigned waits for its group before it answers.
 ASSIGNED_WITHIN_S: Final = 15.0
 _log = structlog.get_logger()
+
+
+class _Unneeded(Exception):
+    """Nobody needs any longer what is being rebuilt."""
 
 
 class FaustFolds:
@@ -72,6 +80,8 @@ class FaustFolds:
         self._session_timeout_s, self._heartbeat_s = session_timeout_s, heartbeat_s
         self._on_failure = on_failure or _exit
         self._reader: ReaderThread | None = None
+        # Apart, as to rebuild a store takes minutes and more; None unless all this runs.
+        self._opener: ReaderThread | None = None
         self._ahead: Ahead | None = None
         self._followers: Followers | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -87,6 +97,7 @@ class FaustFolds:
     async def start(self) -> None:
         """Catch up from the log, then let Faust take over; returns when both are done."""
         reader = self._reader = ReaderThread(self._kafka)
+        self._opener = ReaderThread(self._kafka)
         ahead = self._ahead = Ahead(ReaderThread(self._kafka, ONE_RECORD_BYTES))
         self._followers = Followers(self._kafka, self.folds, self._spawn)
         for live in self.folds.values():
@@ -105,9 +116,12 @@ class FaustFolds:
     async def stop(self) -> None:
         """Stop folding. Answers stop with it."""
         self.claims.clear()
+        opener, self._opener = self._opener, None
         if self._app is not None:
             await self._app.stop()
             self._app = None
+        if opener is not None:
+            await opener.close()  # what it was opening is closed by then
         for task in list(self._tasks):
             task.cancel()
         if self._followers is not None:
@@ -135,6 +149,11 @@ class FaustFolds:
         self.claims.pop(place, None)
         if place not in self._kept and (live := self.folds.pop(place, None)) is not None:
             live.close()
+
+    def met(self, damage: DamagedStore) -> None:
+        """Fail, as a fold that meets it, if what anybody read is a store of these folds."""
+        if any(live.stored.store.is_damaged for live in self.folds.values()):
+            self._on_failure(damage)
 
     def _faust_app(self) -> Any:
         import faust  # here, so that who only reads the log never loads it
@@ -198,14 +217,20 @@ class FaustFolds:
             return
         new = record.offset >= live.next_offset
         if record.offset > live.next_offset:
-            await self._heal(live, record.offset)
+            try:
+                await self._heal(live, record.offset)
+            except Pushback as unreachable:  # it follows the log by itself, from where it stands
+                _log.warning("fold.heal_failed", reason=str(unreachable))
+                live.by_faust = False
+                return
         live.deliver(record)
         if new and place in self._assigned:
             live.by_faust = True
 
     async def _heal(self, live: LiveFold, end: int | None = None) -> None:
-        if self._reader is not None:
-            await heal(self._reader, live, end)
+        if self._reader is None:
+            raise Pushback(Reason.LOG_UNREACHABLE, "the log does not answer")
+        await heal(self._reader, live, end)
 
     async def _on_revoked(self, *_: Any, **__: Any) -> None:
         """Whatever the group decides next, the folds follow the log by themselves meanwhile."""
@@ -216,7 +241,10 @@ class FaustFolds:
         """Take what is ours now. What is no longer ours goes on until another announces it."""
         _, assigned = given
         places = frozenset((place.topic, place.partition) for place in assigned)
-        self._assigned = places & {*self._kept, *self._opens}
+        places &= {*self._kept, *self._opens}
+        for place in (places - self._assigned) & self.claims.keys():
+            self.claims[place] = _now_ms()  # another may have claimed it in between
+        self._assigned = places
         self._assignments += 1
         self._spawn(self._settle(self._assignments))
 
@@ -226,12 +254,8 @@ class FaustFolds:
         Faust is trusted with a fold once it has delivered something new to it, or has had time to.
         """
         async with self._settling:
-            for place in sorted(self._assigned):
-                if assignment != self._assignments:
-                    return
-                if place not in self.folds:
-                    await self._open(place)
-                self.claims.setdefault(place, time.time_ns() // 1_000_000)
+            if not await self._take(assignment):
+                return
         self._settled.set()
         for pause in HEAL_AFTER_ASSIGNMENT_S:
             await asyncio.sleep(pause)
@@ -243,23 +267,62 @@ class FaustFolds:
         for live in self._assigned_folds(assignment):
             live.by_faust = True
 
+    async def _take(self, assignment: int) -> bool:
+        """Open and claim what is assigned; what the log does not answer for, after all else.
+
+        False if that came to nothing, as another assignment came first or the process stops.
+        """
+        left = deque(sorted(self._assigned))
+        while left:
+            if assignment != self._assignments or self._opener is None:
+                return False
+            place = left.popleft()
+            try:
+                if place not in self.folds:
+                    await self._open(place)
+            except Pushback as unreachable:
+                _log.warning("fold.open_failed", place=place, reason=str(unreachable))
+                left.append(place)
+                await asyncio.sleep(OPEN_AGAIN_S)
+            if place in self.folds and place in self._assigned:
+                self.claims.setdefault(place, _now_ms())
+        return True
+
     def _assigned_folds(self, assignment: int) -> list[LiveFold]:
         if assignment != self._assignments:
             return []
         return [live for place, live in self.folds.items() if place in self._assigned]
 
     async def _open(self, place: Place) -> None:
-        """Open the store of a place, whatever it was left at, and catch up."""
-        reader, followers = self._reader, self._followers
-        if reader is None or followers is None:
+        """Open the store of a place, whatever it was left at, and catch up.
+
+        It may be another's by then, or the process may stop: then it is closed again.
+        """
+        opener, followers = self._opener, self._followers
+        if opener is None or followers is None:
             return
+
+        def go_on(*_: int) -> None:
+            if place not in self._assigned or self._opener is None:
+                raise _Unneeded
 
         def caught_up(log: LogReader) -> StoredFold:
             stored = self._opens[place]()
-            rebuild(stored, log)
+            try:
+                rebuild(stored, log, progress=go_on)
+            except BaseException:
+                stored.close()  # or nobody could open it again
+                raise
             return stored
 
-        live = LiveFold(await reader.run(caught_up))
+        try:
+            stored = await opener.run(caught_up)
+        except _Unneeded:
+            return
+        if place not in self._assigned or self._opener is None:
+            stored.close()
+            return
+        live = LiveFold(stored)
         followers.add(live)
         self.folds[place] = live
 
@@ -311,6 +374,10 @@ class FaustFolds:
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
             self.still_s = await watchdog.look()
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _from_faust(message: Any) -> LogRecord:

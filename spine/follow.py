@@ -63,15 +63,17 @@ class Followers:
         live.fetch = partial(self._fetch, live)
 
     def _fetch(self, live: LiveFold) -> None:
-        place = (live.stored.topic, live.stored.partition)
+        place = live.place
         if place not in self._fetching:
-            task = self._fetching[place] = self._spawn(self._while_waited_for(live))
-            task.add_done_callback(lambda _: self._fetching.pop(place, None))
+            self._fetching[place] = self._spawn(self._while_waited_for(live))
 
     async def _while_waited_for(self, live: LiveFold) -> None:
-        while live.waited_for and not live.by_faust:
-            pause = AGAIN_S if await self._read_on(self._prompt, live) else UNREACHABLE_PAUSE_S
-            await asyncio.sleep(pause)
+        try:
+            while live.waited_for and not live.by_faust:
+                pause = AGAIN_S if await self._read_on(self._prompt, live) else UNREACHABLE_PAUSE_S
+                await asyncio.sleep(pause)
+        finally:  # at once: who waits from here on has it begin again
+            self._fetching.pop(live.place, None)
 
     async def _rounds(self) -> None:
         """Read on all that stands by, once a second; what is watched, at once."""

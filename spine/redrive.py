@@ -69,7 +69,7 @@ class Redriver:
         """
         self._check_role(by)
         async with self._lock:
-            case, record = await asyncio.to_thread(self._case, place)
+            case, record = await self._case(place)
             if case.settled is not None:
                 return self._settled_before(case.settled, REDRIVEN)
             if place.topic == trust.READINGS_TOPIC:
@@ -86,7 +86,7 @@ class Redriver:
         """Leave the entry out for good."""
         self._check_role(by)
         async with self._lock:
-            case, _ = await asyncio.to_thread(self._case, place)
+            case, _ = await self._case(place)
             if case.settled is not None:
                 return self._settled_before(case.settled, RELEASED)
             await self._settle(place, RELEASED, by, reason)
@@ -102,14 +102,19 @@ class Redriver:
             raise Refused(Reason.QUARANTINE_SETTLED, message)
         return Redriven(settled.how, "", settled.redriven_partition, settled.redriven_offset, True)
 
-    def _case(self, place: Place) -> tuple[Case, LogRecord]:
-        """What the quarantine topic says of that place, and the record itself. Blocking."""
+    async def _case(self, place: Place) -> tuple[Case, LogRecord]:
+        """What the quarantine topic says of that place, and the record itself."""
+        mine = self._folds[trust.QUARANTINE_TOPIC, 0].stored.fold
+        # Here, and not where the log is read: a fold in motion is of one thread.
+        key = mine.key(self._writer.signer.kid)
+        return await asyncio.to_thread(self._read_case, place, key)
+
+    def _read_case(self, place: Place, key: trust.SigningKey | None) -> tuple[Case, LogRecord]:
+        """The same, by who has that key. Blocking."""
         reader = self._runtime.reader()
         try:
             fold = self._runtime.memory_fold(trust.QUARANTINE_TOPIC, 0)
             case = read_cases(reader, fold).get(place)
-            mine = self._folds[trust.QUARANTINE_TOPIC, 0].stored.fold
-            key = mine.key(self._writer.signer.kid)
             if case is None or key is None or OWNERS[place.topic] != key.role:
                 message = "nothing of that place is quarantined by this coordinator"
                 raise NotFound(Reason.QUARANTINE_UNKNOWN, message)

@@ -203,14 +203,25 @@ class StoredFold:
         self.store.close()
 
 
-def rebuild(fold: StoredFold, reader: RangeReader, attempts: int = 2) -> None:
-    """Check and catch up; a store that proves damaged on the way is discarded once and rebuilt."""
+def rebuild(
+    fold: StoredFold, reader: RangeReader, attempts: int = 2, *, progress: Progress | None = None
+) -> None:
+    """Check and catch up; a store that proves damaged on the way is discarded once and rebuilt.
+
+    `progress` is called after each part, with what is folded by then and what was to be folded.
+    """
     in_parts = list[tuple[int, int]]()
+
+    def told(done: int, of: int) -> None:
+        in_parts.append((done, of))
+        if progress is not None:
+            progress(done, of)
+
     for attempt in range(attempts):
         fold.check(reader)
         try:
             started = time.monotonic()
-            count = fold.catch_up(reader, progress=lambda *at: in_parts.append(at))
+            count = fold.catch_up(reader, progress=told)
         except (DamagedStore, LogUnfit):
             if attempt + 1 == attempts:
                 raise

@@ -119,11 +119,13 @@ class Store:
 
     def get_many(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
         """The values of many rows, in the order of their keys, pending writes included."""
+        # Before what is written: another thread may read during a commit, as by `get`.
+        pending = [self._pending.get(key) for key in keys] if self._pending else ()
         found = rocks.get_many(self._db, self.path, keys)
-        if self._pending:
-            pending = self._pending
-            return [pending.get(key, value) for key, value in zip(keys, found, strict=True)]
-        return found
+        if not pending:
+            return found
+        both = zip(pending, found, strict=True)
+        return [stored if waits is None else waits for waits, stored in both]
 
     def put(self, key: bytes, value: bytes) -> None:
         """Write a row with the next commit."""
@@ -136,10 +138,11 @@ class Store:
 
     def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Rows with start <= key < end, in key order, pending writes included."""
+        waiting = self._pending.copy()  # before what is written, and at once, as by `get`
         stored = self._stored(start, end)
-        if not self._pending:
+        if not waiting:
             return stored
-        pending = sorted((k, v) for k, v in self._pending.items() if start <= k < end)
+        pending = sorted((k, v) for k, v in waiting.items() if start <= k < end)
         return rocks.merged(pending, stored)
 
     def _stored(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Collection
 import structlog
 
 from spine.quarantine import QuarantineKeeper
+from spine.rocks import DamagedStore
 from spine.runtime import Process
 from spine.writer import LogWriter
 
@@ -30,29 +31,33 @@ Work = Callable[[], Awaitable[object]]
 
 
 def once(process: Process, work: Work) -> None:
-    """Do the work beside all else. A failure is logged."""
-    task = asyncio.create_task(_try(process.name, work))
+    """Do the work beside all else. A failure is logged; a damaged store of the process's folds ends
+    it, as the folds do that meet one.
+    """
+    task = asyncio.create_task(_try(process, work))
     process.on_end(lambda: _end(task))
 
 
 def every(process: Process, seconds: float, work: Work) -> None:
-    """Do the work now and then every so often. A failure is logged, and the next turn comes."""
-    task = asyncio.create_task(_repeat(process.name, seconds, work))
+    """Do the work now and then every so often. A failure is as by `once`; the next turn comes."""
+    task = asyncio.create_task(_repeat(process, seconds, work))
     process.on_end(lambda: _end(task))
 
 
-async def _repeat(name: str, seconds: float, work: Work) -> None:
+async def _repeat(process: Process, seconds: float, work: Work) -> None:
     while True:
-        await _try(name, work)
+        await _try(process, work)
         await asyncio.sleep(seconds)
 
 
-async def _try(name: str, work: Work) -> None:
+async def _try(process: Process, work: Work) -> None:
     try:
         await work()
     except Exception as error:
         task = getattr(work, "__qualname__", "")
-        _log.warning("background.failed", process=name, task=task, reason=str(error))
+        _log.warning("background.failed", process=process.name, task=task, reason=str(error))
+        if isinstance(error, DamagedStore) and process.folds is not None:
+            process.folds.met(error)
 
 
 async def _end(task: asyncio.Task[None]) -> None:

@@ -37,6 +37,8 @@ METERS_A_TURN: Final = 50
 GROUPS_MAX: Final = 10_000
 # Counted before everything else that the process does has its turn.
 COUNTED_A_TURN: Final = 2_000
+# Moments that no longer count are dropped once there are so many of them, and as many as count.
+SUPERSEDED_MAX: Final = 4_000
 # After which a party that was not told may be.
 _JOINING: Final = (ParticipantAdmitted, AccreditationGranted)
 Item = TypeVar("Item", bound=Waits)
@@ -293,6 +295,9 @@ class Outstanding:
             if moment is not None and self._timed.get(mpxn) != moment:
                 self._timed[mpxn] = moment
                 heapq.heappush(self._by_time, (moment, mpxn))
+        if len(self._by_time) > 2 * len(self._timed) + SUPERSEDED_MAX:
+            self._by_time = [(moment, mpxn) for mpxn, moment in self._timed.items()]
+            heapq.heapify(self._by_time)
 
     def _participant(self, mpxn: str, party: str) -> Participant | None:
         return self._meters.live(mpxn).stored.fold.participant(party)

@@ -243,15 +243,17 @@ class Recorder:
         The append goes on if the caller goes away, so that its outcome is remembered.
         """
         await self._slots.acquire()
-        appending = self._appending.get(batch.batch_id)
-        known = None if appending else self.deliveries.offset_of(batch.batch_id)
-        if appending is None and known is None:
-            task = asyncio.create_task(self._append(batch))
-            self._appending[batch.batch_id] = task
-            task.add_done_callback(partial(self._appended, batch.batch_id))
-            return Sent(batch.partition, amount, True, task)
-        self._slots.release()
-        return Sent(batch.partition, amount, False, appending or _done(known))
+        new: asyncio.Task[int] | None = None
+        try:
+            appending = self._appending.get(batch.batch_id)
+            known = None if appending else self.deliveries.offset_of(batch.batch_id)
+            if appending is None and known is None:
+                new = self._appending[batch.batch_id] = asyncio.create_task(self._append(batch))
+                new.add_done_callback(partial(self._appended, batch.batch_id))
+        finally:
+            if new is None:  # else it has the place until it is done
+                self._slots.release()
+        return Sent(batch.partition, amount, new is not None, new or appending or _done(known))
 
     async def _append(self, batch: ReadingsBatch | ReadingsWithdrawn) -> int:
         appended = await self._writer.write(

@@ -13,6 +13,9 @@ import pytest
 from spine.errors import Pushback
 from spine.fold import FaustFolds
 from spine.log import Kafka
+from spine.log_thread import ReaderThread
+from spine.rocks import DamagedStore
+from spine.services import background
 from spine.watchdog import Ahead
 
 PLACES = 5
@@ -81,3 +84,38 @@ async def test_a_process_that_stops_meanwhile_does_not_say_that_it_is_level() ->
     level._reader = level._ahead = None
     with pytest.raises(Pushback):
         await asked
+
+
+async def test_who_waits_while_the_reader_is_closed_is_told_to_come_again() -> None:
+    """The executor's own error would be told as one that nobody foresaw."""
+    level = folds(Log(records=1))
+    closed = ReaderThread(Kafka("nowhere:1"))
+    await closed.close()
+    level._ahead = Ahead(closed)
+    with pytest.raises(Pushback):
+        await level.level(0.4)
+    with pytest.raises(RuntimeError):
+        closed._thread.submit(int)
+
+
+@pytest.mark.parametrize("damaged", [True, False])
+async def test_damage_that_is_met_beside_the_folds_ends_the_process_if_it_is_theirs(
+    damaged: bool,
+) -> None:
+    """Or it went on with a store that it knew to be damaged. What others write is not its own."""
+    failures, ending = list[BaseException](), list[Callable[[], Any]]()
+    level = folds(Log(records=0))
+    level._on_failure = failures.append
+    for live in level.folds.values():
+        store: Any = SimpleNamespace(is_damaged=damaged and live.place == ("t", 3))
+        live.stored.store = store
+    process: Any = SimpleNamespace(name="metering", folds=level, on_end=ending.append)
+
+    async def learn() -> None:
+        raise DamagedStore("a row is not what was once written")
+
+    background.once(process, learn)
+    await asyncio.sleep(0.01)
+    for end in ending:
+        await end()
+    assert [type(failure) for failure in failures] == [DamagedStore] * damaged

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from rocksdict import AccessType, Options, Rdict, WriteBatch, WriteBufferManager
@@ -107,6 +107,37 @@ def test_a_scan_sees_pending_rows_in_order_and_each_row_once(store: Store) -> No
         memory.put(key, b"new")
     for start, end in ((b"", b"\xff"), (b"b", b"f"), (b"c", b"c"), (b"d", b"b")):
         assert list(store.scan(start, end)) == list(memory.scan(start, end))
+
+
+def many(store: Store) -> list[tuple[bytes, bytes | None]]:
+    return list(zip((b"a", b"b"), store.get_many((b"a", b"b")), strict=True))
+
+
+def ranged(store: Store) -> list[tuple[bytes, bytes | None]]:
+    return list(store.scan(b"a", b"c"))
+
+
+@pytest.mark.parametrize(("read", "of"), [(many, "get_many"), (ranged, "scan_all")])
+def test_a_row_is_not_missed_by_who_reads_during_a_commit(
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    read: Callable[[Store], object],
+    of: str,
+) -> None:
+    """As another thread does. Rows that wait, asked for second, are no longer there."""
+    for key in (b"a", b"b"):
+        store.put(key, b"old")
+    store.commit(position(1))
+    store.put(b"b", b"new")
+    stored = getattr(rocks, of)
+
+    def committed_after(*args: Any) -> Any:
+        found = stored(*args)
+        store.commit(position(2))
+        return found
+
+    monkeypatch.setattr(rocks, of, committed_after)
+    assert read(store) == [(b"a", b"old"), (b"b", b"new")]
 
 
 def test_the_digest_is_of_the_rows_and_not_of_the_position(store: Store) -> None:

@@ -49,6 +49,7 @@ SUMS, PUBLICATIONS = "domains/metering/aggregates.py", "domains/metering/publica
 
 CHANGES = "domains/consumers/changes.py"
 REGISTER, READS = "spine/ledger/register.py", ("tests/core/test_register.py",)
+TAKING_OVER, LEVEL = ("tests/core/test_taking_over.py",), ("tests/core/test_level.py",)
 WATCHES, WATCHED = "spine/watchdog.py", ("tests/core/test_watchdog.py",)
 ORIGINS, CAME_FROM = "spine/ledger/provenance_check.py", ("tests/core/test_provenance.py",)
 HISTORY = ("tests/core/test_history.py",)
@@ -524,6 +525,88 @@ MUTANTS: tuple[Mutant, ...] = (
         "        if record.offset > live.next_offset:\n",
         "        if False:\n",
         (LOG + "test_a_gap_in_delivery_is_read_from_the_log",),
+    ),
+    Mutant(
+        "rows that wait are read before those that are written",
+        "spine/store.py",
+        "        pending = [self._pending.get(key) for key in keys] if self._pending else ()\n"
+        "        found = rocks.get_many(self._db, self.path, keys)\n",
+        "        found = rocks.get_many(self._db, self.path, keys)\n"
+        "        pending = [self._pending.get(key) for key in keys] if self._pending else ()\n",
+        STORE,
+    ),
+    Mutant(
+        "a scan reads rows that wait before those that are written",
+        "spine/store.py",
+        "        stored = self._stored(start, end)\n        if not waiting:\n",
+        "        stored = self._stored(start, end)\n"
+        "        waiting = self._pending.copy()\n"
+        "        if not waiting:\n",
+        STORE,
+    ),
+    Mutant(
+        "one key of two requests in two records is a conflict",
+        "spine/coordinator.py",
+        "            elif applied.request_digest != command.request_digest:\n",
+        "            elif False:\n",
+        ("tests/core/test_crossed_orders.py",),
+    ),
+    Mutant(
+        "the key of who redrives is looked up where records are folded",
+        "spine/redrive.py",
+        "        key = mine.key(self._writer.signer.kid)\n",
+        "        key = await asyncio.to_thread(mine.key, self._writer.signer.kid)\n",
+        ("tests/core/test_redrive.py",),
+    ),
+    Mutant(
+        "damage that is met beside the folds ends the process",
+        "spine/services/background.py",
+        "        if isinstance(error, DamagedStore) and process.folds is not None:\n",
+        "        if False:\n",
+        LEVEL,
+    ),
+    Mutant(
+        "who waits while a reader is closed is told to come again",
+        "spine/log_thread.py",
+        "        if self._closed:\n",
+        "        if False:\n",
+        LEVEL,
+    ),
+    Mutant(
+        "a record after a gap that the log does not fill yet is not folded",
+        "spine/fold.py",
+        "                live.by_faust = False\n                return\n",
+        "                live.by_faust = False\n",
+        TAKING_OVER,
+    ),
+    Mutant(
+        "folds go on while a store is rebuilt",
+        "spine/fold.py",
+        "opener, followers = self._opener, self._followers",
+        "opener, followers = self._reader, self._followers",
+        TAKING_OVER,
+    ),
+    Mutant(
+        "what was given away while it was opened is closed again",
+        "spine/fold.py",
+        "        if place not in self._assigned or self._opener is None:\n"
+        "            stored.close()\n",
+        "        if False:\n            stored.close()\n",
+        TAKING_OVER,
+    ),
+    Mutant(
+        "a place that comes back is claimed anew",
+        "spine/fold.py",
+        "for place in (places - self._assigned) & self.claims.keys():",
+        "for place in ():",
+        TAKING_OVER,
+    ),
+    Mutant(
+        "a log that does not answer is asked again for what is to be opened",
+        "spine/fold.py",
+        "                left.append(place)\n",
+        "                raise\n",
+        TAKING_OVER,
     ),
     Mutant(
         "what no rule foresaw ends the process",

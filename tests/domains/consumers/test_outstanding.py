@@ -519,3 +519,24 @@ async def test_what_changed_first_is_looked_at_first_however_much_comes_after() 
     await known.look()
     await loading
     assert seen.index("revoked") < METERS_A_TURN
+
+
+@pytest.mark.parametrize("naive", [False, True])
+async def test_moments_that_no_longer_count_are_not_kept_until_they_come(
+    monkeypatch: pytest.MonkeyPatch, naive: bool
+) -> None:
+    """Else each change of a meter's next moment, which may be years off, would add one."""
+    moments = [NOW + timedelta(days=1_000 - number) for number in range(300)]
+    later = moments[0] + HOUR
+    told = iter(moments)
+    monkeypatch.setattr(outstanding, "next_by_time", lambda *of: next(told, later))
+    monkeypatch.setattr(outstanding, "SUPERSEDED_MAX", 10_000 if naive else 10)
+    world = World(granted("k-1", HOUR))
+    for _ in moments[1:]:
+        world.known.take_in(METER)
+    assert len(world.known._by_time) <= 12 or naive
+    assert naive == (len(world.known._by_time) == len(moments))
+    assert world.known._by_time[0] == (moments[-1], METER)
+    world.now = moments[-1]
+    await world.known.look()
+    assert world.known._timed == {METER: later}
