@@ -29,6 +29,8 @@ KEY_FILE: Final = "witness.key"
 STATE_FILE: Final = "state.json"
 EVIDENCE: Final = "evidence"
 RECENT_MAX: Final = 10_000
+# What a request that is none of ours may end in.
+NONSENSE: Final = (KeyError, TypeError, AttributeError, struct.error, ValueError, OverflowError)
 _log = structlog.get_logger()
 
 Json = dict[str, Any]
@@ -111,11 +113,11 @@ class Witness:
                 raise NotNow.at(self.size)
             if head.size < self.size:
                 raise NotNow.at(self.size)
-            self._check(request, note, head)
-        except (KeyError, TypeError, AttributeError, struct.error, ValueError) as error:
+            heads = self._check(request, note, head)
+        except NONSENSE as error:
             message = f"no head: {type(error).__name__}"
             raise Invalid(Reason.FIELD_INVALID, message, field="note") from error
-        self._remember(note, head, request["heads"])
+        self._remember(note, head, heads)
         signature = cosign(note.text, self._now(), self.key, self._private.sign)
         return signature.line()
 
@@ -127,8 +129,10 @@ class Witness:
             raise Invalid(Reason.FIELD_INVALID, message, field="note")
         return note, head
 
-    def _check(self, request: Json, note: Note, head: Checkpoint) -> None:
-        """Fork or Unproven unless the head continues the last one, in every partition too."""
+    def _check(self, request: Json, note: Note, head: Checkpoint) -> list[Json]:
+        """The heads of the partitions under it; Fork or Unproven unless it continues the last one,
+        in every partition too.
+        """
         before = Note.parse(self.note) if self.note else None
         root = Checkpoint.parse(before.text).root if before else verifier.root_of(())
         if head.size == self.size and head.root != root:
@@ -137,10 +141,12 @@ class Witness:
         signed = verifier.SignedHead(head.origin, head.size, head.root)
         try:
             verifier.check_consistency(self.size, root, head.size, head.root, path)
-            super_root, _ = verifier.check_epoch(request["epoch"], signed)
-            heads = {(each["topic"], each["partition"]): each for each in request["heads"]}
+            super_root, count = verifier.check_epoch(request["epoch"], signed)
+            listed = [_head(each) for each in request["heads"]]
+            heads = {(each["topic"], each["partition"]): each for each in listed}
             leaves = [verifier.leaf_of(verifier.head_entry(heads[p])) for p in sorted(heads)]
-            if verifier.root_of(leaves) != super_root:
+            once = len(listed) == len(heads) == count
+            if not once or verifier.root_of(leaves) != super_root:
                 raise verifier.Wrong("the heads are not those of the epoch")
             # From here on the heads are known to be the log's own.
             for old in self._state["heads"]:
@@ -150,6 +156,7 @@ class Witness:
         except verifier.Wrong as wrong:
             _log.warning("witness.unproven", size=head.size, stands_at=self.size, why=str(wrong))
             raise Unproven(Reason.LOG_DIFFERS, f"not shown to go on: {wrong}") from None
+        return listed
 
     def _fork(self, note: Note, before: Note | None, why: str) -> Fork:
         """Keep both heads: each is signed by the log, and they cannot both be true."""
@@ -171,6 +178,12 @@ class Witness:
 
     def _save(self) -> None:
         write_whole(self._folder / STATE_FILE, json.dumps(self._state).encode(), sync=True)
+
+
+def _head(said: Json) -> Json:
+    """What a partition's head says, and nothing else that was sent; `true` is a number, too."""
+    numbers = {name: int(said[name]) for name in ("partition", "size")}
+    return {"topic": said["topic"], **numbers, "root": said["root"]}
 
 
 def _contradicts(old: Json, new: Json | None) -> str:
