@@ -8,10 +8,12 @@ the partitions have grown, because a checkpoint alone says it of the epochs only
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -28,6 +30,8 @@ from spine.signing import public_bytes, verify
 KEY_FILE: Final = "witness.key"
 STATE_FILE: Final = "state.json"
 EVIDENCE: Final = "evidence"
+UNPROVEN: Final = "unproven"
+UNPROVEN_MAX: Final = 1_000
 RECENT_MAX: Final = 10_000
 # What a request that is none of ours may end in.
 NONSENSE: Final = (KeyError, TypeError, AttributeError, struct.error, ValueError, OverflowError)
@@ -155,6 +159,8 @@ class Witness:
                 _check_growth(old, heads, request["growth"])
         except verifier.Wrong as wrong:
             _log.warning("witness.unproven", size=head.size, stands_at=self.size, why=str(wrong))
+            if head.size > self.size:
+                self._keep_unproven(note, before, str(wrong))
             raise Unproven(Reason.LOG_DIFFERS, f"not shown to go on: {wrong}") from None
         return listed
 
@@ -169,9 +175,27 @@ class Witness:
         _log.error("witness.fork", why=why, evidence=path.name)
         return Fork(Reason.LOG_DIFFERS, f"a fork: {why}")
 
+    def _keep_unproven(self, note: Note, before: Note | None, why: str) -> None:
+        """Keep a head that the log signed and that was not shown to go on: it may be a fork's.
+
+        Or an honest one with a wrong proof: then it goes when it is cosigned. No more than some are
+        kept, for anybody can send them, and a full disk stops nothing.
+        """
+        path = self._unproven(note)
+        said = {"why": why, "cosigned": str(before or ""), "unproven": str(note)}
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists() and len(list(path.parent.iterdir())) < UNPROVEN_MAX:
+                write_whole(path, json.dumps(said, indent=1).encode(), sync=True)
+
+    def _unproven(self, note: Note) -> Path:
+        digest = hashlib.sha256(note.text.encode()).hexdigest()
+        return self._folder / UNPROVEN / f"{digest}.json"
+
     def _remember(self, note: Note, head: Checkpoint, heads: list[Json]) -> None:
         self._state |= {"size": head.size, "note": str(note), "heads": heads}
         self._save()
+        self._unproven(note).unlink(missing_ok=True)
         self._recent[head.size] = note
         if len(self._recent) > RECENT_MAX:
             del self._recent[next(iter(self._recent))]

@@ -228,6 +228,27 @@ def test_of_a_head_nothing_is_kept_but_what_was_checked(book: Book, tmp_path: Pa
     assert json.dumps(kept) == json.dumps(request["heads"])
 
 
+def test_a_head_that_was_not_shown_to_go_on_is_kept_until_it_is(
+    book: Book, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once for each text, as many as there is room for; the fork's stays, and is called none."""
+    one = witness(tmp_path / "w")
+    one.add(growth(book, 0, sealed(book, [record(0)])))
+    fork = forked(book, tmp_path)
+    honest = growth(book, 1, sealed(book, [record(1)]))
+    sealed(fork, [record(1, says="other")])
+    other = growth(fork, 2, sealed(fork, [record(2)])) | {"old": 1}
+    third = growth(fork, 3, sealed(fork, [record(3)])) | {"old": 1}
+    monkeypatch.setattr("spine.ledger.witness.UNPROVEN_MAX", 2)
+    for request in (honest | {"path": []}, other, other, third):
+        with pytest.raises(Unproven):
+            one.add(request)
+    one.add(honest)
+    (kept,) = (json.loads(path.read_text()) for path in (tmp_path / "w/unproven").iterdir())
+    assert kept["unproven"] == other["note"] and kept["why"]
+    assert witness(tmp_path / "w").alarms == one.alarms == 0
+
+
 @pytest.mark.parametrize(
     "change",
     [
