@@ -44,6 +44,8 @@ CHECK_LOG_EVERY_S: Final = 10.0
 UNCHECKED_FOR_S: Final = 3 * CHECK_LOG_EVERY_S
 HELD_BACK_AFTER_S: Final = 5.0
 CLOCKS_APART_MS: Final = 600_000
+# A witness may say another thing of each head: so much of it is kept.
+ACCUSATIONS_MAX: Final = 1_000
 PAUSE_S: Final = 1.0
 _log = structlog.get_logger()
 T = TypeVar("T")
@@ -355,7 +357,7 @@ class Keeper:
         assert self.book is not None and self._pending is not None
         for kind, who in (("fork", said.forks), ("rolled-back", said.ahead)):
             new = {f"{kind}: {each}" for each in who} - self._accused
-            if new:
+            if new and len(self._accused) < ACCUSATIONS_MAX:
                 self._accused |= new
                 telemetry.ledger_alarms.add(1, {"kind": kind})
                 evidence = {"witnesses": who, "ours": str(self._pending.note)}

@@ -312,6 +312,23 @@ async def test_no_head_is_published_that_was_cosigned_as_the_refusal_came(
         assert (size_published(keeper), len(log.heads)) == (1, 1)
 
 
+async def test_a_witness_that_accuses_without_end_does_not_fill_the_disk(
+    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "ACCUSATIONS_MAX", 3)
+
+    def says(keeper: Keeper, what: str) -> None:
+        keeper._pending = keeper.book.sealed if keeper.book is not None else None
+        keeper._sound(Cosigned(forks=[f"bad: {what}"]))
+
+    async with kept(log, tmp_path) as keeper:
+        for number in range(10):
+            says(keeper, str(number))
+            says(keeper, str(number))
+        assert len(list((tmp_path / "ledger/evidence").iterdir())) == 3
+        assert keeper.keeps
+
+
 # What was signed, and is gone
 
 
