@@ -306,7 +306,7 @@ def _note(books: Library, said: str) -> Note:
         text = Path(said).read_text("utf-8")
         try:
             return Note.parse(json.loads(text)["checkpoint"] if text[:1] == "{" else text)
-        except (MalformedNote, ValueError, KeyError):
+        except (MalformedNote, ValueError, LookupError, AttributeError, TypeError, RecursionError):
             raise Invalid(Reason.FIELD_INVALID, f"{said} holds no head", field="old") from None
     if not said.isdecimal():
         raise Invalid(Reason.FIELD_INVALID, f"{said} is neither a file nor a size", field="old")

@@ -155,6 +155,15 @@ def test_a_command_says_that_nested_text_is_no_proof(tmp_path: Path) -> None:
         commands.check_kind(tmp_path / "file")
 
 
+@pytest.mark.parametrize("text", ['{"checkpoint": 7}', '{"a": ' + NESTED, "{}", ""], ids=range(4))
+def test_a_command_says_that_a_file_holds_no_head(
+    library: Library, tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "file").write_text(text)
+    with pytest.raises(Invalid, match="holds no head"):
+        commands._note(library, str(tmp_path / "file"))
+
+
 # What anybody may have written into the log
 
 
