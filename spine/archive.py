@@ -71,8 +71,8 @@ class Segment:
     header: SegmentHeader
 
     def records(self) -> Iterator[LogRecord]:
-        """Its records in order; ArchiveDamaged where the file is."""
-        header = self.header
+        """Its records in order; ArchiveDamaged where the file is, or holds fewer or more."""
+        header, count = self.header, 0
         try:
             with _opened(self.path) as stream:
                 stream.readline()
@@ -81,9 +81,12 @@ class Segment:
                     offset, append_ms, key, headers, value = row
                     named: Any = tuple((_name(name), content) for name, content in headers)
                     place = header.topic, header.partition, offset, append_ms
+                    count += 1
                     yield LogRecord(*place, key, named, value)
         except (OSError, ValueError, zstandard.ZstdError, struct.error) as error:
             raise _damaged(f"{self.path.name}: {type(error).__name__}") from None
+        if count != header.records:
+            raise _damaged(f"{self.path.name} holds {count} records of {header.records}")
 
 
 class Archive:

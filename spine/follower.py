@@ -51,6 +51,18 @@ class LogFollower(LogReader):
             raise log_client.unanswered() from error
         return [from_consumer(message) for batch in batches.values() for message in batch]
 
+    def read_to_end(self, places: Collection[Place]) -> list[Place]:
+        """Which of these partitions were read as far as the log goes now. Pushback where silent."""
+        ends = self.ends(places)
+        try:
+            return [
+                place
+                for place, end in ends.items()
+                if self._consumer.position(TopicPartition(*place)) >= end
+            ]
+        except KafkaError as error:
+            raise log_client.unanswered() from error
+
 
 class PointReader(LogReader):
     """Reads single records, each of another partition."""

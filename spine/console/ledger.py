@@ -23,9 +23,11 @@ from spine.event import AccessRequests, LogRecord
 from spine.ledger.book import PUBLIC
 from spine.ledger.entries import Place
 from spine.ledger.library import Json, Library, stored_json
-from spine.ledger.note import Checkpoint, MalformedNote, Note, PublishedHead
+from spine.ledger.note import Checkpoint, MalformedNote, Note, VerifierKey
 from spine.ledger.proving import LogProver, shown_request
+from spine.ledger.published import heads_in
 from spine.ledger.verifier import Keys, Report, verify
+from spine.rows import Malformed, UnknownSchema
 from spine.runtime import Runtime
 
 LEDGER: Final = "ledger"
@@ -125,7 +127,9 @@ def reads(
             try:
                 record = prover.record((trust.CONSUMER_LOG, line.partition), line.offset)
                 proof = prover.proof(record, line.entry if line.entry >= 0 else None)
-            except NotFound:  # newer than the published head
+            # Newer than the published head; or an outcome that names a place where no decision is,
+            # and such a line hides no others.
+            except (NotFound, Malformed, UnknownSchema):
                 name = ""
             else:
                 (folder / name).write_text(json.dumps(proof, indent=1) + "\n", "utf-8")
@@ -148,7 +152,7 @@ def _told(line: Json) -> tuple[object, ...]:
         line["reason"] or line["decision"],
         line["consent_id"] or line["basis"],
         line["release"],
-        line["proof"] or "not yet covered by a head",
+        line["proof"] or "none yet",
     )
 
 
@@ -226,7 +230,8 @@ def keys_of(key: str, witnesses: list[str] | None, quorum: int) -> Keys | None:
 def report_checks(report: Report, keys: Keys | None, as_json: bool) -> None:
     """Say what holds and what does not; exit code 6 if anything does not."""
     if as_json:
-        say_json({"ok": report.ok, "checked": report.checked, "wrong": report.wrong})
+        said = {"ok": report.ok, "checked": report.checked, "wrong": report.wrong}
+        say_json(said | {"own_keys": keys is None})
     else:
         for line in report.checked:
             out.print(f"[green]✓[/] {line}")
@@ -246,7 +251,7 @@ def check_kind(path: Path) -> None:
         return
     try:
         document = json.loads(path.read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
         raise Invalid(Reason.FILE_UNRECOGNISED, f"{path.name} is no proof of a ledger")
@@ -301,22 +306,20 @@ def _note(books: Library, said: str) -> Note:
         text = Path(said).read_text("utf-8")
         try:
             return Note.parse(json.loads(text)["checkpoint"] if text[:1] == "{" else text)
-        except (MalformedNote, ValueError, KeyError):
+        except (MalformedNote, ValueError, LookupError, AttributeError, TypeError, RecursionError):
             raise Invalid(Reason.FIELD_INVALID, f"{said} holds no head", field="old") from None
     if not said.isdecimal():
         raise Invalid(Reason.FIELD_INVALID, f"{said} is neither a file nor a size", field="old")
-    latest = books.note()
+    latest, key = books.note(), VerifierKey.parse(books.keys()["log"])
     if Checkpoint.parse(latest.text).size == int(said):
         return latest
     this = runtime()
     reader = this.reader()
     try:
-        for record in reader.read(trust.CHECKPOINTS_TOPIC, 0, 0):
-            value = this.codec.decode(record.value or b"")
-            if isinstance(value, PublishedHead):
-                note = Note.parse(value.note)
-                if Checkpoint.parse(note.text).size == int(said):
-                    return note
+        records = reader.read(trust.CHECKPOINTS_TOPIC, 0, 0)
+        for size, note in heads_in(records, this.codec, key):
+            if size == int(said):
+                return note
     finally:
         reader.close()
     raise NotFound(Reason.POSITION_INVALID, f"no head of size {said} was published")

@@ -24,6 +24,7 @@ from spine.files import write_whole
 from spine.ledger import note as notes
 from spine.ledger.entries import (
     ENTRY_BYTES_MAX,
+    Epoch,
     Head,
     Place,
     RecordLeaf,
@@ -94,6 +95,17 @@ class Book:
         return dict(self._next)
 
     @property
+    def missing(self) -> list[Place]:
+        """Partitions whose trees are made again and do not yet hold all that was signed."""
+        return list(self._missing)
+
+    @property
+    def sealed_at_ms(self) -> int:
+        """When the last epoch was sealed, by the clock of who sealed it; 0 before the first."""
+        size = self._epochs.size
+        return Epoch.decode(self._epochs.entry(size - 1, size)).at_ms if size else 0
+
+    @property
     def sealed(self) -> Sealed | None:
         """The last epoch that was signed."""
         if self._note is None:
@@ -130,6 +142,15 @@ class Book:
                 )
                 raise _differs(f"{place[0]}-{place[1]} leads to another root than was signed")
             del self._missing[place]
+
+    def ended(self, place: Place) -> None:
+        """The log ends here. LogUnfit(LOG_DIFFERS) if more was signed of a partition made again."""
+        signed = self._missing.get(place)
+        if signed is not None:
+            held = self._trees[place].size
+            self.keep_evidence("log-differs", {"signed": repr(signed), "held": held})
+            name = f"{place[0]}-{place[1]}"
+            raise _differs(f"{name} ends after {held} records of the {signed.size} signed")
 
     def seal(self, at_ms: int) -> Sealed | None:
         """Sign what has come in; None if nothing has, or a tree is still being made again."""

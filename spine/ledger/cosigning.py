@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -17,6 +18,8 @@ from spine.ledger.witnessing import ADD_HEADS
 from spine.signing import verify
 
 ANSWER_S: Final = 2.0
+ANSWER_BYTES_MAX: Final = 4096
+SIZE: Final = re.compile("[0-9]{1,19}")
 AS_JSON: Final = {"Content-Type": "application/json"}
 _log = structlog.get_logger()
 
@@ -116,11 +119,12 @@ class Witnesses:
         try:
             for _ in range(2):
                 status, answer = await self._post(remote.url, await shown.since(remote.size))
-                if status == 409 and answer.strip().isdecimal():
-                    remote.size = int(answer)
-                    if remote.size > sealed.head.size:
+                if status == 409 and (stands_at := SIZE.fullmatch(answer.strip())):
+                    size = int(stands_at[0])
+                    if size > sealed.head.size:  # not kept: nothing can be shown from there
                         said.ahead.append(name)
                         return
+                    remote.size = size
                     continue
                 self._hear(remote, sealed, status, answer, said)
                 return
@@ -151,4 +155,9 @@ class Witnesses:
     async def _post(self, url: str, body: bytes) -> tuple[int, str]:
         assert self._session is not None
         async with self._session.post(url + ADD_HEADS, data=body, headers=AS_JSON) as answer:
-            return answer.status, await answer.text()
+            said = bytearray()
+            async for part in answer.content.iter_chunked(ANSWER_BYTES_MAX):
+                said += part
+                if len(said) > ANSWER_BYTES_MAX:  # no witness says so much
+                    break
+            return answer.status, said[:ANSWER_BYTES_MAX].decode("utf-8", "replace")

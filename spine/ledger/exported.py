@@ -7,6 +7,7 @@ and, where it was asked for, the stored records. Each is computed again from the
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Iterator, Sequence
 from itertools import repeat, takewhile
 from pathlib import Path
@@ -61,6 +62,12 @@ def check_export(folder: Path, keys: v.Keys | None, report: v.Report, each: Any 
         else:
             said = f"all {own['size']} {shown} are those of the tree"
             report.checked.append(f"{topic}-{partition}: {said}")
+    if not held:
+        raise v.Wrong("it holds no partition")
+    if away := len(by_place) - len(set(known)):
+        report.checked.append(
+            f"{away} of {len(by_place)} partitions under the checkpoint are not here"
+        )
     if len(known) < len(held):
         topic, partition = held[len(known)]
         raise v.Wrong(f"{topic}-{partition} is under no head")
@@ -81,7 +88,7 @@ def _check_partition(folder: Path, head: dict[str, Any], with_records: bool) -> 
         return str(wrong)
     except FileNotFoundError as missing:
         return f"missing: {Path(missing.filename).relative_to(folder)}"
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (*v.MALFORMED, struct.error, OSError) as error:
         return f"malformed: {type(error).__name__}: {error}"
     return ""
 
@@ -131,9 +138,14 @@ class _Partition:
     def _check_records(
         self, first: int, entries: list[bytes], records: Iterator[dict[str, Any]]
     ) -> None:
-        found = []
-        for _, record in zip(entries, records, strict=False):
-            found.append(v.record_entry(record))
+        found: list[bytes] = []
+        try:
+            for _, record in zip(entries, records, strict=False):
+                found.append(v.record_entry(record))
+        except (*v.MALFORMED, struct.error) as error:
+            at = len(found)
+            what = f"is malformed: {type(error).__name__}: {error}"
+            raise v.Wrong(f"record of leaf {first + at}{_at_offset(entries, at)} {what}") from None
         fault = _first_fault(entries, found)
         if fault is not None:
             at, what = fault

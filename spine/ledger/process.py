@@ -28,9 +28,9 @@ from spine.ledger.book import KEYS_FILE, PUBLIC, Book, Sealed, origin_of
 from spine.ledger.cosigning import Cosigned, Witnesses
 from spine.ledger.library import Library
 from spine.ledger.note import ED25519, Note, PublishedHead, VerifierKey, sign
-from spine.log import Appender, Kafka, LogReader, LogUnfit, create_missing, verify_settings
+from spine.ledger.published import published_since
+from spine.log import Appender, Kafka, LogUnfit, create_missing, verify_settings
 from spine.opening import LogIdentity
-from spine.rows import Malformed, UnknownSchema
 from spine.signing import public_bytes, verify
 
 LEDGER: Final = "ledger"
@@ -43,6 +43,9 @@ MANY: Final = 512 << 10
 CHECK_LOG_EVERY_S: Final = 10.0
 UNCHECKED_FOR_S: Final = 3 * CHECK_LOG_EVERY_S
 HELD_BACK_AFTER_S: Final = 5.0
+CLOCKS_APART_MS: Final = 600_000
+# A witness may say another thing of each head: so much of it is kept.
+ACCUSATIONS_MAX: Final = 1_000
 PAUSE_S: Final = 1.0
 _log = structlog.get_logger()
 T = TypeVar("T")
@@ -60,23 +63,6 @@ def prepare_topic(kafka: Kafka, replicas: int, min_insync: int) -> list[str]:
     created = create_missing(kafka, counts, replicas, min_insync)
     verify_settings(kafka, counts, min_insync)
     return created
-
-
-def last_published(reader: LogReader, codec: Codec, key: VerifierKey) -> Note | None:
-    """The last head in the topic that this key signed; anybody may have written others."""
-    start, end = reader.bounds(trust.CHECKPOINTS_TOPIC, 0)
-    for offset in range(end - 1, start - 1, -1):
-        record = next(reader.read(trust.CHECKPOINTS_TOPIC, 0, offset, offset + 1), None)
-        if record is None or record.value is None:
-            continue
-        try:
-            value = codec.decode(record.value)
-            note = Note.parse(value.note if isinstance(value, PublishedHead) else "")
-        except (Malformed, UnknownSchema, ValueError):
-            continue
-        if note.signed_by(key, verify) is not None:
-            return note
-    return None
 
 
 def check_log(book: Book, reader: PointReader) -> None:
@@ -205,7 +191,11 @@ class Keeper:
         book = Book(self._folder, self.key, self._sign, self._places)
         reader = PointReader(self._kafka)
         try:
-            book.check_published(last_published(reader, self._codec, self.key), verify)
+            # Whatever goes beyond this book was appended after its last epoch, by any clock: older
+            # heads that stand there once more hide nothing.
+            since = max(0, book.sealed_at_ms - CLOCKS_APART_MS)
+            for note in published_since(reader, self._codec, self.key, since):
+                book.check_published(note, verify)
             book.check_published(book.published, verify)
             check_log(book, reader)
         finally:
@@ -227,7 +217,11 @@ class Keeper:
         for record in records:
             self.book.append(record)
             self._waiting.took(record.append_ms, self.book.size)
-        return sum(len(record.value or b"") for record in records)
+        came = sum(len(record.value or b"") for record in records)
+        if self.book.missing and came < MANY:
+            for place in self._follower.read_to_end(self.book.missing):
+                self.book.ended(place)
+        return came
 
     def _seal(self) -> Sealed | None:
         assert self.book is not None
@@ -363,7 +357,7 @@ class Keeper:
         assert self.book is not None and self._pending is not None
         for kind, who in (("fork", said.forks), ("rolled-back", said.ahead)):
             new = {f"{kind}: {each}" for each in who} - self._accused
-            if new:
+            if new and len(self._accused) < ACCUSATIONS_MAX:
                 self._accused |= new
                 telemetry.ledger_alarms.add(1, {"kind": kind})
                 evidence = {"witnesses": who, "ours": str(self._pending.note)}

@@ -192,7 +192,7 @@ def verify(path: Path, keys: v.Keys | None = None, answer: Path | None = None) -
         report.checked += check_provenance(document, trusted, page)
     except v.Wrong as wrong:
         report.wrong.append(str(wrong))
-    except (LookupError, ValueError, TypeError, AttributeError, struct.error, OSError) as error:
+    except (*v.MALFORMED, struct.error, OSError) as error:
         report.wrong.append(f"malformed: {type(error).__name__}: {error}")
     return report
 
@@ -223,17 +223,7 @@ def main() -> int:
     words = ArgumentParser(description="Checks a provenance record offline.")
     words.add_argument("record", type=Path)
     words.add_argument("answer", type=Path, nargs="?")
-    words.add_argument("--key", help="the log's key as you know it")
-    words.add_argument("--witness", action="append", default=[], help="a witness's, likewise")
-    words.add_argument("--quorum", type=int, default=2)
-    said = words.parse_args()
-    keys = v.Keys(said.key, tuple(said.witness), said.quorum) if said.key else None
-    report = verify(said.record, keys, said.answer)
-    sys.stdout.write("".join(f"{line}\n" for line in report.checked))
-    if keys is None:
-        sys.stdout.write("By the keys that it names itself: compare them with those you know.\n")
-    sys.stderr.write("".join(f"WRONG  {line}\n" for line in report.wrong))
-    return 0 if report.ok else 6
+    return v.run(words, lambda said, keys: verify(said.record, keys, said.answer))
 
 
 if __name__ == "__main__":

@@ -17,8 +17,12 @@ class LogProver:
         self._prover, self._log, self._codec = prover, log, codec
 
     def record(self, place: Place, offset: int) -> LogRecord:
-        """The record at that offset; NotFound(POSITION_INVALID) if there is none."""
-        for record in self._log.read(*place, offset, offset + 1):
+        """The record at that offset; NotFound(POSITION_INVALID) if there is none.
+
+        Of a partition that is under no head, or before the first offset, the log is not asked.
+        """
+        known = place in self._prover.heads and offset >= 0
+        for record in self._log.read(*place, offset, offset + 1) if known else ():
             return record
         raise NotFound(Reason.POSITION_INVALID, f"{place[0]}-{place[1]} has no record at {offset}")
 

@@ -2,8 +2,8 @@
 
 It shares no code with what makes proofs, so that a mistake there cannot prove itself right; an
 auditor may copy this file out (for exported folders with `exported.py` beside it) and run it:
-`python verifier.py PROOF.json|FOLDER`. Hashing and algorithms: RFC 9162, sections 2.1.3 and 2.1.4
-(the same trees as RFC 6962); notes: C2SP signed-note, tlog-checkpoint, tlog-cosignature.
+`python verifier.py PROOF.json|FOLDER [--key KEY --witness KEY ...]`. Hashing: RFC 9162, sections
+2.1.3 and 2.1.4 (as RFC 6962); notes: C2SP signed-note, tlog-checkpoint, tlog-cosignature.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import hashlib
 import json
 import struct
 import sys
+from argparse import ArgumentParser, Namespace
 from base64 import b64decode, b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -26,6 +27,8 @@ PROOF_FORMAT = "energyos-ledger-proof/1"
 CONSISTENCY_FORMAT = "energyos-ledger-consistency/1"
 EXPORT_FORMAT = "energyos-ledger-export/1"
 LOG_KEY, WITNESS_KEY = 0x01, 0x04
+# What a document that is none of ours may end in.
+MALFORMED = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 class Wrong(Exception):
@@ -198,8 +201,7 @@ def signed_by(public: bytes, message: bytes, signature: bytes) -> bool:
 
 def text_bytes(text: str) -> bytes:
     """Length and bytes of a text, as leaves hold it."""
-    encoded = text.encode()
-    return struct.pack(">H", len(encoded)) + encoded
+    return struct.pack(">H", len(text.encode())) + text.encode()
 
 
 def record_entry(stored: dict[str, Any]) -> bytes:
@@ -224,11 +226,9 @@ def record_entry(stored: dict[str, Any]) -> bytes:
 def place_of(entry: bytes) -> tuple[str, int, int]:
     """Topic, partition and offset of a record's leaf."""
     tag = b"energyos-leaf-v1\x00"
-    if not entry.startswith(tag):
-        raise Wrong("not the leaf of a record")
     rest = entry[len(tag) :]
     end = 2 + int.from_bytes(rest[:2], "big")
-    if len(rest) != end + 84:
+    if not entry.startswith(tag) or len(rest) != end + 84:
         raise Wrong("not the leaf of a record")
     partition, offset, _ = struct.unpack(">iqq", rest[end : end + 20])
     return rest[2:end].decode(), partition, offset
@@ -260,8 +260,7 @@ def hashes_of(encoded: Sequence[str]) -> list[bytes]:
 
 def check_epoch(said: dict[str, Any], head: SignedHead) -> tuple[bytes, int]:
     """The super-root of the last epoch under a checkpoint, and over how many partitions."""
-    entry = unbase64(said["entry"])
-    path = hashes_of(said["path"])
+    entry, path = unbase64(said["entry"]), hashes_of(said["path"])
     check_inclusion(leaf_of(entry), head.size - 1, head.size, path, head.root)
     return epoch_super_root(entry, head.size - 1)
 
@@ -319,8 +318,7 @@ def check_growth(proof: dict[str, Any], keys: Keys) -> list[str]:
     for side, signed in (("old", old), ("new", new)):
         super_root, count = _in(f"the {side} epoch", check_epoch, proof[side]["epoch"], signed)
         listed = sorted(proof[side]["heads"], key=lambda h: (h["topic"], h["partition"]))
-        root = root_of([leaf_of(head_entry(head)) for head in listed])
-        if root != super_root or len(listed) != count:
+        if len(listed) != count or root_of([leaf_of(head_entry(h)) for h in listed]) != super_root:
             raise Wrong(f"the {side} heads are not those of its checkpoint")
         heads.append({(h["topic"], h["partition"]): h for h in listed})
     before, after = heads
@@ -332,27 +330,17 @@ def check_growth(proof: dict[str, Any], keys: Keys) -> list[str]:
         roots = [unbase64(h["root"]) for h in (head, now)]
         path = hashes_of(proof["growth"].get(where, ()))
         _in(where, check_consistency, head["size"], roots[0], now["size"], roots[1], path)
-    return [
-        f"checkpoint {new.size} of {new.origin} continues checkpoint {old.size}",
-        f"and so does each of the {len(before)} partitions under it",
-    ]
+    said = f"checkpoint {new.size} of {new.origin} continues checkpoint {old.size}"
+    return [said, f"and so does each of the {len(before)} partitions under it"]
 
 
 def root_of(leaves: Sequence[bytes]) -> bytes:
     """The root over leaf hashes; of none, SHA-256 of nothing."""
-    stack: list[tuple[int, bytes]] = []
-    for leaf in leaves:
-        width, reached = 1, leaf
-        while stack and stack[-1][0] == width:
-            reached = node_of(stack.pop()[1], reached)
-            width *= 2
-        stack.append((width, reached))
-    if not stack:
-        return sha256(b"")
-    right = stack.pop()[1]
-    while stack:
-        right = node_of(stack.pop()[1], right)
-    return right
+    level = list(leaves)
+    while len(level) > 1:
+        pairs = zip(level[::2], level[1::2], strict=False)
+        level = [*(node_of(left, right) for left, right in pairs), *level[len(level) & ~1 :]]
+    return level[0] if level else sha256(b"")
 
 
 def _in(what: str, check: Any, *args: Any) -> Any:
@@ -367,32 +355,44 @@ def verify(path: Path, keys: Keys | None = None, each: Any = map) -> Report:
     report = Report()
     try:
         if path.is_dir():
-            _exported().check_export(path, keys, report, each)
+            # In its package, or beside this file where it was copied.
+            name = "spine.ledger.exported" if __name__ != "__main__" else "exported"
+            import_module(name).check_export(path, keys, report, each)
         else:
             document = json.loads(path.read_text("utf-8"))
             check = {PROOF_FORMAT: check_proof, CONSISTENCY_FORMAT: check_growth}
             if document["format"] not in check:
                 raise Wrong("not a proof of this ledger")
-            trusted = keys or Keys.of(document["keys"])
-            report.checked += check[document["format"]](document, trusted)
+            report.checked += check[document["format"]](document, keys or Keys.of(document["keys"]))
     except Wrong as wrong:
         report.wrong.append(str(wrong))
-    except (ValueError, KeyError, TypeError, AttributeError, struct.error, OSError) as error:
+    except (*MALFORMED, struct.error, OSError) as error:
         report.wrong.append(f"malformed: {type(error).__name__}: {error}")
     return report
 
 
-def _exported() -> Any:
-    """The module that checks folders: in its package, or beside this file where it was copied."""
-    return import_module("spine.ledger.exported" if __name__ != "__main__" else "exported")
+def run(words: ArgumentParser, check: Callable[[Namespace, Keys | None], Report]) -> int:
+    """Check what the command line names, by the keys it names; 0 if all of it holds, else 6."""
+    words.add_argument("--key", help="the log's key as you know it")
+    words.add_argument("--witness", action="append", default=[], help="a witness's, likewise")
+    words.add_argument("--quorum", type=int, default=2, help="how many must have cosigned")
+    said = words.parse_args()
+    if said.witness and not said.key:
+        words.error("witnesses count beside the log's key")
+    keys = Keys(said.key, tuple(said.witness), said.quorum) if said.key else None
+    report = check(said, keys)
+    sys.stdout.write("".join(f"{line}\n" for line in report.checked))
+    if report.ok and keys is None:
+        sys.stdout.write("By the keys that it names itself: compare them with those you know.\n")
+    sys.stderr.write("".join(f"WRONG  {line}\n" for line in report.wrong))
+    return 0 if report.ok else 6
 
 
 def main() -> int:
     """Check the file or folder named on the command line; 0 if all of it holds, else 6."""
-    report = verify(Path(sys.argv[1]))
-    sys.stdout.write("".join(f"{line}\n" for line in report.checked))
-    sys.stderr.write("".join(f"WRONG  {line}\n" for line in report.wrong))
-    return 0 if report.ok else 6
+    words = ArgumentParser(description="Checks what the ledger proves, offline.")
+    words.add_argument("path", type=Path, help="a proof, or a folder that was exported")
+    return run(words, lambda said, keys: verify(said.path, keys))
 
 
 if __name__ == "__main__":

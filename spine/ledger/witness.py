@@ -8,10 +8,12 @@ the partitions have grown, because a checkpoint alone says it of the epochs only
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -28,7 +30,11 @@ from spine.signing import public_bytes, verify
 KEY_FILE: Final = "witness.key"
 STATE_FILE: Final = "state.json"
 EVIDENCE: Final = "evidence"
+UNPROVEN: Final = "unproven"
+UNPROVEN_MAX: Final = 1_000
 RECENT_MAX: Final = 10_000
+# What a request that is none of ours may end in.
+NONSENSE: Final = (KeyError, TypeError, AttributeError, struct.error, ValueError, OverflowError)
 _log = structlog.get_logger()
 
 Json = dict[str, Any]
@@ -111,11 +117,11 @@ class Witness:
                 raise NotNow.at(self.size)
             if head.size < self.size:
                 raise NotNow.at(self.size)
-            self._check(request, note, head)
-        except (KeyError, TypeError, AttributeError, struct.error, ValueError) as error:
+            heads = self._check(request, note, head)
+        except NONSENSE as error:
             message = f"no head: {type(error).__name__}"
             raise Invalid(Reason.FIELD_INVALID, message, field="note") from error
-        self._remember(note, head, request["heads"])
+        self._remember(note, head, heads)
         signature = cosign(note.text, self._now(), self.key, self._private.sign)
         return signature.line()
 
@@ -127,8 +133,10 @@ class Witness:
             raise Invalid(Reason.FIELD_INVALID, message, field="note")
         return note, head
 
-    def _check(self, request: Json, note: Note, head: Checkpoint) -> None:
-        """Fork or Unproven unless the head continues the last one, in every partition too."""
+    def _check(self, request: Json, note: Note, head: Checkpoint) -> list[Json]:
+        """The heads of the partitions under it; Fork or Unproven unless it continues the last one,
+        in every partition too.
+        """
         before = Note.parse(self.note) if self.note else None
         root = Checkpoint.parse(before.text).root if before else verifier.root_of(())
         if head.size == self.size and head.root != root:
@@ -137,10 +145,12 @@ class Witness:
         signed = verifier.SignedHead(head.origin, head.size, head.root)
         try:
             verifier.check_consistency(self.size, root, head.size, head.root, path)
-            super_root, _ = verifier.check_epoch(request["epoch"], signed)
-            heads = {(each["topic"], each["partition"]): each for each in request["heads"]}
+            super_root, count = verifier.check_epoch(request["epoch"], signed)
+            listed = [_head(each) for each in request["heads"]]
+            heads = {(each["topic"], each["partition"]): each for each in listed}
             leaves = [verifier.leaf_of(verifier.head_entry(heads[p])) for p in sorted(heads)]
-            if verifier.root_of(leaves) != super_root:
+            once = len(listed) == len(heads) == count
+            if not once or verifier.root_of(leaves) != super_root:
                 raise verifier.Wrong("the heads are not those of the epoch")
             # From here on the heads are known to be the log's own.
             for old in self._state["heads"]:
@@ -149,7 +159,10 @@ class Witness:
                 _check_growth(old, heads, request["growth"])
         except verifier.Wrong as wrong:
             _log.warning("witness.unproven", size=head.size, stands_at=self.size, why=str(wrong))
+            if head.size > self.size:
+                self._keep_unproven(note, before, str(wrong))
             raise Unproven(Reason.LOG_DIFFERS, f"not shown to go on: {wrong}") from None
+        return listed
 
     def _fork(self, note: Note, before: Note | None, why: str) -> Fork:
         """Keep both heads: each is signed by the log, and they cannot both be true."""
@@ -162,15 +175,39 @@ class Witness:
         _log.error("witness.fork", why=why, evidence=path.name)
         return Fork(Reason.LOG_DIFFERS, f"a fork: {why}")
 
+    def _keep_unproven(self, note: Note, before: Note | None, why: str) -> None:
+        """Keep a head that the log signed and that was not shown to go on: it may be a fork's.
+
+        Or an honest one with a wrong proof: then it goes when it is cosigned. No more than some are
+        kept, for anybody can send them, and a full disk stops nothing.
+        """
+        path = self._unproven(note)
+        said = {"why": why, "cosigned": str(before or ""), "unproven": str(note)}
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists() and len(list(path.parent.iterdir())) < UNPROVEN_MAX:
+                write_whole(path, json.dumps(said, indent=1).encode(), sync=True)
+
+    def _unproven(self, note: Note) -> Path:
+        digest = hashlib.sha256(note.text.encode()).hexdigest()
+        return self._folder / UNPROVEN / f"{digest}.json"
+
     def _remember(self, note: Note, head: Checkpoint, heads: list[Json]) -> None:
         self._state |= {"size": head.size, "note": str(note), "heads": heads}
         self._save()
+        self._unproven(note).unlink(missing_ok=True)
         self._recent[head.size] = note
         if len(self._recent) > RECENT_MAX:
             del self._recent[next(iter(self._recent))]
 
     def _save(self) -> None:
         write_whole(self._folder / STATE_FILE, json.dumps(self._state).encode(), sync=True)
+
+
+def _head(said: Json) -> Json:
+    """What a partition's head says, and nothing else that was sent; `true` is a number, too."""
+    numbers = {name: int(said[name]) for name in ("partition", "size")}
+    return {"topic": said["topic"], **numbers, "root": said["root"]}
 
 
 def _contradicts(old: Json, new: Json | None) -> str:

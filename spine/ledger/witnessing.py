@@ -108,11 +108,18 @@ async def _serve(server: WitnessServer, witness: Witness, settings: Settings, na
 
 
 def local_witnesses(data_dir: Path) -> dict[str, str]:
-    """The witnesses that `spine up` runs in this data folder: address by key."""
+    """The witnesses that `spine up` runs in this data folder: address by key.
+
+    One whose file is damaged, or gone by the time that it is read, is not there.
+    """
     found: dict[str, str] = {}
     for path in sorted((data_dir / "services").glob(f"{PREFIX}*.json")):
-        said = json.loads(path.read_text("utf-8"))
-        found[said["key"]] = f"http://{said['host']}:{said['port']}"
+        try:
+            said = json.loads(path.read_text("utf-8"))
+            key = str(VerifierKey.parse(said["key"]))
+            found[key] = f"http://{said['host']}:{said['port']}"
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            _log.warning("witness.not_listed", file=path.name, reason=type(error).__name__)
     return found
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 from kafka import KafkaAdminClient, TopicPartition
 
+import spine.archive
 from domains.consumers.decider import CONSUMERS
 from spine import trust
 from spine.archive import Archive, ArchiveDamaged
@@ -180,6 +182,20 @@ def edited(paths: list[Path]) -> None:
     paths[1].write_bytes(later.segments("t", 0)[1].path.read_bytes())
 
 
+def shortened(paths: list[Path]) -> None:
+    """Without its last record, and otherwise whole."""
+    with spine.archive._opened(paths[1]) as stream:
+        header, rows = stream.readline(), stream.read()
+    archive = Archive(paths[0].parent.parent)
+    *_, last = archive.read("t", 0, *spans(archive)[1])
+    rows = rows.removesuffix(spine.archive._row(last))
+    paths[1].write_bytes(zstandard.ZstdCompressor().compress(header + rows))
+
+
+def spans(archive: Archive) -> list[tuple[int, int]]:
+    return [(each.header.first, each.header.next) for each in archive.segments("t", 0)]
+
+
 def lost(paths: list[Path]) -> None:
     paths[1].unlink()
 
@@ -188,7 +204,7 @@ def renamed(paths: list[Path]) -> None:
     paths[1].rename(paths[1].with_name("00000000000000000099.segment"))
 
 
-@pytest.mark.parametrize("harm", [cut, edited, lost, renamed])
+@pytest.mark.parametrize("harm", [cut, edited, shortened, lost, renamed])
 def test_a_damaged_archive_is_found_and_named(
     harm: Callable[[list[Path]], None], tmp_path: Path
 ) -> None:
@@ -200,3 +216,14 @@ def test_a_damaged_archive_is_found_and_named(
     assert found.value.reason is Reason.ARCHIVE_DAMAGED
     with pytest.raises(ArchiveDamaged):
         Archive(tmp_path).verify(bytes(32), "t", 0)
+
+
+def test_who_reads_an_archive_is_told_of_a_record_too_few(tmp_path: Path) -> None:
+    _, paths = archived(tmp_path)
+    shortened(paths)
+    begin, end = spans(Archive(tmp_path))[1]
+    read = []
+    with pytest.raises(ArchiveDamaged, match="holds 8 records of 9"):
+        for each in Archive(tmp_path).read("t", 0, begin, end):
+            read.append(each)
+    assert read[-1].offset == end - 2, "the naive reader is content with these"

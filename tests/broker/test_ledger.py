@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -238,6 +239,29 @@ async def test_started_again_it_goes_on_and_a_folder_rolled_back_signs_nothing(
         await asyncio.sleep(0.5)
         assert published(settings) == first
     assert list((settings.data_dir / LEDGER / "evidence").iterdir())
+
+
+async def test_trees_that_are_gone_are_made_again_unless_the_log_ends_before_what_was_signed(
+    own_log: tuple[Settings, Kafka], watching: Watching
+) -> None:
+    settings = own_log[0]
+    async with kept(own_log, watching) as process:
+        offset = await append(process, b"before")
+        await until(lambda: covered(settings, offset))
+    trees, state = settings.data_dir / LEDGER / PUBLIC / "partitions", settings.data_dir / LEDGER
+    shutil.rmtree(trees)
+    async with kept(own_log, watching) as process:
+        offset = await append(process, b"after")
+        await until(lambda: covered(settings, offset))
+        assert process.serves()
+    shutil.rmtree(trees)
+    said = json.loads((state / "state.json").read_text())
+    for head in said["heads"]:
+        head[2] += tuple(head[:2]) == CONSUMERS  # the log has lost its last record, as it were
+    (state / "state.json").write_text(json.dumps(said))
+    async with kept(own_log, watching) as process:
+        await until(lambda: not process.serves())
+        assert "records of the" in process.keeper.refusal
 
 
 async def test_a_log_opened_before_there_was_a_ledger_gets_its_topic(

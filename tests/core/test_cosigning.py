@@ -2,18 +2,98 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from aiohttp import web
 
+from spine.ledger import cosigning
 from spine.ledger.book import Sealed
 from spine.ledger.cosigning import Witnesses
 from spine.ledger.library import Library
 from spine.ledger.witness import Witness
-from spine.ledger.witnessing import WitnessServer
+from spine.ledger.witnessing import WitnessServer, local_witnesses
 from tests.helpers.ledger import KEY, open_book, record, sealed
+
+HOSTILE = {
+    "a size of 5,000 digits": (409, b"9" * 5_000),
+    "a size that no number has": (409, "\u0663\u00b2".encode()),
+    "a size in which there is no log yet": (409, b"9" * 19),
+    "not UTF-8": (200, b"\xff\xfe"),
+    "no end of it": (200, b"x" * (1 << 20)),
+    "nothing": (200, b""),
+}
+
+
+@asynccontextmanager
+async def served(app: web.Application) -> AsyncIterator[str]:
+    """Where it listens."""
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize("says", HOSTILE)
+async def test_whatever_one_witness_says_the_others_suffice(
+    tmp_path: Path, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked head after head, for what it said of the last one must not end the next."""
+    monkeypatch.setattr(cosigning, "ANSWER_S", 60.0)
+    book, (status, body) = open_book(tmp_path / "ledger"), HOSTILE[says]
+    asked = Counter[str]()
+
+    async def answer(request: web.Request) -> web.Response:
+        asked[says] += 1
+        return web.Response(status=status, body=body)
+
+    hostile, honest = web.Application(), []
+    hostile.router.add_post("/add-heads", answer)
+    for name in ("bad", "one", "two"):
+        (tmp_path / name).mkdir()
+        honest.append(Witness(tmp_path / name, f"example.com/{name}", KEY))
+    apps = [hostile, *(WitnessServer(each).app for each in honest[1:])]
+    async with served(apps[0]) as bad, served(apps[1]) as one, served(apps[2]) as two:
+        listed = dict(zip((str(each.key) for each in honest), (bad, one, two), strict=True))
+        witnesses = Witnesses(lambda: listed, quorum=2)
+        library = Library(book.public)
+        for offset in range(3):
+            made = sealed(book, [record(offset)])
+            said = await witnesses.cosign(made, lambda old, new: library.growth(old, new.note))
+            assert len(said.signatures) == 2 and not said.forks
+            async with asyncio.timeout(30):  # the bad one may have been the last to answer
+                while asked[says] <= offset:
+                    await asyncio.sleep(0.01)
+        alone = Witnesses(lambda: {str(honest[0].key): bad}, quorum=1)
+        for _ in range(2):
+            assert not (await alone.cosign(made, lambda old, new: {"old": old})).signatures
+        await witnesses.close()
+        await alone.close()
+
+
+def test_a_witness_whose_file_is_damaged_or_gone_is_not_there(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "w").mkdir()
+    services = tmp_path / "services"
+    services.mkdir()
+    key = str(Witness(tmp_path / "w", "example.com/w", KEY).key)
+    whole = {"host": "127.0.0.1", "port": 1, "key": key}
+    (services / "witness-a.json").write_text("{")
+    (services / "witness-b.json").write_text("[]")
+    (services / "witness-c.json").write_text(json.dumps(whole | {"key": "none"}))
+    (services / "witness-d.json").symlink_to("vanished")
+    (services / "witness-e.json").write_text(json.dumps(whole))
+    assert local_witnesses(tmp_path) == {key: "http://127.0.0.1:1"}
 
 
 async def test_what_witnesses_are_shown_is_made_once_for_each_place_where_they_stand(

@@ -9,7 +9,8 @@ import asyncio
 import json
 import shutil
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -19,13 +20,14 @@ from typing import Any
 
 import pytest
 
+from spine import trust
 from spine.errors import Pushback, Reason
 from spine.event import LogRecord
 from spine.files import write_whole
 from spine.ledger import book as books
 from spine.ledger import process
 from spine.ledger.cosigning import Cosigned, Witnesses
-from spine.ledger.note import Checkpoint
+from spine.ledger.note import Checkpoint, PublishedHead
 from spine.ledger.process import Keeper
 from spine.log import Kafka, LogUnfit
 from spine.opening import LogIdentity
@@ -37,6 +39,7 @@ WAIT_S = 30.0
 # So many rounds of the event loop and its threads that whatever is due would have happened.
 ROUNDS = 40
 Place = tuple[str, int]
+IDENTITY = LogIdentity.new(bytes(32), 2, datetime(2026, 1, 1, tzinfo=UTC))
 
 
 @dataclass
@@ -45,16 +48,24 @@ class Log:
 
     records: list[LogRecord] = field(default_factory=list)
     rewritten: bool = False
+    ends_at: int | None = None
     looks: int = 0
     fails: Exception | None = None
     answers: bool = False
     heads: list[bytes] = field(default_factory=list)
+    appended_ms: list[int] = field(default_factory=list)
 
     def write(self) -> None:
         self.records.append(record(len(self.records)))
 
     async def append(self, topic: str, partition: int, *given: Any) -> None:
         self.heads.append(given[-1])
+        self.appended_ms.append(time.time_ns() // 1_000_000)
+
+    def published(self) -> list[LogRecord]:
+        """The topic of the heads, with the times at which each was appended."""
+        place, times = (trust.CHECKPOINTS_TOPIC, 0), enumerate(self.appended_ms)
+        return [LogRecord(*place, n, at, None, (), self.heads[n]) for n, at in times]
 
     def follower(self, kafka: Kafka, begin: dict[Place, int]) -> Follower:
         return Follower(self, begin[PLACES[0]])
@@ -73,6 +84,9 @@ class Follower:
         self.next += len(came)
         return came
 
+    def read_to_end(self, places: Iterable[Place]) -> list[Place]:
+        return [place for place in places if self.next == self.log.ends_at]
+
     def close(self) -> None:
         """Nothing is held."""
 
@@ -80,6 +94,12 @@ class Follower:
 @dataclass
 class Reader:
     log: Log
+
+    def offset_at(self, topic: str, partition: int, epoch_ms: int) -> int:
+        return sum(each.append_ms < epoch_ms for each in self.log.published())
+
+    def read(self, topic: str, partition: int, start: int) -> list[LogRecord]:
+        return self.log.published()[start:]
 
     def found_at(self, offsets: dict[Place, int]) -> Iterator[tuple[Place, LogRecord | None]]:
         self.log.looks += 1
@@ -100,26 +120,29 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[Log]:
     log.write()
     monkeypatch.setattr(process, "LogFollower", log.follower)
     monkeypatch.setattr(process, "PointReader", log.reader)
-    monkeypatch.setattr(process, "last_published", lambda *given: None)
     monkeypatch.setattr(process, "ANSWERED_S", 0.001)
     monkeypatch.setattr(process, "CHECK_LOG_EVERY_S", 0.01)
     yield log
 
 
-@asynccontextmanager
-async def kept(log: Log, tmp_path: Path) -> AsyncIterator[Keeper]:
-    """A keeper of that log which needs no witness, running; it has published its first head."""
-    identity = LogIdentity.new(bytes(32), 2, datetime(2026, 1, 1, tzinfo=UTC))
-    keeper = Keeper(
+def keeper_of(log: Log, tmp_path: Path) -> Keeper:
+    """A keeper of that log which needs no witness."""
+    return Keeper(
         tmp_path / "ledger",
         Kafka("nowhere:1"),
-        identity,
+        IDENTITY,
         PLACES,
         CODEC,
         log,  # type: ignore[arg-type]
         Witnesses(dict, 0),
         epoch_s=0.001,
     )
+
+
+@asynccontextmanager
+async def kept(log: Log, tmp_path: Path) -> AsyncIterator[Keeper]:
+    """It runs, and has published its first head."""
+    keeper = keeper_of(log, tmp_path)
     await keeper.start()
     try:
         await until(lambda: size_published(keeper) == 1)
@@ -287,6 +310,84 @@ async def test_no_head_is_published_that_was_cosigned_as_the_refusal_came(
         await until(lambda: keeper._tasks[1].done())
         assert keeper.book is not None and keeper.book.size == 2, "it was sealed before"
         assert (size_published(keeper), len(log.heads)) == (1, 1)
+
+
+async def test_a_witness_that_accuses_without_end_does_not_fill_the_disk(
+    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "ACCUSATIONS_MAX", 3)
+
+    def says(keeper: Keeper, what: str) -> None:
+        keeper._pending = keeper.book.sealed if keeper.book is not None else None
+        keeper._sound(Cosigned(forks=[f"bad: {what}"]))
+
+    async with kept(log, tmp_path) as keeper:
+        for number in range(10):
+            says(keeper, str(number))
+            says(keeper, str(number))
+        assert len(list((tmp_path / "ledger/evidence").iterdir())) == 3
+        assert keeper.keeps
+
+
+# What was signed, and is gone
+
+
+@pytest.mark.parametrize("naive", [False, True])
+async def test_trees_that_are_gone_and_a_log_without_its_end_are_noticed(
+    log: Log, tmp_path: Path, naive: bool
+) -> None:
+    """The naive keeper goes on making trees, and signs nothing of anybody ever after."""
+    log.records = [record(n) for n in range(5)]
+    async with kept(log, tmp_path):
+        pass
+    shutil.rmtree(tmp_path / "ledger/public/partitions")
+    del log.records[3:]
+    log.ends_at = None if naive else 3
+    keeper = keeper_of(log, tmp_path)
+    await keeper.start()
+    try:
+        if naive:
+            await until(lambda: log.looks > 5)
+            assert keeper.keeps and keeper.book is not None and keeper.book.missing == PLACES[:1]
+            log.records += [record(3), record(4)]  # the log has it all the same: it goes on
+            await until(lambda: keeper.book is not None and not keeper.book.missing)
+            log.ends_at = 5
+        else:
+            await until(lambda: not keeper.keeps)
+            assert "v1-0 ends after 3 records of the 5 signed" in keeper.refusal
+            assert list((tmp_path / "ledger/evidence").glob("log-differs-*"))
+    finally:
+        await keeper.stop()
+
+
+@pytest.mark.parametrize("replayed", [0, 3])
+async def test_old_heads_that_stand_there_again_hide_no_newer_one(
+    log: Log, tmp_path: Path, replayed: int
+) -> None:
+    """A folder that was put back, and whoever did it published its head once more, after all."""
+    async with kept(log, tmp_path):
+        pass
+    shutil.copytree(tmp_path / "ledger", tmp_path / "backup")
+    async with kept(log, tmp_path) as keeper:
+        log.write()
+        await until(lambda: size_published(keeper) == 2)
+        statement = keeper.sign("a statement of ours\n")
+    for value in [log.heads[0]] * replayed + [CODEC.encode(PublishedHead(str(statement))), b"?"]:
+        await log.append("", 0, value)
+    # The naive keeper goes by the last one under its key, which may be an old one or no head.
+    last = CODEC.decode(log.heads[-3 if replayed else -2])
+    assert isinstance(last, PublishedHead)
+    assert (last.note == str(statement)) or "\n1\n" in last.note
+    again = keeper_of(log, tmp_path)
+    await again.start()
+    await again.stop()
+    assert not again.refusal, "this is the newer folder"
+    shutil.rmtree(tmp_path / "ledger")
+    shutil.copytree(tmp_path / "backup", tmp_path / "ledger")
+    again = keeper_of(log, tmp_path)
+    await again.start()
+    await again.stop()
+    assert "epoch 2 was published, this folder ends at 1" in again.refusal
 
 
 async def test_work_that_ends_unforeseen_is_said_and_not_only_stopped(

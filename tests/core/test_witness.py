@@ -191,12 +191,71 @@ def test_a_wrong_proof_of_an_honest_head_is_no_alarm(book: Book, tmp_path: Path)
     assert one.size == 2 and one.alarms == 0
 
 
+def doubled(request: dict[str, Any]) -> list[Any]:
+    """The heads, and before them one of the same partition that no log can ever continue."""
+    first = request["heads"][0]
+    return [first | {"size": 10**9, "root": encoded(bytes(32))}, *request["heads"]]
+
+
+def test_a_stranger_who_names_a_partition_twice_does_not_stop_it(
+    book: Book, tmp_path: Path
+) -> None:
+    """The published head sent once more, with a head of a stranger's before the true one."""
+    one, other = witness(tmp_path / "w"), witness(tmp_path / "naive")
+    made = sealed(book, [record(0)])
+    for each in (one, other):
+        each.add(growth(book, 0, made))
+    again = growth(book, 1, made)
+    with pytest.raises(Unproven, match="not those of the epoch"):
+        one.add(again | {"heads": doubled(again)})
+    other._state["heads"] = doubled(again)  # as the naive one keeps what it was sent
+    later = growth(book, 1, sealed(book, [record(1)]))
+    with pytest.raises(Fork, match="shrunk"):
+        other.add(later)
+    one.add(later)
+    assert one.size == 2 and one.alarms == 0
+
+
+def test_of_a_head_nothing_is_kept_but_what_was_checked(book: Book, tmp_path: Path) -> None:
+    one = witness(tmp_path / "w")
+    request = growth(book, 0, sealed(book, [record(0)]))
+    more = [
+        each | {"more": "x" * 1000} | ({"partition": True} if each["partition"] == 1 else {})
+        for each in request["heads"]
+    ]
+    one.add(request | {"heads": more})
+    kept = json.loads((tmp_path / "w/state.json").read_text())["heads"]
+    assert json.dumps(kept) == json.dumps(request["heads"])
+
+
+def test_a_head_that_was_not_shown_to_go_on_is_kept_until_it_is(
+    book: Book, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once for each text, as many as there is room for; the fork's stays, and is called none."""
+    one = witness(tmp_path / "w")
+    one.add(growth(book, 0, sealed(book, [record(0)])))
+    fork = forked(book, tmp_path)
+    honest = growth(book, 1, sealed(book, [record(1)]))
+    sealed(fork, [record(1, says="other")])
+    other = growth(fork, 2, sealed(fork, [record(2)])) | {"old": 1}
+    third = growth(fork, 3, sealed(fork, [record(3)])) | {"old": 1}
+    monkeypatch.setattr("spine.ledger.witness.UNPROVEN_MAX", 2)
+    for request in (honest | {"path": []}, other, other, third):
+        with pytest.raises(Unproven):
+            one.add(request)
+    one.add(honest)
+    (kept,) = (json.loads(path.read_text()) for path in (tmp_path / "w/unproven").iterdir())
+    assert kept["unproven"] == other["note"] and kept["why"]
+    assert witness(tmp_path / "w").alarms == one.alarms == 0
+
+
 @pytest.mark.parametrize(
     "change",
     [
         {"note": ""},
         {"note": 7},
         {"old": "x"},
+        {"old": float("inf")},
         {"heads": None},
         {"heads": [{}]},
         {"growth": []},
