@@ -227,6 +227,13 @@ MUTANTS: tuple[Mutant, ...] = (
         PARTITION,
     ),
     Mutant(
+        "a store that is opened again has its filters",
+        "spine/rocks.py",
+        "options=chosen, column_families=rows, access_type=access",
+        "options=chosen, access_type=access",
+        ("tests/core/test_store.py",),
+    ),
+    Mutant(
         "keys of several lengths are hashed each by its own",
         "spine/murmur2.py",
         " or any(len(key) != length for key in keys)",
