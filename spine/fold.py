@@ -90,6 +90,8 @@ class FaustFolds:
         self._settling = asyncio.Lock()
         self._settled = asyncio.Event()
         self._app: Any = None
+        # Where the log did not answer: Faust may have gone past what it was to give.
+        self._unhealed: set[Place] = set()
         self._ends: dict[Place, int] = {}
         self._ends_learnt = Together(self._learn_ends)
         self.still_s = 0.0
@@ -228,9 +230,11 @@ class FaustFolds:
             live.by_faust = True
 
     async def _heal(self, live: LiveFold, end: int | None = None) -> None:
+        self._unhealed.add(live.place)
         if self._reader is None:
             raise Pushback(Reason.LOG_UNREACHABLE, "the log does not answer")
         await heal(self._reader, live, end)
+        self._unhealed.discard(live.place)
 
     async def _on_revoked(self, *_: Any, **__: Any) -> None:
         """Whatever the group decides next, the folds follow the log by themselves meanwhile."""
@@ -244,6 +248,8 @@ class FaustFolds:
         places &= {*self._kept, *self._opens}
         for place in (places - self._assigned) & self.claims.keys():
             self.claims[place] = _now_ms()  # another may have claimed it in between
+        for place, live in self.folds.items():
+            live.by_faust &= place in places
         self._assigned = places
         self._assignments += 1
         self._spawn(self._settle(self._assignments))
@@ -265,7 +271,7 @@ class FaustFolds:
                 except Pushback as unreachable:
                     _log.warning("fold.heal_failed", reason=str(unreachable))
         for live in self._assigned_folds(assignment):
-            live.by_faust = True
+            live.by_faust = live.place not in self._unhealed
 
     async def _take(self, assignment: int) -> bool:
         """Open and claim what is assigned; what the log does not answer for, after all else.
@@ -286,7 +292,7 @@ class FaustFolds:
                 await asyncio.sleep(OPEN_AGAIN_S)
             if place in self.folds and place in self._assigned:
                 self.claims.setdefault(place, _now_ms())
-        return True
+        return assignment == self._assignments and self._opener is not None
 
     def _assigned_folds(self, assignment: int) -> list[LiveFold]:
         if assignment != self._assignments:
@@ -382,15 +388,9 @@ def _now_ms() -> int:
 
 def _from_faust(message: Any) -> LogRecord:
     headers = message.headers.items() if hasattr(message.headers, "items") else message.headers
-    return LogRecord(
-        message.topic,
-        message.partition,
-        message.offset,
-        round(message.timestamp * 1000),
-        message.key,
-        tuple((name, value) for name, value in headers or ()),
-        message.value,
-    )
+    place = message.topic, message.partition, message.offset
+    named = tuple((name, value) for name, value in headers or ())
+    return LogRecord(*place, round(message.timestamp * 1000), message.key, named, message.value)
 
 
 def _exit(error: BaseException) -> None:

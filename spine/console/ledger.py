@@ -303,8 +303,8 @@ def _access_records(this: Runtime) -> Iterator[tuple[Place, LogRecord, AccessReq
 def _note(books: Library, said: str) -> Note:
     """A head by its file, or by its size from the topic of the heads."""
     if Path(said).is_file():
-        text = Path(said).read_text("utf-8")
         try:
+            text = Path(said).read_text("utf-8")
             return Note.parse(json.loads(text)["checkpoint"] if text[:1] == "{" else text)
         except (MalformedNote, ValueError, LookupError, AttributeError, TypeError, RecursionError):
             raise Invalid(Reason.FIELD_INVALID, f"{said} holds no head", field="old") from None

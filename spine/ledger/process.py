@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -191,8 +192,8 @@ class Keeper:
         book = Book(self._folder, self.key, self._sign, self._places)
         reader = PointReader(self._kafka)
         try:
-            # Whatever goes beyond this book was appended after its last epoch, by any clock: older
-            # heads that stand there once more hide nothing.
+            # Whatever goes beyond this book was appended after its last epoch: older heads that
+            # stand there once more hide nothing.
             since = max(0, book.sealed_at_ms - CLOCKS_APART_MS)
             for note in published_since(reader, self._codec, self.key, since):
                 book.check_published(note, verify)
@@ -356,8 +357,9 @@ class Keeper:
         """What a witness says against us: that we fork, or that it has seen more than we have."""
         assert self.book is not None and self._pending is not None
         for kind, who in (("fork", said.forks), ("rolled-back", said.ahead)):
+            said_by = Counter(map(_accuser, self._accused))
             new = {f"{kind}: {each}" for each in who} - self._accused
-            if new and len(self._accused) < ACCUSATIONS_MAX:
+            if new := {each for each in new if said_by[_accuser(each)] < ACCUSATIONS_MAX}:
                 self._accused |= new
                 telemetry.ledger_alarms.add(1, {"kind": kind})
                 evidence = {"witnesses": who, "ours": str(self._pending.note)}
@@ -382,3 +384,8 @@ class Keeper:
         said = {"log": str(self.key), "witnesses": keys, "quorum": self._witnesses.quorum}
         write_whole(self.book.public / KEYS_FILE, json.dumps(said).encode(), sync=True)
         self._keys = keys
+
+
+def _accuser(accusation: str) -> str:
+    """The witness that says it."""
+    return accusation.split(": ")[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 from spine import trust
 from spine.codec import Codec
@@ -11,6 +12,8 @@ from spine.ledger.note import Checkpoint, Note, PublishedHead, VerifierKey
 from spine.log import LogReader
 from spine.rows import Malformed, UnknownSchema
 from spine.signing import verify
+
+LAST: Final = 1_000
 
 
 def heads_in(
@@ -33,7 +36,10 @@ def heads_in(
 def published_since(
     reader: LogReader, codec: Codec, key: VerifierKey, epoch_ms: int
 ) -> Iterator[Note]:
-    """Every head of this key that the broker took in at that time or after. Blocking."""
-    begin = reader.offset_at(trust.CHECKPOINTS_TOPIC, 0, epoch_ms)
+    """Every head of this key that the broker took in at that time or after, and the last ones in
+    any case: whoever asks may have a clock that is fast. Blocking.
+    """
+    start, end = reader.bounds(trust.CHECKPOINTS_TOPIC, 0)
+    begin = min(reader.offset_at(trust.CHECKPOINTS_TOPIC, 0, epoch_ms), max(start, end - LAST))
     records = reader.read(trust.CHECKPOINTS_TOPIC, 0, begin)
     return (note for _, note in heads_in(records, codec, key))

@@ -396,5 +396,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.modules["verifier"] = sys.modules[__name__]
+    sys.modules["verifier"] = sys.modules["spine.ledger.verifier"] = sys.modules[__name__]
     sys.exit(main())

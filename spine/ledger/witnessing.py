@@ -65,7 +65,7 @@ class WitnessServer:
             return web.Response(status=409, text=text, content_type=SIZE_TYPE)
         except (Fork, Unproven) as refused:
             return web.Response(status=422, text=f"{refused.message}\n")
-        except (Invalid, ValueError) as error:
+        except (Invalid, ValueError, RecursionError) as error:
             return web.Response(status=400, text=f"{error}\n")
 
     async def _checkpoint(self, _: web.Request) -> web.Response:

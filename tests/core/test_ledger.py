@@ -449,6 +449,23 @@ def test_it_is_checked_without_the_spine(exported: Path, tmp_path: Path) -> None
     assert "all 300 records are those of the tree" in done.stdout
 
 
+def test_a_copy_says_what_is_wrong_where_the_spine_is_installed_too(
+    exported: Path, tmp_path: Path
+) -> None:
+    """And goes by itself there, and not by the one that is installed."""
+    home, copies, cut = Path(verifier.__file__).parent, tmp_path / "copies", tmp_path / "cut"
+    copies.mkdir()
+    for name in ("verifier.py", "exported.py"):
+        shutil.copy(home / name, copies / name)
+    shutil.copytree(exported, cut)
+    (cut / "manifest.json").unlink()
+    command = [sys.executable, str(copies / "verifier.py"), str(cut)]
+    root = {"PYTHONPATH": str(home.parents[1])}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=root)
+    assert (done.returncode, done.stdout) == (6, "")
+    assert done.stderr == "WRONG  the export was not finished: it has no manifest\n"
+
+
 RECORDS = "partitions/consumers.events.v1/0/records.jsonl"
 
 

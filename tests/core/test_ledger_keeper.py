@@ -25,7 +25,7 @@ from spine.errors import Pushback, Reason
 from spine.event import LogRecord
 from spine.files import write_whole
 from spine.ledger import book as books
-from spine.ledger import process
+from spine.ledger import process, published
 from spine.ledger.cosigning import Cosigned, Witnesses
 from spine.ledger.note import Checkpoint, PublishedHead
 from spine.ledger.process import Keeper
@@ -54,13 +54,14 @@ class Log:
     answers: bool = False
     heads: list[bytes] = field(default_factory=list)
     appended_ms: list[int] = field(default_factory=list)
+    behind_ms: int = 0
 
     def write(self) -> None:
         self.records.append(record(len(self.records)))
 
     async def append(self, topic: str, partition: int, *given: Any) -> None:
         self.heads.append(given[-1])
-        self.appended_ms.append(time.time_ns() // 1_000_000)
+        self.appended_ms.append(time.time_ns() // 1_000_000 - self.behind_ms)
 
     def published(self) -> list[LogRecord]:
         """The topic of the heads, with the times at which each was appended."""
@@ -94,6 +95,9 @@ class Follower:
 @dataclass
 class Reader:
     log: Log
+
+    def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        return 0, len(self.log.heads)
 
     def offset_at(self, topic: str, partition: int, epoch_ms: int) -> int:
         return sum(each.append_ms < epoch_ms for each in self.log.published())
@@ -326,6 +330,8 @@ async def test_a_witness_that_accuses_without_end_does_not_fill_the_disk(
             says(keeper, str(number))
             says(keeper, str(number))
         assert len(list((tmp_path / "ledger/evidence").iterdir())) == 3
+        keeper._sound(Cosigned(forks=["honest: a fork"]))
+        assert len(list((tmp_path / "ledger/evidence").iterdir())) == 4, "it hides no other's"
         assert keeper.keeps
 
 
@@ -358,6 +364,27 @@ async def test_trees_that_are_gone_and_a_log_without_its_end_are_noticed(
             assert list((tmp_path / "ledger/evidence").glob("log-differs-*"))
     finally:
         await keeper.stop()
+
+
+@pytest.mark.parametrize("last", [0, published.LAST])
+async def test_a_folder_that_was_put_back_is_noticed_whatever_the_clocks_say(
+    log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: int
+) -> None:
+    """The naive keeper looks at nothing but what came after its last epoch, by its own clock."""
+    monkeypatch.setattr(published, "LAST", last)
+    log.behind_ms = 3_600_000
+    async with kept(log, tmp_path):
+        pass
+    shutil.copytree(tmp_path / "ledger", tmp_path / "backup")
+    async with kept(log, tmp_path) as keeper:
+        log.write()
+        await until(lambda: size_published(keeper) == 2)
+    shutil.rmtree(tmp_path / "ledger")
+    shutil.copytree(tmp_path / "backup", tmp_path / "ledger")
+    again = keeper_of(log, tmp_path)
+    await again.start()
+    await again.stop()
+    assert ("epoch 2 was published" in again.refusal) is (last > 0)
 
 
 @pytest.mark.parametrize("replayed", [0, 3])

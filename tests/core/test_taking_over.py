@@ -208,6 +208,40 @@ async def test_a_log_that_does_not_answer_is_asked_again_and_others_are_opened_m
     await taking.folds.stop()
 
 
+async def test_faust_is_not_trusted_with_a_fold_that_it_went_past(
+    taking: Taking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until the log has answered what was left out, or Faust gives something new."""
+    monkeypatch.setattr(fold, "HEAL_AFTER_ASSIGNMENT_S", (0.0, 0.2))
+    taking.log.go_on.set()
+    await taking.given(PLACE)
+    while PLACE not in taking.folds.claims:
+        await asyncio.sleep(0.01)
+    for record in LATER:
+        taking.log.keep(record)
+    taking.log.unanswered = 3
+    await taking.folds._deliver(LATER[-1])
+    await taking.settled()
+    live = taking.folds[PLACE]
+    assert (live.next_offset, live.by_faust) == (len(STORY), False)
+    await taking.given(PLACE)
+    await taking.settled()
+    assert (live.next_offset, live.by_faust) == (len(STORY) + len(LATER), True)
+    await taking.folds.stop()
+
+
+async def test_what_is_another_s_now_follows_the_log_by_itself(taking: Taking) -> None:
+    taking.log.go_on.set()
+    await taking.given(PLACE, OTHER)
+    await taking.settled()
+    assert taking.folds[PLACE].by_faust and taking.folds[OTHER].by_faust
+    await taking.given(OTHER)
+    assert not taking.folds[PLACE].by_faust
+    await taking.settled()
+    assert not taking.folds[PLACE].by_faust and taking.folds[OTHER].by_faust
+    await taking.folds.stop()
+
+
 async def test_a_record_after_a_gap_that_the_log_does_not_fill_yet_is_not_folded(
     taking: Taking,
 ) -> None:
