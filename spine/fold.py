@@ -21,7 +21,7 @@ import structlog
 from spine.errors import Pushback, Reason
 from spine.event import LogRecord
 from spine.follow import Followers, Place
-from spine.live import LiveFold, heal
+from spine.live import LiveFold, healed
 from spine.log import Kafka, LogReader
 from spine.log_thread import ReaderThread
 from spine.replay import StoredFold, rebuild
@@ -218,23 +218,20 @@ class FaustFolds:
         if live is None:
             return
         new = record.offset >= live.next_offset
-        if record.offset > live.next_offset:
-            try:
-                await self._heal(live, record.offset)
-            except Pushback as unreachable:  # it follows the log by itself, from where it stands
-                _log.warning("fold.heal_failed", reason=str(unreachable))
-                live.by_faust = False
-                return
+        if record.offset > live.next_offset and not await self._heal(live, record.offset):
+            live.by_faust = False  # it follows the log by itself, from where it stands
+            return
         live.deliver(record)
         if new and place in self._assigned:
             live.by_faust = True
 
-    async def _heal(self, live: LiveFold, end: int | None = None) -> None:
-        self._unhealed.add(live.place)
-        if self._reader is None:
-            raise Pushback(Reason.LOG_UNREACHABLE, "the log does not answer")
-        await heal(self._reader, live, end)
-        self._unhealed.discard(live.place)
+    async def _heal(self, live: LiveFold, end: int | None = None) -> bool:
+        answered = self._reader is not None and await healed(self._reader, live, end)
+        if answered:
+            self._unhealed.discard(live.place)
+        else:
+            self._unhealed.add(live.place)
+        return answered
 
     async def _on_revoked(self, *_: Any, **__: Any) -> None:
         """Whatever the group decides next, the folds follow the log by themselves meanwhile."""
@@ -266,10 +263,7 @@ class FaustFolds:
         for pause in HEAL_AFTER_ASSIGNMENT_S:
             await asyncio.sleep(pause)
             for live in self._assigned_folds(assignment):
-                try:
-                    await self._heal(live)
-                except Pushback as unreachable:
-                    _log.warning("fold.heal_failed", reason=str(unreachable))
+                await self._heal(live)
         for live in self._assigned_folds(assignment):
             live.by_faust = live.place not in self._unhealed
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 import structlog
 
 from spine.errors import Pushback
-from spine.live import LiveFold, heal, nobody_fetches
+from spine.live import LiveFold, healed, nobody_fetches
 from spine.log import Kafka
 from spine.log_thread import ReaderThread
 
@@ -70,7 +70,7 @@ class Followers:
     async def _while_waited_for(self, live: LiveFold) -> None:
         try:
             while live.waited_for and not live.by_faust:
-                pause = AGAIN_S if await self._read_on(self._prompt, live) else UNREACHABLE_PAUSE_S
+                pause = AGAIN_S if await healed(self._prompt, live) else UNREACHABLE_PAUSE_S
                 await asyncio.sleep(pause)
         finally:  # at once: who waits from here on has it begin again
             self._fetching.pop(live.place, None)
@@ -98,12 +98,4 @@ class Followers:
             return
         for place, live in due.items():
             if live.next_offset < ends[place] and place in self._folds:
-                await self._read_on(self._round, live, ends[place])
-
-    async def _read_on(self, reader: ReaderThread, live: LiveFold, end: int | None = None) -> bool:
-        try:
-            await heal(reader, live, end)
-        except Pushback as unreachable:
-            _log.warning("fold.heal_failed", reason=str(unreachable))
-            return False
-        return True
+                await healed(self._round, live, ends[place])

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Final
 
+import structlog
+
 from spine import telemetry
 from spine.errors import Pushback, Reason
 from spine.event import LogRecord
@@ -17,6 +19,7 @@ from spine.rows import Applied, Counts
 
 HEAL_RECORDS: Final = 256  # at a time: a gap may be as long as the log
 TURN_S: Final = 0.02  # others of the event loop have theirs in between: bulk records take long
+_log = structlog.get_logger()
 
 Listener = Callable[[LogRecord, Applied], None]
 
@@ -136,3 +139,13 @@ async def heal(reader: ReaderThread, live: LiveFold, end: int | None = None) -> 
                 turn_over = time.monotonic() + TURN_S
         if len(missing) < HEAL_RECORDS or live.closed:
             return
+
+
+async def healed(reader: ReaderThread, live: LiveFold, end: int | None = None) -> bool:
+    """`heal`, but for a log that does not answer: whether it did."""
+    try:
+        await heal(reader, live, end)
+    except Pushback as unreachable:
+        _log.warning("fold.heal_failed", reason=str(unreachable))
+        return False
+    return True

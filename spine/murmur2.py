@@ -29,7 +29,7 @@ def murmur2_partitions(keys: Sequence[bytes], partitions: int) -> list[int]:
     if len(keys) < COLUMN_KEYS_MIN or not length or any(len(key) != length for key in keys):
         return [murmur2_partition(key, partitions) for key in keys]
     hashes = murmur2_column(np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), length))
-    homes: list[int] = ((hashes & np.uint32(0x7FFF_FFFF)) % np.uint32(partitions)).tolist()
+    homes: list[int] = partitions_of_hashes(hashes, partitions).tolist()
     return homes
 
 
@@ -51,6 +51,11 @@ def murmur2_column(keys: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
     hashes ^= hashes >> np.uint32(13)
     hashes *= m
     return hashes ^ (hashes >> np.uint32(15))
+
+
+def partitions_of_hashes(hashes: npt.NDArray[np.uint32], partitions: int) -> npt.NDArray[np.int64]:
+    """The partition of each hash, (n,): sign bit cleared, modulo."""
+    return (hashes & np.uint32(0x7FFF_FFFF)).astype(np.int64) % partitions
 
 
 @lru_cache(HASHES_KEPT_MAX)

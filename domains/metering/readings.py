@@ -28,7 +28,7 @@ from spine.gb import (
     MPRN_DIGITS_MIN,
     PERIODS_PER_UTC_DAY,
 )
-from spine.murmur2 import murmur2_column
+from spine.murmur2 import murmur2_column, partitions_of_hashes
 from spine.trust import READINGS_TOPIC
 
 UNIT: Final = "Wh"
@@ -129,7 +129,7 @@ def partitions_of(mpxns: npt.NDArray[np.bytes_], partition_count: int) -> npt.ND
         for length in np.unique(lengths).tolist():
             of_length = lengths == length
             hashes[of_length] = murmur2_column(octets[of_length, :length])
-    return (hashes & np.uint32(0x7FFF_FFFF)).astype(np.int64) % partition_count
+    return partitions_of_hashes(hashes, partition_count)
 
 
 def split(

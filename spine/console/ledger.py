@@ -23,10 +23,10 @@ from spine.event import AccessRequests, LogRecord
 from spine.ledger.book import PUBLIC
 from spine.ledger.entries import Place
 from spine.ledger.library import Json, Library, stored_json
-from spine.ledger.note import Checkpoint, MalformedNote, Note, VerifierKey
+from spine.ledger.note import Checkpoint, Note, VerifierKey
 from spine.ledger.proving import LogProver, shown_request
 from spine.ledger.published import heads_in
-from spine.ledger.verifier import Keys, Report, verify
+from spine.ledger.verifier import MALFORMED, Keys, Report, verify
 from spine.rows import Malformed, UnknownSchema
 from spine.runtime import Runtime
 
@@ -306,7 +306,7 @@ def _note(books: Library, said: str) -> Note:
         try:
             text = Path(said).read_text("utf-8")
             return Note.parse(json.loads(text)["checkpoint"] if text[:1] == "{" else text)
-        except (MalformedNote, ValueError, LookupError, AttributeError, TypeError, RecursionError):
+        except MALFORMED:
             raise Invalid(Reason.FIELD_INVALID, f"{said} holds no head", field="old") from None
     if not said.isdecimal():
         raise Invalid(Reason.FIELD_INVALID, f"{said} is neither a file nor a size", field="old")

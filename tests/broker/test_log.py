@@ -700,7 +700,7 @@ async def test_a_fold_that_stands_still_while_the_log_goes_on_ends_the_process(
         return None
 
     monkeypatch.setattr(folds, "_deliver", deaf)
-    monkeypatch.setattr("spine.follow.heal", deaf)
+    monkeypatch.setattr("spine.live.heal", deaf)
     await folds.start()
     try:
         await guarded.append(guarded.log.facts(command(NEIGHBOUR, moved_in())))

@@ -1021,9 +1021,9 @@ async def raced(world: World, first: Awaitable[Any], then: Awaitable[Any]) -> An
         await gate.wait()
         await deliver(*given)
 
-    async def late_heal(*given: Any) -> None:
+    async def late_heal(*given: Any) -> Any:
         await gate.wait()
-        await heal(*given)
+        return await heal(*given)
 
     async def noted(*given: Any) -> Any:
         appended = await append(*given)

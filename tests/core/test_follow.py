@@ -26,13 +26,13 @@ async def test_who_begins_to_wait_as_the_last_reader_ends_is_read_on_for(
     """Naive: a reader that has found nobody waiting still counts until the loop's next turn."""
     reads = 0
 
-    async def read_on(_: Followers, __: Any, live: Any) -> bool:
+    async def read_on(_: Any, live: Any) -> bool:
         nonlocal reads
         reads += 1
         live.waited_for = False
         return True
 
-    monkeypatch.setattr(Followers, "_read_on", read_on)
+    monkeypatch.setattr("spine.follow.healed", read_on)
     live: Any = SimpleNamespace(place=("t", 0), waited_for=False, by_faust=False)
     followers = Followers(Kafka("nowhere:1"), {}, asyncio.create_task)
     if how == "naive":

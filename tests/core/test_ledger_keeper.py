@@ -366,6 +366,27 @@ async def test_trees_that_are_gone_and_a_log_without_its_end_are_noticed(
         await keeper.stop()
 
 
+async def backed_up_and_gone_on(log: Log, tmp_path: Path) -> Keeper:
+    """A folder that was copied after its first epoch, and has published its second."""
+    async with kept(log, tmp_path):
+        pass
+    shutil.copytree(tmp_path / "ledger", tmp_path / "backup")
+    async with kept(log, tmp_path) as keeper:
+        log.write()
+        await until(lambda: size_published(keeper) == 2)
+    return keeper
+
+
+async def put_back(log: Log, tmp_path: Path) -> Keeper:
+    """A keeper that began with the copy of its folder."""
+    shutil.rmtree(tmp_path / "ledger")
+    shutil.copytree(tmp_path / "backup", tmp_path / "ledger")
+    again = keeper_of(log, tmp_path)
+    await again.start()
+    await again.stop()
+    return again
+
+
 @pytest.mark.parametrize("last", [0, published.LAST])
 async def test_a_folder_that_was_put_back_is_noticed_whatever_the_clocks_say(
     log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: int
@@ -373,17 +394,8 @@ async def test_a_folder_that_was_put_back_is_noticed_whatever_the_clocks_say(
     """The naive keeper looks at nothing but what came after its last epoch, by its own clock."""
     monkeypatch.setattr(published, "LAST", last)
     log.behind_ms = 3_600_000
-    async with kept(log, tmp_path):
-        pass
-    shutil.copytree(tmp_path / "ledger", tmp_path / "backup")
-    async with kept(log, tmp_path) as keeper:
-        log.write()
-        await until(lambda: size_published(keeper) == 2)
-    shutil.rmtree(tmp_path / "ledger")
-    shutil.copytree(tmp_path / "backup", tmp_path / "ledger")
-    again = keeper_of(log, tmp_path)
-    await again.start()
-    await again.stop()
+    await backed_up_and_gone_on(log, tmp_path)
+    again = await put_back(log, tmp_path)
     assert ("epoch 2 was published" in again.refusal) is (last > 0)
 
 
@@ -392,13 +404,8 @@ async def test_old_heads_that_stand_there_again_hide_no_newer_one(
     log: Log, tmp_path: Path, replayed: int
 ) -> None:
     """A folder that was put back, and whoever did it published its head once more, after all."""
-    async with kept(log, tmp_path):
-        pass
-    shutil.copytree(tmp_path / "ledger", tmp_path / "backup")
-    async with kept(log, tmp_path) as keeper:
-        log.write()
-        await until(lambda: size_published(keeper) == 2)
-        statement = keeper.sign("a statement of ours\n")
+    keeper = await backed_up_and_gone_on(log, tmp_path)
+    statement = keeper.sign("a statement of ours\n")
     for value in [log.heads[0]] * replayed + [CODEC.encode(PublishedHead(str(statement))), b"?"]:
         await log.append("", 0, value)
     # The naive keeper goes by the last one under its key, which may be an old one or no head.
@@ -409,11 +416,7 @@ async def test_old_heads_that_stand_there_again_hide_no_newer_one(
     await again.start()
     await again.stop()
     assert not again.refusal, "this is the newer folder"
-    shutil.rmtree(tmp_path / "ledger")
-    shutil.copytree(tmp_path / "backup", tmp_path / "ledger")
-    again = keeper_of(log, tmp_path)
-    await again.start()
-    await again.stop()
+    again = await put_back(log, tmp_path)
     assert "epoch 2 was published, this folder ends at 1" in again.refusal
 
 
