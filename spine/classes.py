@@ -51,10 +51,11 @@ def make_archive(folder: Path, jars: Sequence[Path], lists: Iterable[Path]) -> b
         if _java(made, jars, "-Xshare:dump", f"-XX:SharedClassListFile={wanted}"):
             return False
         written = made.stat().st_mtime_ns
-        made.replace(folder / f"{_digest(made)}{SUFFIX}")
+        kept = made.replace(folder / f"{_digest(made)}{SUFFIX}")
     for other in folder.glob(f"*{SUFFIX}"):
         with suppress(FileNotFoundError):  # who made one at the same time looks as well
-            if other.stat().st_mtime_ns < written:
+            # The same bytes have the same name: who made them first may have put them here last.
+            if other != kept and other.stat().st_mtime_ns < written:
                 other.unlink()
     return True
 

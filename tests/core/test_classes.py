@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
@@ -68,6 +69,23 @@ def test_two_may_make_one_at_once_and_what_was_there_before_goes(tmp_path: Path)
     assert is_usable(tmp_path, one)
     assert not before.exists()
     assert not list(tmp_path.glob("classes-*"))
+
+
+def test_who_made_the_same_bytes_a_moment_earlier_and_put_them_there_last_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = tmp_path / "classes"
+    listed.write_text(FEW)
+    replace = Path.replace
+
+    def replaced_by_an_earlier_one(self: Path, target: Path) -> Path:
+        kept = replace(self, target)
+        os.utime(kept, ns=(0, 0))
+        return kept
+
+    monkeypatch.setattr(Path, "replace", replaced_by_an_earlier_one)
+    assert make_archive(tmp_path, fetch_jars()[:1], [listed])
+    assert is_usable(tmp_path, fetch_jars()[:1])
 
 
 def test_what_java_cannot_archive_leaves_what_was_there(tmp_path: Path) -> None:
