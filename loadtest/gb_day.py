@@ -44,7 +44,7 @@ FOLD_S: Final = 3_600.0
 BY_COMMANDS_MAX: Final = 1_000_000
 DIRECT: Final = (
     "registers as bulk records, signed with the coordinators' keys without them; of the "
-    "coordinators only metering runs then"
+    "coordinators only metering runs then, and has learnt what it keeps at hand"
 )
 
 # Enough of them that a small country, too, takes a while to fold.
@@ -85,6 +85,7 @@ class Progress:
 class Day:
     """What one run sent and found."""
 
+    learning_s: float | None = None
     rows: int = 0
     recorded: int = 0
     in_s: float = 0.0
@@ -109,13 +110,11 @@ def run(meters: int, folder: Path, note: Note, days: int = 1) -> Result:
     country = Country(meters)
     chosen = days_of(days)
     with installation(folder, ["metering"], lambda text: note(text, 0, 0)) as spine:
+        day = Day()
         if meters <= BY_COMMANDS_MAX:
             load_registers(spine, country, note)
-            notes = []
         else:
-            append_registers(spine, country, note)
-            notes = [DIRECT]
-        day = Day()
+            day.learning_s = append_registers(spine, country, note)
         asyncio.run(ingest(spine, country, chosen, day, note))
         day.resident |= spine.resident()
         spine.stop(*spine.processes)  # the fold has the cores to itself, and so has the loop
@@ -126,7 +125,7 @@ def run(meters: int, folder: Path, note: Note, days: int = 1) -> Result:
         check_stores(spine, country, chosen, day.recorded, folder / "look", note)
         day.log_bytes = size_of(folder / "kafka", f"{trust.READINGS_TOPIC}-*")
         day.store_bytes = size_of(spine.runtime.stores("readings"), f"{trust.READINGS_TOPIC}-*")
-    return _result(meters, day, bare, notes)
+    return _result(meters, day, bare)
 
 
 def load_registers(spine: Installation, country: Country, note: Note) -> None:
@@ -137,8 +136,9 @@ def load_registers(spine: Installation, country: Country, note: Note) -> None:
     asyncio.run(loader.register(lambda n: note("registrations", supplied + n, total)))
 
 
-def _result(meters: int, day: Day, bare: Bare, notes: list[str]) -> Result:
+def _result(meters: int, day: Day, bare: Bare) -> Result:
     fold_rate = day.fold_rows / day.fold_s
+    learning = {} if day.learning_s is None else {"learning_s": day.learning_s}
     return Result(
         "gb-day",
         meters,
@@ -158,10 +158,11 @@ def _result(meters: int, day: Day, bare: Bare, notes: list[str]) -> Result:
             "log_bytes_per_meter_day": day.log_bytes / day.recorded,
             "store_bytes_per_meter_day": day.store_bytes / day.recorded,
             "resident_mb_max": max(day.resident.values()) / 1e6,
-        },
+        }
+        | learning,
         TARGETS,
         GATES,
-        notes,
+        [DIRECT] if learning else [],
     )
 
 

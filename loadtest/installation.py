@@ -49,6 +49,10 @@ COMMANDS: Final = processes({"dsi": MEMBERS_MAX, "readings": MEMBERS_MAX})
 BROKER: Final = "broker"
 WITNESSES: Final = tuple(f"{WITNESS_PREFIX}{name}" for name in LOCAL_WITNESSES)
 STOP_S: Final = 30.0
+# A process that is idle uses less than this share of a core.
+IDLE_SHARE: Final = 0.2
+IDLE_LOOK_S: Final = 2.0
+IDLE_S: Final = 1_800.0
 ADVISERS_LEAST, ADVISERS_MOST = 4, 1_000
 METERS_AN_ADVISER: Final = 5
 # Of the 100 streams that a connection may have. Many are answered at one moment, and for a server
@@ -106,6 +110,18 @@ class Installation:
     def launch(self, name: str) -> None:
         """Start a process and do not wait for it."""
         self._launch(name)
+
+    def wait_idle(self, name: str) -> float:
+        """Return once this process has next to nothing left to do; for how many seconds it was
+        busy, to the look.
+        """
+        started, used = time.monotonic(), -IDLE_LOOK_S
+        while (now := self.cpu_s(name)) - used > IDLE_SHARE * IDLE_LOOK_S:
+            waited = time.monotonic() - started
+            expect(waited < IDLE_S, f"{name} was busy for {IDLE_S:g} s")
+            used = now
+            time.sleep(IDLE_LOOK_S)
+        return waited
 
     def stop(self, *names: str) -> None:
         """End these processes in order, as SIGTERM asks them to."""

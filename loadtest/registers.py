@@ -48,10 +48,11 @@ from spine.runtime import Runtime
 ACTOR: Final = f"{Role.CONSENT_SERVICE}/{CONSENTS_BY}"
 
 
-def append_registers(spine: Installation, country: Country, note: Note) -> None:
+def append_registers(spine: Installation, country: Country, note: Note) -> float:
     """Supplies, appointments and registrations of all metering points. The coordinators are away
     meanwhile; metering comes back and folds them, and no other. So does the readings process, which
-    goes again: what is timed later are readings.
+    goes again: what is timed later are readings. Seconds in which metering learnt what it keeps at
+    hand of them, after it had folded them.
     """
     spine.stop("metering", "consumers", "governance")
     asyncio.run(append_all(spine, _records(spine.runtime, country, note)))
@@ -61,6 +62,8 @@ def append_registers(spine: Installation, country: Country, note: Note) -> None:
     wait_until_folded(spine, "readings", [trust.METERING_TOPIC], note)
     spine.stop("readings")
     spine.wait_for("metering")
+    note("metering learns what it keeps at hand", 0, 0)
+    return spine.wait_idle("metering")
 
 
 def _records(runtime: Runtime, country: Country, note: Note) -> Iterator[ToAppend]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import compress, islice
 from typing import Any, Final, NamedTuple
 
@@ -23,8 +23,8 @@ from spine.murmur2 import murmur2_partition
 from spine.policy import MeterAccess
 from spine.rows import CLOSED_PREFIX, SUBJECT_PREFIX, Applied, Tools
 
-# Of so many meters the state is kept at hand, of two topics: all of the country's, electricity and
-# gas, at 12 bytes each.
+# Of so many meters the state is kept at hand: all of the country's, electricity and gas, at 16
+# bytes each for two topics.
 METERS_KEPT_MAX: Final = 64_000_000
 # So many different states are, of each of the two: one takes up to 1 KB.
 STATES_KEPT_MAX: Final = 500_000
@@ -69,7 +69,7 @@ def known_access(folds: FaustFolds, mpxn: str, partitions: int) -> MeterAccess:
 
 
 class _Run(NamedTuple):
-    """Meters by their numbers, sorted, and what is kept of each; (n,) both."""
+    """Meters by their numbers, sorted, (n,), and what is kept of each, (columns, n)."""
 
     numbers: npt.NDArray[np.int64]
     kept: npt.NDArray[np.int32]
@@ -78,7 +78,7 @@ class _Run(NamedTuple):
     def of(cls, numbers: npt.NDArray[np.int64], kept: npt.NDArray[np.int32]) -> _Run:
         """A run of these, which come in any order."""
         order = np.argsort(numbers, kind="stable")  # what is sorted in parts is merged
-        return cls(numbers[order], kept[order])
+        return cls(numbers[order], kept[:, order])
 
     def places(
         self, numbers: npt.NDArray[np.int64]
@@ -90,45 +90,54 @@ class _Run(NamedTuple):
     def with_all_of(self, other: _Run) -> _Run:
         """Both together; no meter is in both."""
         numbers = np.concatenate((self.numbers, other.numbers))
-        kept = np.concatenate((self.kept, other.kept))
+        kept = np.concatenate((self.kept, other.kept), axis=1)
         in_order = self.numbers[-1] < other.numbers[0]  # as rows are learnt
         return _Run(numbers, kept) if in_order else _Run.of(numbers, kept)
 
 
 class Kept:
-    """A small number for each of many meters, at 12 bytes each: columns by the meters' numbers.
+    """Small numbers for each of many meters, one in each column; for one column 12 bytes a meter.
 
     Thousands are looked up at once without a miss of the processor's cache for each, which is what
     a dictionary of all meters comes to. New ones make a run of columns, which takes in those before
     it that are not much longer: there are few runs, and each meter moves few times.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, columns: int = 1) -> None:
+        self._columns = columns
         self._runs: list[_Run] = []
 
     def __len__(self) -> int:
         """How many meters."""
         return sum(len(run.numbers) for run in self._runs)
 
-    def of(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
-        """What is kept of each of these meters, (n,); `_UNKNOWN` where that is nothing."""
+    def of(self, column: int, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+        """What the column has of each of these meters, (n,); `_UNKNOWN` where that is nothing."""
         kept = np.full(len(numbers), _UNKNOWN, np.int32)
         for run in self._runs:
             places, here = run.places(numbers)
-            np.copyto(kept, run.kept[places], where=here)
+            np.copyto(kept, run.kept[column, places], where=here)
         return kept
 
-    def put(self, numbers: npt.NDArray[np.int64], kept: npt.NDArray[np.int32], room: int) -> None:
-        """Keep that of these meters, each named once, whatever was kept of them before; of others
-        that are known, of so many at most.
+    def put(
+        self,
+        column: int,
+        numbers: npt.NDArray[np.int64],
+        kept: npt.NDArray[np.int32],
+        room: int,
+    ) -> None:
+        """Keep that of these meters, each named once, whatever the column had of them before; of
+        meters that no column knows, of so many at most.
         """
         for run in self._runs:
             places, here = run.places(numbers)
-            run.kept[places[here]] = kept[here]
+            run.kept[column, places[here]] = kept[here]
             numbers, kept = numbers[~here], kept[~here]
         known = np.flatnonzero(kept != _UNKNOWN)[: max(0, room)]
         if len(known):
-            self._add(_Run.of(numbers[known], kept[known]))
+            columns = np.full((self._columns, len(known)), _UNKNOWN, np.int32)
+            columns[column] = kept[known]
+            self._add(_Run.of(numbers[known], columns))
 
     def _add(self, new: _Run) -> None:
         runs = self._runs
@@ -136,15 +145,17 @@ class Kept:
             new = runs.pop().with_all_of(new)
         runs.append(new)
 
-    def mark(self, used: npt.NDArray[np.bool_]) -> None:
-        """Set `used` at what is kept of any meter."""
+    def mark(self, column: int, used: npt.NDArray[np.bool_]) -> None:
+        """Set `used` at what the column has of any meter."""
         for run in self._runs:
-            used[run.kept[run.kept != _UNKNOWN]] = True
+            kept = run.kept[column]
+            used[kept[kept != _UNKNOWN]] = True
 
-    def renumber(self, now: npt.NDArray[np.int32]) -> None:
-        """Keep `now[n]` wherever n is kept."""
+    def renumber(self, column: int, now: npt.NDArray[np.int32]) -> None:
+        """Have `now[n]` wherever the column has n."""
         for run in self._runs:
-            np.copyto(run.kept, now[run.kept], where=run.kept != _UNKNOWN)
+            kept = run.kept[column]
+            np.copyto(kept, now[kept], where=kept != _UNKNOWN)
 
 
 class KnownStates:
@@ -154,7 +165,8 @@ class KnownStates:
     each state once. The states of meters that were learnt or asked for, or that facts were folded
     of, are kept at hand; a further fact replaces them in the moment in which it is folded. `part`
     leaves of a state only what is asked for: the less that is, the more share it. What finds no
-    room is looked up each time.
+    room is looked up each time. `kept` has a column for each topic of which states are asked for:
+    the same meters are named in all.
     """
 
     def __init__(
@@ -163,6 +175,8 @@ class KnownStates:
         topic: str,
         partitions: int,
         part: Callable[[Any], Any] = lambda state: state,
+        kept: Sequence[Kept] | None = None,
+        column: int = 0,
     ) -> None:
         self._folds, self._topic, self._part = folds, topic, part
         self._partitions = partitions
@@ -170,7 +184,7 @@ class KnownStates:
         assert domain is not None
         self._state_type = domain.state_type
         never_named = part(domain.initial())
-        self._kept = [Kept() for _ in range(partitions)]
+        self._kept, self._column = kept or [Kept() for _ in range(partitions)], column
         self._states: list[Any] = [never_named]
         self._places: dict[Any, int] = {never_named: _INITIAL}
         self._states_max, self._without_room = STATES_OVER_MAX, 0
@@ -179,7 +193,7 @@ class KnownStates:
             folds[topic, partition].listeners.append(self._on_facts)
 
     def __len__(self) -> int:
-        """How many meters it has room for at hand, each taken by one."""
+        """Of how many meters anything is at hand, by this topic or another."""
         return sum(map(len, self._kept))
 
     async def learn(self) -> None:
@@ -215,7 +229,7 @@ class KnownStates:
                 states = [None if state is None else self._part(state) for state in known]
                 places[own] = [_beside(beside, state) for state in states]
                 continue
-            places[own] = self._kept[partition].of(points.numbers[own])
+            places[own] = self._kept[partition].of(self._column, points.numbers[own])
             if (unknown := own[places[own] == _UNKNOWN]).size:
                 places[unknown] = self._looked_up(partition, points, unknown, beside)
         met, of_point = np.unique(places, return_inverse=True)
@@ -258,7 +272,7 @@ class KnownStates:
     ) -> npt.NDArray[np.int32]:
         """The places of states that these meters are in; `_UNKNOWN` where there is no room."""
         places = np.array([self._place_of(state) for state in states], np.int32)
-        self._kept[partition].put(numbers, places, METERS_KEPT_MAX - len(self))
+        self._kept[partition].put(self._column, numbers, places, METERS_KEPT_MAX - len(self))
         return places
 
     def _place_of(self, state: Any) -> int:
@@ -277,10 +291,10 @@ class KnownStates:
         used = np.zeros(len(self._states), np.bool_)
         used[_INITIAL] = True
         for kept in self._kept:
-            kept.mark(used)
+            kept.mark(self._column, used)
         now = np.cumsum(used, dtype=np.int32) - 1
         for kept in self._kept:
-            kept.renumber(now)
+            kept.renumber(self._column, now)
         self._states = list(compress(self._states, used.tolist()))
         self._places = {state: place for place, state in enumerate(self._states)}
         self._states_max, self._without_room = 2 * len(self._states) + STATES_OVER_MAX, 0

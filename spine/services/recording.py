@@ -36,7 +36,7 @@ from spine.gb import PERIODS_PER_UTC_DAY, Interval
 from spine.murmur2 import murmur2_partition
 from spine.policy import MeterAccess
 from spine.services.deliveries import Deliveries
-from spine.services.meters import KnownStates, known_access
+from spine.services.meters import Kept, KnownStates, known_access
 from spine.writer import LogWriter
 
 CHUNK_ROWS_MAX: Final = 2_000
@@ -178,8 +178,9 @@ class Recorder:
     ) -> None:
         self.deliveries = deliveries
         self._folds, self._writer, self._partitions = folds, writer, partitions
-        self._points = KnownStates(folds, trust.METERING_TOPIC, partitions, judged_part)
-        self._accesses = KnownStates(folds, trust.CONSUMER_LOG, partitions, sending_part)
+        kept = [Kept(columns=2) for _ in range(partitions)]
+        self._points = KnownStates(folds, trust.METERING_TOPIC, partitions, judged_part, kept, 0)
+        self._accesses = KnownStates(folds, trust.CONSUMER_LOG, partitions, sending_part, kept, 1)
         self._slots = asyncio.Semaphore(APPENDS_IN_FLIGHT)
         self._appending: dict[bytes, asyncio.Task[int]] = {}
 

@@ -531,7 +531,9 @@ async def test_a_process_that_starts_again_learns_what_was_folded_before_it(
     await world.restart()
     asked, partition = numbers_of(np.array([mpxn.encode()])), world.partition(mpxn)
     async with asyncio.timeout(20):
-        while len(started) < 2 or any(known._kept[partition].of(asked)[0] < 0 for known in started):
+        while len(started) < 2 or any(
+            known._kept[partition].of(known._column, asked)[0] < 0 for known in started
+        ):
             await asyncio.sleep(0.05)
     assert (await world.send(header("learnt"), chunk(generated([mpxn])))).rows_recorded == 1
 

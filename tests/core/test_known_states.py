@@ -83,7 +83,7 @@ class Heard:
     def kept(self, *mpxns: str) -> list[bool]:
         """Of which meters something is at hand."""
         asked = numbers_of(np.array([mpxn.encode() for mpxn in mpxns]))
-        return [place >= 0 for place in self.known._kept[PARTITION].of(asked).tolist()]
+        return [place >= 0 for place in self.known._kept[PARTITION].of(0, asked).tolist()]
 
     def say(self, subject: str, *events: object, unknown: bool = False) -> None:
         """Facts that follow on what was applied of the meter."""
@@ -206,34 +206,43 @@ def test_a_subject_that_is_no_meters_number_is_taken_for_no_meter(
 @settings(max_examples=200, deadline=None)
 @given(
     steps=st.lists(
-        st.tuples(st.lists(st.integers(0, 9), min_size=1, unique=True), st.booleans()), max_size=20
+        st.tuples(
+            st.lists(st.integers(0, 9), min_size=1, unique=True),
+            st.integers(0, 1),
+            st.booleans(),
+        ),
+        max_size=20,
     ),
     short=st.sampled_from([0, 2, 1_000]),
 )
-def test_columns_keep_what_a_dictionary_would(
-    steps: list[tuple[list[int], bool]], short: int
+def test_columns_keep_what_dictionaries_would(
+    steps: list[tuple[list[int], int, bool]], short: int
 ) -> None:
-    """Putting and asking in any order, however long the runs of columns are."""
+    """Putting and asking in any order, however long the runs are; of meters that no column knows
+    there is room for six.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(meters, "SHORT_RUN", short)
-        kept, right = Kept(), dict[int, int]()
-        for number, (asked, put) in enumerate(steps):
+        kept, right = Kept(columns=2), (dict[int, int](), dict[int, int]())
+        for number, (asked, column, put) in enumerate(steps):
             numbers = np.array(asked, np.int64)
             if put:
                 room = 6 - len(kept)
-                kept.put(numbers, np.full(len(numbers), number, np.int32), room)
-                known, new = [n for n in asked if n in right], [n for n in asked if n not in right]
-                right |= dict.fromkeys(known + new[: max(0, room)], number)
-            assert kept.of(numbers).tolist() == [right.get(one, -1) for one in asked]
-            assert len(kept) == len(right)
-        used = np.zeros(len(steps), np.bool_)
-        kept.mark(used)
-        assert set(np.flatnonzero(used).tolist()) == {*right.values()}
-        kept.renumber(np.arange(len(steps), 0, -1, dtype=np.int32))
+                kept.put(column, numbers, np.full(len(numbers), number, np.int32), room)
+                known = [n for n in asked if n in right[0] | right[1]]
+                new = [n for n in asked if n not in known]
+                right[column].update(dict.fromkeys(known + new[: max(0, room)], number))
+            assert kept.of(column, numbers).tolist() == [right[column].get(n, -1) for n in asked]
+            assert len(kept) == len(right[0] | right[1])
         everything = np.arange(10)
-        assert kept.of(everything).tolist() == [
-            len(steps) - right[one] if one in right else -1 for one in range(10)
-        ]
+        for column in (0, 1):
+            used = np.zeros(len(steps), np.bool_)
+            kept.mark(column, used)
+            assert set(np.flatnonzero(used).tolist()) == {*right[column].values()}
+        kept.renumber(0, np.arange(len(steps), 0, -1, dtype=np.int32))
+        now = {one: len(steps) - number for one, number in right[0].items()}
+        for column, said in ((0, now), (1, right[1])):
+            assert kept.of(column, everything).tolist() == [said.get(n, -1) for n in range(10)]
 
 
 def test_few_runs_of_columns_hold_many_meters_that_came_one_by_one(
@@ -242,7 +251,7 @@ def test_few_runs_of_columns_hold_many_meters_that_came_one_by_one(
     monkeypatch.setattr(meters, "SHORT_RUN", 1)
     kept = Kept()
     for number in range(500):
-        kept.put(np.array([number * 7 % 500]), np.array([number], np.int32), room=500)
+        kept.put(0, np.array([number * 7 % 500]), np.array([number], np.int32), room=500)
         assert len(kept._runs) <= 10
 
 

@@ -95,6 +95,6 @@ def test_cpu_of_a_meter_day_is_of_those_folded_while_it_was_counted() -> None:
     """The naive share is of all meter-days, also of those folded before the first look."""
     day = Day(rows=1_000, recorded=1_000, in_s=1, fold_rows=750, fold_s=1, fold_cpu_s=0.0075)
     day.resident["readings"] = 1
-    figures = _result(1_000, day, Bare(1.0, 1_000, 1_000), []).figures
+    figures = _result(1_000, day, Bare(1.0, 1_000, 1_000)).figures
     assert figures["fold_cpu_us_per_meter_day"] == pytest.approx(10)
     assert day.fold_cpu_s / day.recorded * 1e6 == pytest.approx(7.5)

@@ -675,9 +675,9 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a state that finds no room is not the one that a meter was in before",
         "spine/services/meters.py",
-        "            run.kept[places[here]] = kept[here]\n",
+        "            run.kept[column, places[here]] = kept[here]\n",
         "            new = here & (kept != _UNKNOWN)\n"
-        "            run.kept[places[new]] = kept[new]\n",
+        "            run.kept[column, places[new]] = kept[new]\n",
         ("tests/core/test_known_states.py",),
     ),
     Mutant(
