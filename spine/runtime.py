@@ -33,6 +33,7 @@ from spine.opening import LogIdentity, check_held
 from spine.partition import PartitionFold
 from spine.policy import Role
 from spine.replay import StoredFold
+from spine.rocks import DamagedStore
 from spine.schemas import Schemas
 from spine.server import Service, SpineServer, build_server
 from spine.services.certificates import kept
@@ -177,6 +178,7 @@ class Runtime:
         serving: Callable[[], bool],
         request_bytes: int | None = None,
         admission: Admission | None = None,
+        met: Callable[[Exception], None] = lambda _: None,
     ) -> SpineServer:
         """A server under the identity of this process."""
         settings, limits = self.settings, Limits()
@@ -198,6 +200,7 @@ class Runtime:
             reflect=settings.reflection,
             serving=serving,
             admission=admission or admission_of(settings),
+            met=met,
         )
 
     def verify_held(self) -> None:
@@ -303,7 +306,7 @@ class Process:
         runtime = self.runtime
         told = [self.pairwise.around(service) for service in services]
         self.server = runtime.server(
-            self.name, role, told, port, self.serves, request_bytes, self.admission
+            self.name, role, told, port, self.serves, request_bytes, self.admission, self.met
         )
         await self.server.start()
         issue = partial(runtime.own_identity, role, self.name)
@@ -312,6 +315,11 @@ class Process:
         host = runtime.settings.listen_host
         announce(runtime.settings.data_dir, self.name, host, self.server.port)
         _log.info("process.ready", process=self.name, port=self.server.port)
+
+    def met(self, error: Exception) -> None:
+        """End the process if the error is that a store of its folds is damaged, as the folds do."""
+        if isinstance(error, DamagedStore) and self.folds is not None:
+            self.folds.met(error)
 
     def serves(self) -> bool:
         """Whether it answers and its folds move: what a health check is told."""

@@ -116,14 +116,16 @@ def build_server(
     reflect: bool = False,
     serving: Callable[[], bool] = lambda: True,
     admission: Admission | None = None,
+    met: Callable[[Exception], None] = lambda _: None,
 ) -> SpineServer:
     """A server of these services over mutual TLS, with health and, if wanted, reflection.
 
-    `serving` is asked at each health check, `admission` before each call of a service. Port 0 is a
-    free one. Call it inside the event loop.
+    `serving` is asked at each health check, `admission` before each call of a service; `met` is
+    told what a call failed by that is no error of the spine. Port 0 is a free one. Call it inside
+    the event loop.
     """
     limits, admission = limits or Limits(), admission or Admission(PartyLimits())
-    edge, names = _Edge(limits, admission), [service.name for service in services]
+    edge, names = _Edge(limits, admission, met), [service.name for service in services]
     health = Health({"", *names}, serving)
 
     def accepting() -> grpc.aio.Server:
@@ -150,8 +152,10 @@ def build_server(
 class _Edge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in its stub only
     """Puts every handler inside the stages."""
 
-    def __init__(self, limits: Limits, admission: Admission) -> None:
-        self._limits, self._admission = limits, admission
+    def __init__(
+        self, limits: Limits, admission: Admission, met: Callable[[Exception], None]
+    ) -> None:
+        self._limits, self._admission, self._met = limits, admission, met
 
     async def intercept_service(
         self,
@@ -163,7 +167,8 @@ class _Edge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
             return None
         shape = (handler.request_streaming, handler.response_streaming)
         max_s = self._limits.stream_deadline_s if any(shape) else self._limits.deadline_s
-        around = _Around(handler_call_details.method, any(shape), max_s, self._admission)
+        method = handler_call_details.method
+        around = _Around(method, any(shape), max_s, self._admission, self._met)
         wrap = around.streaming if handler.response_streaming else around.unary
         return _BUILD[shape](
             wrap(getattr(handler, _BEHAVIOUR[shape])),
@@ -192,6 +197,7 @@ class _Around:
     streams: bool
     deadline_max_s: float
     admission: Admission
+    met: Callable[[Exception], None]
 
     def unary(self, behaviour: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         """The handler of a single answer, inside the stages."""
@@ -258,6 +264,7 @@ class _Around:
             await _abort(context, status_of(error))
         except Exception as error:
             log.error("call_failed", method=self.method, exc_info=error)
+            self.met(error)
             await _abort(context, _status("INTERNAL", INTERNAL_TEXT, Reason.BUG))
 
     def _check_deadline(self, left_s: float | None) -> None:

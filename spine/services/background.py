@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Collection
 import structlog
 
 from spine.quarantine import QuarantineKeeper
-from spine.rocks import DamagedStore
 from spine.runtime import Process
 from spine.writer import LogWriter
 
@@ -56,8 +55,7 @@ async def _try(process: Process, work: Work) -> None:
     except Exception as error:
         task = getattr(work, "__qualname__", "")
         _log.warning("background.failed", process=process.name, task=task, reason=str(error))
-        if isinstance(error, DamagedStore) and process.folds is not None:
-            process.folds.met(error)
+        process.met(error)
 
 
 async def _end(task: asyncio.Task[None]) -> None:

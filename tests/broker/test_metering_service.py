@@ -38,6 +38,8 @@ from spine.murmur2 import murmur2_partition
 from spine.orders import Order
 from spine.policy import Role
 from spine.replay import rebuild
+from spine.rocks import DamagedStore
+from spine.rows import SUBJECT_PREFIX
 from spine.runtime import Process, Runtime
 from spine.server import Failure, connect, error_from
 from spine.services import recording
@@ -536,6 +538,26 @@ async def test_a_process_that_starts_again_learns_what_was_folded_before_it(
         ):
             await asyncio.sleep(0.05)
     assert (await world.send(header("learnt"), chunk(generated([mpxn])))).rows_recorded == 1
+
+
+async def test_a_call_that_meets_a_damaged_row_ends_the_process_which_then_has_it_again(
+    world: World,
+) -> None:
+    """Or a process would go on answering from a store that it knows to be damaged."""
+    mpxn = "1600000000038"
+    done = await world.register(mpxn)
+    folds, failures = world.process.folds, list[BaseException]()
+    assert folds is not None
+    folds._on_failure = failures.append
+    stored = folds[trust.METERING_TOPIC, world.partition(mpxn)].stored
+    stored.store.put(SUBJECT_PREFIX + mpxn.encode(), b"\xc1")
+    with pytest.raises(grpc.RpcError) as told:
+        await world.register(mpxn, key="again")
+    assert error_from(told.value).reason == "BUG"
+    assert [type(failure) for failure in failures] == [DamagedStore]
+    await world.restart()
+    again = await world.register(mpxn)
+    assert (again.record, again.replayed) == (done.record, True)
 
 
 async def test_a_cache_ahead_of_the_log_is_not_believed(world: World):

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from spine.errors import Pushback
+from spine.errors import Pushback, Reason
 from spine.fold import FaustFolds
 from spine.log import Kafka
 from spine.log_thread import ReaderThread
 from spine.rocks import DamagedStore
+from spine.runtime import Process
 from spine.services import background
 from spine.watchdog import Ahead
 
@@ -98,9 +100,10 @@ async def test_who_waits_while_the_reader_is_closed_is_told_to_come_again() -> N
         closed._thread.submit(int)
 
 
+@pytest.mark.parametrize("error", [DamagedStore("a row"), Pushback(Reason.STARTING, "")])
 @pytest.mark.parametrize("damaged", [True, False])
 async def test_damage_that_is_met_beside_the_folds_ends_the_process_if_it_is_theirs(
-    damaged: bool,
+    damaged: bool, error: Exception
 ) -> None:
     """Or it went on with a store that it knew to be damaged. What others write is not its own."""
     failures, ending = list[BaseException](), list[Callable[[], Any]]()
@@ -110,12 +113,14 @@ async def test_damage_that_is_met_beside_the_folds_ends_the_process_if_it_is_the
         store: Any = SimpleNamespace(is_damaged=damaged and live.place == ("t", 3))
         live.stored.store = store
     process: Any = SimpleNamespace(name="metering", folds=level, on_end=ending.append)
+    process.met = partial(Process.met, process)
 
     async def learn() -> None:
-        raise DamagedStore("a row is not what was once written")
+        raise error
 
     background.once(process, learn)
     await asyncio.sleep(0.01)
     for end in ending:
         await end()
-    assert [type(failure) for failure in failures] == [DamagedStore] * damaged
+    ends = damaged and isinstance(error, DamagedStore)
+    assert failures == [error] * ends

@@ -568,8 +568,22 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "damage that is met beside the folds ends the process",
         "spine/services/background.py",
-        "        if isinstance(error, DamagedStore) and process.folds is not None:\n",
-        "        if False:\n",
+        "        process.met(error)\n",
+        "",
+        LEVEL,
+    ),
+    Mutant(
+        "damage that a call meets ends the process",
+        "spine/server.py",
+        "            self.met(error)\n",
+        "",
+        ("tests/server/test_server.py",),
+    ),
+    Mutant(
+        "only damage ends a process",
+        "spine/runtime.py",
+        "        if isinstance(error, DamagedStore) and self.folds is not None:\n",
+        "        if self.folds is not None:\n",
         LEVEL,
     ),
     Mutant(

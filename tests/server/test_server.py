@@ -46,6 +46,7 @@ class Handlers(dsi_pb2_grpc.DsiServicer):
     """A service that does what a test wants of it."""
 
     fails_with: BaseException | None = None
+    met: list[Exception] = field(default_factory=list)
     callers: list[Caller] = field(default_factory=list)
     traces: list[int] = field(default_factory=list)
     serving: bool = True
@@ -101,6 +102,7 @@ async def server(authority: Authority, handlers: Handlers) -> AsyncIterator[Spin
         limits=SMALL,
         reflect=True,
         serving=lambda: handlers.serving,
+        met=handlers.met.append,
     )
     await built.start()
     yield built
@@ -383,6 +385,7 @@ async def test_an_unexpected_error_is_logged_and_not_told(
     (line,) = logged
     assert line["event"] == "call_failed"
     assert line["exc_info"] is handlers.fails_with
+    assert handlers.met == [handlers.fails_with]
     assert MPAN not in str(line)
 
 
