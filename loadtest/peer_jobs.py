@@ -140,6 +140,7 @@ def opened(folder):
     options.set_write_buffer_size(32 << 20)
     options.set_write_buffer_manager(WriteBufferManager(256 << 20, allow_stall=False))
     options.set_max_write_buffer_number(4)
+    options.set_level_zero_file_num_compaction_trigger(8)
     options.set_level_zero_slowdown_writes_trigger(40)
     options.set_level_zero_stop_writes_trigger(64)
     return Rdict(folder, options=options, column_families={"default": options})

@@ -246,6 +246,7 @@ def options(*, writes: bool) -> Options:
     if writes:  # a secondary cannot make room: what it holds would have each writer flush for it
         made.set_write_buffer_manager(_write_buffers())
     made.set_max_write_buffer_number(4)
+    made.set_level_zero_file_num_compaction_trigger(8)  # of twice as many, half as often
     made.set_level_zero_slowdown_writes_trigger(40)
     made.set_level_zero_stop_writes_trigger(64)
     return made
