@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -40,6 +41,7 @@ from spine.gb import parse_mpxn
 from spine.murmur2 import murmur2_partition
 from spine.reducers import AtHand
 from spine.runtime import Runtime
+from spine.scratch import ScratchStore
 from spine.sealing import Vault
 from spine.verdict import Verdict
 
@@ -178,7 +180,8 @@ def _audit_here(
     try:
         with scratch(this.settings.data_dir) as folder:
             rebuild, stores = Rebuilder(keys), Path(folder)
-            means = Means(reader, stores, at_hand, this.stored_fold, rebuild, said_at, selection)
+            opened = partial(this.stored_fold, store=ScratchStore)
+            means = Means(reader, stores, at_hand, opened, rebuild, said_at, selection)
             # At once: the client waits a tenth of a second whenever it comes to know of a topic.
             reader.ends([(topic, partition) for partition in partitions for topic in AUDITED])
             return audit_log(means, partitions, on_line, progress)
