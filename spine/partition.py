@@ -7,7 +7,8 @@ where the rows are. Faust hosts it to serve; a plain reader hosts the same class
 from __future__ import annotations
 
 import struct
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from spine import trust
 from spine.domain import Domain

@@ -93,8 +93,7 @@ class Tools(Reading):
     unpack: Callable[[bytes, Any], Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
+class Counts(Struct, frozen=True):
     """The balance of rule 8, counted in entries: consumed is the sum of all the others."""
 
     consumed: int = 0
@@ -113,8 +112,7 @@ class Counts:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(Struct, frozen=True):
     """What a fold knows of its whole partition. `now_ms`: rule 11; `last_copy`: home offset."""
 
     log_id: bytes
@@ -127,13 +125,10 @@ class Head:
     next_offset: int = 0
     holes: int = 0
     closed: str = ""
-    counts: Counts = field(default_factory=Counts)
+    counts: Counts = Counts()
 
     def after(self, offset: int, counts: Counts) -> Head:
-        """The same after the record at that offset; what lies before it and was not there is holes.
-
-        Made for every record, so without the machinery of `dataclasses.replace`.
-        """
+        """The same after the record at that offset; what lies before it and was not there is holes."""
         return Head(
             self.log_id,
             self.generation,
