@@ -128,7 +128,9 @@ class Head(Struct, frozen=True):
     counts: Counts = Counts()
 
     def after(self, offset: int, counts: Counts) -> Head:
-        """The same after the record at that offset; what lies before it and was not there is holes."""
+        """The same after the record at that offset; of what lies before it, what is not there is
+        holes.
+        """
         return Head(
             self.log_id,
             self.generation,
