@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Self
 
+from msgspec import Struct
+
 from spine.reducers import NOT_AT_HAND
 from spine.rows import Counts, Decided
 from spine.verdict import Verdict
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(Struct, frozen=True):
     """One decision on one meter, with what was recorded of it and what the audit says.
 
     Of an outcome without a decision, `at` is when the outcome was appended, and the party is not

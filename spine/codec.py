@@ -22,7 +22,7 @@ from spine.domain import Domain
 from spine.event import AccessRequest, AccessRequests
 from spine.exact import RAW, Reader, reader_of, whole
 from spine.ledger.note import PublishedHead
-from spine.rows import Malformed, Reading, Tools, UnknownSchema
+from spine.rows import COPIES_REMEMBERED_MAX, Malformed, Reading, Tools, UnknownSchema
 from spine.schemas import Schema, Schemas
 
 MAGIC: Final = 0
@@ -30,8 +30,6 @@ MAX_VALUE_BYTES: Final = 1 << 20
 # Of what was encoded to be appended: more than is on its way to the log and back at one time.
 WRITTEN_KEPT_MAX: Final = 8_192
 INT_END: Final = 1 << 31
-# Records of governance, 2 to 3 KB each. A log with more is read as if none were remembered.
-COPIES_REMEMBERED_MAX: Final = 8_192
 # What leaves are made of: as it stands in its record, so that it need not be written again.
 REQUEST: Final = "energyos.spine.AccessRequest"
 _FRAME = struct.Struct(">bI")

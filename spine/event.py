@@ -21,6 +21,9 @@ NO_PREDECESSOR: Final = -1
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 # All requests of one record are judged at the same instant.
 INSTANTS_KEPT_MAX: Final = 1_024
+PLACES_KEPT_MAX: Final = 1_024
+HEADER_NAMES_KEPT_MAX: Final = 256
+_INT: Final = struct.Struct(">i").pack
 
 SIGNED_TAG: Final = b"energyos-record-v1\x00"
 SIGNATURE_HEADER: Final = "sig"
@@ -332,6 +335,18 @@ def from_epoch_ms(milliseconds: int) -> datetime:
     return _EPOCH + timedelta(milliseconds=milliseconds)
 
 
+@lru_cache(PLACES_KEPT_MAX)
+def _place(topic: str, partition: int) -> bytes:
+    name = topic.encode()
+    return struct.pack(">H", len(name)) + name + struct.pack(">i", partition)
+
+
+@lru_cache(HEADER_NAMES_KEPT_MAX)
+def _counted(header: str) -> bytes:
+    encoded = header.encode()
+    return struct.pack(">H", len(encoded)) + encoded
+
+
 def _framed(
     topic: str,
     partition: int,
@@ -339,19 +354,11 @@ def _framed(
     headers: tuple[tuple[str, bytes], ...],
     value: bytes | None,
 ) -> bytes:
-    name = topic.encode()
-    parts = [struct.pack(">H", len(name)), name, struct.pack(">i", partition)]
-    parts.append(struct.pack(">i", -1) if key is None else struct.pack(">i", len(key)) + key)
+    parts = [_place(topic, partition), _INT(-1 if key is None else len(key)), key or b""]
     signed = [(header, content) for header, content in headers if header != SIGNATURE_HEADER]
     parts.append(struct.pack(">H", len(signed)))
     for header, content in signed:
-        encoded = header.encode()
-        parts += [
-            struct.pack(">H", len(encoded)),
-            encoded,
-            struct.pack(">i", len(content)),
-            content,
-        ]
+        parts += (_counted(header), _INT(len(content)), content)
     parts.append(hashlib.sha256(value).digest() if value is not None else bytes(32))
     return b"".join(parts)
 

@@ -7,7 +7,8 @@ where the rows are. Faust hosts it to serve; a plain reader hosts the same class
 from __future__ import annotations
 
 import struct
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from spine import trust
 from spine.domain import Domain
@@ -29,12 +30,14 @@ from spine.event import (
 from spine.rows import (
     APPLIED_PREFIX,
     CLOSED_PREFIX,
+    COPIES_REMEMBERED_MAX,
     HEAD_ROW,
     HELD_PREFIX,
     QUARANTINE_PREFIX,
     Applied,
     AppliedCommand,
     Counts,
+    Effect,
     Head,
     Malformed,
     Refusal,
@@ -261,19 +264,49 @@ class PartitionFold(PartitionView):
             raise Quarantine(Reason.RECORD_MALFORMED)
         if self.clock_sure(record):
             self._advance(record)
-        inner = Applied()
+        effect = self._effect(copy.home_offset, facts, role)
+        self.head = replace(self.head, last_copy=copy.home_offset)
+        applied.applied = 1
+        applied.governance = True
+        applied.events = list(effect.events)
+
+    def _effect(self, offset: int, facts: Facts, role: SignerRole) -> Effect:
+        """Do what governance said at that offset to the rows here. What it came to in another
+        partition is done again, if the rows are the same: each has a copy of it.
+        """
+        prefix, effects = self._prefix(self.governance), self.tools.copied.effects
+        keys = [prefix + command.subject.encode() for command in facts.commands]
+        keys += [APPLIED_PREFIX + prefix + command.id for command in facts.commands]
+        before = self.rows.get_many(keys)
+        known, open_ = effects.get(offset), not self._may_be_closed
+        if open_ and known is not None and known.fits(self.governance, facts, role, before):
+            for key, row in known.rows:
+                self._put(key, row)
+            for subject in known.subjects:
+                self.forget(subject)
+            return known
+        done = self._carried_out(offset, facts, role)
+        after = zip(keys, self.rows.get_many(keys), strict=True)
+        rows = [(key, row) for key, row in after if row is not None]
+        made = Effect(self.governance, facts, role, before, rows, done.subjects, done.events)
+        if open_:
+            if len(effects) >= COPIES_REMEMBERED_MAX:
+                effects.clear()
+            effects[offset] = made
+        return made
+
+    def _carried_out(self, offset: int, facts: Facts, role: SignerRole) -> Applied:
+        assert self.head is not None
+        done = Applied()
         for entry, command in enumerate(facts.commands):
             try:
-                self._apply_command(self.governance, copy.home_offset, entry, command, role, inner)
+                self._apply_command(self.governance, offset, entry, command, role, done)
             except Hold:
                 self.head = replace(self.head, closed=str(Reason.RECORD_UNKNOWN_TYPE))
                 raise
             except Void:
                 continue
-        self.head = replace(self.head, last_copy=copy.home_offset)
-        applied.applied = 1
-        applied.governance = True
-        applied.events = inner.events
+        return done
 
     def _apply_batch(self, record: LogRecord, batch: object, applied: Applied) -> None:
         assert self.domain is not None and self.head is not None

@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 
 import structlog
 
-from spine.domain import Domain
+from spine.domain import Domain, HistoryLayout
 from spine.event import LogRecord
 from spine.log import LogUnfit
 from spine.partition import PartitionFold
@@ -61,6 +61,7 @@ class StoredFold:
 
     `build` names what this build understands: reducer versions and schema set. A store of another
     reducer version, or one that holds records which another build could not read, is rebuilt.
+    `open_store`: for a store of another kind.
     """
 
     def __init__(
@@ -73,17 +74,18 @@ class StoredFold:
         domain: Domain | None,
         governance: Domain,
         schema_set: bytes,
+        open_store: Callable[[Path, HistoryLayout | None], Store] = Store,
     ) -> None:
         self.topic, self.partition, self.log_id = topic, partition, log_id
         self._args = (tools, domain, governance)
         self.schema_set = schema_set
         self._build = b"%d.%d." % folded_by(domain, governance) + schema_set
         try:
-            self.store = Store(path, domain.history if domain else None)
+            self.store = open_store(path, domain.history if domain else None)
         except DamagedStore as damage:
             _log.warning("store.damaged", store=path.name, reason=str(damage))
             Store.discard_all(path)
-            self.store = Store(path, domain.history if domain else None)
+            self.store = open_store(path, domain.history if domain else None)
         try:
             self._begin()
         except DamagedStore as damage:

@@ -7,7 +7,7 @@ them, so a change of shape is a new version of the reducers.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from spine.domain import Domain, ReadableRows
 from spine.errors import Reason
-from spine.event import NO_PREDECESSOR, AccessRequest
+from spine.event import NO_PREDECESSOR, AccessRequest, SignerRole
 from spine.policy import Decision, MeterAccess
 
 HEAD_ROW: Final = b"\x00head"
@@ -27,6 +27,8 @@ CLOSED_PREFIX: Final = b"c/"
 QUARANTINE_PREFIX: Final = b"q/"
 HISTORY_PREFIX: Final = b"v/"
 _PLACE: Final = struct.Struct(">qi")
+# Records of governance, 2 to 3 KB each. A log with more is read as if none were remembered.
+COPIES_REMEMBERED_MAX: Final = 8_192
 
 
 class Malformed(Exception):
@@ -38,17 +40,43 @@ class UnknownSchema(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Effect:
+    """What `facts` of governance came to in a partition that has a copy of them: the rows that they
+    wrote, whom they are about, and the events. They come to the same wherever the rows under the
+    same keys were `before` what they were there.
+    """
+
+    governance: Domain
+    facts: object
+    role: SignerRole
+    before: Sequence[bytes | None]
+    rows: Sequence[tuple[bytes, bytes]]
+    subjects: Sequence[str]
+    events: Sequence[tuple[str, object]]
+
+    def fits(
+        self, governance: Domain, facts: object, role: SignerRole, before: Sequence[bytes | None]
+    ) -> bool:
+        """Whether it is also what these facts come to there. They are the same ones only if they
+        were read once, so that no byte of them can differ.
+        """
+        alike = self.governance is governance and self.facts is facts and self.role is role
+        return alike and self.before == before
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """How signed bytes become values, each a function of nothing but what it is given.
 
     `verify(public_key, message, signature)` says whether that key signed the message;
     `decode(framed)` gives a record value or raises Malformed or UnknownSchema; `decode_event(type,
-    body)` the same for a fact.
+    body)` the same for a fact. `effects`, by the offset of the home record, are for copies alone.
     """
 
     verify: Callable[[bytes, bytes, bytes], bool]
     decode: Callable[[bytes], object]
     decode_event: Callable[[str, bytes], object]
+    effects: dict[int, Effect] = field(default_factory=dict, kw_only=True, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +93,7 @@ class Tools(Reading):
     unpack: Callable[[bytes, Any], Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
+class Counts(Struct, frozen=True):
     """The balance of rule 8, counted in entries: consumed is the sum of all the others."""
 
     consumed: int = 0
@@ -85,8 +112,7 @@ class Counts:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(Struct, frozen=True):
     """What a fold knows of its whole partition. `now_ms`: rule 11; `last_copy`: home offset."""
 
     log_id: bytes
@@ -99,12 +125,11 @@ class Head:
     next_offset: int = 0
     holes: int = 0
     closed: str = ""
-    counts: Counts = field(default_factory=Counts)
+    counts: Counts = Counts()
 
     def after(self, offset: int, counts: Counts) -> Head:
-        """The same after the record at that offset; what lies before it and was not there is holes.
-
-        Made for every record, so without the machinery of `dataclasses.replace`.
+        """The same after the record at that offset; of what lies before it, what is not there is
+        holes.
         """
         return Head(
             self.log_id,

@@ -40,7 +40,7 @@ from spine.services.certificates import kept
 from spine.services.pairwise import Pairwise
 from spine.signing import Signer, verify
 from spine.stopping import stop_after, told_to_stop
-from spine.store import MemoryRows
+from spine.store import MemoryRows, Store
 from spine.whereabouts import announce, remembered_port
 from spine.writer import LogWriter
 
@@ -95,7 +95,9 @@ class Runtime:
         """Where a process keeps its stores."""
         return self.settings.data_dir / "stores" / process
 
-    def stored_fold(self, path: Path, topic: str, partition: int) -> StoredFold:
+    def stored_fold(
+        self, path: Path, topic: str, partition: int, store: type[Store] = Store
+    ) -> StoredFold:
         """The fold of one topic-partition, its store under `path`."""
         return StoredFold(
             path / f"{topic}-{partition}",
@@ -106,6 +108,7 @@ class Runtime:
             self.domains.by_topic.get(topic),
             self.domains.governance,
             self.codec.schemas.set_hash,
+            store,
         )
 
     def memory_fold(self, topic: str, partition: int) -> PartitionFold:

@@ -159,16 +159,24 @@ def columns_of(kept: Versions, first: int, count: int, refused: Versions = NO_VE
             instead[on] = np.where(known, _WITHDRAWN, instead[on])
             offsets[on] = np.where(known, alike.offsets[:, None], offsets[on])
             continue
-        present[on] |= said
-        instead[on] *= ~said
-        whole = (masks == ALL_PRESENT).all(axis=1)
-        partly = np.flatnonzero(~whole)
-        for column, new in (
+        columns = (
             (values, np.ascontiguousarray(stored[:, PRESENT_BYTES:VALUES_END]).view("<i4")),
             (quality, _renumbered(stored[:, VALUES_END:QUALITY_END], codes, names)),
             (offsets, alike.offsets[:, None]),
             (places, alike.rows[:, None]),
-        ):
+        )
+        if len(alike) == days:  # every day, in order: none needs to be looked up
+            present |= said
+            instead *= ~said
+            everything = said.all()
+            for column, new in columns:
+                np.copyto(column, new, where=everything or said)
+            continue
+        present[on] |= said
+        instead[on] *= ~said
+        whole = (masks == ALL_PRESENT).all(axis=1)
+        partly = np.flatnonzero(~whole)
+        for column, new in columns:
             column[on[whole]] = new[whole]
             if len(partly):
                 column[on[partly]] = np.where(said[partly], new[partly], column[on[partly]])

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import datetime
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -16,7 +16,7 @@ from rich.progress import Progress
 
 from spine import trust
 from spine.audit import audit as audit_log
-from spine.audit_pass import Means
+from spine.audit_pass import AUDITED, Means
 from spine.audit_report import EVERYTHING, AuditReport, Line, Selection
 from spine.config import Settings
 from spine.console.context import AsJson, instant, runtime, use
@@ -41,6 +41,7 @@ from spine.gb import parse_mpxn
 from spine.murmur2 import murmur2_partition
 from spine.reducers import AtHand
 from spine.runtime import Runtime
+from spine.scratch import ScratchStore
 from spine.sealing import Vault
 from spine.verdict import Verdict
 
@@ -179,7 +180,10 @@ def _audit_here(
     try:
         with scratch(this.settings.data_dir) as folder:
             rebuild, stores = Rebuilder(keys), Path(folder)
-            means = Means(reader, stores, at_hand, this.stored_fold, rebuild, said_at, selection)
+            opened = partial(this.stored_fold, store=ScratchStore)
+            means = Means(reader, stores, at_hand, opened, rebuild, said_at, selection)
+            # At once: the client waits a tenth of a second whenever it comes to know of a topic.
+            reader.ends([(topic, partition) for partition in partitions for topic in AUDITED])
             return audit_log(means, partitions, on_line, progress)
     finally:
         reader.close()
@@ -199,6 +203,7 @@ def _audit_apart(
     if vault is not None:
         Vault.look_into(vault).close()  # what is wrong with it is said here, and once
     report = AuditReport()
+    _known[:] = [this]
     with processes(min(jobs, len(partitions))) as pool:
         tasks = [  # before the bar: it has a thread of its own
             pool.submit(_audit_one, this.settings, selection, partition, on_line is not None, vault)
@@ -232,16 +237,17 @@ def _audit_one(
     every_line: bool,
     vault: Path | None,
 ) -> tuple[AuditReport, list[Line]]:
-    this, lines = _runtime_of(chosen), list[Line]()
+    if not _known:
+        use(chosen)
+        _known.append(runtime())
+    lines = list[Line]()
     on_line = lines.append if every_line else _unheard
-    return _audit_here(this, selection, [partition], on_line, lambda *_: None, vault), lines
+    return _audit_here(_known[0], selection, [partition], on_line, lambda *_: None, vault), lines
 
 
-@lru_cache(1)
-def _runtime_of(chosen: Settings) -> Runtime:
-    """One for all partitions that a process is given: what they have in common it reads once."""
-    use(chosen)
-    return runtime()
+# One for all partitions that a process is given: what they have in common it reads once. A copy of
+# the first process has that one's.
+_known: list[Runtime] = []
 
 
 def _selection(entry: str, since: str, party: str, mpxn: str) -> Selection:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -21,13 +22,14 @@ from domains.governance.decider import GOVERNANCE
 from spine import trust
 from spine.codec import Codec, tools
 from spine.errors import Reason
-from spine.event import GovernanceCopy, Header, LogRecord, RecordType
+from spine.event import NO_PREDECESSOR, GovernanceCopy, Header, LogRecord, RecordType
 from spine.partition import PartitionFold
 from spine.rows import Applied, Reading, Tools
 from spine.signing import verify
 from spine.store import MemoryRows
 from tests.helpers.history import History, audit
 from tests.helpers.records import (
+    BEGUN,
     BY_CONSUMERS,
     BY_GOVERNANCE,
     CODEC,
@@ -138,6 +140,70 @@ def test_a_fold_that_remembers_has_the_rows_of_one_that_does_not(topic: str) -> 
         log.keep(log.copy(said, home.records[2].offset))
         found.append(list(fold_of(lent, log).rows.scan(b"", b"\xff\xff")))
     assert found[0] == found[1] == found[2]
+
+
+def events() -> st.SearchStrategy[object]:
+    granted = trust.AccreditationGranted("supplier", "REC", "1", (), BEGUN, None)
+    return st.sampled_from(
+        [
+            trust.ParticipantAdmitted("B"),
+            trust.ParticipantAdmitted("C"),
+            granted,
+            trust.ParticipantSuspended("late"),
+            trust.SigningKeyRevoked("lost"),
+            trust.EquivalenceTableAdopted(1, ()),
+        ]
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("bcd"), events(), events(), st.booleans()), max_size=12))
+def test_what_a_copy_comes_to_where_the_rows_differ_is_not_taken_from_elsewhere(
+    said: list[tuple[str, object, object, bool]],
+) -> None:
+    """Two partitions that were told otherwise of some parties, and the same of others after it."""
+    homes, last = (Home(), Home()), dict[str, int]()
+    for home in homes:
+        home.policy_and_adviser()
+    for party, event, other, same in said:
+        subject, previous = trust.party_subject(party), last.get(party, NO_PREDECESSOR)
+        one = homes[0].say((subject, event), previous=previous)
+        if same:
+            homes[1].keep(one)
+        else:
+            homes[1].say((subject, other), previous=previous)
+        last[party] = one.offset
+    for partition, home in enumerate(homes):
+        log, _ = started(partition=partition)
+        for before, record in pairwise(home.records[2:]):
+            log.keep(log.copy(record, before.offset))
+        found = [fold_of(lent, log) for lent in (TOOLS, forgetting())]
+        assert found[0].head == found[1].head
+        parties = [[fold.participant(party) for party in "bcd"] for fold in found]
+        assert parties[0] == parties[1]
+        rows = [list(fold.rows.scan(b"", b"\xff\xff")) for fold in found]
+        assert rows[0] == rows[1]
+
+
+def test_what_a_copy_comes_to_is_worked_out_once() -> None:
+    asked = list[object]()
+
+    def evolve(state: Any, event: Any) -> Any:
+        asked.append(event)
+        return trust.evolve(state, event)
+
+    home, governance = Home(), replace(GOVERNANCE, evolve=evolve)
+    home.policy_and_adviser()
+    said, lent = home.say(admitted()), tools(Codec(CODEC.schemas, DOMAINS), verify)
+    found = []
+    for partition in range(PARTITIONS):
+        log, _ = started(partition=partition)
+        log.keep(log.copy(said, home.records[2].offset))
+        rows = MemoryRows()
+        fold = PartitionFold(log.topic, partition, LOG_ID, lent, rows, CONSUMERS, governance)
+        found.append([fold.apply(record).events for record in log.records])
+    assert found.count(found[0]) == PARTITIONS
+    assert asked == [event for events in found[0] for _, event in events]
 
 
 # An edited copy

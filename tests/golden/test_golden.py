@@ -274,7 +274,7 @@ def folded(records: list[LogRecord], domain: Domain) -> dict[str, Any]:
     return {
         "reducers": [domain.version, GOVERNANCE.version],
         "digest": digest(rows).hex(),
-        "counts": {name: getattr(counts, name) for name in Counts.__slots__},
+        "counts": {name: getattr(counts, name) for name in Counts.__struct_fields__},
     }
 
 

@@ -311,6 +311,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "if False:",
         PARTITION,
     ),
+    Mutant(
+        "what a copy came to elsewhere rests on the rows there",
+        "spine/rows.py",
+        "return alike and self.before == before",
+        "return alike",
+        ("tests/core/test_copies.py",),
+    ),
     # What is not understood, and the balance
     Mutant(
         "what this build cannot read closes its meter",
