@@ -32,6 +32,8 @@ SHORT_BYTES: Final = 2
 SHORT_VALUES: Final = 1 << 7 * SHORT_BYTES - 1
 _FIELDS: Final = dsi_pb2.HalfHourColumns.DESCRIPTOR.fields_by_name
 _VALUES, _RUNS = (_FIELDS[name].number for name in ("values_wh", "runs"))
+_VERSION: Final = dsi_pb2.HalfHourRun.DESCRIPTOR.fields_by_name["version"].number
+_COLUMNS: Final = dsi_pb2.MemberChunk.DESCRIPTOR.fields_by_name["columns"].number
 
 
 def put_half_hours(answer: Any, rows: Sequence[HalfHour], in_columns: bool) -> None:
@@ -39,7 +41,7 @@ def put_half_hours(answer: Any, rows: Sequence[HalfHour], in_columns: bool) -> N
     if not isinstance(rows, HalfHours):
         return
     if in_columns:
-        _put_columns(answer.columns, rows)
+        answer.columns.MergeFromString(_columns(rows))
     else:
         _put_rows(answer, rows)
 
@@ -92,7 +94,15 @@ def _value(value_wh: int) -> bytes:
     return dsi_pb2.HalfHour(value_wh=value_wh).SerializeToString()
 
 
-def _put_columns(message: Any, rows: HalfHours) -> None:
+def half_hours_in_columns(rows: Sequence[HalfHour]) -> bytes:
+    """The field of a MemberChunk that half hours are sent in, as the library writes it."""
+    if not isinstance(rows, HalfHours):
+        return b""
+    columns = _columns(rows)
+    return head(_COLUMNS, len(columns)) + columns
+
+
+def _columns(rows: HalfHours) -> bytes:
     """Values, and runs of half hours that are absent alike or recorded by the same version.
 
     Put together from parts that the library has written, as rows are: to hand it one value, or run,
@@ -100,8 +110,13 @@ def _put_columns(message: Any, rows: HalfHours) -> None:
     """
     columns = rows.columns
     values = columns.values_wh if rows.whole else columns.values_wh[rows.absent == 0]
-    message.start.seconds = columns.first * HALF_HOUR_S
-    message.MergeFromString(b"".join([*_values(values), *_runs(rows)]))
+    return b"".join([_begins(columns.first), *_values(values), *_runs(rows)])
+
+
+@lru_cache(PARTS_KEPT)
+def _begins(half_hour: int) -> bytes:
+    start = timestamp_pb2.Timestamp(seconds=half_hour * HALF_HOUR_S)
+    return dsi_pb2.HalfHourColumns(start=start).SerializeToString()
 
 
 def _values(values: Ints) -> Sequence[bytes]:
@@ -112,12 +127,12 @@ def _values(values: Ints) -> Sequence[bytes]:
     said = written != 0
     said[::SHORT_BYTES] = True
     packed = written.compress(said).tobytes()
-    return _head(_VALUES, len(packed)), packed
+    return head(_VALUES, len(packed)), packed
 
 
 @lru_cache(PARTS_KEPT)
-def _head(field: int, size: int) -> bytes:
-    """What comes before so many bytes, however many, in a field of a message."""
+def head(field: int, size: int) -> bytes:
+    """What comes before so many bytes, from one on, in a field of a message."""
     written = dsi_pb2.HalfHourRun(half_hours=size).SerializeToString()
     return bytes([field << 3 | LENGTH_DELIMITED]) + written[1:]
 
@@ -137,7 +152,8 @@ def _short_values() -> NDArray[np.uint16]:
 
 def _runs(rows: HalfHours) -> list[bytes]:
     """The runs of a message in columns."""
-    begins_with, columns, edges = _frames(_RUNS), rows.columns, _edges(rows)
+    begins_with, begins_version = _frames(_RUNS), _frames(_VERSION)
+    columns, edges = rows.columns, _edges(rows)
     begins = np.array(edges[:-1], np.int64)
     of_each = rows.absent, columns.quality, columns.offsets, columns.rows
     said = (column.take(begins).tolist() for column in of_each)
@@ -149,7 +165,9 @@ def _runs(rows: HalfHours) -> list[bytes]:
         else:
             alike = _recorded_run(end - begin, columns.qualities[quality])
             at, of_batch = _offset(offset), _row(row)
-            parts += (begins_with[len(alike) + len(at) + len(of_batch)], alike, at, of_batch)
+            version = begins_version[len(at) + len(of_batch)]
+            size = len(alike) + len(version) + len(at) + len(of_batch)
+            parts += (begins_with[size], alike, version, at, of_batch)
     return parts
 
 
@@ -166,12 +184,12 @@ def _recorded_run(half_hours: int, quality: str) -> bytes:
 
 @lru_cache(PARTS_KEPT)
 def _offset(offset: int) -> bytes:
-    return dsi_pb2.HalfHourRun(version=dsi_pb2.Version(offset=offset)).SerializeToString()
+    return dsi_pb2.Version(offset=offset).SerializeToString()
 
 
 @lru_cache(PARTS_KEPT)
 def _row(row: int) -> bytes:
-    return dsi_pb2.HalfHourRun(version=dsi_pb2.Version(row=row)).SerializeToString()
+    return dsi_pb2.Version(row=row).SerializeToString()
 
 
 def _edges(rows: HalfHours) -> list[int]:
