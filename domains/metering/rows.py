@@ -10,6 +10,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
+from operator import itemgetter
 from typing import Final
 
 import numpy as np
@@ -49,6 +51,8 @@ _DAY: Final = PERIODS_PER_UTC_DAY
 VALUES_END = PRESENT_BYTES + PERIODS_PER_UTC_DAY * VALUE_BYTES
 QUALITY_END = VALUES_END + PERIODS_PER_UTC_DAY
 ALL_PRESENT: Final = 0xFF  # of each byte of a mask
+_WHOLE: Final = bytes([ALL_PRESENT]) * PRESENT_BYTES
+_CODES: Final = itemgetter(slice(QUALITY_END, None))
 
 
 def fold_batch(record: ReadingsBatch | ReadingsWithdrawn, offset: int, rows: Rows) -> bool:
@@ -148,8 +152,9 @@ def columns_of(kept: Versions, first: int, count: int, refused: Versions = NO_VE
     instead, present = marks.reshape(2, days, _DAY)
     present = present.view(np.bool_)
     names: dict[str, int] = {}
-    for codes, alike in _at_once(kept):
-        on = alike.days - first_day
+    for codes, alike in _at_once(_that_count(kept)):
+        # Of each day one, as most often: its place is its number, and nothing need be looked up.
+        on = slice(None) if len(alike) == days else alike.days - first_day
         stored = np.frombuffer(b"".join(alike.stored), np.uint8).reshape(len(alike), -1)
         masks = stored[:, :PRESENT_BYTES]
         said = np.unpackbits(masks, axis=1, bitorder="little").view(np.bool_)
@@ -161,17 +166,17 @@ def columns_of(kept: Versions, first: int, count: int, refused: Versions = NO_VE
             continue
         present[on] |= said
         instead[on] *= ~said
-        whole = (masks == ALL_PRESENT).all(axis=1)
-        partly = np.flatnonzero(~whole)
+        partly = np.flatnonzero((masks != ALL_PRESENT).any(axis=1))
+        on_partly = alike.days[partly] - first_day
         for column, new in (
             (values, np.ascontiguousarray(stored[:, PRESENT_BYTES:VALUES_END]).view("<i4")),
             (quality, _renumbered(stored[:, VALUES_END:QUALITY_END], codes, names)),
             (offsets, alike.offsets[:, None]),
             (places, alike.rows[:, None]),
         ):
-            column[on[whole]] = new[whole]
-            if len(partly):
-                column[on[partly]] = np.where(said[partly], new[partly], column[on[partly]])
+            before = column[on_partly]
+            column[on] = new
+            column[on_partly] = np.where(said[partly], new[partly], before)
     for day, offset, mask in zip(refused.days, refused.offsets, refused.stored, strict=True):
         on = day - first_day
         said = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little").view(np.bool_)
@@ -192,17 +197,39 @@ def _renumbered(
     return quality if numbers == [*range(len(numbers))] else np.array(numbers, np.int64)[quality]
 
 
+def _that_count(kept: Versions) -> Versions:
+    """These versions but for those of which a later one, that has a value for each half hour of
+    the day, leaves nothing.
+    """
+    followed = _followed(kept)
+    counts = np.ones(len(kept), np.bool_)
+    for place in reversed(followed):
+        later = kept.stored[place + 1]
+        whole = later.startswith(_WHOLE) and len(later) > QUALITY_END
+        counts[place] = counts[place + 1] and not whole
+    if not followed:
+        return kept
+    stored = list(compress(kept.stored, counts.tolist()))
+    return Versions(kept.days[counts], kept.offsets[counts], kept.rows[counts], stored)
+
+
+def _followed(kept: Versions) -> list[int]:
+    """The places of versions after which another of the same day comes."""
+    followed: list[int] = np.flatnonzero(kept.days[1:] == kept.days[:-1]).tolist()
+    return followed
+
+
 def _at_once(kept: Versions) -> Iterator[tuple[bytes, Versions]]:
     """Versions with the same codes and of different days, in the order in which they count.
 
     Most often that is all of them: one version of each day.
     """
-    codes = [stored[QUALITY_END:] for stored in kept.stored]
-    earlier = np.arange(len(kept)) - np.searchsorted(kept.days, kept.days)  # versions of the day
+    codes = list(map(_CODES, kept.stored))
     kinds = sorted(set(codes))
-    if len(kinds) == 1 and not earlier.any():
+    if len(kinds) == 1 and not len(_followed(kept)):
         yield kinds[0], kept
         return
+    earlier = np.arange(len(kept)) - np.searchsorted(kept.days, kept.days)  # versions of the day
     for number in range(int(earlier.max(initial=-1)) + 1):
         places = np.flatnonzero(earlier == number).tolist()
         for kind in kinds:

@@ -154,12 +154,15 @@ ESTIMATED: Final = Said("values", ((2, {n: (n, "E") for n in range(48)}),), ("A"
 
 REFUSED: Final = Said("refused", ((1, {n: (n, "A") for n in range(10, 30)}),), ("A", "E"))
 WITHDRAWN: Final = Said("withdrawn", ((1, dict.fromkeys(range(20, 40), (0, ""))),), ("A", "E"))
+DAY_WITHDRAWN: Final = Said("withdrawn", ((2, dict.fromkeys(range(48), (0, ""))),), ("A", "E"))
 
 
 @settings(max_examples=150, deadline=None)
 @given(logs, st.sampled_from(STARTS), intervals, st.integers(0, 70), st.integers(0, DAYS * 48))
 @example([WHOLE_DAYS, ESTIMATED], STARTS[0], (0, DAYS * 48), 70, 0)
 @example([WHOLE_DAYS], STARTS[1], (5, DAYS * 48 - 9), 70, 0)
+@example([REFUSED, ESTIMATED, WHOLE_DAYS, WITHDRAWN], STARTS[0], (0, DAYS * 48), 70, 0)
+@example([WHOLE_DAYS, ESTIMATED, DAY_WITHDRAWN], STARTS[0], (0, DAYS * 48), 70, 0)
 @example([WHOLE_DAYS, REFUSED, WITHDRAWN], STARTS[0], (0, DAYS * 48), 70, 60)
 @example([WHOLE_DAYS, WITHDRAWN, REFUSED], STARTS[0], (0, DAYS * 48), 70, 60)
 def test_an_answer_in_columns_is_the_answer_half_hour_by_half_hour(

@@ -2037,8 +2037,15 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a later version of a part of a day leaves the rest as it was",
         "domains/metering/rows.py",
-        "np.where(said[partly], new[partly], column[on[partly]])",
+        "np.where(said[partly], new[partly], before)",
         "new[partly]",
+        ("tests/core/test_days_at_once.py",),
+    ),
+    Mutant(
+        "a day that is withdrawn had values before",
+        "domains/metering/rows.py",
+        " and len(later) > QUALITY_END",
+        "",
         ("tests/core/test_days_at_once.py",),
     ),
     Mutant(
