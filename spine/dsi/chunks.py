@@ -7,8 +7,9 @@ from functools import lru_cache
 from typing import Any, Final
 
 from spine.answer import HalfHour
+from spine.dsi.columns import field
 from spine.dsi.reads import Judged
-from spine.dsi.rows import half_hours_in_columns, head, put_half_hours
+from spine.dsi.rows import half_hours_in_columns, put_half_hours
 from spine.dsi.stream import Chunk
 from spine.dsi.v1 import dsi_pb2
 from spine.encoded import Encoded
@@ -50,11 +51,11 @@ def message_of(chunks: Sequence[Chunk], request: Any, token: Callable[[Judged], 
 
 def _members(chunks: Sequence[Chunk], token: Callable[[Judged], Any]) -> Iterator[bytes]:
     """Each chunk as a member of a message: its columns, which are the most of it, come last."""
-    for chunk in chunks:
+    columns = half_hours_in_columns([_half_hours(chunk) for chunk in chunks])
+    for chunk, half_hours in zip(chunks, columns, strict=True):
         member = dsi_pb2.MemberChunk()
         _put(member, chunk, token)
-        said, columns = member.SerializeToString(), half_hours_in_columns(_half_hours(chunk))
-        yield from (head(_MEMBERS, len(said) + len(columns)), said, columns)
+        yield from field(_MEMBERS, member.SerializeToString() + half_hours)
 
 
 def _half_hours(chunk: Chunk) -> Sequence[HalfHour]:

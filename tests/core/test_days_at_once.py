@@ -193,7 +193,7 @@ def test_an_answer_in_columns_is_the_answer_half_hour_by_half_hour(
     right = by_the_library(rows)
     assert answer.columns == right
     in_a_member = dsi_pb2.MemberChunk(columns=right).SerializeToString()
-    assert half_hours_in_columns(rows) == in_a_member
+    assert half_hours_in_columns([rows]) == [in_a_member]
     assert list(half_hours_in(METER, answer.columns)) == list(rows)
     one_by_one = dsi_pb2.StreamReadingsResponse()
     put_half_hours(one_by_one, rows, in_columns=False)
@@ -242,4 +242,4 @@ def test_large_places_in_the_log_are_written_whole() -> None:
     put_half_hours(answer, rows, in_columns=True)
     assert answer.columns == by_the_library(rows)
     in_a_member = dsi_pb2.MemberChunk(columns=by_the_library(rows)).SerializeToString()
-    assert half_hours_in_columns(rows) == in_a_member
+    assert half_hours_in_columns([rows]) == [in_a_member]

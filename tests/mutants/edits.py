@@ -2028,10 +2028,10 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/broker/test_personal_record.py",),
     ),
     Mutant(
-        "a half hour of 0 Wh is sent as one",
-        "spine/dsi/rows.py",
-        "    said[::SHORT_BYTES] = True\n",
-        "",
+        "a half hour of 8,191 Wh is sent as one",
+        "spine/dsi/columns.py",
+        "SHORT_VALUES: Final = NO_BYTE << 6",
+        "SHORT_VALUES: Final = 1 << 13",
         SENT,
     ),
     Mutant(
