@@ -10,7 +10,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import compress
+from functools import lru_cache
+from itertools import chain, compress
 from operator import itemgetter
 from typing import Final
 
@@ -273,9 +274,15 @@ def versions(
 def _bounds(mpxn: str, quantity: str, first: int, count: int, prefix: bytes) -> tuple[bytes, bytes]:
     """Between which keys the rows of those days stand."""
     point = prefix + mpxn.encode().ljust(MPXN_BYTES, b"\x00") + quantity.encode()
-    first_day, days = _days_around(first, count)
-    start, end = (struct.pack(">I", day + DAY_SIGN) for day in (first_day, first_day + days))
+    start, end = _day_keys(first, count)
     return point + start, point + end
+
+
+@lru_cache(64)
+def _day_keys(first: int, count: int) -> tuple[bytes, bytes]:
+    """How the first of those days stands in a key, and the one after the last."""
+    first_day, days = _days_around(first, count)
+    return struct.pack(">I", first_day + DAY_SIGN), struct.pack(">I", first_day + days + DAY_SIGN)
 
 
 def _versions(found: Iterable[tuple[bytes, bytes]]) -> Versions:
@@ -312,13 +319,8 @@ def _one_after_the_other(
     rows: ReadableRows, mpxns: Sequence[str], quantity: str, first: int, count: int, prefix: bytes
 ) -> Versions:
     """The versions of all these meters; the days of each follow on those of the one before."""
-    found: list[tuple[bytes, bytes]] = []
-    counts = []
-    for mpxn in mpxns:
-        said = list(rows.scan(*_bounds(mpxn, quantity, first, count, prefix)))
-        found += said
-        counts.append(len(said))
-    alone = _versions(found)
+    found = rows.scan_each([_bounds(mpxn, quantity, first, count, prefix) for mpxn in mpxns])
+    alone = _versions(chain.from_iterable(found))
     first_day, days = _days_around(first, count)
-    before = np.repeat(np.arange(len(mpxns)) * days, counts)
+    before = np.repeat(np.arange(len(mpxns)) * days, [len(said) for said in found])
     return replace(alone, days=alone.days - first_day + before)
