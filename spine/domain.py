@@ -14,6 +14,10 @@ from typing import Any, Protocol
 
 from spine.event import SignerRole
 
+# A key and a value; where keys begin, and before which they end.
+Row = tuple[bytes, bytes]
+Range = tuple[bytes, bytes]
+
 
 class ReadableRows(Protocol):
     """What a view function needs of a store."""
@@ -26,6 +30,9 @@ class ReadableRows(Protocol):
 
     def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Rows with start <= key < end, in key order."""
+
+    def scan_each(self, ranges: Sequence[Range]) -> list[list[Row]]:
+        """What `scan` gives of each of these ranges of keys."""
 
 
 class Rows(ReadableRows, Protocol):

@@ -248,6 +248,8 @@ class Interval:
 
     def intersect(self, other: Interval) -> Interval | None:
         """What both have in common, if anything."""
+        if other.contains(self):  # as most often: nothing need be made
+            return self
         start, end = max(self.start, other.start), min(self.end, other.end)
         return Interval(start, end) if start < end else None
 

@@ -34,6 +34,7 @@ from opentelemetry.trace import SpanKind
 from spine import telemetry
 from spine.admission import GRPCS_OWN, Admission
 from spine.decoding import decoded, each_readable, readable
+from spine.encoded import encoded
 from spine.errors import Bug, Invalid, NotPermitted, Pushback, Reason, SpineError
 from spine.identity import Caller, Identity, caller_of
 from spine.limits import PartyLimits
@@ -173,7 +174,7 @@ class _Edge(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
         return _BUILD[shape](
             wrap(getattr(handler, _BEHAVIOUR[shape])),
             partial(decoded, handler.request_deserializer),
-            handler.response_serializer,
+            encoded,
         )
 
 

@@ -22,7 +22,7 @@ from rocksdict import AccessType, Checkpoint, Rdict, WriteBatch
 
 from spine import rocks
 from spine.codec import pack, unpack
-from spine.domain import HistoryLayout, ReadableRows
+from spine.domain import HistoryLayout, Range, ReadableRows, Row
 from spine.history import FOLDER, HISTORY_ROW, History, HistoryFile, forget_unnamed
 from spine.history import write as write_history
 from spine.rocks import DAMAGE_MARK, LOCKED, DamagedStore
@@ -70,6 +70,10 @@ class MemoryRows:
     def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Rows with start <= key < end, in key order."""
         return iter(sorted((k, v) for k, v in self._rows.items() if start <= k < end))
+
+    def scan_each(self, ranges: Sequence[Range]) -> list[list[Row]]:
+        """What `scan` gives of each of these ranges of keys."""
+        return [list(self.scan(*each)) for each in ranges]
 
 
 class Store:
@@ -144,6 +148,10 @@ class Store:
             return stored
         pending = sorted((k, v) for k, v in waiting.items() if start <= k < end)
         return rocks.merged(pending, stored)
+
+    def scan_each(self, ranges: Sequence[Range]) -> list[list[Row]]:
+        """What `scan` gives of each of these ranges of keys."""
+        return [list(self.scan(*each)) for each in ranges]
 
     def _stored(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Committed rows, wherever they lie."""
@@ -344,6 +352,10 @@ class StoreReader:
     def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Rows with start <= key < end, in key order, as of the last refresh."""
         return rocks.scan_all(self._opened(), self._history, self._marked, start, end)
+
+    def scan_each(self, ranges: Sequence[Range]) -> list[list[Row]]:
+        """What `scan` gives of each of these ranges of keys, by one look into the store."""
+        return rocks.scan_each(self._opened(), self._history, self._marked, ranges)
 
     def _opened(self) -> Rdict:
         if self._db is None:

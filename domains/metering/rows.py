@@ -10,6 +10,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import chain, compress
+from operator import itemgetter
 from typing import Final
 
 import numpy as np
@@ -49,6 +52,8 @@ _DAY: Final = PERIODS_PER_UTC_DAY
 VALUES_END = PRESENT_BYTES + PERIODS_PER_UTC_DAY * VALUE_BYTES
 QUALITY_END = VALUES_END + PERIODS_PER_UTC_DAY
 ALL_PRESENT: Final = 0xFF  # of each byte of a mask
+_WHOLE: Final = bytes([ALL_PRESENT]) * PRESENT_BYTES
+_CODES: Final = itemgetter(slice(QUALITY_END, None))
 
 
 def fold_batch(record: ReadingsBatch | ReadingsWithdrawn, offset: int, rows: Rows) -> bool:
@@ -148,8 +153,9 @@ def columns_of(kept: Versions, first: int, count: int, refused: Versions = NO_VE
     instead, present = marks.reshape(2, days, _DAY)
     present = present.view(np.bool_)
     names: dict[str, int] = {}
-    for codes, alike in _at_once(kept):
-        on = alike.days - first_day
+    for codes, alike in _at_once(_that_count(kept)):
+        # Of each day one, as most often: its place is its number, and nothing need be looked up.
+        on = slice(None) if len(alike) == days else alike.days - first_day
         stored = np.frombuffer(b"".join(alike.stored), np.uint8).reshape(len(alike), -1)
         masks = stored[:, :PRESENT_BYTES]
         said = np.unpackbits(masks, axis=1, bitorder="little").view(np.bool_)
@@ -159,27 +165,19 @@ def columns_of(kept: Versions, first: int, count: int, refused: Versions = NO_VE
             instead[on] = np.where(known, _WITHDRAWN, instead[on])
             offsets[on] = np.where(known, alike.offsets[:, None], offsets[on])
             continue
-        columns = (
+        present[on] |= said
+        instead[on] *= ~said
+        partly = np.flatnonzero((masks != ALL_PRESENT).any(axis=1))
+        on_partly = alike.days[partly] - first_day
+        for column, new in (
             (values, np.ascontiguousarray(stored[:, PRESENT_BYTES:VALUES_END]).view("<i4")),
             (quality, _renumbered(stored[:, VALUES_END:QUALITY_END], codes, names)),
             (offsets, alike.offsets[:, None]),
             (places, alike.rows[:, None]),
-        )
-        if len(alike) == days:  # every day, in order: none needs to be looked up
-            present |= said
-            instead *= ~said
-            everything = said.all()
-            for column, new in columns:
-                np.copyto(column, new, where=everything or said)
-            continue
-        present[on] |= said
-        instead[on] *= ~said
-        whole = (masks == ALL_PRESENT).all(axis=1)
-        partly = np.flatnonzero(~whole)
-        for column, new in columns:
-            column[on[whole]] = new[whole]
-            if len(partly):
-                column[on[partly]] = np.where(said[partly], new[partly], column[on[partly]])
+        ):
+            before = column[on_partly]
+            column[on] = new
+            column[on_partly] = np.where(said[partly], new[partly], before)
     for day, offset, mask in zip(refused.days, refused.offsets, refused.stored, strict=True):
         on = day - first_day
         said = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little").view(np.bool_)
@@ -200,17 +198,39 @@ def _renumbered(
     return quality if numbers == [*range(len(numbers))] else np.array(numbers, np.int64)[quality]
 
 
+def _that_count(kept: Versions) -> Versions:
+    """These versions but for those of which a later one, that has a value for each half hour of
+    the day, leaves nothing.
+    """
+    followed = _followed(kept)
+    counts = np.ones(len(kept), np.bool_)
+    for place in reversed(followed):
+        later = kept.stored[place + 1]
+        whole = later.startswith(_WHOLE) and len(later) > QUALITY_END
+        counts[place] = counts[place + 1] and not whole
+    if not followed:
+        return kept
+    stored = list(compress(kept.stored, counts.tolist()))
+    return Versions(kept.days[counts], kept.offsets[counts], kept.rows[counts], stored)
+
+
+def _followed(kept: Versions) -> list[int]:
+    """The places of versions after which another of the same day comes."""
+    followed: list[int] = np.flatnonzero(kept.days[1:] == kept.days[:-1]).tolist()
+    return followed
+
+
 def _at_once(kept: Versions) -> Iterator[tuple[bytes, Versions]]:
     """Versions with the same codes and of different days, in the order in which they count.
 
     Most often that is all of them: one version of each day.
     """
-    codes = [stored[QUALITY_END:] for stored in kept.stored]
-    earlier = np.arange(len(kept)) - np.searchsorted(kept.days, kept.days)  # versions of the day
+    codes = list(map(_CODES, kept.stored))
     kinds = sorted(set(codes))
-    if len(kinds) == 1 and not earlier.any():
+    if len(kinds) == 1 and not len(_followed(kept)):
         yield kinds[0], kept
         return
+    earlier = np.arange(len(kept)) - np.searchsorted(kept.days, kept.days)  # versions of the day
     for number in range(int(earlier.max(initial=-1)) + 1):
         places = np.flatnonzero(earlier == number).tolist()
         for kind in kinds:
@@ -254,9 +274,15 @@ def versions(
 def _bounds(mpxn: str, quantity: str, first: int, count: int, prefix: bytes) -> tuple[bytes, bytes]:
     """Between which keys the rows of those days stand."""
     point = prefix + mpxn.encode().ljust(MPXN_BYTES, b"\x00") + quantity.encode()
-    first_day, days = _days_around(first, count)
-    start, end = (struct.pack(">I", day + DAY_SIGN) for day in (first_day, first_day + days))
+    start, end = _day_keys(first, count)
     return point + start, point + end
+
+
+@lru_cache(64)
+def _day_keys(first: int, count: int) -> tuple[bytes, bytes]:
+    """How the first of those days stands in a key, and the one after the last."""
+    first_day, days = _days_around(first, count)
+    return struct.pack(">I", first_day + DAY_SIGN), struct.pack(">I", first_day + days + DAY_SIGN)
 
 
 def _versions(found: Iterable[tuple[bytes, bytes]]) -> Versions:
@@ -293,13 +319,8 @@ def _one_after_the_other(
     rows: ReadableRows, mpxns: Sequence[str], quantity: str, first: int, count: int, prefix: bytes
 ) -> Versions:
     """The versions of all these meters; the days of each follow on those of the one before."""
-    found: list[tuple[bytes, bytes]] = []
-    counts = []
-    for mpxn in mpxns:
-        said = list(rows.scan(*_bounds(mpxn, quantity, first, count, prefix)))
-        found += said
-        counts.append(len(said))
-    alone = _versions(found)
+    found = rows.scan_each([_bounds(mpxn, quantity, first, count, prefix) for mpxn in mpxns])
+    alone = _versions(chain.from_iterable(found))
     first_day, days = _days_around(first, count)
-    before = np.repeat(np.arange(len(mpxns)) * days, counts)
+    before = np.repeat(np.arange(len(mpxns)) * days, [len(said) for said in found])
     return replace(alone, days=alone.days - first_day + before)

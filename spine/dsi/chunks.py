@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
 from spine.answer import HalfHour
+from spine.dsi.columns import field
 from spine.dsi.reads import Judged
-from spine.dsi.rows import put_half_hours
+from spine.dsi.rows import half_hours_in_columns, put_half_hours
 from spine.dsi.stream import Chunk
 from spine.dsi.v1 import dsi_pb2
+from spine.encoded import Encoded
 from spine.errors import Invalid, Reason
 from spine.policy import Permit
 from spine.services import wire
@@ -18,6 +20,7 @@ from spine.services import wire
 # A chunk takes 60 kB if all its half hours differ in version and have long qualities: with so many
 # a message is still well below the 4 MiB that a server sends.
 MAX_MEMBERS_PER_MESSAGE: Final = 32
+_MEMBERS: Final = dsi_pb2.StreamReadingsResponse.DESCRIPTOR.fields_by_name["members"].number
 
 
 def members_per_message(request: Any) -> int:
@@ -37,17 +40,22 @@ def members_per_message(request: Any) -> int:
 
 def message_of(chunks: Sequence[Chunk], request: Any, token: Callable[[Judged], Any]) -> Any:
     """The message that these chunks are to the request; `token` makes a position token."""
-    response = dsi_pb2.StreamReadingsResponse()
     if not request.members_per_message:
+        response = dsi_pb2.StreamReadingsResponse()
         (chunk,) = chunks
         _put(response, chunk, token)
         put_half_hours(response, _half_hours(chunk), request.in_columns)
         return response
-    for chunk in chunks:
-        member = response.members.add()
+    return Encoded(dsi_pb2.StreamReadingsResponse, b"".join(_members(chunks, token)))
+
+
+def _members(chunks: Sequence[Chunk], token: Callable[[Judged], Any]) -> Iterator[bytes]:
+    """Each chunk as a member of a message: its columns, which are the most of it, come last."""
+    columns = half_hours_in_columns([_half_hours(chunk) for chunk in chunks])
+    for chunk, half_hours in zip(chunks, columns, strict=True):
+        member = dsi_pb2.MemberChunk()
         _put(member, chunk, token)
-        put_half_hours(member, _half_hours(chunk), in_columns=True)
-    return response
+        yield from field(_MEMBERS, member.SerializeToString() + half_hours)
 
 
 def _half_hours(chunk: Chunk) -> Sequence[HalfHour]:

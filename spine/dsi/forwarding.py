@@ -22,6 +22,7 @@ from spine.dsi.members import Claims, MembersService, Peer, only_servers
 from spine.dsi.passports import Passports
 from spine.dsi.reads import permit_until
 from spine.dsi.v1 import dsi_pb2, members_pb2
+from spine.encoded import Encoded, encoded
 from spine.errors import Invalid, Pushback, Reason
 from spine.server import STATUS_DETAILS, act_for, current_caller, error_from
 
@@ -109,11 +110,11 @@ class ForwardingService(MembersService):
         return method, asked
 
 
-def _response(answered: Message, began: float) -> Any:
+def _response(answered: Message | Encoded, began: float) -> Any:
     now = time.monotonic()
     until = permit_until.get()
     return members_pb2.ForwardResponse(
-        response=answered.SerializeToString(),
+        response=encoded(answered),
         took_ms=int((now - began) * 1000),
         permit_left_ms=None if until is None else max(0, int((until - now) * 1000)),
     )

@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
-from functools import cache, lru_cache
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
 from google.protobuf import timestamp_pb2
-from numpy.typing import NDArray
 
-from spine.answer import ABSENT, Absent, Columns, HalfHour, HalfHours, Ints
+from spine.answer import ABSENT, Absent, Columns, HalfHour, HalfHours
+from spine.dsi.columns import (
+    HALF_HOUR_S,
+    LENGTH_DELIMITED,
+    PARTS_KEPT,
+    columns_of_each,
+    field,
+    of_a_run,
+    stretches,
+)
 from spine.dsi.v1 import dsi_pb2
 from spine.errors import Invalid, Reason
-from spine.gb import HALF_HOUR, half_hour_of, on_the_grid
+from spine.gb import half_hour_of, on_the_grid
 from spine.services import wire
 
-HALF_HOUR_S: Final = HALF_HOUR // timedelta(seconds=1)
 # A page of a leap year, the longest there is; and what a source's quality code may be.
 ROWS_MAX: Final = 17_568
 QUALITY_CHARS_MAX: Final = 16
-# How a message stands in a field of another: its length, which up to 127 is one byte, comes first.
-LENGTH_DELIMITED: Final = 2
+# Up to so many bytes the length of a message is one byte.
 ROW_BYTES_MAX: Final = 127
-# Of each kind; a year has 17,520 half hours, and some 200 bytes are kept for one.
-PARTS_KEPT: Final = 1 << 16
-# Values below this, in Wh, take at most so many bytes; so do all half hours of most homes.
-SHORT_BYTES: Final = 2
-SHORT_VALUES: Final = 1 << 7 * SHORT_BYTES - 1
-_FIELDS: Final = dsi_pb2.HalfHourColumns.DESCRIPTOR.fields_by_name
-_VALUES, _RUNS = (_FIELDS[name].number for name in ("values_wh", "runs"))
+_COLUMNS: Final = dsi_pb2.MemberChunk.DESCRIPTOR.fields_by_name["columns"].number
 
 
 def put_half_hours(answer: Any, rows: Sequence[HalfHour], in_columns: bool) -> None:
@@ -39,7 +38,8 @@ def put_half_hours(answer: Any, rows: Sequence[HalfHour], in_columns: bool) -> N
     if not isinstance(rows, HalfHours):
         return
     if in_columns:
-        _put_columns(answer.columns, rows)
+        (columns,) = columns_of_each([rows])
+        answer.columns.MergeFromString(columns)
     else:
         _put_rows(answer, rows)
 
@@ -92,98 +92,21 @@ def _value(value_wh: int) -> bytes:
     return dsi_pb2.HalfHour(value_wh=value_wh).SerializeToString()
 
 
-def _put_columns(message: Any, rows: HalfHours) -> None:
-    """Values, and runs of half hours that are absent alike or recorded by the same version.
-
-    Put together from parts that the library has written, as rows are: to hand it one value, or run,
-    after the other takes longer.
+def half_hours_in_columns(answers: Sequence[Sequence[HalfHour]]) -> list[bytes]:
+    """The field of a MemberChunk that each of these is sent in, as the library writes it; nothing
+    for those without half hours.
     """
-    columns = rows.columns
-    values = columns.values_wh if rows.whole else columns.values_wh[rows.absent == 0]
-    message.start.seconds = columns.first * HALF_HOUR_S
-    message.MergeFromString(b"".join([*_values(values), *_runs(rows)]))
-
-
-def _values(values: Ints) -> Sequence[bytes]:
-    """The values of a message in columns, as the library writes them."""
-    if not len(values) or values.min() < 0 or values.max() >= SHORT_VALUES:
-        return (dsi_pb2.HalfHourColumns(values_wh=values.tolist()).SerializeToString(),)
-    written = _short_values().take(values).view(np.uint8)
-    said = written != 0
-    said[::SHORT_BYTES] = True
-    packed = written.compress(said).tobytes()
-    return _head(_VALUES, len(packed)), packed
-
-
-@lru_cache(PARTS_KEPT)
-def _head(field: int, size: int) -> bytes:
-    """What comes before so many bytes, however many, in a field of a message."""
-    written = dsi_pb2.HalfHourRun(half_hours=size).SerializeToString()
-    return bytes([field << 3 | LENGTH_DELIMITED]) + written[1:]
-
-
-@cache
-def _short_values() -> NDArray[np.uint16]:
-    """Each value that takes at most two bytes; where it takes one, the other is 0."""
-    every = dsi_pb2.HalfHourColumns(values_wh=range(SHORT_VALUES)).SerializeToString()
-    in_one = SHORT_VALUES >> 7
-    in_two = SHORT_VALUES - in_one
-    said = np.frombuffer(every[-in_one - SHORT_BYTES * in_two :], np.uint8)
-    written = np.zeros((SHORT_VALUES, SHORT_BYTES), np.uint8)
-    written[:in_one, 0] = said[:in_one]
-    written[in_one:] = said[in_one:].reshape(in_two, SHORT_BYTES)
-    return written.view(np.uint16).ravel()
-
-
-def _runs(rows: HalfHours) -> list[bytes]:
-    """The runs of a message in columns."""
-    begins_with, columns, edges = _frames(_RUNS), rows.columns, _edges(rows)
-    begins = np.array(edges[:-1], np.int64)
-    of_each = rows.absent, columns.quality, columns.offsets, columns.rows
-    said = (column.take(begins).tolist() for column in of_each)
-    parts: list[bytes] = []
-    for (begin, end), why, quality, offset, row in zip(pairwise(edges), *said, strict=True):
-        if why:
-            run = _absent_run(end - begin, why)
-            parts += (begins_with[len(run)], run)
-        else:
-            alike = _recorded_run(end - begin, columns.qualities[quality])
-            at, of_batch = _offset(offset), _row(row)
-            parts += (begins_with[len(alike) + len(at) + len(of_batch)], alike, at, of_batch)
-    return parts
-
-
-@lru_cache(PARTS_KEPT)
-def _absent_run(half_hours: int, why: int) -> bytes:
-    run = dsi_pb2.HalfHourRun(half_hours=half_hours, absent=f"ABSENT_{ABSENT[why]}")
-    return run.SerializeToString()
-
-
-@lru_cache(PARTS_KEPT)
-def _recorded_run(half_hours: int, quality: str) -> bytes:
-    return dsi_pb2.HalfHourRun(half_hours=half_hours, quality=quality).SerializeToString()
-
-
-@lru_cache(PARTS_KEPT)
-def _offset(offset: int) -> bytes:
-    return dsi_pb2.HalfHourRun(version=dsi_pb2.Version(offset=offset)).SerializeToString()
-
-
-@lru_cache(PARTS_KEPT)
-def _row(row: int) -> bytes:
-    return dsi_pb2.HalfHourRun(version=dsi_pb2.Version(row=row)).SerializeToString()
+    written = iter(columns_of_each([rows for rows in answers if isinstance(rows, HalfHours)]))
+    return [
+        b"".join(field(_COLUMNS, next(written))) if isinstance(rows, HalfHours) else b""
+        for rows in answers
+    ]
 
 
 def _edges(rows: HalfHours) -> list[int]:
     """Where stretches begin that are absent alike or recorded by the same version; the end last."""
-    columns, absent = rows.columns, rows.absent
-    differs = columns.offsets[1:] != columns.offsets[:-1]
-    differs |= columns.rows[1:] != columns.rows[:-1]
-    differs |= columns.quality[1:] != columns.quality[:-1]
-    if not rows.whole:
-        differs &= absent[1:] == 0
-        differs |= absent[1:] != absent[:-1]
-    return [0, *(np.flatnonzero(differs) + 1).tolist(), len(rows)] if len(rows) else [0]
+    edges: list[int] = stretches([0, len(rows)], *of_a_run(rows)).tolist()
+    return edges
 
 
 def _quality(rows: HalfHours, place: int) -> str:

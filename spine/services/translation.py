@@ -14,6 +14,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from spine.common.v1 import common_pb2
+from spine.encoded import Encoded, as_message
 from spine.errors import Invalid, NotPermitted, Reason
 from spine.identifiers import Identifiers, Kind
 from spine.pairwise import FIELDS, TIMESTAMP, TYPES, Rule, Treatment
@@ -286,10 +287,11 @@ def opened(party: Party, request: Message) -> Any:
     return meant
 
 
-def closed(party: Party, answer: Message) -> Any:
+def closed(party: Party, answer: Message | Encoded) -> Any:
     """The answer, changed in place to what the party is told."""
-    closing(answer.DESCRIPTOR).carry_out(party, answer)
-    return answer
+    told = as_message(answer)
+    closing(told.DESCRIPTOR).carry_out(party, told)
+    return told
 
 
 def sealed(party: Party, answer: Message) -> Any:

@@ -12,6 +12,7 @@ from spine.dsi.chunks import message_of
 from spine.dsi.reads import Judged
 from spine.dsi.stream import Chunk
 from spine.dsi.v1 import dsi_pb2
+from spine.encoded import as_message
 from spine.event import AccessRequest
 from spine.gb import Interval
 from spine.policy import Permit
@@ -58,9 +59,9 @@ def judged() -> list[Judged]:
 def sent(members: list[Judged]) -> list[Any]:
     chunks = [Chunk(each.decided.member, 0, each, Answer(0, b"digest")) for each in members]
     request = dsi_pb2.StreamReadingsRequest(in_columns=True, members_per_message=4)
-    return list(
-        message_of(chunks, request, lambda _: dsi_pb2.StreamReadingsResponse().positions).members
-    )
+    message = message_of(chunks, request, lambda _: dsi_pb2.StreamReadingsResponse().positions)
+    answer: Any = as_message(message)
+    return list(answer.members)
 
 
 def test_each_member_is_sent_with_its_own_decision() -> None:

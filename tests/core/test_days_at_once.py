@@ -18,7 +18,7 @@ from domains.metering.rows import fold_batch, note_refused
 from domains.metering.views import everything_said, readings_as_of
 from domains.metering.withdrawals import withdrawal
 from spine.answer import ABSENT, Absent, HalfHour, Recorded, half_hours, half_hours_digest
-from spine.dsi.rows import half_hours_in, put_half_hours
+from spine.dsi.rows import half_hours_in, half_hours_in_columns, put_half_hours
 from spine.dsi.v1 import dsi_pb2
 from spine.event import epoch_ms
 from spine.gb import HALF_HOUR, Interval, half_hour_of, half_hour_start
@@ -154,12 +154,15 @@ ESTIMATED: Final = Said("values", ((2, {n: (n, "E") for n in range(48)}),), ("A"
 
 REFUSED: Final = Said("refused", ((1, {n: (n, "A") for n in range(10, 30)}),), ("A", "E"))
 WITHDRAWN: Final = Said("withdrawn", ((1, dict.fromkeys(range(20, 40), (0, ""))),), ("A", "E"))
+DAY_WITHDRAWN: Final = Said("withdrawn", ((2, dict.fromkeys(range(48), (0, ""))),), ("A", "E"))
 
 
 @settings(max_examples=150, deadline=None)
 @given(logs, st.sampled_from(STARTS), intervals, st.integers(0, 70), st.integers(0, DAYS * 48))
 @example([WHOLE_DAYS, ESTIMATED], STARTS[0], (0, DAYS * 48), 70, 0)
 @example([WHOLE_DAYS], STARTS[1], (5, DAYS * 48 - 9), 70, 0)
+@example([REFUSED, ESTIMATED, WHOLE_DAYS, WITHDRAWN], STARTS[0], (0, DAYS * 48), 70, 0)
+@example([WHOLE_DAYS, ESTIMATED, DAY_WITHDRAWN], STARTS[0], (0, DAYS * 48), 70, 0)
 @example([WHOLE_DAYS, REFUSED, WITHDRAWN], STARTS[0], (0, DAYS * 48), 70, 60)
 @example([WHOLE_DAYS, WITHDRAWN, REFUSED], STARTS[0], (0, DAYS * 48), 70, 60)
 def test_an_answer_in_columns_is_the_answer_half_hour_by_half_hour(
@@ -187,7 +190,10 @@ def test_an_answer_in_columns_is_the_answer_half_hour_by_half_hour(
     assert half_hours_digest(rows) == digest_row_by_row(rows)
     answer = dsi_pb2.StreamReadingsResponse()
     put_half_hours(answer, rows, in_columns=True)
-    assert answer.columns == by_the_library(rows)
+    right = by_the_library(rows)
+    assert answer.columns == right
+    in_a_member = dsi_pb2.MemberChunk(columns=right).SerializeToString()
+    assert half_hours_in_columns([rows]) == [in_a_member]
     assert list(half_hours_in(METER, answer.columns)) == list(rows)
     one_by_one = dsi_pb2.StreamReadingsResponse()
     put_half_hours(one_by_one, rows, in_columns=False)
@@ -235,3 +241,5 @@ def test_large_places_in_the_log_are_written_whole() -> None:
     answer = dsi_pb2.StreamReadingsResponse()
     put_half_hours(answer, rows, in_columns=True)
     assert answer.columns == by_the_library(rows)
+    in_a_member = dsi_pb2.MemberChunk(columns=by_the_library(rows)).SerializeToString()
+    assert half_hours_in_columns([rows]) == [in_a_member]

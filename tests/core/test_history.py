@@ -23,6 +23,7 @@ from domains.governance.decider import GOVERNANCE
 from domains.metering import READINGS
 from domains.metering.history import LAYOUT, to_columns, to_rows
 from domains.metering.readings import ReadingsBatch
+from domains.metering.rows import ROW_PREFIX
 from domains.metering.views import readings_as_of
 from spine import history, rocks, trust
 from spine.answer import Circumstances, half_hours, half_hours_digest
@@ -212,6 +213,9 @@ def test_a_reader_sees_the_same_all_the_while(
     stored.store.move_to_history(LINE)
     look()
     assert all(looks) and len(looks) >= 4
+    ranges = [(ROW_PREFIX + m.encode(), ROW_PREFIX + m.encode() + b"\xff") for m in METERS]
+    assert reader.scan_each(ranges) == [list(reader.scan(*each)) for each in ranges]
+    assert any(reader.scan_each(ranges))
     reader.close()
 
 

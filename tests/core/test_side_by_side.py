@@ -12,6 +12,7 @@ from domains.metering.readings import MPXN_BYTES
 from domains.metering.rows import REFUSED_PREFIX, ROW_PREFIX
 from domains.metering.views import readings_as_of, readings_of_each
 from spine.answer import HalfHours, half_hours, half_hours_digest, half_hours_digests
+from spine.dsi.rows import half_hours_in_columns
 from spine.gb import HALF_HOUR, Interval, half_hour_of
 from tests.core.test_days_at_once import (
     DAYS,
@@ -75,6 +76,8 @@ def test_each_of_many_meters_is_answered_as_if_it_were_asked_alone(
     assert [list(each) for each in rows] == [list(each) for each in rows_alone]
     assert [c.instead.tolist() for c in together] == [c.instead.tolist() for c in alone]
     assert half_hours_digests(rows) == [half_hours_digest(each) for each in rows_alone]
+    written = half_hours_in_columns([*rows, ()])
+    assert written == [*(half_hours_in_columns([each])[0] for each in rows_alone), b""]
 
 
 def answered(mpxn: str, columns: object, asked: Interval, covered_from: int) -> HalfHours:

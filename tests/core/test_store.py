@@ -105,8 +105,26 @@ def test_a_scan_sees_pending_rows_in_order_and_each_row_once(store: Store) -> No
     for key in (b"b", b"c", b"f"):
         store.put(key, b"new")
         memory.put(key, b"new")
-    for start, end in ((b"", b"\xff"), (b"b", b"f"), (b"c", b"c"), (b"d", b"b")):
+    ranges = ((b"", b"\xff"), (b"b", b"f"), (b"c", b"c"), (b"d", b"b"))
+    for start, end in ranges:
         assert list(store.scan(start, end)) == list(memory.scan(start, end))
+    assert store.scan_each(ranges) == memory.scan_each(ranges)
+
+
+def test_a_reader_finds_each_of_many_ranges_whichever_comes_first(tmp_path: Path) -> None:
+    store, memory = Store(tmp_path / "store"), MemoryRows()
+    for key in (b"a", b"b1", b"b2", b"c", b"e"):
+        store.put(key, key * 2)
+        memory.put(key, key * 2)
+    store.commit(position(1))
+    reader = StoreReader(tmp_path / "store", tmp_path / "secondary")
+    assert reader.refresh()
+    ranges = ((b"e", b"f"), (b"f", b"g"), (b"b", b"c"), (b"d", b"e"), (b"b2", b"c1"), (b"", b"f"))
+    found = reader.scan_each(ranges)
+    assert found == memory.scan_each(ranges) == [list(reader.scan(*each)) for each in ranges]
+    assert [len(rows) for rows in found] == [1, 0, 2, 0, 2, 5]
+    reader.close()
+    store.close()
 
 
 def many(store: Store) -> list[tuple[bytes, bytes | None]]:
@@ -232,6 +250,8 @@ def test_a_damaged_row_is_an_error_and_no_absence(tmp_path: Path) -> None:
     assert 0 < found < 3_000
     with pytest.raises(DamagedStore):
         list(reader.scan(b"", b"\xff"))
+    with pytest.raises(DamagedStore):
+        reader.scan_each([(b"row 000000", b"row 000001"), (b"", b"\xff")])
     reader.close()
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 
+from spine.domain import Range, Row
+
 
 class MemoryRows:
     """A sorted map of bytes to bytes that satisfies `spine.domain.Rows`."""
@@ -27,3 +29,6 @@ class MemoryRows:
     def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         for key in self._keys[bisect_left(self._keys, start) : bisect_left(self._keys, end)]:
             yield key, self.by_key[key]
+
+    def scan_each(self, ranges: Sequence[Range]) -> list[list[Row]]:
+        return [list(self.scan(*each)) for each in ranges]

@@ -16,6 +16,7 @@ from google.rpc import error_details_pb2  # type: ignore[import-untyped]
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 
 from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
+from spine.encoded import Encoded
 from spine.errors import Invalid, NotPermitted, Reason, Refused, SpineError
 from spine.identifiers import Identifiers, Kind
 from spine.identity import Authority, Caller
@@ -482,7 +483,8 @@ class InPartitions(dsi_pb2_grpc.DsiServicer):
             said = {"mpxn": mpxn, "refused": refused}
             if request.members_per_message:
                 decision = dsi_pb2.Decision(request_id=bytes(16), partition=int(mpxn) % 4)
-                yield dsi_pb2.StreamReadingsResponse(members=[said | {"decision": decision}])
+                answer = dsi_pb2.StreamReadingsResponse(members=[said | {"decision": decision}])
+                yield Encoded(dsi_pb2.StreamReadingsResponse, answer.SerializeToString())
             else:
                 yield dsi_pb2.StreamReadingsResponse(**said)
         if self.refused.issuperset(request.mpxns):
