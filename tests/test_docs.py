@@ -1,18 +1,16 @@
 """What can be looked up is written down, and what is written down is there.
 
 Tables of `docs/reference.md` are held against the code in both directions; in all pages, every
-command, setting, code and link must exist; the example for clients runs.
+command, setting, code and link must exist. What clients are handed is run by `test_client_example`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import json
 import re
 import shlex
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,14 +25,11 @@ from spine.answer import Absent, Release
 from spine.cli import command_line
 from spine.config import Settings
 from spine.console.output import EXIT_CODES, EXIT_DIFFERENT, EXIT_NOT_JUDGED
-from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
-from spine.errors import Pushback, Reason
+from spine.errors import Reason
 from spine.event import RecordType, SignerRole
 from spine.fold import EXIT_FOLD_FAILED
-from spine.identity import Authority
 from spine.policy import Basis, Category, ConsentState, Role
 from spine.policy_data import POLICY_DATA, bases_of, purposes_of
-from spine.server import Service, build_server
 from spine.verdict import Verdict
 from spine.view import CLOCK_TOLERANCE_MS
 
@@ -323,62 +318,3 @@ def places(where: list[str], what: list[str]) -> Iterator[Path]:
         folder = Path(where[0]).parent if where[0].startswith("spine/") else Path()
         yield ROOT / where[0]
         yield from (ROOT / folder / name for name in where[1:])
-
-
-# The example for clients
-
-
-def example() -> dict[str, Any]:
-    """The names that the example of docs/clients.md defines."""
-    (source,) = re.findall(
-        r"^```python\n(.*?)^```", (ROOT / "docs/clients.md").read_text(), re.M | re.S
-    )
-    space: dict[str, Any] = {"__name__": "example"}
-    exec(compile(source, "docs/clients.md", "exec"), space)
-    return space
-
-
-class TwoPages(dsi_pb2_grpc.DsiServicer):
-    """Says "not now" once, then answers in two pages of one half hour."""
-
-    def __init__(self) -> None:
-        self.asked: list[Any] = []
-
-    async def GetReadings(self, request: Any, context: Any) -> Any:
-        self.asked.append(request)
-        if len(self.asked) == 1:
-            raise Pushback(Reason.FOLD_BEHIND, "not yet", retry_after_s=0.01)
-        start = request.interval.start if not request.cursor else request.interval.end
-        return dsi_pb2.GetReadingsResponse(
-            rows=[dsi_pb2.HalfHour(start=start, value_wh=250)],
-            next_cursor="" if request.cursor else "next",
-        )
-
-    async def ListAssets(self, request: Any, context: Any) -> Any:
-        return dsi_pb2.ListAssetsResponse(assets=[dsi_pb2.Asset(mpxn=request.mpxn)])
-
-
-async def test_the_example_for_clients_pages_and_tries_again(tmp_path: Path) -> None:
-    names = example()
-    authority = Authority.open_or_create(tmp_path)
-    adviser = authority.issue_client(Role.DATA_USER, "bright-advice")
-    service = TwoPages()
-    server = build_server(
-        authority.issue_server(Role.DSI, "dsi"),
-        [Service("spine.dsi.v1.Dsi", dsi_pb2_grpc.add_DsiServicer_to_server, service)],
-    )
-    await server.start()
-    start = datetime(2024, 7, 1, tzinfo=UTC)
-
-    def ask() -> tuple[list[Any], list[Any]]:
-        with names["channel"](f"localhost:{server.port}", adviser.folder) as channel:
-            dsi = dsi_pb2_grpc.DsiStub(channel)
-            end = start + timedelta(minutes=30)
-            found = list(names["half_hours"](dsi, "2000027391990", start, end))
-            return found, names["assets"](dsi, "2000027391990")
-
-    answered, assets = await asyncio.to_thread(ask)
-    await server.stop(0)
-    assert [row.value_wh for row in answered] == [250, 250]
-    assert [asset.mpxn for asset in assets] == ["2000027391990"]
-    assert [request.cursor for request in service.asked] == ["", "", "next"]

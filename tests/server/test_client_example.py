@@ -1,0 +1,168 @@
+"""What docs/clients.md hands to developers of clients does what the page says."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spine.answer import Absent, HalfHour, Recorded, half_hours_digest
+from spine.dsi.rows import put_half_hours
+from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
+from spine.errors import NotPermitted, Pushback, Reason
+from spine.gb import HALF_HOUR
+from spine.identity import Authority
+from spine.ledger.provenance_check import canonical
+from spine.policy import Role
+from spine.server import Service, build_server
+from tests.helpers.documented import documented
+from tests.helpers.half_hours import in_columns
+
+EXAMPLE, FILE = "An example", "An answer as a file, and its digest"
+MPXN = "2000027391990"
+START = datetime(2024, 7, 1, tzinfo=UTC)
+
+
+class TwoPages(dsi_pb2_grpc.DsiServicer):
+    """Answers in two pages of one half hour once it is there, has caught up, and permits it."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+        self.away, self.behind, self.uncovered = 0, 0, 0
+
+    async def GetReadings(self, request: Any, context: Any) -> Any:
+        self.asked.append(request)
+        if self.away:
+            self.away -= 1
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+        if self.behind:
+            self.behind -= 1
+            raise Pushback(Reason.FOLD_BEHIND, "not yet", retry_after_s=0.01)
+        if self.uncovered:
+            self.uncovered -= 1
+            raise NotPermitted(Reason.INTERVAL_NOT_COVERED, "the read is not permitted")
+        start = request.interval.start if not request.cursor else request.interval.end
+        return dsi_pb2.GetReadingsResponse(
+            rows=[dsi_pb2.HalfHour(start=start, value_wh=250)],
+            next_cursor="" if request.cursor else "next",
+        )
+
+    async def ListAssets(self, request: Any, context: Any) -> Any:
+        return dsi_pb2.ListAssetsResponse(assets=[dsi_pb2.Asset(mpxn=request.mpxn)])
+
+
+@dataclass
+class Developer:
+    """Who runs the example against a server."""
+
+    port: int
+    identity: Path
+    names: dict[str, Any] = field(default_factory=lambda: documented(EXAMPLE))
+
+    async def run(self, function: str, *args: Any) -> list[Any]:
+        def call() -> list[Any]:
+            with self.names["channel"](f"localhost:{self.port}", self.identity) as channel:
+                return list(self.names[function](dsi_pb2_grpc.DsiStub(channel), MPXN, *args))
+
+        return await asyncio.to_thread(call)
+
+
+@pytest.fixture
+def service() -> TwoPages:
+    return TwoPages()
+
+
+@pytest.fixture
+async def developer(service: TwoPages, tmp_path: Path) -> AsyncIterator[Developer]:
+    authority = Authority.open_or_create(tmp_path)
+    adviser = authority.issue_client(Role.DATA_USER, "bright-advice")
+    server = build_server(
+        authority.issue_server(Role.DSI, "dsi"),
+        [Service("spine.dsi.v1.Dsi", dsi_pb2_grpc.add_DsiServicer_to_server, service)],
+    )
+    await server.start()
+    found = Developer(server.port, adviser.folder)
+    assert sum(found.names["WAITS_S"]) >= 10  # a restart takes some 5 s
+    found.names["WAITS_S"] = tuple(0.01 for _ in found.names["WAITS_S"])
+    yield found
+    await server.stop(0)
+
+
+async def test_it_pages_and_tries_again(service: TwoPages, developer: Developer) -> None:
+    service.behind = 1
+    found = await developer.run("half_hours", START, START + 2 * HALF_HOUR)
+    assert [row.value_wh for row in found] == [250, 250]
+    assert [asset.mpxn for asset in await developer.run("assets")] == [MPXN]
+    assert [request.cursor for request in service.asked] == ["", "", "next"]
+
+
+async def test_it_waits_for_a_server_that_is_started_again_and_not_for_ever(
+    service: TwoPages, developer: Developer
+) -> None:
+    tries = len(developer.names["WAITS_S"]) + 1
+    service.away = tries - 1
+    assert len(await developer.run("half_hours", START, START + 2 * HALF_HOUR)) == 2
+    service.asked.clear()
+    service.away = 100
+    with pytest.raises(grpc.RpcError, match="UNAVAILABLE"):
+        await developer.run("half_hours", START, START + 2 * HALF_HOUR)
+    assert len(service.asked) == tries
+
+
+async def test_it_goes_on_behind_a_page_of_which_nothing_is_covered(
+    service: TwoPages, developer: Developer
+) -> None:
+    page = developer.names["PAGE"] * HALF_HOUR
+    interval = (START, START + 2 * page + 2 * HALF_HOUR)
+    service.uncovered = 2
+    assert len(await developer.run("half_hours", *interval)) == 2
+    begun = [request.interval.start.ToDatetime(UTC) for request in service.asked]
+    assert begun == [START, START + page, START + 2 * page, START + 2 * page]
+    service.uncovered = 3
+    with pytest.raises(grpc.RpcError, match="PERMISSION_DENIED"):
+        await developer.run("half_hours", *interval)
+
+
+def test_it_takes_no_time_without_a_zone() -> None:
+    stamp = documented(EXAMPLE)["stamp"]
+    summer = timedelta(hours=1)
+    assert stamp(START).seconds == START.timestamp()
+    with pytest.raises(ValueError, match="no time zone"):
+        stamp(START.replace(tzinfo=None) + summer)
+
+
+recorded = st.builds(
+    Recorded,
+    st.integers(0, 10_000_000),
+    st.sampled_from(("A", "E", "", "é")),
+    st.integers(0, 2**62),
+    st.integers(0, 999),
+)
+
+
+@given(st.lists(st.one_of(recorded, st.sampled_from(Absent)), min_size=1, max_size=8))
+def test_file_and_digest_are_made_as_ours_of_any_half_hours(said: list[Recorded | Absent]) -> None:
+    names = documented(FILE)
+    rows = in_columns(
+        [
+            HalfHour(MPXN, START + HALF_HOUR * place, None, one)
+            if isinstance(one, Absent)
+            else HalfHour(MPXN, START + HALF_HOUR * place, one)
+            for place, one in enumerate(said)
+        ]
+    )
+    page = dsi_pb2.GetReadingsResponse()
+    put_half_hours(page, rows, in_columns=False)
+    assert names["digest_of"](MPXN, page.rows) == half_hours_digest(rows)
+    (kept,) = json.loads(names["answer_file"](page))
+    assert sha256(canonical(MPXN, kept["rows"])).digest() == half_hours_digest(rows)
