@@ -21,12 +21,13 @@ from spine.console.output import EXIT_DIFFERENT, err, instant_said, out, say, sa
 from spine.errors import Invalid, NotFound, Reason
 from spine.event import AccessRequests, LogRecord
 from spine.ledger.book import PUBLIC
+from spine.ledger.continued import check_growth
 from spine.ledger.entries import Place
 from spine.ledger.library import Json, Library, stored_json
 from spine.ledger.note import Checkpoint, Note, VerifierKey
 from spine.ledger.proving import LogProver, shown_request
 from spine.ledger.published import heads_in
-from spine.ledger.verifier import MALFORMED, Keys, Misused, Report, keys_named, verify
+from spine.ledger.verifier import MALFORMED, Keys, Misused, Report, Wrong, keys_named, verify
 from spine.rows import Malformed, UnknownSchema
 from spine.runtime import Runtime
 
@@ -161,10 +162,17 @@ def consistency(
     new: Annotated[str, typer.Argument(help="A later one; the published one if not given.")] = "",
     out_: Out = None,
 ) -> None:
-    """Prove that a later head, and every partition under it, continues an earlier one."""
+    """Prove that a later head, and every partition under it, continues an earlier one.
+
+    Where it does not, what is written is the evidence of it, and the exit code is 6.
+    """
     books = library()
     proof = books.consistency(_note(books, old), _note(books, new) if new else books.note())
     _write(json.dumps(proof, indent=1) + "\n", out_)
+    try:
+        check_growth(proof, Keys.of(proof["keys"]))
+    except (Wrong, *MALFORMED) as wrong:
+        report_checks(Report(wrong=[f"it does not hold: {wrong}"]), None, as_json=False)
 
 
 def export(

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import typer
 
+from spine.console import ledger as commands
 from spine.console.ledger import verify_
 from spine.errors import Invalid
 from spine.ledger import verifier
@@ -156,9 +158,26 @@ def test_a_proof_has_to_begin_at_the_head_that_was_kept(
         (home / "kept").write_text(str(other))
         code, said = run(home, "verifier.py", "since.json", "--since", "kept")
         assert code == FORGED and "it begins at checkpoint 1, not at the head in kept" in said
-        with pytest.raises(Exception, match="6"):
+        with pytest.raises(typer.Exit) as ended:
             verify_(home / "since.json", since=home / "kept")
+        assert ended.value.exit_code == FORGED
     capsys.readouterr()
+
+
+def test_who_makes_a_proof_of_an_altered_head_hears_that_it_does_not_hold(
+    kept: Kept, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(commands, "library", lambda: kept.library)
+    last = str(kept.library.note())
+    (home / "kept").write_text(last)
+    commands.consistency(str(home / "kept"), out_=home / "made.json")
+    assert verifier.verify(home / "made.json").ok
+    (home / "kept").write_text(last.replace("\n2\n", "\n1\n"))
+    with pytest.raises(typer.Exit) as ended:
+        commands.consistency(str(home / "kept"), out_=home / "made.json")
+    assert ended.value.exit_code == FORGED
+    assert "it does not hold: the log did not sign" in capsys.readouterr().err
+    assert not verifier.verify(home / "made.json").ok
 
 
 def test_a_head_that_was_kept_is_asked_for_where_one_is_continued(home: Path) -> None:
