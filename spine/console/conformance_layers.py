@@ -38,7 +38,7 @@ LISTED: Final = ("purposes", "categories", "lawful_bases", "sensitivity_labels")
 def _table(subject: Subject) -> str:
     table = subject.table
     if not table.version:
-        raise Fails("no table", "until one is adopted an accreditation of any scheme counts")
+        raise NotRun("none was adopted yet: until then an accreditation of any scheme counts")
     return f"version {table.version}, {len(table.rows)} rows"
 
 

@@ -137,13 +137,29 @@ def _stranger(subject: Subject) -> str:
     token, alias = _made(subject), subject.sandbox.stranger
     if not alias:
         raise NotRun("it needs --stranger, a party that the consent does not concern")
+    heard = set()
     for end in SCHEME_OF:
-        answers = [_checked(subject, end, one, alias) for one in (token, _forged(token))]
-        for said in answers:
-            if said.valid or said.reason != Reason.NOT_PERMITTED or said.legs:
-                came = f"{end}: {said.reason or 'valid'}"
-                raise Fails(came, "to a stranger every token is NOT_PERMITTED, and no more")
-    return "NOT_PERMITTED on both sides, for a genuine token and a forged one"
+        genuine, forged = (_told(subject, end, one, alias) for one in (token, _forged(token)))
+        for told in (genuine, forged):
+            # A party with pairwise identifiers may ask of no token at all.
+            if told not in (Reason.NOT_PERMITTED, Reason.IDENTIFIERS_PAIRWISE):
+                why = "to a stranger every token is NOT_PERMITTED, and no more"
+                raise Fails(f"{end}: {told}", why)
+        if genuine != forged:
+            raise Fails(f"{end}: {genuine}, {forged}", "it tells a genuine token from a forged one")
+        heard.add(genuine)
+    return f"{' and '.join(sorted(heard))}, for a genuine token and a forged one alike"
+
+
+def _told(subject: Subject, end: str, token: str, alias: str) -> str:
+    """Why that party is not told of a token; or what it learns of one."""
+    try:
+        said = _checked(subject, end, token, alias)
+    except grpc.RpcError as error:
+        if error_from(error).reason == Reason.IDENTIFIERS_PAIRWISE:
+            return Reason.IDENTIFIERS_PAIRWISE
+        raise
+    return "its metering points" if said.legs else "valid" if said.valid else str(said.reason)
 
 
 def _revoked(subject: Subject, consent_id: str) -> Any:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -21,12 +21,13 @@ from spine.console.output import EXIT_DIFFERENT, err, instant_said, out, say, sa
 from spine.errors import Invalid, NotFound, Reason
 from spine.event import AccessRequests, LogRecord
 from spine.ledger.book import PUBLIC
+from spine.ledger.continued import check_growth
 from spine.ledger.entries import Place
 from spine.ledger.library import Json, Library, stored_json
 from spine.ledger.note import Checkpoint, Note, VerifierKey
 from spine.ledger.proving import LogProver, shown_request
 from spine.ledger.published import heads_in
-from spine.ledger.verifier import MALFORMED, Keys, Report, verify
+from spine.ledger.verifier import MALFORMED, Keys, Misused, Report, Wrong, keys_named, verify
 from spine.rows import Malformed, UnknownSchema
 from spine.runtime import Runtime
 
@@ -36,7 +37,7 @@ _PLACE: Final = re.compile(
 )
 _REQUEST: Final = re.compile(r"[0-9a-f]{32}")
 
-LogKey = Annotated[str, typer.Option("--key", help="The log's key as you know it.")]
+LogKey = Annotated[str | None, typer.Option("--key", help="The log's key as you know it.")]
 WitnessKeys = Annotated[
     list[str] | None, typer.Option("--witness", help="A witness's key as you know it.")
 ]
@@ -161,10 +162,17 @@ def consistency(
     new: Annotated[str, typer.Argument(help="A later one; the published one if not given.")] = "",
     out_: Out = None,
 ) -> None:
-    """Prove that a later head, and every partition under it, continues an earlier one."""
+    """Prove that a later head, and every partition under it, continues an earlier one.
+
+    Where it does not, what is written is the evidence of it, and the exit code is 6.
+    """
     books = library()
     proof = books.consistency(_note(books, old), _note(books, new) if new else books.note())
     _write(json.dumps(proof, indent=1) + "\n", out_)
+    try:
+        check_growth(proof, Keys.of(proof["keys"]))
+    except (Wrong, *MALFORMED) as wrong:
+        report_checks(Report(wrong=[f"it does not hold: {wrong}"]), None, as_json=False)
 
 
 def export(
@@ -199,9 +207,13 @@ def verify_(
     path: Annotated[
         Path, typer.Argument(exists=True, help="A proof, or a folder that was exported.")
     ],
-    key: LogKey = "",
+    key: LogKey = None,
     witness_: WitnessKeys = None,
     quorum: Quorum = 2,
+    since: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="The head you kept; a proof begins at it."),
+    ] = None,
     jobs: Annotated[
         int, typer.Option(min=1, help="Processes that share the partitions of a folder.")
     ] = 1,
@@ -211,20 +223,33 @@ def verify_(
     keys = keys_of(key, witness_, quorum)
     check_kind(path)
     if jobs == 1 or not path.is_dir():
-        report_checks(verify(path, keys), keys, as_json)
+        with as_typed():
+            report = verify(path, keys, since=since)
+        report_checks(report, keys, as_json)
         return
-    with processes(min(jobs, os.cpu_count() or 1)) as pool:
-        report_checks(verify(path, keys, pool.map), keys, as_json)
+    with as_typed(), processes(min(jobs, os.cpu_count() or 1)) as pool:
+        report = verify(path, keys, pool.map, since)
+    report_checks(report, keys, as_json)
 
 
-def keys_of(key: str, witnesses: list[str] | None, quorum: int) -> Keys | None:
+@contextmanager
+def as_typed() -> Iterator[None]:
+    """Invalid(FIELD_INVALID), with what was typed, for what the checks cannot do as asked."""
+    try:
+        yield
+    except Misused as misused:
+        raise Invalid(Reason.FIELD_INVALID, str(misused)) from None
+
+
+def keys_of(key: str | None, witnesses: list[str] | None, quorum: int) -> Keys | None:
     """The keys as typed; None to go by those that a proof names itself.
 
-    Invalid(FIELD_MISSING) for witnesses without the log's key.
+    Invalid(FIELD_MISSING) for witnesses without the log's key, Invalid(FIELD_INVALID) for no keys.
     """
-    if witnesses and not key:
+    if witnesses and key is None:
         raise Invalid(Reason.FIELD_MISSING, "witnesses count beside the log's key", field="key")
-    return Keys(key, tuple(witnesses or ()), quorum) if key else None
+    with as_typed():
+        return keys_named(key, witnesses or (), quorum)
 
 
 def report_checks(report: Report, keys: Keys | None, as_json: bool) -> None:

@@ -16,6 +16,7 @@ from spine.console.ledger import (
     LogKey,
     Quorum,
     WitnessKeys,
+    as_typed,
     check_kind,
     keys_of,
     report_checks,
@@ -67,9 +68,12 @@ def verify_(
     path: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A provenance record.")],
     answer: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="The page of readings that came with it."),
+        typer.Option(exists=True, dir_okay=False, help="The answer that it is of a page of."),
     ] = None,
-    key: LogKey = "",
+    page: Annotated[
+        int | None, typer.Option(min=1, help="Which page, where the answer has several.")
+    ] = None,
+    key: LogKey = None,
     witness: WitnessKeys = None,
     quorum: Quorum = 2,
     as_json: AsJson = False,
@@ -77,7 +81,9 @@ def verify_(
     """Check a record offline, and the answer against it; exit code 6, and why, if it fails."""
     keys = keys_of(key, witness, quorum)
     check_kind(path)
-    report_checks(verify(path, keys, answer), keys, as_json)
+    with as_typed():
+        report = verify(path, keys, answer, page)
+    report_checks(report, keys, as_json)
 
 
 def _page(answer: Path, number: int) -> Any:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import struct
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import repeat, takewhile
 from pathlib import Path
 from typing import Any
 
-try:
+if __package__:
     from spine.ledger import verifier as v
-except ImportError:  # copied out, beside verifier.py
+else:  # copied out, beside verifier.py
     import verifier as v  # type: ignore[import-not-found, no-redef]
 
 WIDTH = 256
@@ -238,3 +239,7 @@ def _at_offset(entries: Sequence[bytes], at: int) -> str:
         return f" (offset {v.place_of(entries[at])[2]})"
     except (v.Wrong, IndexError, ValueError):
         return ""
+
+
+if __name__ == "__main__":
+    sys.exit(v.main())

@@ -1,10 +1,10 @@
 """Checks a provenance record offline: who sent what is in an answer, and on what leave it went out.
 
-It shares no code with what makes them, as `verifier` beside it does not; both may be copied out and
-run: `python provenance_check.py RECORD.json [ANSWER.json] [--key KEY --witness KEY ...]`. An answer
-is one page of readings as `spine read --json` prints it; what it holds must come to the digest that
-was recorded of it. That each record named is in the log is proved; what a step says beside is the
-word of the ledger, which signed it.
+It shares no code with what makes them, as `verifier` beside it does not; both may be copied out:
+`python provenance_check.py RECORD.json [ANSWER.json [--page N]] [--key KEY --witness KEY ...]`.
+An answer is what `spine read --json` prints, one record is of one page of it, and what that holds
+must come to the digest that was recorded of it. That each record named is in the log is proved;
+what a step says beside is the word of the ledger, which signed it.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-try:
+if __package__:
     from spine.ledger import verifier as v
-except ImportError:  # copied out, beside verifier.py
+else:  # copied out, beside verifier.py
     import verifier as v  # type: ignore[import-not-found, no-redef]
 
 PROVENANCE_FORMAT = "energyos-provenance/1"
@@ -182,14 +182,26 @@ def _short(text: str) -> bytes:
     return struct.pack(">B", len(encoded)) + encoded
 
 
-def verify(path: Path, keys: v.Keys | None = None, answer: Path | None = None) -> v.Report:
-    """Check a record, and the answer that came with it, by these keys (its own if None)."""
+def verify(
+    path: Path,
+    keys: v.Keys | None = None,
+    answer: Path | None = None,
+    number: int | None = None,
+) -> v.Report:
+    """Check a record, and that page of the answer with it, by these keys (its own if None).
+
+    Misused for a page that the answer does not have, or none named of several.
+    """
     report = v.Report()
     try:
         document = _loaded(path)
-        page = None if answer is None else _page(_loaded(answer))
+        if number is not None and answer is None:
+            raise v.Misused("--page is of an answer, and none is named")
+        page = None if answer is None else _page(_loaded(answer), number)
         trusted = keys or v.Keys.of(document["keys"])
         report.checked += check_provenance(document, trusted, page)
+        if number is not None:
+            report.checked[-1] = f"page {number}: {report.checked[-1]}"
     except v.Wrong as wrong:
         report.wrong.append(str(wrong))
     except (*v.MALFORMED, struct.error, OSError) as error:
@@ -208,22 +220,24 @@ def _loaded(path: Path) -> Any:
     return json.loads(path.read_text("utf-8"), object_pairs_hook=once)
 
 
-def _page(answer: Any) -> dict[str, Any]:
-    """A page by itself, or the only one of a list."""
-    if isinstance(answer, list):
-        if len(answer) != 1:
-            raise v.Wrong("an answer of several pages has a record for each: check page by page")
-        answer = answer[0]
-    page: dict[str, Any] = answer
-    return page
+def _page(answer: Any, number: int | None) -> dict[str, Any]:
+    """That page of a list, the only one if none is named, or a page by itself."""
+    pages: list[dict[str, Any]] = answer if isinstance(answer, list) else [answer]
+    if number is None and len(pages) != 1:
+        raise v.Misused(f"--page: the answer has {len(pages)} pages, and a record is of one")
+    place = 1 if number is None else number
+    if not 1 <= place <= len(pages):
+        raise v.Misused(f"--page: the answer has {len(pages)} pages, and no page {place}")
+    return pages[place - 1]
 
 
 def main() -> int:
-    """Check the record named on the command line; 0 if all of it holds, else 6."""
+    """Check the record named on the command line; 0 if all of it holds, 6 if not, 2 if misused."""
     words = ArgumentParser(description="Checks a provenance record offline.")
-    words.add_argument("record", type=Path)
-    words.add_argument("answer", type=Path, nargs="?")
-    return v.run(words, lambda said, keys: verify(said.record, keys, said.answer))
+    words.add_argument("record", type=v.there)
+    words.add_argument("answer", type=v.there, nargs="?")
+    words.add_argument("--page", type=int, help="which page of the answer it is of")
+    return v.run(words, lambda said, keys: verify(said.record, keys, said.answer, said.page))
 
 
 if __name__ == "__main__":

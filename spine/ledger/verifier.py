@@ -1,9 +1,10 @@
 """Checks what the ledger proves, offline: the standard library and an Ed25519 library, no more.
 
 It shares no code with what makes proofs, so that a mistake there cannot prove itself right; an
-auditor may copy this file out (for exported folders with `exported.py` beside it) and run it:
-`python verifier.py PROOF.json|FOLDER [--key KEY --witness KEY ...]`. Hashing: RFC 9162, sections
-2.1.3 and 2.1.4 (as RFC 6962); notes: C2SP signed-note, tlog-checkpoint, tlog-cosignature.
+auditor may copy this file out (with `exported.py` beside it for folders, and `continued.py` for
+heads that go on) and run it: `python verifier.py PROOF.json|FOLDER [--key KEY --witness KEY ...]`.
+Hashing: RFC 9162, sections 2.1.3 and 2.1.4 (as RFC 6962); notes: C2SP signed-note, tlog-checkpoint,
+tlog-cosignature.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hashlib
 import json
 import struct
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,10 @@ MALFORMED = (ValueError, LookupError, TypeError, AttributeError, OverflowError, 
 
 class Wrong(Exception):
     """What does not hold, in a sentence."""
+
+
+class Misused(Exception):
+    """Why nothing can be checked as it was asked for, in a sentence that names what was typed."""
 
 
 @dataclass
@@ -106,39 +111,6 @@ def check_inclusion(leaf: bytes, index: int, size: int, path: Sequence[bytes], r
         raise Wrong("the path leads to another root")
 
 
-def check_consistency(
-    old: int, old_root: bytes, new: int, new_root: bytes, path: Sequence[bytes]
-) -> None:
-    """Wrong unless the older tree is the beginning of the newer one (RFC 9162, 2.1.4.2)."""
-    if not 0 <= old <= new or any(len(hash_) != 32 for hash_ in (old_root, new_root, *path)):
-        raise Wrong("a tree does not shrink")
-    if old in (0, new):
-        if path:
-            raise Wrong("there is nothing to prove")
-        if old == new and old_root != new_root:
-            raise Wrong("two trees of one size have different roots")
-        return
-    if not path:
-        raise Wrong("the proof is empty")
-    steps = [old_root, *path] if old & (old - 1) == 0 else list(path)
-    fn, sn = old - 1, new - 1
-    while fn & 1:
-        fn, sn = fn >> 1, sn >> 1
-    was = now = steps[0]
-    for step in steps[1:]:
-        if sn == 0:
-            raise Wrong("the proof is too long")
-        if fn & 1 or fn == sn:
-            was, now = node_of(step, was), node_of(step, now)
-            while not fn & 1 and fn:
-                fn, sn = fn >> 1, sn >> 1
-        else:
-            now = node_of(now, step)
-        fn, sn = fn >> 1, sn >> 1
-    if sn or was != old_root or now != new_root:
-        raise Wrong("the older tree is not the beginning of the newer one")
-
-
 @dataclass(frozen=True)
 class SignedHead:
     """A checkpoint whose signatures hold: the log's tree of epochs at one size."""
@@ -169,21 +141,26 @@ def check_note(raw: str, keys: Keys) -> SignedHead:
     if not signed_by(public, text.encode(), signatures.get((origin, key_id), b"")):
         raise Wrong("the log did not sign the checkpoint")
     cosigned = []
-    for name, kind, key_id, public in map(key_of, dict.fromkeys(keys.witnesses)):
+    witnesses = dict.fromkeys(map(key_of, keys.witnesses))
+    for name, kind, key_id, public in witnesses:
         blob = signatures.get((name, key_id), b"")
         at = int.from_bytes(blob[:8], "big")
         message = f"cosignature/v1\ntime {at}\n{text}".encode()
         if kind == WITNESS_KEY and signed_by(public, message, blob[8:]):
             cosigned.append(name)
     if len(cosigned) < keys.quorum:
-        raise Wrong(f"{len(cosigned)} of {keys.quorum} witnesses cosigned the checkpoint")
+        named = f"{len(cosigned)} of {len(witnesses)} witnesses named"
+        raise Wrong(f"{named} cosigned the checkpoint, {keys.quorum} must have")
     return SignedHead(origin, int(lines[1]), unbase64(lines[2]), tuple(cosigned))
 
 
 def key_of(vkey: str) -> tuple[str, int, bytes, bytes]:
     """Name, kind, id and bytes of a key as it is written; Wrong if it is malformed."""
-    name, key_id, encoded = vkey.strip().split("+", 2)
-    raw = unbase64(encoded)
+    try:
+        name, key_id, encoded = vkey.strip().split("+", 2)
+        raw = unbase64(encoded)
+    except ValueError:
+        raise Wrong("this is no key: one reads NAME+ID+BASE64") from None
     expected = sha256(f"{name}\n".encode() + raw)[:4]
     if len(raw) != 33 or expected.hex() != key_id:
         raise Wrong(f"the key of {name} is malformed")
@@ -270,13 +247,15 @@ def check_proof(proof: dict[str, Any], keys: Keys) -> list[str]:
     signed = check_note(proof["checkpoint"], keys)
     names = ", ".join(signed.cosigned_by) or "no witness"
     said = [f"checkpoint {signed.size} of {signed.origin}, cosigned by {names}"]
-    super_root, partitions = _in("the epoch", check_epoch, proof["epoch"], signed)
+    super_root, partitions = within("the epoch", check_epoch, proof["epoch"], signed)
     head, record = proof["head"], proof["record"]
     where = f"{head['topic']}-{head['partition']}"
     if head["count"] != partitions:
         raise Wrong("the head is of another number of partitions")
     leaf, path = leaf_of(head_entry(head)), hashes_of(head["path"])
-    _in(f"the head of {where}", check_inclusion, leaf, head["index"], partitions, path, super_root)
+    within(
+        f"the head of {where}", check_inclusion, leaf, head["index"], partitions, path, super_root
+    )
     said.append(f"{where} held {head['size']} records then")
     entry = unbase64(record["entry"])
     topic, partition, offset = place_of(entry)
@@ -284,13 +263,13 @@ def check_proof(proof: dict[str, Any], keys: Keys) -> list[str]:
         raise Wrong(f"the leaf of {topic}-{partition} in a proof about {where}")
     root, path = unbase64(head["root"]), hashes_of(record["path"])
     name = f"{where}@{offset}"
-    _in(name, check_inclusion, leaf_of(entry), record["index"], head["size"], path, root)
+    within(name, check_inclusion, leaf_of(entry), record["index"], head["size"], path, root)
     said.append(f"{name} is leaf {record['index']} of them")
     if "stored" in proof:
         if record_entry(proof["stored"]) != entry:
             raise Wrong(f"{name}: the record shown is not the one in the tree")
         shown = "as a whole" if "value" in proof["stored"] else "without its value"
-        said.append(f"the record is shown {shown}")
+        said.append(f"{name} is shown {shown}")
         if "shown" in proof:
             said.append(_check_shown(proof, name))
     return said
@@ -305,33 +284,8 @@ def _check_shown(proof: dict[str, Any], name: str) -> str:
     salted = unbase64(shown["salt"]) + unbase64(shown["request"])
     path, root = hashes_of(shown["path"]), unbase64(roots[0])
     what = f"{name}.{shown['entry']}"
-    _in(what, check_inclusion, leaf_of(salted), shown["entry"], shown["count"], path, root)
+    within(what, check_inclusion, leaf_of(salted), shown["entry"], shown["count"], path, root)
     return f"{what} is the request shown, one of {shown['count']}; the others stay hidden"
-
-
-def check_growth(proof: dict[str, Any], keys: Keys) -> list[str]:
-    """That a newer checkpoint, and every partition under it, continues an older one."""
-    old, new = (check_note(proof[side]["checkpoint"], keys) for side in ("old", "new"))
-    path = hashes_of(proof["path"])
-    _in("the epochs", check_consistency, old.size, old.root, new.size, new.root, path)
-    heads: list[dict[tuple[str, int], dict[str, Any]]] = []
-    for side, signed in (("old", old), ("new", new)):
-        super_root, count = _in(f"the {side} epoch", check_epoch, proof[side]["epoch"], signed)
-        listed = sorted(proof[side]["heads"], key=lambda h: (h["topic"], h["partition"]))
-        if len(listed) != count or root_of([leaf_of(head_entry(h)) for h in listed]) != super_root:
-            raise Wrong(f"the {side} heads are not those of its checkpoint")
-        heads.append({(h["topic"], h["partition"]): h for h in listed})
-    before, after = heads
-    for place, head in before.items():
-        where = f"{place[0]}-{place[1]}"
-        if place not in after:
-            raise Wrong(f"{where} is gone")
-        now = after[place]
-        roots = [unbase64(h["root"]) for h in (head, now)]
-        path = hashes_of(proof["growth"].get(where, ()))
-        _in(where, check_consistency, head["size"], roots[0], now["size"], roots[1], path)
-    said = f"checkpoint {new.size} of {new.origin} continues checkpoint {old.size}"
-    return [said, f"and so does each of the {len(before)} partitions under it"]
 
 
 def root_of(leaves: Sequence[bytes]) -> bytes:
@@ -343,27 +297,35 @@ def root_of(leaves: Sequence[bytes]) -> bytes:
     return level[0] if level else sha256(b"")
 
 
-def _in(what: str, check: Any, *args: Any) -> Any:
+def within(what: str, check: Any, *args: Any) -> Any:
+    """What a check comes to; where it says Wrong, that says of what."""
     try:
         return check(*args)
     except Wrong as wrong:
         raise Wrong(f"{what}: {wrong}") from None
 
 
-def verify(path: Path, keys: Keys | None = None, each: Any = map) -> Report:
-    """Check a proof, or all leaves of an exported folder, `each` partition, by keys (None: its)."""
+def verify(
+    path: Path, keys: Keys | None = None, each: Any = map, since: Path | None = None
+) -> Report:
+    """Check a proof, or all leaves of an exported folder, `each` partition, by keys (None: its).
+
+    A proof of a later head has to begin at the head in the file `since`; Misused for others.
+    """
     report = Report()
     try:
+        document = {} if path.is_dir() else json.loads(path.read_text("utf-8"))
+        if since and document.get("format") != CONSISTENCY_FORMAT:
+            raise Misused(f"--since: {path.name} is no proof that a later head continues one")
         if path.is_dir():
-            # In its package, or beside this file where it was copied.
-            name = "spine.ledger.exported" if __name__ != "__main__" else "exported"
-            import_module(name).check_export(path, keys, report, each)
+            _beside("exported").check_export(path, keys, report, each)
+        elif document["format"] == PROOF_FORMAT:
+            report.checked += check_proof(document, keys or Keys.of(document["keys"]))
+        elif document["format"] == CONSISTENCY_FORMAT:
+            trusted = keys or Keys.of(document["keys"])
+            report.checked += _beside("continued").check_growth(document, trusted, since)
         else:
-            document = json.loads(path.read_text("utf-8"))
-            check = {PROOF_FORMAT: check_proof, CONSISTENCY_FORMAT: check_growth}
-            if document["format"] not in check:
-                raise Wrong("not a proof of this ledger")
-            report.checked += check[document["format"]](document, keys or Keys.of(document["keys"]))
+            raise Wrong("not a proof of this ledger")
     except Wrong as wrong:
         report.wrong.append(str(wrong))
     except (*MALFORMED, struct.error, OSError) as error:
@@ -371,16 +333,51 @@ def verify(path: Path, keys: Keys | None = None, each: Any = map) -> Report:
     return report
 
 
+def _beside(name: str) -> Any:
+    """The module of that name in this one's package, or beside this file where it was copied."""
+    try:
+        return import_module(f"{__package__}.{name}" if __package__ else name)
+    except ModuleNotFoundError:
+        raise Misused(f"this needs {name}.py beside verifier.py") from None
+
+
+def keys_named(key: str | None, witnesses: Sequence[str], quorum: int) -> Keys | None:
+    """The keys as typed; None without any, to go by a proof's own. Misused for what is no key."""
+    if key is None:
+        if witnesses:
+            raise Misused("--witness: witnesses count beside the log's --key")
+        return None
+    typed = [("--key", key, LOG_KEY), *(("--witness", each, WITNESS_KEY) for each in witnesses)]
+    for option, text, kind in typed:
+        try:
+            if key_of(text)[1] != kind:
+                raise Wrong("this is a key of another kind")
+        except Wrong as wrong:
+            raise Misused(f"{option}: {wrong}") from None
+    known = len({key_of(each) for each in witnesses})
+    if not 0 <= quorum <= known:
+        raise Misused(f"--quorum: {quorum} must have cosigned, --witness names {known}")
+    return Keys(key, tuple(witnesses), quorum)
+
+
+def there(typed: str) -> Path:
+    """A file or folder as typed; ArgumentTypeError if there is none."""
+    if not Path(typed).exists():
+        raise ArgumentTypeError(f"{typed} is not there")
+    return Path(typed)
+
+
 def run(words: ArgumentParser, check: Callable[[Namespace, Keys | None], Report]) -> int:
-    """Check what the command line names, by the keys it names; 0 if all of it holds, else 6."""
+    """Check what the command line names, by its keys; 0 if all holds, 6 if not, 2 if misused."""
     words.add_argument("--key", help="the log's key as you know it")
     words.add_argument("--witness", action="append", default=[], help="a witness's, likewise")
-    words.add_argument("--quorum", type=int, default=2, help="how many must have cosigned")
+    words.add_argument("--quorum", type=int, default=2, help="how many of them must have cosigned")
     said = words.parse_args()
-    if said.witness and not said.key:
-        words.error("witnesses count beside the log's key")
-    keys = Keys(said.key, tuple(said.witness), said.quorum) if said.key else None
-    report = check(said, keys)
+    try:
+        keys = keys_named(said.key, said.witness, said.quorum)
+        report = check(said, keys)
+    except Misused as misused:
+        words.error(str(misused))
     sys.stdout.write("".join(f"{line}\n" for line in report.checked))
     if report.ok and keys is None:
         sys.stdout.write("By the keys that it names itself: compare them with those you know.\n")
@@ -391,8 +388,9 @@ def run(words: ArgumentParser, check: Callable[[Namespace, Keys | None], Report]
 def main() -> int:
     """Check the file or folder named on the command line; 0 if all of it holds, else 6."""
     words = ArgumentParser(description="Checks what the ledger proves, offline.")
-    words.add_argument("path", type=Path, help="a proof, or a folder that was exported")
-    return run(words, lambda said, keys: verify(said.path, keys))
+    words.add_argument("path", type=there, help="a proof, or a folder that was exported")
+    words.add_argument("--since", type=there, help="the head you kept, where a later one goes on")
+    return run(words, lambda said, keys: verify(said.path, keys, since=said.since))
 
 
 if __name__ == "__main__":

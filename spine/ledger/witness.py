@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from spine.errors import Invalid, Reason, Refused, SpineError
 from spine.files import write_whole
 from spine.identity import load_or_create_signing_key
-from spine.ledger import verifier
+from spine.ledger import continued, verifier
 from spine.ledger.note import COSIGNATURE, Checkpoint, Note, VerifierKey, cosign
 from spine.signing import public_bytes, verify
 
@@ -144,7 +144,7 @@ class Witness:
         path = verifier.hashes_of(request["path"])
         signed = verifier.SignedHead(head.origin, head.size, head.root)
         try:
-            verifier.check_consistency(self.size, root, head.size, head.root, path)
+            continued.check_consistency(self.size, root, head.size, head.root, path)
             super_root, count = verifier.check_epoch(request["epoch"], signed)
             listed = [_head(each) for each in request["heads"]]
             heads = {(each["topic"], each["partition"]): each for each in listed}
@@ -228,6 +228,6 @@ def _check_growth(old: Json, heads: dict[tuple[str, int], Json], growth: Json) -
     roots = [verifier.unbase64(each["root"]) for each in (old, new)]
     path = verifier.hashes_of(growth.get(where, ()))
     try:
-        verifier.check_consistency(old["size"], roots[0], new["size"], roots[1], path)
+        continued.check_consistency(old["size"], roots[0], new["size"], roots[1], path)
     except verifier.Wrong as wrong:
         raise verifier.Wrong(f"{where}: {wrong}") from None

@@ -139,6 +139,6 @@ def test_the_verifier_wants_the_log_and_enough_witnesses() -> None:
         verifier.check_note(str(alone), keys)
     with pytest.raises(verifier.Wrong, match="the log did not sign"):
         verifier.check_note(str(Note(TEXT, NOTE.signatures[1:])), keys)
-    with pytest.raises(verifier.Wrong, match="1 of 2 witnesses"):
+    with pytest.raises(verifier.Wrong, match=r"1 of 1 witnesses .*, 2 must have"):
         twice = replace(keys, witnesses=(str(WITNESS_KEY),) * 2, quorum=2)
         verifier.check_note(str(NOTE), twice)

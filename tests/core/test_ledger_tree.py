@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spine.files import write_whole
-from spine.ledger import verifier
+from spine.ledger import continued, verifier
 from spine.ledger.files import StoredTree
 from spine.ledger.tree import EMPTY_ROOT, Growing, Proofs, TileAddress, tiles_of
 from spine.merkle import leaf_hash, root
@@ -106,10 +106,10 @@ def test_consistency_proofs_are_the_published_ones(old: int, new: int, proof: li
     made = proofs(LEAVES[:new]).consistency(old)
     assert [step.hex() for step in made] == proof
     was, now = bytes.fromhex(ROOTS[old - 1]), bytes.fromhex(ROOTS[new - 1])
-    verifier.check_consistency(old, was, new, now, made)
+    continued.check_consistency(old, was, new, now, made)
     for wrong in corrupt_consistency(old, was, new, now, made) if made else ():
         with pytest.raises(verifier.Wrong):
-            verifier.check_consistency(*wrong)
+            continued.check_consistency(*wrong)
 
 
 def corrupt_inclusion(leaf, index, size, path, top):
@@ -168,7 +168,7 @@ def test_another_implementation_makes_and_accepts_the_same_proofs(data: st.DataO
     assert ours.consistency(old) == other.consistency_proof(old, leaves)
     other.verify_inclusion(index, size, leaves[index], ours.inclusion(index), ours.root())
     path = other.consistency_proof(old, leaves)
-    verifier.check_consistency(old, other.merkle_root(leaves[:old]), size, ours.root(), path)
+    continued.check_consistency(old, other.merkle_root(leaves[:old]), size, ours.root(), path)
 
 
 @settings(max_examples=60, deadline=None)

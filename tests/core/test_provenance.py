@@ -17,7 +17,7 @@ import pytest
 from domains.metering.readings import ReadingsBatch
 from spine import trust
 from spine.answer import HalfHours
-from spine.console.provenance import columns_of
+from spine.console.provenance import columns_of, verify_
 from spine.console.reading import page_as_dict
 from spine.dsi.rows import half_hours_in, put_half_hours
 from spine.dsi.v1 import dsi_pb2
@@ -262,7 +262,34 @@ def test_copied_out_it_says_by_whose_keys_it_goes(stated: Stated, tmp_path: Path
     assert run()[0] == 0 and "By the keys that it names itself" in run()[1]
     known = ("--key", str(KEY), "--quorum", "0")
     assert run(*known)[0] == 0 and "By the keys" not in run(*known)[1]
-    assert run("--key", str(KEY))[0] == 6  # two witnesses are wanted, and none cosigned
+    assert run("--key", str(KEY))[0] == 2  # two witnesses are wanted, and none is named
+
+
+def test_of_an_answer_of_several_pages_one_is_named(stated: Stated, tmp_path: Path) -> None:
+    """A page that is not there is a slip of who asks, and no forgery."""
+    here = Path(checker.__file__).parent
+    for name in ("provenance_check.py", "verifier.py"):
+        shutil.copy(here / name, tmp_path)
+    first, *rest = stated.answer["rows"]
+    other = stated.answer | {"rows": [first | {"value_wh": 1}, *rest]}
+    (tmp_path / "record.json").write_text(json.dumps(stated.record))
+    (tmp_path / "answer.json").write_text(json.dumps([other, stated.answer, other]))
+
+    def run(*words: str) -> tuple[int, str]:
+        command = [sys.executable, "provenance_check.py", "record.json", *words]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    code, said = run("answer.json", "--page", "2")
+    assert code == 0 and "page 2: the answer is the one that was released" in said
+    assert run("answer.json", "--page", "1")[0] == run("answer.json", "--page", "3")[0] == 6
+    for words in ([], ["--page", "0"], ["--page", "-1"], ["--page", "4"]):
+        code, said = run("answer.json", *words)
+        assert code == 2 and "--page: the answer has 3 pages" in said
+    assert run("--page", "2")[0] == run("nowhere.json")[0] == 2
+    verify_(tmp_path / "record.json", tmp_path / "answer.json", page=2)
+    with pytest.raises(Invalid, match="has 3 pages"):
+        verify_(tmp_path / "record.json", tmp_path / "answer.json", page=4)
 
 
 def test_proofs_of_other_records_or_one_too_few_are_found(stated: Stated, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from spine.errors import Invalid, Refused
-from spine.ledger import verifier
+from spine.ledger import continued, verifier
 from spine.ledger.book import Book, Sealed
 from spine.ledger.files import StoredTree
 from spine.ledger.library import Library
@@ -108,7 +108,7 @@ def test_a_partition_that_was_rewritten_is_refused(book: Book, tmp_path: Path) -
     rewritten = sealed(fork, [record(n, says="rewritten") for n in range(25)])
     request = growth(fork, 1, rewritten)
     path = verifier.hashes_of(request["path"])
-    verifier.check_consistency(1, first.head.root, 2, rewritten.head.root, path)
+    continued.check_consistency(1, first.head.root, 2, rewritten.head.root, path)
     with pytest.raises(Unproven, match="v1-0: the older tree is not the beginning"):
         one.add(request)
 

@@ -52,6 +52,7 @@ REGISTER, READS = "spine/ledger/register.py", ("tests/core/test_register.py",)
 TAKING_OVER, LEVEL = ("tests/core/test_taking_over.py",), ("tests/core/test_level.py",)
 WATCHES, WATCHED = "spine/watchdog.py", ("tests/core/test_watchdog.py",)
 ORIGINS, CAME_FROM = "spine/ledger/provenance_check.py", ("tests/core/test_provenance.py",)
+OFFLINE = ("tests/core/test_ledger_offline.py",)
 HISTORY = ("tests/core/test_history.py",)
 PAIRED, TRANSLATED = "spine/services/pairwise.py", "spine/services/translation.py"
 NAMES, CALLS = ("tests/core/test_pairwise.py",), ("tests/server/test_pairwise.py",)
@@ -1602,6 +1603,27 @@ MUTANTS: tuple[Mutant, ...] = (
         "        return any(self.party in (c.consumer_ref, c.data_user) for c in named)\n",
         "        return True\n",
         READS,
+    ),
+    Mutant(
+        "a proof begins at the head that was kept",
+        "spine/ledger/continued.py",
+        '    if since and proof["old"]["checkpoint"].rpartition("\\n\\n")[0] != kept:\n',
+        "    if False:\n",
+        OFFLINE,
+    ),
+    Mutant(
+        "one witness is one however often it is named",
+        "spine/ledger/verifier.py",
+        "    witnesses = dict.fromkeys(map(key_of, keys.witnesses))\n",
+        "    witnesses = list(map(key_of, keys.witnesses))\n",
+        OFFLINE,
+    ),
+    Mutant(
+        "a file of the auditor's says something",
+        "spine/ledger/exported.py",
+        'if __name__ == "__main__":\n    sys.exit(v.main())\n',
+        "",
+        OFFLINE,
     ),
     Mutant(
         "a step is the record that the proof leads to",

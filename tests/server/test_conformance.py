@@ -313,6 +313,32 @@ class TellsStrangers(SharedTrustService):
         return said
 
 
+class RefusesThePairwise(SharedTrustService):
+    """To it a stranger is a party with pairwise identifiers, which may ask of no token."""
+
+    async def CheckConsentToken(self, request: Any, context: Any) -> Any:
+        said = await super().CheckConsentToken(request, context)
+        if said.reason == Reason.NOT_PERMITTED:
+            self.refuse(request.token)
+        return said
+
+    def refuse(self, token: str) -> None:
+        """Whatever token it is."""
+        raise NotPermitted(Reason.IDENTIFIERS_PAIRWISE, "a token names meters")
+
+
+class RefusesTheGenuine(RefusesThePairwise):
+    """It does so of the first token that it is asked about, and so tells it from others."""
+
+    first = ""
+
+    def refuse(self, token: str) -> None:
+        """The genuine one."""
+        self.first = self.first or token
+        if token == self.first:
+            super().refuse(token)
+
+
 class _Lenient(SharedTrustService):
     """Counts what is refused for one reason."""
 
@@ -539,6 +565,36 @@ async def test_two_honest_sides_pass_every_check(town: Town) -> None:
     assert len(found) == len(conforming.CHECKS)
 
 
+@pytest.mark.parametrize("how", [{"data_side": RefusesThePairwise}, {}], ids=["one", "none"])
+async def test_a_stranger_with_pairwise_identifiers_learns_nothing_either(
+    town: Town, how: dict[str, Any]
+) -> None:
+    await town.serve(**how)
+    said, came = (await town.examine())["technical.stranger"]
+    assert said is Verdict.PASS and (Reason.IDENTIFIERS_PAIRWISE in came) is bool(how)
+
+
+async def test_before_the_first_table_there_is_none_to_judge_by(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every scheme counts then, as it is meant to: a new installation has nothing that fails."""
+    nothing = trust.EquivalenceTableAdopted
+    govern = World.govern
+
+    def without(world: World, subject: str, event: object) -> None:
+        if not isinstance(event, nothing):
+            govern(world, subject, event)
+
+    monkeypatch.setattr(World, "govern", without)
+    bare = Town(town.authority)
+    await bare.serve()
+    found = await bare.examine()
+    await bare.close()
+    assert found["accreditation.table"][0] is Verdict.NOT_RUN
+    assert "any scheme counts" in found["accreditation.table"][1]
+    assert not {check for check, (verdict, _) in found.items() if verdict is Verdict.FAIL}
+
+
 TECHNICAL_OF_A_TOKEN = {check.id for check in conforming.CHECKS if check.layer == "technical"} - {
     "technical.one-log"
 }
@@ -657,6 +713,7 @@ BROKEN: dict[str, tuple[dict[str, Any], set[str]]] = {
     "another name": ({"data_side": KnowsTheUserByAnotherName}, {"technical.identifiers"}),
     "believes the text": ({"data_side": BelievesTheText}, {"technical.tampered"}),
     "tells strangers": ({"data_side": TellsStrangers}, {"technical.stranger"}),
+    "refuses the genuine": ({"data_side": RefusesTheGenuine}, {"technical.stranger"}),
     "reads on a token": ({"dsi": ReadsOnAToken}, {"technical.read"}),
     "a missing row is a yes": (
         {"data_side": MissingRowIsAYes},

@@ -19,6 +19,8 @@ from spine.server import Service, SpineServer, build_server, connect
 from spine.whereabouts import announce, remembered_port, try_to_bind
 
 CONNECTIONS = 64
+# On a busy machine calls may come one by one, and be accepted so.
+ATTEMPTS = 5
 
 
 class Turns(dsi_pb2_grpc.DsiServicer):
@@ -55,6 +57,20 @@ def own_connection(target: str, folder: Path) -> grpc.aio.Channel:
     return connect(target, folder, [("grpc.use_local_subchannel_pool", 1)])
 
 
+async def takes_few_turns(channels: list[grpc.aio.Channel], turns: Turns) -> bool:
+    """Whether a call over each, all at once, are accepted in less than half as many turns."""
+    turns.reached.clear()
+    asked = dsi_pb2.GetMeteringPointRequest()
+    calls = [
+        dsi_pb2_grpc.DsiStub(channel).GetMeteringPoint(asked, timeout=20) for channel in channels
+    ]
+    counting = asyncio.create_task(turns.count())
+    await asyncio.gather(*calls)
+    counting.cancel()
+    assert turns.reached.total() == CONNECTIONS
+    return len(turns.reached) < CONNECTIONS / 2
+
+
 @pytest.mark.parametrize(("accepting", "side_by_side"), [(4, True), (1, False)], ids=["4", "naive"])
 async def test_calls_are_accepted_side_by_side(
     authority: Authority, accepting: int, side_by_side: bool
@@ -68,21 +84,12 @@ async def test_calls_are_accepted_side_by_side(
     try:
         for channel in channels:
             await channel.channel_ready()
-        calls = [
-            dsi_pb2_grpc.DsiStub(channel).GetMeteringPoint(
-                dsi_pb2.GetMeteringPointRequest(), timeout=20
-            )
-            for channel in channels
-        ]
-        counting = asyncio.create_task(turns.count())
-        await asyncio.gather(*calls)
-        counting.cancel()
+        few_turns = [await takes_few_turns(channels, turns) for _ in range(ATTEMPTS)]
     finally:
         for channel in channels:
             await channel.close(None)
         await server.stop(0)
-    assert turns.reached.total() == CONNECTIONS
-    assert (len(turns.reached) < CONNECTIONS / 2) is side_by_side
+    assert any(few_turns) is side_by_side
 
 
 async def test_a_port_is_shared_with_nobody_although_gRPC_would(authority: Authority) -> None:
