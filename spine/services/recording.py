@@ -23,7 +23,7 @@ from domains.metering.adapters.report import MeterDays
 from domains.metering.decider import sending_part, sending_stretches
 from domains.metering.events import MeasurementQuantity
 from domains.metering.gas import STANDARD_FACTOR_E5, Conversion
-from domains.metering.judging import Alike, check_points, judged_part, points_of
+from domains.metering.judging import Alike, check_points, judged_part, over_at, points_of
 from domains.metering.readings import Delivery, ReadingsBatch
 from domains.metering.withdrawals import ReadingsWithdrawn
 from spine import trust
@@ -35,6 +35,7 @@ from spine.fold import FaustFolds
 from spine.gb import PERIODS_PER_UTC_DAY, Interval
 from spine.murmur2 import murmur2_partition
 from spine.policy import MeterAccess
+from spine.services import wire
 from spine.services.deliveries import Deliveries
 from spine.services.meters import Kept, KnownStates, known_access
 from spine.writer import LogWriter
@@ -185,7 +186,7 @@ class Recorder:
         self._appending: dict[bytes, asyncio.Task[int]] = {}
 
     def judged(self, days: MeterDays, delivery: Delivery) -> Judged:
-        """What comes of these meter-days. All at one state of the folds."""
+        """What comes of these meter-days. All at one state of the folds, and at one time."""
         points = points_of(days)
         partitions = readings.partitions_of(points.names, self._partitions)
         registered = self._points.of(points, partitions)
@@ -193,14 +194,17 @@ class Recorder:
         may_send: Alike[Sequence[Interval]] = accesses.to(
             lambda access: sending_stretches(access or MeterAccess(), delivery.sender)
         )
-        checked = check_points(days, points, registered, may_send)
+        now = wire.now()
+        checked = check_points(days, points, registered, may_send, now)
+        if Reason.READING_IN_FUTURE in checked.refused_rows:
+            self.deliveries.cut(delivery, over_at(now))
         order = np.lexsort((days.days, points.of_row))
-        accepted = order[checked.accepted[order]]
         batches = []
-        for partition, rows in readings.split_in_order(days, partitions[points.of_row], accepted):
-            positions = self.checked_at(partition)
-            batch = readings.batch_from_columns(rows, partition, delivery, **positions)
-            batches.append((batch, _amount(rows)))
+        for part in checked.accepted_in(order, self.deliveries.cuts(delivery)):
+            for partition, rows in readings.split_in_order(days, partitions[points.of_row], part):
+                positions = self.checked_at(partition)
+                batch = readings.batch_from_columns(rows, partition, delivery, **positions)
+                batches.append((batch, _amount(rows)))
         refused = {
             str(reason): _amount(readings.take(days, rows))
             for reason, rows in checked.refused_rows.items()

@@ -42,7 +42,7 @@ from spine.rocks import DamagedStore
 from spine.rows import SUBJECT_PREFIX
 from spine.runtime import Process, Runtime
 from spine.server import Failure, connect, error_from
-from spine.services import recording
+from spine.services import recording, wire
 from spine.services.metering import CACHE_FILE, start_metering
 from spine.services.meters import KnownStates
 from tests.helpers.accredited import accredit
@@ -325,6 +325,35 @@ async def test_rows_are_refused_one_by_one_and_counted_by_reason(world: World, t
     export = await world.send(header("export", measurement_quantity="AE"), chunk(days))
     assert export.rows_refused[Reason.QUANTITY_NOT_FOR_METER] == 3
     assert export.rows_recorded == 0
+
+
+async def test_what_is_yet_to_come_is_refused_until_it_is_over(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    mpxn = "1800000000000"
+    await world.register(mpxn)
+    await world.supply(mpxn)
+    days = generated([mpxn], days=4, first_day=19_100)
+    days.present[3, 10:] = False
+    days.values_wh[3, 10:] = 0
+    sent = (header("to-come"), chunk(days))
+
+    def it_is(half_hour: int) -> None:
+        at = half_hour_start(half_hour)
+        monkeypatch.setattr(wire, "now", lambda: at)
+
+    counted = []
+    for half_hour in (19_101 * 48, 19_101 * 48, 19_103 * 48 + 10, 19_110 * 48):
+        it_is(half_hour)
+        report = await world.send(*sent)
+        assert report.rows_refused.keys() <= {Reason.READING_IN_FUTURE}
+        refused = report.rows_refused[Reason.READING_IN_FUTURE]
+        counted.append((report.rows_recorded, report.rows_duplicate, refused))
+    assert counted == [(1, 0, 3), (0, 1, 3), (3, 1, 0), (0, 4, 0)]
+    assert world.read_back(tmp_path / "to-come", mpxn) == cells(days)
+
+    late = await world.send(header("far"), chunk(generated([mpxn], first_day=47_000)))
+    assert dict(late.half_hours_refused) == {Reason.READING_IN_FUTURE: 48}
 
 
 async def test_the_client_names_what_the_server_refused(world: World):
