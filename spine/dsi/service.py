@@ -72,7 +72,7 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
                 Category.HH_CONSUMPTION,
                 self._reads.partition_of(mpxn),
                 self._at_least(request),
-                wire.optional_instant(request, "as_of_known"),
+                wire.known_instant(request),
             )
         page = _page(request.page_size) * HALF_HOUR
         end = asked.end if asked.end - start <= page else start + page
@@ -231,7 +231,7 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
                 2,
             ),
             consent_id=_consent_id(request),
-            as_of_known=wire.optional_instant(request, "as_of_known"),
+            as_of_known=wire.known_instant(request),
         )
 
     def _record_query(
@@ -247,11 +247,11 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
             Interval(at, at + INSTANT),
             consent_id=_consent_id(request),
             as_of_valid=as_of_valid,
-            as_of_known=wire.optional_instant(request, "as_of_known"),
+            as_of_known=wire.known_instant(request),
         )
 
     def _at_least(self, request: Any) -> Vector:
-        return wire.at_least(request, self._log_id)
+        return wire.at_least(request, self._log_id, len(self._reads.access))
 
     def _plausible(self, mpxn: str, vector: Vector) -> bool:
         partition = self._reads.partition_of(mpxn)
@@ -328,15 +328,7 @@ def _request_digest(request: Any) -> bytes:
 
 
 def _interval(interval: Any) -> Interval:
-    if not interval.HasField("start") or not interval.HasField("end"):
-        raise Invalid(Reason.FIELD_MISSING, "an interval has a start and an end", field="interval")
-    asked = Interval(
-        wire.instant(interval.start, "interval"), wire.instant(interval.end, "interval")
-    )
-    if not (on_the_grid(asked.start) and on_the_grid(asked.end)):
-        raise Invalid(
-            Reason.INTERVAL_INVALID, "both ends must lie on a half hour", field="interval"
-        )
+    asked = wire.half_hours(interval)
     if asked.end - asked.start > MAX_INTERVAL:
         raise Invalid(Reason.REQUEST_TOO_LARGE, "at most 10 years", field="interval")
     return asked

@@ -691,6 +691,33 @@ async def test_a_file_that_fails_half_way_says_so_and_loses_nothing(
     assert report.half_hours.total == 12_310
 
 
+async def test_a_key_stands_for_one_withdrawal(world: World):
+    mpxn = "1800000000019"
+    await world.register(mpxn)
+    await world.supply(mpxn)
+
+    async def withdraw(reason: str) -> Any:
+        interval = {"start": stamp(SINCE), "end": stamp(SINCE + timedelta(days=1))}
+        request = metering_pb2.WithdrawReadingsRequest(
+            idempotency_key="taken-back",
+            mpxn=mpxn,
+            measurement_quantity="AI",
+            interval=interval,
+            reason=reason,
+        )
+        async with connect(world.target, world.supplier.folder) as channel:
+            stub = metering_pb2_grpc.MeteringStub(channel)
+            return await stub.WithdrawReadings(request, timeout=20)
+
+    assert not (await withdraw("WRONG_METER")).replayed
+    assert (await withdraw("WRONG_METER")).replayed
+    with pytest.raises(grpc.RpcError) as conflict:
+        await withdraw("WRONG_VALUES")
+    error = error_from(conflict.value)
+    assert error.reason == Reason.IDEMPOTENCY_CONFLICT
+    assert error.message == "this idempotency_key was used for another withdrawal"
+
+
 async def test_a_metering_point_is_registered_and_ends(world: World):
     mpxn = "1800000000010"
     first = await world.register(mpxn)

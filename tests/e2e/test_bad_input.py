@@ -64,7 +64,7 @@ SERVER = "server-dsi"
 SUPPLIER, ADVISER, STRANGER = "bad-supply", "bad-advice", "bad-stranger"
 NOW = datetime.now(UTC).replace(microsecond=0)
 FROM, SOON, LATER = stamp(SINCE), stamp(NOW + timedelta(days=1)), stamp(NOW + timedelta(days=9))
-NEVER = Timestamp(seconds=10**15)
+NEVER, YEAR_ONE = Timestamp(seconds=10**15), Timestamp(seconds=-62_135_596_800)
 WEEK = {"start": stamp(SINCE), "end": stamp(SINCE + timedelta(days=7))}
 # Appended to by what is no command: requests for data, and what became of them.
 READS_APPEND_TO = (trust.CONSUMER_LOG, trust.OUTCOMES_TOPIC)
@@ -1073,6 +1073,17 @@ def of_any_method(place: Place, case: Case) -> Iterator[Bad]:
         if isinstance(value, Timestamp):
             yield Bad("FIELD_MISSING", {name: None})
             yield Bad("TIME_INVALID", {name: NEVER})
+            yield Bad("TIME_INVALID", {name: YEAR_ONE})
+    if "as_of_known" in names:
+        yield bad("TIME_INVALID", as_of_known=SOON)
+        yield bad("TIME_INVALID", as_of_known=YEAR_ONE)
+    if "as_of_valid" in names and names["as_of_valid"].message_type is not None:
+        yield bad("TIME_INVALID", as_of_valid=YEAR_ONE)
+    if "interval" in names:
+        half_a_ms_late = Timestamp(seconds=FROM.seconds + 1_800, nanos=500_000)
+        yield bad("INTERVAL_INVALID", interval={"start": FROM, "end": half_a_ms_late})
+        yield bad("TIME_INVALID", interval={"start": YEAR_ONE, "end": FROM})
+        yield bad("FIELD_MISSING", interval={"start": FROM})
 
 
 def ends(reader: LogReader, service: str, method: str) -> dict[tuple[str, int], int]:
