@@ -174,15 +174,7 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
         if not 1 <= len(request.questions) <= MAX_METERS:
             raise Invalid(Reason.REQUEST_TOO_LARGE, "1 to 1,000 questions", field="questions")
         caller = current_caller()
-        questions = [
-            (
-                str(parse_mpxn(q.mpxn)),
-                q.data_user,
-                q.purpose,
-                _code(q.category or Category.HH_CONSUMPTION, "category"),
-            )
-            for q in request.questions
-        ]
+        questions = [_question(q, f"questions[{n}]") for n, q in enumerate(request.questions)]
         partitions = sorted({self._reads.partition_of(mpxn) for mpxn, *_ in questions})
         for partition in partitions:
             await self._reads.positions(Category.CONSENTS, partition, self._at_least(request))
@@ -332,6 +324,15 @@ def _interval(interval: Any) -> Interval:
     if asked.end - asked.start > MAX_INTERVAL:
         raise Invalid(Reason.REQUEST_TOO_LARGE, "at most 10 years", field="interval")
     return asked
+
+
+def _question(asked: Any, path: str) -> tuple[str, str, str, str]:
+    return (
+        str(parse_mpxn(asked.mpxn)),
+        wire.identifier(asked.data_user, f"{path}.data_user"),
+        _code(asked.purpose, f"{path}.purpose"),
+        _code(asked.category or Category.HH_CONSUMPTION, f"{path}.category"),
+    )
 
 
 def _page(size: int) -> int:

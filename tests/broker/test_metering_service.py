@@ -500,6 +500,7 @@ async def test_a_header_at_fault_is_refused(world: World, fields: dict[str, Any]
     refused = await world.refusal(header(**{"reference": "h", **fields}), chunk(ONE))
 
     assert (refused.code, refused.reason) == ("INVALID_ARGUMENT", reason)
+    assert refused.field.startswith("header.")
 
 
 async def test_one_header_comes_first(world: World):

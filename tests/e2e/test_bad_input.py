@@ -106,6 +106,7 @@ TERMS: Final = {
     "expires": LATER,
 }
 READ: Final = {"mpxn": HOME, "purpose": "ENERGY_ADVICE", "basis": "CONSENT"}
+QUESTION: Final = {"mpxn": HOME, "data_user": ADVISER, "purpose": "ENERGY_ADVICE"}
 AT_METER: Final = {"mpxn": BEHIND, "asset_id": ASSET}
 AGENT: Final = {"mpxn": MPAN, "agent": "agent-1", "agent_role": "data_service"}
 NEWEST: Final = max(POLICY_DATA)
@@ -838,10 +839,14 @@ CASES: Final[dict[str, dict[str, Case]]] = {
         "GetAsset": Case(ADVISER, READ | {"asset_id": ASSET}, READS_AT_FAULT),
         "CheckAccess": Case(
             ADVISER,
-            {"questions": [{"mpxn": HOME, "data_user": ADVISER, "purpose": "ENERGY_ADVICE"}]},
+            {"questions": [QUESTION]},
             (
                 bad("REQUEST_TOO_LARGE", questions=[]),
                 bad("MPXN_FORMAT", questions=[{"mpxn": "12"}]),
+                bad("FIELD_MISSING", questions=[QUESTION | {"data_user": ""}]),
+                bad("FIELD_INVALID", questions=[QUESTION, QUESTION | {"data_user": "!!"}]),
+                bad("FIELD_MISSING", questions=[QUESTION | {"purpose": ""}]),
+                bad("FIELD_INVALID", questions=[QUESTION | {"purpose": "a\tb"}]),
                 bad("POSITION_INVALID", at_least=ELSEWHERE),
             ),
         ),
