@@ -2076,4 +2076,35 @@ MUTANTS: tuple[Mutant, ...] = (
         '        "",\n',
         ("tests/core/test_chunks_sent.py",),
     ),
+    Mutant(
+        "values of half hours that are not over are refused",
+        "domains/metering/judging.py",
+        "over = spans.end <= until",
+        "over = spans.end > 0",
+        ("tests/domains/metering/test_decider.py",),
+    ),
+    Mutant(
+        "a delivery that was refused in part by the clock is known when it comes again",
+        "spine/services/recording.py",
+        "self.deliveries.cuts(delivery)",
+        "[]",
+        (
+            "tests/broker/test_metering_service.py"
+            "::test_what_is_yet_to_come_is_refused_until_it_is_over",
+        ),
+    ),
+    Mutant(
+        "what will be known later is not told",
+        "spine/services/wire.py",
+        "at is not None and at > now() + KNOWN_AHEAD",
+        "at is None and False",
+        ("tests/core/test_wire.py",),
+    ),
+    Mutant(
+        "a position that no log has is not passed over",
+        "spine/services/wire.py",
+        "not 0 <= place.partition < there_are or place.offset < 0",
+        "place.offset < 0",
+        ("tests/core/test_wire.py",),
+    ),
 )
