@@ -52,6 +52,7 @@ REFUSED: Final[Mapping[str, str]] = {
     Reason.SENDER_NOT_APPOINTED: "wrong_sender",
     Reason.QUANTITY_NOT_FOR_METER: "wrong_quantity",
     Reason.READING_OUT_OF_RANGE: "implausible",
+    Reason.READING_IN_FUTURE: "not_over",
 }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Final, Generic, TypeVar
 
@@ -34,6 +34,8 @@ from spine.gb import (
 
 # 20 MW for half an hour: beyond any supply metered here, and a sure sign of a wrong unit.
 READING_WH_MAX: Final = 10_000_000
+# By so much a sender's clock, or ours, may be wrong before what it sends counts as of the future.
+CLOCKS_DIFFER: Final = timedelta(minutes=5)
 _ACTIVE: Final = (MeasurementQuantity.ACTIVE_IMPORT, MeasurementQuantity.ACTIVE_EXPORT)
 
 _PLACES: Final = 11 ** np.arange(MPXN_BYTES - 1, -1, -1, dtype=np.int64)
@@ -115,6 +117,7 @@ def check_rows(
     meter_days: MeterDays,
     registered: Callable[[bytes], MeteringPoint | None],
     may_send: Callable[[bytes], Sequence[Interval]],
+    now: datetime,
 ) -> CheckedRows:
     """`check_points` where a function tells of each metering point, given its number in ASCII;
     both are asked once for each.
@@ -122,7 +125,8 @@ def check_rows(
     points = points_of(meter_days)
     mpxns = points.names.tolist()
     asked = Alike.of([registered(mpxn) for mpxn in mpxns])
-    return check_points(meter_days, points, asked, Alike.of([may_send(mpxn) for mpxn in mpxns]))
+    stretches = Alike.of([may_send(mpxn) for mpxn in mpxns])
+    return check_points(meter_days, points, asked, stretches, now)
 
 
 def check_points(
@@ -130,8 +134,9 @@ def check_points(
     points: Points,
     registered: Alike[MeteringPoint | None],
     may_send: Alike[Sequence[Interval]],
+    now: datetime,
 ) -> CheckedRows:
-    """Judge meter-days before they are appended.
+    """Judge meter-days before they are appended, at the coordinator's time `now`.
 
     `registered` is what the registry says of each of `points.names`, `may_send` the stretches in
     which this sender may send for it (`decider.sending_stretches`). A row is taken or refused
@@ -142,6 +147,7 @@ def check_points(
     QUANTITY_NOT_FOR_METER  an export quantity of an import point, or the reverse; volumes of a
                             point that is not of gas
     READING_OUT_OF_RANGE    a value is negative or above `READING_WH_MAX`
+    READING_IN_FUTURE       a half hour with a value ends more than `CLOCKS_DIFFER` after `now`
 
     Findings: MPXN_CHECK_DIGIT, the number's check digit is wrong.
     """
@@ -156,6 +162,7 @@ def check_points(
         (Reason.METER_NOT_REGISTERED, _within(spans, state_of_row, registrations)),
         (Reason.QUANTITY_NOT_FOR_METER, np.array(counts, np.bool_)[state_of_row]),
         (Reason.READING_OUT_OF_RANGE, _plausible(meter_days)),
+        (Reason.READING_IN_FUTURE, _over(meter_days, spans, now)),
     )
     accepted = np.ones(len(meter_days), np.bool_)
     refused: dict[Reason, npt.NDArray[np.bool_]] = {}
@@ -193,6 +200,14 @@ def _plausible(meter_days: MeterDays) -> npt.NDArray[np.bool_]:
     if (volumes := meter_days.volumes_dm3) is not None:
         return plausible & _all_within(volumes, VOLUME_DM3_MAX)
     return plausible
+
+
+def _over(meter_days: MeterDays, spans: _Spans, now: datetime) -> npt.NDArray[np.bool_]:
+    """Which rows hold no value of a half hour that is not over at that time, (n,)."""
+    over = spans.end <= half_hour_of(now + CLOCKS_DIFFER)
+    if not over.all():  # a row without values counts as the whole day, and says nothing of it
+        over |= ~meter_days.present.any(axis=1)
+    return over
 
 
 def _all_within(values: npt.NDArray[np.int32], most: int) -> npt.NDArray[np.bool_]:

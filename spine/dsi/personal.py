@@ -15,6 +15,7 @@ from spine.access import Vector
 from spine.dsi.answering import Answer
 from spine.dsi.keyholders import Keyholders
 from spine.dsi.reads import Judged, Query, Reads
+from spine.dsi.refusing import not_permitted
 from spine.dsi.v1 import dsi_pb2
 from spine.errors import Invalid, NotPermitted, Pushback, Reason, SpineError
 from spine.policy import Role
@@ -76,7 +77,7 @@ class PersonalReads:
         )
         (judged,) = await reads.decide(query, (mpxn,), vector)
         if not judged.permitted:
-            raise NotPermitted(judged.refused, "the read is not permitted")
+            raise not_permitted(judged.refused)
         made, said = reads.answer(judged), list[PersonalText]()
         if made.sealed:
             made, said = await self._opened(judged, made)

@@ -22,7 +22,8 @@ from spine.access import AccessLog, OutcomeLog, Ruling, Vector
 from spine.answer import Release
 from spine.dsi.answering import Answer, Sources, answers
 from spine.dsi.data import POLL_S, DataViews
-from spine.errors import NotPermitted, Pushback, Reason
+from spine.dsi.refusing import not_permitted
+from spine.errors import Pushback, Reason
 from spine.event import AccessOutcome, AccessRequest, DataPosition, epoch_ms
 from spine.gb import Interval, tzdata_version
 from spine.identity import Caller
@@ -302,7 +303,7 @@ class Reads:
         """A whole read of one meter at given data positions."""
         (judged,) = await self.decide(query, (mpxn,), vector)
         if not judged.permitted:
-            raise NotPermitted(judged.refused, "the read is not permitted")
+            raise not_permitted(judged.refused)
         released = self.answer(judged)
         self.release(judged, released)
         return judged, released

@@ -121,7 +121,7 @@ def _version(rows: HalfHours, place: int) -> Any:
 
 def half_hours_in(mpxn: str, columns: Any) -> HalfHours:
     """The half hours of an answer whose columns a caller hands back; Invalid if it is no answer."""
-    start = wire.instant(columns.start, "columns")
+    start = wire.instant(columns.start, "columns.start")
     counts = np.array([run.half_hours for run in columns.runs], np.int64)
     recorded = np.array([not run.absent for run in columns.runs], np.bool_)
     total = int(counts.sum())

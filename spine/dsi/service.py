@@ -72,7 +72,7 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
                 Category.HH_CONSUMPTION,
                 self._reads.partition_of(mpxn),
                 self._at_least(request),
-                wire.optional_instant(request, "as_of_known"),
+                wire.known_instant(request),
             )
         page = _page(request.page_size) * HALF_HOUR
         end = asked.end if asked.end - start <= page else start + page
@@ -174,15 +174,7 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
         if not 1 <= len(request.questions) <= MAX_METERS:
             raise Invalid(Reason.REQUEST_TOO_LARGE, "1 to 1,000 questions", field="questions")
         caller = current_caller()
-        questions = [
-            (
-                str(parse_mpxn(q.mpxn)),
-                q.data_user,
-                q.purpose,
-                _code(q.category or Category.HH_CONSUMPTION, "category"),
-            )
-            for q in request.questions
-        ]
+        questions = [_question(q, f"questions[{n}]") for n, q in enumerate(request.questions)]
         partitions = sorted({self._reads.partition_of(mpxn) for mpxn, *_ in questions})
         for partition in partitions:
             await self._reads.positions(Category.CONSENTS, partition, self._at_least(request))
@@ -231,7 +223,7 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
                 2,
             ),
             consent_id=_consent_id(request),
-            as_of_known=wire.optional_instant(request, "as_of_known"),
+            as_of_known=wire.known_instant(request),
         )
 
     def _record_query(
@@ -247,11 +239,11 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
             Interval(at, at + INSTANT),
             consent_id=_consent_id(request),
             as_of_valid=as_of_valid,
-            as_of_known=wire.optional_instant(request, "as_of_known"),
+            as_of_known=wire.known_instant(request),
         )
 
     def _at_least(self, request: Any) -> Vector:
-        return wire.at_least(request, self._log_id)
+        return wire.at_least(request, self._log_id, len(self._reads.access))
 
     def _plausible(self, mpxn: str, vector: Vector) -> bool:
         partition = self._reads.partition_of(mpxn)
@@ -328,18 +320,19 @@ def _request_digest(request: Any) -> bytes:
 
 
 def _interval(interval: Any) -> Interval:
-    if not interval.HasField("start") or not interval.HasField("end"):
-        raise Invalid(Reason.FIELD_MISSING, "an interval has a start and an end", field="interval")
-    asked = Interval(
-        wire.instant(interval.start, "interval"), wire.instant(interval.end, "interval")
-    )
-    if not (on_the_grid(asked.start) and on_the_grid(asked.end)):
-        raise Invalid(
-            Reason.INTERVAL_INVALID, "both ends must lie on a half hour", field="interval"
-        )
+    asked = wire.half_hours(interval)
     if asked.end - asked.start > MAX_INTERVAL:
         raise Invalid(Reason.REQUEST_TOO_LARGE, "at most 10 years", field="interval")
     return asked
+
+
+def _question(asked: Any, path: str) -> tuple[str, str, str, str]:
+    return (
+        str(parse_mpxn(asked.mpxn)),
+        wire.identifier(asked.data_user, f"{path}.data_user"),
+        _code(asked.purpose, f"{path}.purpose"),
+        _code(asked.category or Category.HH_CONSUMPTION, f"{path}.category"),
+    )
 
 
 def _page(size: int) -> int:

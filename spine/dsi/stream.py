@@ -13,8 +13,9 @@ from spine import trust
 from spine.access import Vector
 from spine.dsi.answering import Answer
 from spine.dsi.reads import Judged, Query, Reads, why_withheld
+from spine.dsi.refusing import not_permitted
 from spine.dsi.watch import Watch, Watches
-from spine.errors import NotPermitted, Pushback, Reason
+from spine.errors import Pushback, Reason
 from spine.gb import HALF_HOUR, Interval
 
 HALF_HOURS_PER_CHUNK: Final = 1_488
@@ -78,7 +79,8 @@ class ReadingsStream:
                 async for chunks in followed:
                     yield chunks
         if not self._left():
-            raise NotPermitted(self._last_reason(), "no metering point of the stream is left")
+            before = "no metering point of the stream is left: "
+            raise not_permitted(self._last_reason(), before)
 
     def _left(self) -> list[str]:
         return [mpxn for mpxn in self._numbers if mpxn not in self._cut]

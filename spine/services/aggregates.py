@@ -167,7 +167,8 @@ class AggregatesService(aggregates_pb2_grpc.AggregatesServicer):
     async def ListAggregates(self, request: Any, context: Any) -> Any:
         """The figures of a day and what is suppressed; none if it was not published."""
         day = _day(request.day)
-        for wanted in wire.at_least(request, self._runtime.identity.log_id):
+        log_id, partitions = self._runtime.identity.log_id, self._runtime.partitions
+        for wanted in wire.at_least(request, log_id, partitions):
             if wanted.topic == trust.AGGREGATES_TOPIC:
                 await self._live.passed(wanted.offset - 1, REACH_TIMEOUT_S)
         found = published_figures(self._live.stored.fold.rows, day)

@@ -14,9 +14,12 @@ from spine.services import wire
 GroupT = TypeVar("GroupT")
 
 
-def group_from(message: Any, group: type[GroupT]) -> GroupT:
-    """A data group as a caller wrote it; Invalid if an instant in it is none."""
-    return group(**{field.name: _from(message, field.name) for field in fields(group)})  # type: ignore[arg-type]
+def group_from(message: Any, group: type[GroupT], within: str = "") -> GroupT:
+    """A data group as a caller wrote it; Invalid if an instant in it is none.
+
+    `within` is the path of the message in the request, with a dot at its end.
+    """
+    return group(**{f.name: _from(message, f.name, within) for f in fields(group)})  # type: ignore[arg-type]
 
 
 def group_to(group: object, message: type[Any]) -> Any:
@@ -25,16 +28,16 @@ def group_to(group: object, message: type[Any]) -> Any:
     return message(**{name: _to(value) for name, value in given.items() if value is not None})
 
 
-def link_from(message: Any) -> Link:
+def link_from(message: Any, within: str) -> Link:
     """A link as a caller wrote it; Invalid if it says not from when on it holds."""
-    wire.required_instant(message, "effective_from")
-    return group_from(message, Link)
+    wire.required_instant(message, "effective_from", within)
+    return group_from(message, Link, within)
 
 
-def _from(message: Any, name: str) -> Any:
+def _from(message: Any, name: str, within: str) -> Any:
     described = message.DESCRIPTOR.fields_by_name[name]
     if described.message_type is not None:
-        return wire.optional_instant(message, name)
+        return wire.optional_instant(message, name, within)
     if described.has_presence and not message.HasField(name):
         return None
     return getattr(message, name)

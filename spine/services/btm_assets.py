@@ -90,14 +90,14 @@ class BtmAssetsService(btm_assets_pb2_grpc.BtmAssetsServicer):
     async def DeclareAsset(self, request: Any, context: Any) -> Any:
         """Say that an asset stands behind a meter."""
         details = Details(
-            group_from(request.kind, Kind),
-            group_from(request.specification, Specification),
-            group_from(request.connection, Connection),
-            group_from(request.ownership, Ownership),
-            group_from(request.registration, Registration),
-            group_from(request.operational, Operational),
+            group_from(request.kind, Kind, "kind."),
+            group_from(request.specification, Specification, "specification."),
+            group_from(request.connection, Connection, "connection."),
+            group_from(request.ownership, Ownership, "ownership."),
+            group_from(request.registration, Registration, "registration."),
+            group_from(request.operational, Operational, "operational."),
         )
-        links = tuple(link_from(link) for link in request.links)
+        links = tuple(link_from(a, f"links[{n}].") for n, a in enumerate(request.links))
         classes = self._standing.codes(ASSET_CLASSES)
         command = DeclareAsset(wire.caller(), request.asset_id, details, links, classes)
         return await self._handle("DeclareAsset", command, request)
@@ -141,7 +141,7 @@ class BtmAssetsService(btm_assets_pb2_grpc.BtmAssetsServicer):
 
     async def LinkAsset(self, request: Any, context: Any) -> Any:
         """Say what another body calls an asset."""
-        command = LinkAsset(wire.caller(), request.asset_id, link_from(request.link))
+        command = LinkAsset(wire.caller(), request.asset_id, link_from(request.link, "link."))
         return await self._handle("LinkAsset", command, request)
 
     async def UnlinkAsset(self, request: Any, context: Any) -> Any:

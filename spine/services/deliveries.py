@@ -59,16 +59,19 @@ class Deliveries:
         if not all(_holds(reader, codec, *head) for head in heads):
             self._start_afresh("the log does not hold what it remembers")
 
-    def claim(self, delivery: Delivery) -> None:
-        """Bind the sender's reference to its source; Conflict(IDEMPOTENCY_CONFLICT) to another."""
+    def claim(
+        self, delivery: Delivery, taken: str = "this sender_reference was used for another source"
+    ) -> None:
+        """Bind the sender's reference to its source; Conflict(IDEMPOTENCY_CONFLICT) with the words
+        `taken` if it is bound to another.
+        """
         key = (delivery.sender, delivery.sender_reference)
         source = (*key, delivery.source_digest)
         self._run("INSERT OR IGNORE INTO sources VALUES (?, ?, ?)", source)
         query = "SELECT digest FROM sources WHERE party = ? AND reference = ?"
         ((digest,),) = self._run(query, key)
         if digest != delivery.source_digest:
-            message = "this sender_reference was used for another source"
-            raise Conflict(Reason.IDEMPOTENCY_CONFLICT, message)
+            raise Conflict(Reason.IDEMPOTENCY_CONFLICT, taken)
 
     def offset_of(self, batch_id: bytes) -> int | None:
         """Where a batch was appended, if that is remembered."""

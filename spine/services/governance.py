@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Iterator
+from contextlib import closing
 from hashlib import sha256
 from typing import Any, Final
 
@@ -77,9 +78,10 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
         live: LiveFold,
         spreader: Spreader,
         log_id: bytes,
+        partitions: int,
     ) -> None:
         self._home, self._holds, self._live, self._spreader = home, holds, live, spreader
-        self._log_id = log_id
+        self._log_id, self._partitions = log_id, partitions
         self._spreading: set[asyncio.Task[int]] = set()
 
     async def AuthoriseSigningKey(self, request: Any, context: Any) -> Any:
@@ -227,7 +229,7 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
         )
 
     async def _reach(self, request: Any) -> None:
-        for wanted in wire.at_least(request, self._log_id):
+        for wanted in wire.at_least(request, self._log_id, self._partitions):
             if wanted.topic == trust.GOVERNANCE_TOPIC:
                 await self._live.passed(wanted.offset - 1, REACH_TIMEOUT_S)
 
@@ -350,7 +352,8 @@ async def start_governance(runtime: Runtime, name: str = "governance") -> Proces
     if home.state(trust.POLICY_SUBJECT).policy is None:
         await home.handle(_first_policy(name))
     held = Coordinator(holds.PARTY_HOLDS, *shared, holds.tightens, claims)
-    service = GovernanceService(home, held, live, spreader, runtime.identity.log_id)
+    place = runtime.identity.log_id, runtime.partitions
+    service = GovernanceService(home, held, live, spreader, *place)
     process.on_end(service.close)
     try:
         await spreader.spread()
@@ -375,11 +378,8 @@ async def start_governance(runtime: Runtime, name: str = "governance") -> Proces
 
 
 def _load(runtime: Runtime, spreader: Spreader) -> None:
-    reader = runtime.reader()
-    try:
+    with closing(runtime.reader()) as reader:
         spreader.load(reader, runtime.codec)
-    finally:
-        reader.close()
 
 
 def _first_policy(name: str) -> Order:

@@ -217,7 +217,8 @@ class ReadsService(ledger_pb2_grpc.LedgerServicer):
 
         Pushback(FOLD_BEHIND) if the call has not the time, or asks for more than there is.
         """
-        asked = wire.at_least(request, self._log_id) if hasattr(request, "at_least") else ()
+        seen = request, self._log_id, self._partitions
+        asked = wire.at_least(*seen) if hasattr(request, "at_least") else ()
         wanted = [p for p in asked if p.partition == partition and p.topic in FOLDED]
         while await self._read_on(partition, RECORDS_A_TURN):
             if (context.time_remaining() or 0.0) < SPARE_S:

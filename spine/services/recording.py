@@ -35,6 +35,7 @@ from spine.fold import FaustFolds
 from spine.gb import PERIODS_PER_UTC_DAY, Interval
 from spine.murmur2 import murmur2_partition
 from spine.policy import MeterAccess
+from spine.services import wire
 from spine.services.deliveries import Deliveries
 from spine.services.meters import Kept, KnownStates, known_access
 from spine.writer import LogWriter
@@ -185,7 +186,7 @@ class Recorder:
         self._appending: dict[bytes, asyncio.Task[int]] = {}
 
     def judged(self, days: MeterDays, delivery: Delivery) -> Judged:
-        """What comes of these meter-days. All at one state of the folds."""
+        """What comes of these meter-days. All at one state of the folds, and at one time."""
         points = points_of(days)
         partitions = readings.partitions_of(points.names, self._partitions)
         registered = self._points.of(points, partitions)
@@ -193,7 +194,7 @@ class Recorder:
         may_send: Alike[Sequence[Interval]] = accesses.to(
             lambda access: sending_stretches(access or MeterAccess(), delivery.sender)
         )
-        checked = check_points(days, points, registered, may_send)
+        checked = check_points(days, points, registered, may_send, wire.now())
         order = np.lexsort((days.days, points.of_row))
         accepted = order[checked.accepted[order]]
         batches = []
@@ -293,20 +294,20 @@ def checked_header(header: Any) -> Any:
     reference = header.sender_reference
     if not 1 <= len(reference) <= REFERENCE_CHARS_MAX or not _is_plain(reference):
         message = f"a reference is 1 to {REFERENCE_CHARS_MAX} printable ASCII characters"
-        raise Invalid(Reason.FIELD_INVALID, message, field="sender_reference")
+        raise Invalid(Reason.FIELD_INVALID, message, field="header.sender_reference")
     if len(header.source_digest) != readings.DIGEST_BYTES:
-        raise Invalid(Reason.FIELD_INVALID, "a SHA-256 has 32 bytes", field="source_digest")
+        raise Invalid(Reason.FIELD_INVALID, "a SHA-256 has 32 bytes", field="header.source_digest")
     if header.measurement_quantity not in set(MeasurementQuantity):
         message = f"a quantity is one of {', '.join(MeasurementQuantity)}"
-        raise Invalid(Reason.CODE_UNKNOWN, message, field="measurement_quantity")
-    _check_codes(header.quality_codes)
+        raise Invalid(Reason.CODE_UNKNOWN, message, field="header.measurement_quantity")
+    _check_codes(header.quality_codes, "header")
     conversion = conversion_in(header)
     if conversion is not None and not conversion.sane:
         message = "no gas has such a calorific value or factor"
-        raise Invalid(Reason.FIELD_INVALID, message, field="calorific_value_kj_m3")
+        raise Invalid(Reason.FIELD_INVALID, message, field="header.calorific_value_kj_m3")
     if conversion is not None and header.measurement_quantity != MeasurementQuantity.ACTIVE_IMPORT:
         message = "gas is imported energy, AI"
-        raise Invalid(Reason.FIELD_INVALID, message, field="measurement_quantity")
+        raise Invalid(Reason.FIELD_INVALID, message, field="header.measurement_quantity")
     return header
 
 
@@ -317,11 +318,11 @@ def conversion_in(header: Any) -> Conversion | None:
     return Conversion(header.calorific_value_kj_m3, header.factor_e5 or STANDARD_FACTOR_E5)
 
 
-def _check_codes(codes: Sequence[str]) -> None:
+def _check_codes(codes: Sequence[str], within: str) -> None:
     fit = all(len(code) <= QUALITY_CODE_CHARS_MAX and _is_plain(code) for code in codes)
     if not fit or not 1 <= len(codes) <= readings.QUALITY_CODES_MAX or len({*codes}) < len(codes):
         message = "1 to 255 different codes of at most 8 printable ASCII characters"
-        raise Invalid(Reason.FIELD_INVALID, message, field="quality_codes")
+        raise Invalid(Reason.FIELD_INVALID, message, field=f"{within}.quality_codes")
 
 
 def _is_plain(text: str) -> bool:
@@ -335,7 +336,7 @@ def columns_of(chunk: Any, header: Any) -> MeterDays:
     FIELD_INVALID for codes of its own that are none.
     """
     if chunk.quality_codes:
-        _check_codes(chunk.quality_codes)
+        _check_codes(chunk.quality_codes, "chunk")
     vectors = {name: getattr(chunk, name) for name in _ROW_BYTES}  # each time a copy of its own
     rows = len(vectors["days"]) // _ROW_BYTES["days"]
     if rows > CHUNK_ROWS_MAX:
@@ -344,7 +345,7 @@ def columns_of(chunk: Any, header: Any) -> MeterDays:
     for name, size in _sizes(header).items():
         if not rows or len(vectors[name]) != rows * size:
             message = f"{name} must be {size} bytes for each row, and there must be a row"
-            raise Invalid(Reason.READINGS_MALFORMED, message, field=name)
+            raise Invalid(Reason.READINGS_MALFORMED, message, field=f"chunk.{name}")
     whole = _as_batch(vectors, tuple(chunk.quality_codes or header.quality_codes), header, rows)
     if not readings.rows_fit(whole):
         message = "a metering point, day, quality or absent half hour is not as described"

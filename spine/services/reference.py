@@ -55,10 +55,15 @@ class ReferenceService(reference_pb2_grpc.ReferenceServicer):
     """Takes standing data and answers from it, as of a day and as of a place in the log."""
 
     def __init__(
-        self, domain: DataDomain, coordinator: Coordinator, reader: ReaderThread, log_id: bytes
+        self,
+        domain: DataDomain,
+        coordinator: Coordinator,
+        reader: ReaderThread,
+        log_id: bytes,
+        partitions: int,
     ) -> None:
-        self._domain, self._coordinator = domain, coordinator
-        self._reader, self._log_id = reader, log_id
+        self._domain, self._coordinator, self._reader = domain, coordinator, reader
+        self._log_id, self._partitions = log_id, partitions
 
     async def LoadCodes(self, request: Any, context: Any) -> Any:
         """Record what is new in a file of one list."""
@@ -136,7 +141,7 @@ class ReferenceService(reference_pb2_grpc.ReferenceServicer):
         if request.list not in self._domain.code_lists:
             message = "this domain has no such list"
             raise Invalid(Reason.LIST_UNKNOWN, message, field="list")
-        at = wire.optional_instant(request, "as_of_known")
+        at = wire.known_instant(request)
         named = request.HasField("known_below")
         if at is not None and named:
             message = "as_of_known and known_below exclude each other"
@@ -166,7 +171,7 @@ class ReferenceService(reference_pb2_grpc.ReferenceServicer):
 
     async def _reach(self, request: Any) -> None:
         """Wait until what the caller has seen is folded here."""
-        for wanted in wire.at_least(request, self._log_id):
+        for wanted in wire.at_least(request, self._log_id, self._partitions):
             if wanted.topic == self._domain.reference_topic:
                 await self._live.passed(wanted.offset - 1, REACH_TIMEOUT_S)
 
@@ -256,7 +261,8 @@ async def serve_standing_data(
 
     await load()
     every(process, LOAD_AGAIN_S, load)
-    service = ReferenceService(domain, coordinator, reader, runtime.identity.log_id)
+    place = runtime.identity.log_id, runtime.partitions
+    service = ReferenceService(domain, coordinator, reader, *place)
     name = reference_pb2.DESCRIPTOR.services_by_name["Reference"].full_name
     return StandingData(
         Service(name, reference_pb2_grpc.add_ReferenceServicer_to_server, service), coordinator

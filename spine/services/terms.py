@@ -60,9 +60,9 @@ def _said(terms: bytes) -> tuple[str, tuple[str, ...], datetime, datetime, datet
     return (
         wire.code(sent.purpose, "terms.purpose"),
         _categories(sent.categories, "terms.categories"),
-        wire.required_instant(sent, "history_from"),
-        wire.required_instant(sent, "valid_from"),
-        wire.required_instant(sent, "expires"),
+        wire.required_instant(sent, "history_from", "terms."),
+        wire.required_instant(sent, "valid_from", "terms."),
+        wire.required_instant(sent, "expires", "terms."),
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time, timedelta
 from functools import lru_cache
 from typing import Any, Final
 
@@ -18,10 +18,12 @@ from spine.common.v1 import common_pb2
 from spine.domain import Actor
 from spine.errors import Invalid, Reason
 from spine.event import DataPosition, epoch_ms, from_epoch_ms
+from spine.gb import FIRST_DATE, Interval, on_the_grid
 from spine.orders import Handled, Order
 from spine.server import current_caller
 
 KEY_CHARS_MAX: Final = 64
+FIRST_READING: Final = datetime.combine(FIRST_DATE, time(), UTC)
 _ID: Final = re.compile(r"[A-Za-z0-9._-]{3,64}", re.ASCII)
 _CODE: Final = re.compile(r"[A-Z0-9_]{1,64}", re.ASCII)
 
@@ -90,8 +92,13 @@ def now() -> datetime:
     return from_epoch_ms(epoch_ms(datetime.now(UTC)))
 
 
+# Nothing that the spine is told of began before.
+FIRST_YEAR: Final = 1_900
 # So that adding a page to an instant is always an instant again.
 LAST_YEAR: Final = 9_000
+# By so much a caller's clock may be ahead of ours, and what it knows now still be known.
+KNOWN_AHEAD: Final = timedelta(seconds=5)
+_MS_NS: Final = 1_000_000
 INSTANTS_KEPT_MAX: Final = 4_096
 
 
@@ -101,8 +108,9 @@ def instant(written: Timestamp, field: str) -> datetime:
         at = _instant(written.seconds, written.nanos)
     except (ValueError, OverflowError):
         raise Invalid(Reason.TIME_INVALID, "no such time", field=field) from None
-    if at.year > LAST_YEAR:
-        raise Invalid(Reason.TIME_INVALID, f"after the year {LAST_YEAR}", field=field)
+    if not FIRST_YEAR <= at.year <= LAST_YEAR:
+        message = f"a time is of the years {FIRST_YEAR} to {LAST_YEAR}"
+        raise Invalid(Reason.TIME_INVALID, message, field=field)
     return at
 
 
@@ -113,22 +121,57 @@ def _instant(seconds: int, nanos: int) -> datetime:
     return from_epoch_ms(epoch_ms(written.ToDatetime(tzinfo=UTC)))
 
 
-def optional_instant(request: Any, field: str) -> datetime | None:
-    """The instant in that field; None if the field is unset or the message has no such field."""
+def optional_instant(message: Any, field: str, within: str = "") -> datetime | None:
+    """The instant in that field; None if the field is unset or the message has no such field.
+
+    `within` is the path of the message in the request, with a dot at its end.
+    """
     try:
-        if not request.HasField(field):
+        if not message.HasField(field):
             return None
     except ValueError:  # a message without such a field
         return None
-    return instant(getattr(request, field), field)
+    return instant(getattr(message, field), within + field)
 
 
-def required_instant(request: Any, field: str) -> datetime:
+def required_instant(message: Any, field: str, within: str = "") -> datetime:
     """The instant in that field; Invalid(FIELD_MISSING) if it is unset."""
-    at = optional_instant(request, field)
+    at = optional_instant(message, field, within)
     if at is None:
-        raise Invalid(Reason.FIELD_MISSING, f"{field} is required", field=field)
+        path = within + field
+        raise Invalid(Reason.FIELD_MISSING, f"{path} is required", field=path)
     return at
+
+
+def known_instant(request: Any) -> datetime | None:
+    """Its `as_of_known`, if it names one; Invalid(TIME_INVALID) for a time that is yet to come.
+
+    What will be known then nobody can say twice alike.
+    """
+    at = optional_instant(request, "as_of_known")
+    if at is not None and at > now() + KNOWN_AHEAD:
+        message = "what is known later than now cannot be told yet"
+        raise Invalid(Reason.TIME_INVALID, message, field="as_of_known")
+    return at
+
+
+def half_hours(given: Any, field: str = "interval") -> Interval:
+    """An Interval of whole half hours as a caller wrote it; `field` is its path in the request.
+
+    Invalid  FIELD_MISSING: an end is not said; TIME_INVALID: one is no time, or before any reading;
+             INTERVAL_INVALID: one does not lie on a half hour, or the end is not after the start
+    """
+    start, end = (required_instant(given, name, f"{field}.") for name in ("start", "end"))
+    if start < FIRST_READING:
+        message = f"there are no readings of before {FIRST_READING:%Y-%m-%d}"
+        raise Invalid(Reason.TIME_INVALID, message, field=f"{field}.start")
+    for name, at in (("start", start), ("end", end)):
+        if getattr(given, name).nanos % _MS_NS or not on_the_grid(at):
+            message = "both ends must lie on a half hour"
+            raise Invalid(Reason.INTERVAL_INVALID, message, field=f"{field}.{name}")
+    if start >= end:
+        raise Invalid(Reason.INTERVAL_INVALID, "an interval ends after it starts", field=field)
+    return Interval(start, end)
 
 
 def identifier(text: str, field: str) -> str:
@@ -170,11 +213,12 @@ def optional_words(text: str, field: str, longest: int) -> str:
     return text
 
 
-def at_least(request: Any, log_id: bytes) -> tuple[DataPosition, ...]:
-    """How much of the log the answer has to include.
+def at_least(request: Any, log_id: bytes, partitions: int) -> tuple[DataPosition, ...]:
+    """How much of the log the answer has to include; `partitions` are those of its meter-keyed
+    topics.
 
-    Invalid(POSITION_INVALID)  the token is of another log, names a topic that the log does not
-                               have, or was sealed for somebody else
+    Invalid(POSITION_INVALID)  the token is of another log, names a place that the log does not
+                               have, or one place twice, or was sealed for somebody else
     """
     token = request.at_least
     if token.sealed:  # what was sealed for the caller was opened on the way here
@@ -188,6 +232,14 @@ def at_least(request: Any, log_id: bytes) -> tuple[DataPosition, ...]:
         raise Invalid(
             Reason.POSITION_INVALID, "a position names no topic of the log", field="at_least"
         )
+    for place in token.positions:
+        there_are = partitions if place.topic in trust.METER_KEYED else 1
+        if not 0 <= place.partition < there_are or place.offset < 0:
+            message = "a position names a partition or offset that its topic cannot have"
+            raise Invalid(Reason.POSITION_INVALID, message, field="at_least")
+    if len({(p.topic, p.partition) for p in token.positions}) < len(token.positions):
+        message = "there is at most one position for each topic-partition"
+        raise Invalid(Reason.POSITION_INVALID, message, field="at_least")
     return tuple(DataPosition(p.topic, p.partition, p.offset) for p in token.positions)
 
 

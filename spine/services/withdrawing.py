@@ -11,7 +11,7 @@ from domains.metering.withdrawals import withdrawal
 from spine import trust
 from spine.errors import Invalid, NotPermitted, Reason
 from spine.event import DataPosition
-from spine.gb import Interval, on_the_grid, parse_mpxn
+from spine.gb import parse_mpxn
 from spine.services import wire
 from spine.services.recording import Amount, Recorder
 
@@ -21,11 +21,12 @@ async def withdraw(recorder: Recorder, party: str, request: Any) -> tuple[DataPo
 
     NotPermitted  NOT_PERMITTED: the party is not who may send for the meter in all of the interval,
                   or there is no such meter
-    Invalid       FIELD_MISSING, FIELD_INVALID, CODE_UNKNOWN, INTERVAL_INVALID, REQUEST_TOO_LARGE
+    Invalid       FIELD_MISSING, FIELD_INVALID, CODE_UNKNOWN, TIME_INVALID, INTERVAL_INVALID,
+                  REQUEST_TOO_LARGE
     Conflict      IDEMPOTENCY_CONFLICT: the key was used for another withdrawal
     """
     key, mpxn = wire.idempotency_key(request), str(parse_mpxn(request.mpxn))
-    interval, quantity = _interval(request), request.measurement_quantity
+    interval, quantity = wire.half_hours(request.interval), request.measurement_quantity
     if quantity not in set(MeasurementQuantity):
         message = f"a quantity is one of {', '.join(MeasurementQuantity)}"
         raise Invalid(Reason.CODE_UNKNOWN, message, field="measurement_quantity")
@@ -33,7 +34,10 @@ async def withdraw(recorder: Recorder, party: str, request: Any) -> tuple[DataPo
     if not sender_may_send(recorder.access(mpxn), party, interval):
         raise NotPermitted(Reason.NOT_PERMITTED, "the readings are not this sender's to withdraw")
     reference = f"withdrawal {key}"
-    recorder.deliveries.claim(Delivery(party, reference, wire.request_digest(request)))
+    digest = wire.request_digest(request)
+    recorder.deliveries.claim(
+        Delivery(party, reference, digest), "this idempotency_key was used for another withdrawal"
+    )
     partition = recorder.partition_of(mpxn)
     record = withdrawal(
         mpxn,
@@ -47,14 +51,3 @@ async def withdraw(recorder: Recorder, party: str, request: Any) -> tuple[DataPo
     )
     sent = await recorder.send(record, Amount(record.rows))
     return DataPosition(trust.READINGS_TOPIC, partition, await sent.offset), sent.new
-
-
-def _interval(request: Any) -> Interval:
-    given = request.interval
-    if not given.HasField("start") or not given.HasField("end"):
-        raise Invalid(Reason.FIELD_MISSING, "an interval has a start and an end", field="interval")
-    interval = Interval(wire.instant(given.start, "interval"), wire.instant(given.end, "interval"))
-    if not (on_the_grid(interval.start) and on_the_grid(interval.end)):
-        message = "both ends must lie on a half hour"
-        raise Invalid(Reason.INTERVAL_INVALID, message, field="interval")
-    return interval

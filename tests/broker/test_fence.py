@@ -184,7 +184,7 @@ async def test_any_position_token_is_answered_or_refused_with_a_reason(
         for token in tokens(log_id, town.partition):
             request = dsi_pb2.GetReadingsRequest(at_least=token)
             try:
-                vector = wire.at_least(request, log_id)
+                vector = wire.at_least(request, log_id, town.runtime.partitions)
                 await dsi.reads.read_one(query(), MPAN, vector)
                 ended["answered"] += 1
             except (Invalid, Pushback) as refused:

@@ -42,7 +42,7 @@ from spine.rocks import DamagedStore
 from spine.rows import SUBJECT_PREFIX
 from spine.runtime import Process, Runtime
 from spine.server import Failure, connect, error_from
-from spine.services import recording
+from spine.services import recording, wire
 from spine.services.metering import CACHE_FILE, start_metering
 from spine.services.meters import KnownStates
 from tests.helpers.accredited import accredit
@@ -327,6 +327,35 @@ async def test_rows_are_refused_one_by_one_and_counted_by_reason(world: World, t
     assert export.rows_recorded == 0
 
 
+async def test_what_is_yet_to_come_is_refused_until_it_is_over(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    mpxn = "1800000000000"
+    await world.register(mpxn)
+    await world.supply(mpxn)
+    days = generated([mpxn], days=4, first_day=19_100)
+    days.present[3, 10:] = False
+    days.values_wh[3, 10:] = 0
+    sent = (header("to-come"), chunk(days))
+
+    def it_is(half_hour: int) -> None:
+        at = half_hour_start(half_hour)
+        monkeypatch.setattr(wire, "now", lambda: at)
+
+    counted = []
+    for half_hour in (19_101 * 48, 19_101 * 48, 19_103 * 48 + 10, 19_110 * 48):
+        it_is(half_hour)
+        report = await world.send(*sent)
+        assert report.rows_refused.keys() <= {Reason.READING_IN_FUTURE}
+        refused = report.rows_refused[Reason.READING_IN_FUTURE]
+        counted.append((report.rows_recorded, report.rows_duplicate, refused))
+    assert counted == [(1, 0, 3), (0, 1, 3), (4, 0, 0), (0, 4, 0)]
+    assert world.read_back(tmp_path / "to-come", mpxn) == cells(days)
+
+    late = await world.send(header("far"), chunk(generated([mpxn], first_day=47_000)))
+    assert dict(late.half_hours_refused) == {Reason.READING_IN_FUTURE: 48}
+
+
 async def test_the_client_names_what_the_server_refused(world: World):
     report = await world.ingest(LCL, STRANGER)
 
@@ -471,6 +500,7 @@ async def test_a_header_at_fault_is_refused(world: World, fields: dict[str, Any]
     refused = await world.refusal(header(**{"reference": "h", **fields}), chunk(ONE))
 
     assert (refused.code, refused.reason) == ("INVALID_ARGUMENT", reason)
+    assert refused.field.startswith("header.")
 
 
 async def test_one_header_comes_first(world: World):
@@ -660,6 +690,33 @@ async def test_a_file_that_fails_half_way_says_so_and_loses_nothing(
     report = await world.ingest(path, mpxn)
     assert report.batches.buckets["repeated"] == recorded
     assert report.half_hours.total == 12_310
+
+
+async def test_a_key_stands_for_one_withdrawal(world: World):
+    mpxn = "1800000000019"
+    await world.register(mpxn)
+    await world.supply(mpxn)
+
+    async def withdraw(reason: str) -> Any:
+        interval = {"start": stamp(SINCE), "end": stamp(SINCE + timedelta(days=1))}
+        request = metering_pb2.WithdrawReadingsRequest(
+            idempotency_key="taken-back",
+            mpxn=mpxn,
+            measurement_quantity="AI",
+            interval=interval,
+            reason=reason,
+        )
+        async with connect(world.target, world.supplier.folder) as channel:
+            stub = metering_pb2_grpc.MeteringStub(channel)
+            return await stub.WithdrawReadings(request, timeout=20)
+
+    assert not (await withdraw("WRONG_METER")).replayed
+    assert (await withdraw("WRONG_METER")).replayed
+    with pytest.raises(grpc.RpcError) as conflict:
+        await withdraw("WRONG_VALUES")
+    error = error_from(conflict.value)
+    assert error.reason == Reason.IDEMPOTENCY_CONFLICT
+    assert error.message == "this idempotency_key was used for another withdrawal"
 
 
 async def test_a_metering_point_is_registered_and_ends(world: World):

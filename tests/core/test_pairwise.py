@@ -311,15 +311,15 @@ def test_a_position_of_a_topic_that_no_log_has_is_refused_and_not_overlooked(top
     ):
         unknown = request(at_least=token(3, topics=("consumers.events.v1", topic)))
         with pytest.raises(Invalid) as refused:
-            wire.at_least(unknown, bytes(32))
+            wire.at_least(unknown, bytes(32), 4)
         assert (refused.value.reason, refused.value.field) == (Reason.POSITION_INVALID, "at_least")
 
 
 def test_a_sealed_token_of_a_party_that_is_given_mpxns_is_refused_and_not_overlooked() -> None:
     log_id = bytes(32)
     request = dsi_pb2.GetReadingsRequest(at_least=token(3))
-    assert [place.partition for place in wire.at_least(request, log_id)] == [3]
+    assert [place.partition for place in wire.at_least(request, log_id, 4)] == [3]
     answer = closed(ONE, dsi_pb2.GetReadingsResponse(positions=token(3)))
     with pytest.raises(Invalid) as refused:
-        wire.at_least(dsi_pb2.GetReadingsRequest(at_least=answer.positions), log_id)
+        wire.at_least(dsi_pb2.GetReadingsRequest(at_least=answer.positions), log_id, 4)
     assert (refused.value.reason, refused.value.field) == (Reason.POSITION_INVALID, "at_least")

@@ -64,7 +64,7 @@ SERVER = "server-dsi"
 SUPPLIER, ADVISER, STRANGER = "bad-supply", "bad-advice", "bad-stranger"
 NOW = datetime.now(UTC).replace(microsecond=0)
 FROM, SOON, LATER = stamp(SINCE), stamp(NOW + timedelta(days=1)), stamp(NOW + timedelta(days=9))
-NEVER = Timestamp(seconds=10**15)
+NEVER, YEAR_ONE = Timestamp(seconds=10**15), Timestamp(seconds=-62_135_596_800)
 WEEK = {"start": stamp(SINCE), "end": stamp(SINCE + timedelta(days=7))}
 # Appended to by what is no command: requests for data, and what became of them.
 READS_APPEND_TO = (trust.CONSUMER_LOG, trust.OUTCOMES_TOPIC)
@@ -106,6 +106,7 @@ TERMS: Final = {
     "expires": LATER,
 }
 READ: Final = {"mpxn": HOME, "purpose": "ENERGY_ADVICE", "basis": "CONSENT"}
+QUESTION: Final = {"mpxn": HOME, "data_user": ADVISER, "purpose": "ENERGY_ADVICE"}
 AT_METER: Final = {"mpxn": BEHIND, "asset_id": ASSET}
 AGENT: Final = {"mpxn": MPAN, "agent": "agent-1", "agent_role": "data_service"}
 NEWEST: Final = max(POLICY_DATA)
@@ -838,10 +839,14 @@ CASES: Final[dict[str, dict[str, Case]]] = {
         "GetAsset": Case(ADVISER, READ | {"asset_id": ASSET}, READS_AT_FAULT),
         "CheckAccess": Case(
             ADVISER,
-            {"questions": [{"mpxn": HOME, "data_user": ADVISER, "purpose": "ENERGY_ADVICE"}]},
+            {"questions": [QUESTION]},
             (
                 bad("REQUEST_TOO_LARGE", questions=[]),
                 bad("MPXN_FORMAT", questions=[{"mpxn": "12"}]),
+                bad("FIELD_MISSING", questions=[QUESTION | {"data_user": ""}]),
+                bad("FIELD_INVALID", questions=[QUESTION, QUESTION | {"data_user": "!!"}]),
+                bad("FIELD_MISSING", questions=[QUESTION | {"purpose": ""}]),
+                bad("FIELD_INVALID", questions=[QUESTION | {"purpose": "a\tb"}]),
                 bad("POSITION_INVALID", at_least=ELSEWHERE),
             ),
         ),
@@ -1073,6 +1078,17 @@ def of_any_method(place: Place, case: Case) -> Iterator[Bad]:
         if isinstance(value, Timestamp):
             yield Bad("FIELD_MISSING", {name: None})
             yield Bad("TIME_INVALID", {name: NEVER})
+            yield Bad("TIME_INVALID", {name: YEAR_ONE})
+    if "as_of_known" in names:
+        yield bad("TIME_INVALID", as_of_known=SOON)
+        yield bad("TIME_INVALID", as_of_known=YEAR_ONE)
+    if "as_of_valid" in names and names["as_of_valid"].message_type is not None:
+        yield bad("TIME_INVALID", as_of_valid=YEAR_ONE)
+    if "interval" in names:
+        half_a_ms_late = Timestamp(seconds=FROM.seconds + 1_800, nanos=500_000)
+        yield bad("INTERVAL_INVALID", interval={"start": FROM, "end": half_a_ms_late})
+        yield bad("TIME_INVALID", interval={"start": YEAR_ONE, "end": FROM})
+        yield bad("FIELD_MISSING", interval={"start": FROM})
 
 
 def ends(reader: LogReader, service: str, method: str) -> dict[tuple[str, int], int]:

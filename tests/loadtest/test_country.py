@@ -159,7 +159,7 @@ def test_what_is_wrong_in_two_ways_is_expected_to_be_refused_as_the_coordinator_
         def may_send(mpan: bytes, by: str = delivery.sender) -> tuple[Interval, ...]:
             return since if by in senders[mpan] else ()
 
-        checked = check_rows(delivery.rows, points.__getitem__, may_send)
+        checked = check_rows(delivery.rows, points.__getitem__, may_send, datetime.now(UTC))
         assert checked.refused == delivery.refused
         assert checked.findings == delivery.findings
         assert np.count_nonzero(checked.accepted) == delivery.recorded

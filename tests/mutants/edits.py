@@ -2098,4 +2098,25 @@ MUTANTS: tuple[Mutant, ...] = (
         '        "",\n',
         ("tests/core/test_chunks_sent.py",),
     ),
+    Mutant(
+        "values of half hours that are not over are refused",
+        "domains/metering/judging.py",
+        "over = spans.end <= half_hour_of(now + CLOCKS_DIFFER)",
+        "over = spans.end > 0",
+        ("tests/domains/metering/test_decider.py",),
+    ),
+    Mutant(
+        "what will be known later is not told",
+        "spine/services/wire.py",
+        "at is not None and at > now() + KNOWN_AHEAD",
+        "at is None and False",
+        ("tests/core/test_wire.py",),
+    ),
+    Mutant(
+        "a position that no log has is not passed over",
+        "spine/services/wire.py",
+        "not 0 <= place.partition < there_are or place.offset < 0",
+        "place.offset < 0",
+        ("tests/core/test_wire.py",),
+    ),
 )

@@ -153,7 +153,7 @@ async def test_the_service_looks_at_both_subjects_before_it_says_anything(
     )
     live: Any = SimpleNamespace(stored=SimpleNamespace(fold=known))
     home: Any = Home()
-    service = GovernanceService(home, home, live, live, b"")
+    service = GovernanceService(home, home, live, live, b"", 1)
     grant = governance_pb2.GrantAccreditationRequest(
         idempotency_key="k", party="adviser", role="supplier", scheme="SEC"
     )

@@ -35,6 +35,7 @@ from domains.metering.events import (
     Silence,
 )
 from domains.metering.judging import (
+    CLOCKS_DIFFER,
     READING_WH_MAX,
     check_rows,
     judged_part,
@@ -45,7 +46,7 @@ from domains.metering.views import MeteringPointView, metering_point_view
 from spine.codelist import NOT_LOADED
 from spine.domain import Actor, fold
 from spine.errors import Invalid, NotPermitted, Reason, Refused, SpineError
-from spine.gb import Interval, half_hour_of
+from spine.gb import FOR_EVER, Interval, half_hour_of
 from spine.policy import Appointment, MeterAccess, Supply
 from tests.helpers.standing import shipped_list
 
@@ -277,7 +278,7 @@ def test_which_readings_may_enter(
     stretches: tuple[Interval, ...],
     reason: str | None,
 ) -> None:
-    checked = check_rows(day, lambda _: point, lambda _: stretches)
+    checked = check_rows(day, lambda _: point, lambda _: stretches, NOW)
     assert checked.accepted.tolist() == [reason is None]
     assert checked.refused == ({} if reason is None else {reason: 1})
     assert checked.findings == {}
@@ -285,8 +286,8 @@ def test_which_readings_may_enter(
 
 @pytest.mark.parametrize("day", [one_day(), one_day(quantity="AE"), with_value(-1)])
 def test_to_a_stranger_a_known_point_and_an_unknown_one_are_alike(day: MeterDays) -> None:
-    known = check_rows(day, lambda _: POINT, lambda _: ())
-    unknown = check_rows(day, lambda _: None, lambda _: ())
+    known = check_rows(day, lambda _: POINT, lambda _: (), NOW)
+    unknown = check_rows(day, lambda _: None, lambda _: (), NOW)
     assert known.refused == unknown.refused == {Reason.SENDER_NOT_APPOINTED: 1}
 
 
@@ -295,8 +296,53 @@ def test_only_the_half_hours_present_must_lie_in_the_appointment() -> None:
     present = np.zeros((1, 48), np.bool_)
     present[0, 46:] = True
     late = (Interval(MIDNIGHT + timedelta(hours=23), NOW),)
-    assert check_rows(one_day(present=present), lambda _: POINT, lambda _: late).accepted.all()
-    assert not check_rows(one_day(), lambda _: POINT, lambda _: late).accepted.any()
+    assert check_rows(one_day(present=present), lambda _: POINT, lambda _: late, NOW).accepted.all()
+    assert not check_rows(one_day(), lambda _: POINT, lambda _: late, NOW).accepted.any()
+
+
+HALF = timedelta(minutes=30)
+
+
+@pytest.mark.parametrize(
+    ("last", "now", "accepted"),
+    [
+        (48, MIDNIGHT + 48 * HALF, True),
+        (48, MIDNIGHT + 48 * HALF - CLOCKS_DIFFER, True),
+        (48, MIDNIGHT + 48 * HALF - CLOCKS_DIFFER - timedelta(milliseconds=1), False),
+        (48, MIDNIGHT - timedelta(days=200), False),
+        (20, MIDNIGHT + 20 * HALF, True),  # a day that is not over, so far
+        (21, MIDNIGHT + 20 * HALF, False),
+        (0, MIDNIGHT - timedelta(days=200), True),  # it says nothing of the future
+    ],
+)
+@pytest.mark.parametrize("gas", [False, True])
+def test_values_of_half_hours_that_have_not_ended_may_not_enter(
+    last: int, now: datetime, accepted: bool, gas: bool
+) -> None:
+    present = np.zeros((1, 48), np.bool_)
+    present[0, :last] = True
+    volumes = np.where(present, np.int32(10), np.int32(0)) if gas else None
+    day = one_day(present=present, volumes_dm3=volumes)
+    point = structs.replace(POINT, fuel=Fuel.GAS) if gas else POINT
+    checked = check_rows(day, lambda _: point, lambda _: (Interval(START, FOR_EVER),), now)
+    assert checked.accepted.tolist() == [accepted]
+    assert checked.refused == ({} if accepted else {Reason.READING_IN_FUTURE: 1})
+
+
+def test_of_many_days_only_those_to_come_are_refused() -> None:
+    days = [DAY - 1, DAY, DAY + 1, DAY + 5_000]
+    many = MeterDays(
+        mpxns=np.array([MPAN] * 4, "S13"),
+        days=np.array(days, np.int32),
+        present=np.ones((4, 48), np.bool_),
+        values_wh=np.zeros((4, 48), np.int32),
+        quality=np.zeros((4, 48), np.uint8),
+        quality_codes=("A",),
+    )
+    since = (Interval(START, FOR_EVER),)
+    checked = check_rows(many, lambda _: POINT, lambda _: since, MIDNIGHT + 48 * HALF)
+    assert checked.accepted.tolist() == [True, True, False, False]
+    assert checked.refused == {Reason.READING_IN_FUTURE: 2}
 
 
 def test_each_row_is_judged_by_itself_and_each_point_asked_once() -> None:
@@ -321,7 +367,7 @@ def test_each_row_is_judged_by_itself_and_each_point_asked_once() -> None:
         MPAN_WRONG_DIGIT: ALWAYS,
         MPRN: ALWAYS,
     }
-    checked = check_rows(three, registered, lambda name: stretches[name.decode()])
+    checked = check_rows(three, registered, lambda name: stretches[name.decode()], NOW)
     assert checked.accepted.tolist() == [True, True, False, False]
     assert checked.refused == {Reason.SENDER_NOT_APPOINTED: 1, Reason.METER_NOT_REGISTERED: 1}
     assert checked.findings == {Reason.MPXN_CHECK_DIGIT: 1}
@@ -336,7 +382,7 @@ def test_nothing_to_check() -> None:
         values_wh=np.zeros((0, 48), np.int32),
         quality=np.zeros((0, 48), np.uint8),
     )
-    checked = check_rows(nothing, lambda _: None, lambda _: ())
+    checked = check_rows(nothing, lambda _: None, lambda _: (), NOW)
     assert (len(checked.accepted), checked.refused) == (0, {})
 
 
@@ -422,7 +468,7 @@ def test_rows_are_judged_alike_by_that_part_of_a_point_that_others_share() -> No
         structs.replace(whole, fuel=Fuel.GAS),
     ):
         checked = [
-            check_rows(one_day(), lambda _, known=known: known, lambda _: ALWAYS)  # type: ignore[misc]
+            check_rows(one_day(), lambda _, known=known: known, lambda _: ALWAYS, NOW)  # type: ignore[misc]
             for known in (point, judged_part(point))
         ]
         assert checked[0].refused == checked[1].refused

@@ -180,7 +180,7 @@ def test_what_the_coordinator_lets_in(fuel: str, dm3: int, reason: Reason | None
     volumes = np.where(days.present, np.int32(dm3), np.int32(0))
     days = replace(days, volumes_dm3=volumes, values_wh=GAS.wh(volumes))
     point = structs.replace(MeteringPoint(), fuel=Fuel(fuel), registered_from=EVER.start)
-    checked = check_rows(days, lambda _: point, lambda _: [EVER])
+    checked = check_rows(days, lambda _: point, lambda _: [EVER], EVER.end)
     assert dict(checked.refused) == ({} if reason is None else {reason: 1})
 
 
