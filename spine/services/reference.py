@@ -70,11 +70,8 @@ class ReferenceService(reference_pb2_grpc.ReferenceServicer):
         command = LoadCodes(
             wire.caller(),
             request.list,
-            tuple(_listed(request.list, code) for code in request.codes),
-            tuple(
-                CodeWithdrawn(request.list, gone.code, _day(gone.effective_from), gone.why)
-                for gone in request.withdrawals
-            ),
+            tuple(_listed(request.list, code, n) for n, code in enumerate(request.codes)),
+            tuple(_withdrawn(request.list, gone, n) for n, gone in enumerate(request.withdrawals)),
         )
         order = wire.order(request, "LoadCodes", request.list, command, command.by)
         handled = await self._coordinator.handle(order)
@@ -180,14 +177,20 @@ class ReferenceService(reference_pb2_grpc.ReferenceServicer):
         return wire.position_token(self._log_id, [place])
 
 
-def _listed(list_name: str, code: Any) -> CodeListed:
+def _withdrawn(list_name: str, gone: Any, nth: int) -> CodeWithdrawn:
+    since = _day(gone.effective_from, f"withdrawals[{nth}].effective_from")
+    return CodeWithdrawn(list_name, gone.code, since, gone.why)
+
+
+def _listed(list_name: str, code: Any, nth: int) -> CodeListed:
+    until = f"codes[{nth}].effective_to"
     return CodeListed(
         list_name,
         code.code,
         code.label,
         tuple(Attribute(a.name, a.value) for a in code.attributes),
-        _day(code.effective_from),
-        _day(code.effective_to, "effective_to") if code.effective_to else None,
+        _day(code.effective_from, f"codes[{nth}].effective_from"),
+        _day(code.effective_to, until) if code.effective_to else None,
         code.source,
         code.licence,
     )
@@ -210,7 +213,7 @@ def _valid(request: Any) -> date:
     return _day(request.as_of_valid, "as_of_valid") if request.as_of_valid else day_of(wire.now())
 
 
-def _day(text: str, field: str = "effective_from") -> date:
+def _day(text: str, field: str) -> date:
     try:
         return SettlementDate.parse(text).local
     except Invalid as error:

@@ -241,6 +241,8 @@ async def test_refusals_over_the_wire_record_nothing(world: World) -> None:
     assert await refused("LoadCodes", list="purposes") == (invalid, "LIST_UNKNOWN")
     late = {**CODE, "effective_from": "1 May"}
     assert await refused("LoadCodes", codes=[late]) == (invalid, "TIME_INVALID")
+    wrong = {"list": "settlement_runs", "codes": [CODE, late]}
+    assert (await world.refusal("LoadCodes", **wrong)).field == "codes[1].effective_from"
     gone = {"code": "T3", "effective_from": "2024-01-01", "why": "x"}
     unknown = ("FAILED_PRECONDITION", "CODE_UNKNOWN")
     assert await refused("LoadCodes", withdrawals=[gone]) == unknown

@@ -25,6 +25,7 @@ from tests.e2e.conftest import SINCE, Installation, audit, grant
 from tests.helpers.perse import perse
 
 MPAN, SILENT, UNKNOWN = "1900012345916", "1900012345925", "1900012345943"
+EARLY = "1900012346990"
 OWN: dict[str, Any] = {"mpxn": MPAN, "purpose": "OWN_USE", "basis": Basis.SUBJECT}
 
 
@@ -86,6 +87,19 @@ def test_the_command_line_names_both_clocks(spine: Installation, between: dateti
     assert len(console("meter", "tenancies", *asked, *then)) == 1
     assert console("meter", "tenancies", *asked, "--as-of-valid", "2011-01-01") == []
     assert console("assets", "list", *asked, *then) == []
+
+
+def test_what_will_be_known_tomorrow_is_not_told_today(
+    spine: Installation, between: datetime
+) -> None:
+    tomorrow = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+    use = ("--purpose", "OWN_USE", "--as-of-known", tomorrow, "--as", "robin")
+    stretch = ("--from", "2024-01-01", "--to", "2024-01-02", "--basis", "SUBJECT")
+    for words in (("read", MPAN, *stretch), ("meter", "show", MPAN), ("meter", "tenancies", MPAN)):
+        refused = run(*words, *use).exception
+        assert isinstance(refused, grpc.RpcError)
+        said = error_from(refused)
+        assert (said.reason, said.field) == ("TIME_INVALID", "as_of_known")
 
 
 def test_the_audit_gives_every_one_of_these_answers_again(
@@ -161,6 +175,16 @@ def test_a_meter_is_silent_and_its_values_are_withdrawn(
     assert isinstance(refused, grpc.RpcError)
     assert error_from(refused).reason == "NOT_PERMITTED"
     every_answer_is_the_same_again(spine, tmp_path, SILENT)
+
+
+def test_a_file_with_days_to_come_is_recorded_without_them(
+    spine: Installation, between: datetime, tmp_path: Path
+) -> None:
+    spine.meter(EARLY, "north-supply")
+    today = datetime.now(UTC).date()
+    days = [today - timedelta(days=3), today + timedelta(days=3)]
+    half_hours = ingested(tmp_path / "early.json", perse(EARLY, days, first=4))["half_hours"]
+    assert (half_hours["recorded"], half_hours["not_over"]) == (4, 4)
 
 
 def every_answer_is_the_same_again(spine: Installation, tmp_path: Path, mpxn: str) -> None:
