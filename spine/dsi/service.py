@@ -174,7 +174,9 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
         if not 1 <= len(request.questions) <= MAX_METERS:
             raise Invalid(Reason.REQUEST_TOO_LARGE, "1 to 1,000 questions", field="questions")
         caller = current_caller()
-        questions = [_question(q, f"questions[{n}]") for n, q in enumerate(request.questions)]
+        mpxns = wire.mpxns((q.mpxn for q in request.questions), "questions[{}].mpxn")
+        asked = enumerate(zip(mpxns, request.questions, strict=True))
+        questions = [_question(mpxn, q, f"questions[{n}]") for n, (mpxn, q) in asked]
         partitions = sorted({self._reads.partition_of(mpxn) for mpxn, *_ in questions})
         for partition in partitions:
             await self._reads.positions(Category.CONSENTS, partition, self._at_least(request))
@@ -274,7 +276,7 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
 
 def stream_meters(request: Any) -> list[str]:
     """The metering points of a stream; Invalid(REQUEST_TOO_LARGE) unless 1 to 1,000, each once."""
-    mpxns = list(dict.fromkeys(str(parse_mpxn(mpxn)) for mpxn in request.mpxns))
+    mpxns = list(dict.fromkeys(wire.mpxns(request.mpxns)))
     if not 1 <= len(mpxns) <= MAX_METERS or len(mpxns) != len(request.mpxns):
         raise Invalid(
             Reason.REQUEST_TOO_LARGE, "1 to 1,000 metering points, each once", field="mpxns"
@@ -326,9 +328,9 @@ def _interval(interval: Any) -> Interval:
     return asked
 
 
-def _question(asked: Any, path: str) -> tuple[str, str, str, str]:
+def _question(mpxn: str, asked: Any, path: str) -> tuple[str, str, str, str]:
     return (
-        str(parse_mpxn(asked.mpxn)),
+        mpxn,
         wire.identifier(asked.data_user, f"{path}.data_user"),
         _code(asked.purpose, f"{path}.purpose"),
         _code(asked.category or Category.HH_CONSUMPTION, f"{path}.category"),

@@ -13,7 +13,6 @@ from domains.consumers.record import RecordTerms
 from spine.consumers.v1 import consumers_pb2
 from spine.domain import Actor
 from spine.errors import Invalid, Reason
-from spine.gb import parse_mpxn
 from spine.policy import Role
 from spine.services import wire
 
@@ -32,7 +31,7 @@ Scope = tuple[tuple[str, ...], datetime, datetime]
 
 def mpxns(request: Any) -> tuple[str, ...]:
     """The meters named; Invalid unless they are 1 to 100, each once."""
-    named = tuple(str(parse_mpxn(mpxn)) for mpxn in request.mpxns)
+    named = tuple(wire.mpxns(request.mpxns))
     if not 1 <= len(named) <= METERS_MAX or len(set(named)) < len(named):
         message = f"1 to {METERS_MAX} metering points, each once"
         raise Invalid(Reason.FIELD_INVALID, message, field="mpxns")

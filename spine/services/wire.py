@@ -18,7 +18,7 @@ from spine.common.v1 import common_pb2
 from spine.domain import Actor
 from spine.errors import Invalid, Reason
 from spine.event import DataPosition, epoch_ms, from_epoch_ms
-from spine.gb import FIRST_DATE, Interval, on_the_grid
+from spine.gb import FIRST_DATE, Interval, on_the_grid, parse_mpxn
 from spine.orders import Handled, Order
 from spine.server import current_caller
 
@@ -172,6 +172,18 @@ def half_hours(given: Any, field: str = "interval") -> Interval:
     if start >= end:
         raise Invalid(Reason.INTERVAL_INVALID, "an interval ends after it starts", field=field)
     return Interval(start, end)
+
+
+def mpxns(named: Iterable[str], path: str = "mpxns[{}]") -> list[str]:
+    """The metering points in a repeated field; Invalid names the path of the one at fault."""
+    found: list[str] = []
+    for text in named:
+        try:
+            found.append(str(parse_mpxn(text)))
+        except Invalid as error:
+            where = path.format(len(found))
+            raise Invalid(error.reason, error.message, field=where) from None
+    return found
 
 
 def identifier(text: str, field: str) -> str:

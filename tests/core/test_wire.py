@@ -114,6 +114,16 @@ def test_a_stretch_of_half_hours() -> None:
     assert wire.half_hours(common_pb2.Interval(**first)) == expected
 
 
+def test_of_many_metering_points_the_one_at_fault_is_named() -> None:
+    assert wire.mpxns(["1200000000011", "123456789"]) == ["1200000000011", "123456789"]
+    with pytest.raises(Invalid) as refused:
+        wire.mpxns(["1200000000011", "12"])
+    assert (refused.value.reason, refused.value.field) == (Reason.MPXN_FORMAT, "mpxns[1]")
+    with pytest.raises(Invalid) as refused:
+        wire.mpxns(["12"], "questions[{}].mpxn")
+    assert refused.value.field == "questions[0].mpxn"
+
+
 @pytest.mark.parametrize("field", ["history_from", "valid_from", "expires"])
 def test_a_time_in_the_terms_of_a_consent_is_named_by_its_path(field: str) -> None:
     for wrong, reason in (
