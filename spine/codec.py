@@ -181,7 +181,8 @@ def tools(codec: Codec, verify: Callable[[bytes, bytes, bytes], bool]) -> Tools:
     so that no byte of a copy can differ and be taken for another one's.
     """
     remember = lru_cache(COPIES_REMEMBERED_MAX)
-    copied = Reading(remember(verify), remember(codec.decode), remember(codec.decode_event))
+    decode = lru_cache(2 * COPIES_REMEMBERED_MAX)(codec.decode)  # what was copied, and the copy
+    copied = Reading(remember(verify), decode, remember(codec.decode_event))
     return Tools(verify, codec.decode, codec.decode_event, copied, codec.entries, pack, unpack)
 
 

@@ -12,21 +12,24 @@ from typing import Final
 from spine.codec import pack
 from spine.store import POSITION_ROW, Store, StorePosition
 
-# Half a KB each, and an audit has the rows of five topics at a time.
+# An audit has the rows of five topics at a time. They are half a KB each, of a meter with many
+# consents more.
 ROWS_IN_MEMORY: Final = 1 << 15
+BYTES_IN_MEMORY: Final = 1 << 24
 # So many new keys are sooner put in their place one by one.
 FEW: Final = 32
 
 
 class ScratchStore(Store):
-    """A store that writes nothing before it has many rows, and then is one like any other.
+    """A store that writes nothing before it has many rows, or large ones, and then is one like any
+    other.
 
     Until then what is pending is all there is, and a commit adds the position to it.
     """
 
     def _open(self, life: int) -> None:
         self._life, self._history = life, None
-        self._pending, self._in_memory = {}, True
+        self._pending, self._in_memory, self._bytes = {}, True, 0
         self._keys: list[bytes] = []
         self._new: list[bytes] = []
 
@@ -50,8 +53,10 @@ class ScratchStore(Store):
 
     def put(self, key: bytes, value: bytes) -> None:
         """Write a row."""
-        if self._in_memory and key not in self._pending:
-            self._new.append(key)
+        if self._in_memory:
+            self._bytes += len(value)  # also of what is written over: it is to be a bound
+            if key not in self._pending:
+                self._new.append(key)
         self._pending[key] = value
 
     def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -80,7 +85,7 @@ class ScratchStore(Store):
         """Write the position; and all rows with it, once they are many."""
         if self._in_memory:
             self.put(POSITION_ROW, pack(position))
-            if len(self._pending) < ROWS_IN_MEMORY:
+            if len(self._pending) < ROWS_IN_MEMORY and self._bytes < BYTES_IN_MEMORY:
                 return
             self._write()
         super().commit(position)

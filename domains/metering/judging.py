@@ -100,12 +100,28 @@ class CheckedRows:
     """Which meter-days may enter the log. Counts are of rows.
 
     `accepted` is a mask, (n,). `refused_rows` gives every other row one reason, the first in the
-    order of `check_points`: a mask for each that was met. `findings` are of accepted rows.
+    order of `check_points`: a mask for each that was met. `findings` are of accepted rows. `ends`,
+    (n,): the half hour that follows the last one with a value, since 1970.
     """
 
     accepted: npt.NDArray[np.bool_]
     refused_rows: Mapping[Reason, npt.NDArray[np.bool_]]
     findings: Mapping[Reason, int]
+    ends: npt.NDArray[np.int64]
+
+    def accepted_in(
+        self, order: npt.NDArray[np.int64], cuts: Sequence[int]
+    ) -> list[npt.NDArray[np.int64]]:
+        """The accepted rows in that order, those that end by each of the ascending `cuts` apart.
+
+        A delivery whose later days were refused by the clock at a cut, and that comes again after
+        it, so has the batches that it had at first, and others of what was refused then.
+        """
+        accepted = order[self.accepted[order]]
+        if not cuts:
+            return [accepted]
+        part = np.searchsorted(np.array(cuts, np.int64), self.ends[accepted])
+        return [accepted[part == nth] for nth in range(len(cuts) + 1)]
 
     @property
     def refused(self) -> dict[Reason, int]:
@@ -162,7 +178,7 @@ def check_points(
         (Reason.METER_NOT_REGISTERED, _within(spans, state_of_row, registrations)),
         (Reason.QUANTITY_NOT_FOR_METER, np.array(counts, np.bool_)[state_of_row]),
         (Reason.READING_OUT_OF_RANGE, _plausible(meter_days)),
-        (Reason.READING_IN_FUTURE, _over(meter_days, spans, now)),
+        (Reason.READING_IN_FUTURE, _over(meter_days, spans, over_at(now))),
     )
     accepted = np.ones(len(meter_days), np.bool_)
     refused: dict[Reason, npt.NDArray[np.bool_]] = {}
@@ -173,7 +189,9 @@ def check_points(
             accepted &= kept
     wrong = ~_check_digits_ok(points.names)
     count = int(np.count_nonzero(accepted & wrong[points.of_row])) if wrong.any() else 0
-    return CheckedRows(accepted, refused, {Reason.MPXN_CHECK_DIGIT: count} if count else {})
+    return CheckedRows(
+        accepted, refused, {Reason.MPXN_CHECK_DIGIT: count} if count else {}, spans.end
+    )
 
 
 def judged_part(point: MeteringPoint) -> MeteringPoint:
@@ -202,9 +220,14 @@ def _plausible(meter_days: MeterDays) -> npt.NDArray[np.bool_]:
     return plausible
 
 
-def _over(meter_days: MeterDays, spans: _Spans, now: datetime) -> npt.NDArray[np.bool_]:
-    """Which rows hold no value of a half hour that is not over at that time, (n,)."""
-    over = spans.end <= half_hour_of(now + CLOCKS_DIFFER)
+def over_at(now: datetime) -> int:
+    """The first half hour that counts as not over at that time, since 1970."""
+    return half_hour_of(now + CLOCKS_DIFFER)
+
+
+def _over(meter_days: MeterDays, spans: _Spans, until: int) -> npt.NDArray[np.bool_]:
+    """Which rows hold no value of that half hour or a later one, (n,)."""
+    over = spans.end <= until
     if not over.all():  # a row without values counts as the whole day, and says nothing of it
         over |= ~meter_days.present.any(axis=1)
     return over

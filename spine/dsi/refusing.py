@@ -27,7 +27,7 @@ WORDS: Final[Mapping[str, str]] = {
     Reason.NOT_THE_OCCUPIER: "you never lived at this meter",
     Reason.NOT_THE_SUPPLIER: "you never supplied this meter",
     Reason.NOT_THE_AGENT: "you were never appointed to this meter in this role",
-    Reason.NO_CONSENT: "there is no consent to you here",
+    Reason.NO_CONSENT: "there is no consent to you here, or none of the consent_id named",
     Reason.CONSENT_NOT_ANSWERED: "the request for consent is not answered",
     Reason.CONSENT_DECLINED: "the consent was declined",
     Reason.CONSENT_LAPSED: "the request for consent was not answered in time",
@@ -37,7 +37,7 @@ WORDS: Final[Mapping[str, str]] = {
     Reason.CONSENT_EXPIRED: "the consent has expired",
     Reason.CONSENT_NOT_YET_VALID: "the first day of the consent has not come",
     Reason.CONSENT_ENDED_WITH_TENANCY: "the tenancy it was made in has ended, or not begun",
-    Reason.CONSENT_SCOPE: "no consent is for this purpose and category",
+    Reason.CONSENT_SCOPE: "no consent, or not the one named, is for this purpose and category",
     Reason.OPTED_OUT: "the occupier objects to this use",
     Reason.INTERVAL_NOT_COVERED: (
         "what permits the read covers nothing of this interval; each page is judged by itself"

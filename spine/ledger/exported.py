@@ -75,10 +75,20 @@ def check_export(folder: Path, keys: v.Keys | None, report: v.Report, each: Any 
 
 
 def _check_proofs(folder: Path, keys: v.Keys | None, report: v.Report) -> None:
-    for path in sorted(folder.glob("*.json")):
-        one = v.verify(path, keys)
+    paths = sorted(folder.glob("*.json"))
+    if not paths:
+        raise v.Misused(f"{folder.name} holds no proof")
+    misused = None
+    for path in paths:
+        try:
+            one = v.verify(path, keys)
+        except v.Misused as said:
+            misused = said
+            continue
         report.checked += [f"{path.name}: {line}" for line in one.checked[-1:]]
         report.wrong += [f"{path.name}: {line}" for line in one.wrong]
+    if misused and not report.wrong:  # a forgery among them is one, whatever else is amiss
+        raise misused
 
 
 def _check_partition(folder: Path, head: dict[str, Any], with_records: bool) -> str:

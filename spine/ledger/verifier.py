@@ -159,9 +159,9 @@ def key_of(vkey: str) -> tuple[str, int, bytes, bytes]:
     try:
         name, key_id, encoded = vkey.strip().split("+", 2)
         raw = unbase64(encoded)
+        expected = sha256(f"{name}\n".encode() + raw)[:4]
     except ValueError:
         raise Wrong("this is no key: one reads NAME+ID+BASE64") from None
-    expected = sha256(f"{name}\n".encode() + raw)[:4]
     if len(raw) != 33 or expected.hex() != key_id:
         raise Wrong(f"the key of {name} is malformed")
     return name, raw[0], expected, raw[1:]

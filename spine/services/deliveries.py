@@ -1,8 +1,10 @@
 """What senders of readings sent before, so that their reports tell new from repeated.
 
 A cache and not a record: it may be deleted at any time. A batch that is sent again is then appended
-again and reported as recorded, and every fold of the readings passes over it by its batch id. What
-it must never do is to know of a batch that the log does not hold; `Deliveries.check` sees to that.
+again and reported as recorded, and every fold of the readings passes over it by its batch id. Of a
+delivery that was refused in part by the clock it tells where its batches were cut; without it, what
+was recorded then is recorded once more, as a further version with the same values. What it must
+never do is to know of a batch that the log does not hold; `Deliveries.check` sees to that.
 """
 
 from __future__ import annotations
@@ -65,13 +67,22 @@ class Deliveries:
         """Bind the sender's reference to its source; Conflict(IDEMPOTENCY_CONFLICT) with the words
         `taken` if it is bound to another.
         """
-        key = (delivery.sender, delivery.sender_reference)
+        key = _named(delivery)
         source = (*key, delivery.source_digest)
         self._run("INSERT OR IGNORE INTO sources VALUES (?, ?, ?)", source)
         query = "SELECT digest FROM sources WHERE party = ? AND reference = ?"
         ((digest,),) = self._run(query, key)
         if digest != delivery.source_digest:
             raise Conflict(Reason.IDEMPOTENCY_CONFLICT, taken)
+
+    def cut(self, delivery: Delivery, at: int) -> None:
+        """What of the delivery had not ended by that half hour, since 1970, was refused."""
+        self._run("INSERT OR IGNORE INTO cuts VALUES (?, ?, ?)", (*_named(delivery), at))
+
+    def cuts(self, delivery: Delivery) -> list[int]:
+        """All that was said by `cut` of the delivery, ascending."""
+        query = "SELECT at FROM cuts WHERE party = ? AND reference = ? ORDER BY at"
+        return [at for (at,) in self._run(query, _named(delivery))]
 
     def offset_of(self, batch_id: bytes) -> int | None:
         """Where a batch was appended, if that is remembered."""
@@ -106,9 +117,15 @@ PRAGMA synchronous = OFF;
 CREATE TABLE IF NOT EXISTS log (one INTEGER PRIMARY KEY, id BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS batches (batch BLOB PRIMARY KEY, part INTEGER, at INTEGER) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS heads (part INTEGER PRIMARY KEY, at INTEGER, batch BLOB);
+CREATE TABLE IF NOT EXISTS cuts (party TEXT, reference TEXT, at INTEGER,
+    PRIMARY KEY (party, reference, at)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS sources (party TEXT, reference TEXT, digest BLOB NOT NULL,
     PRIMARY KEY (party, reference)) WITHOUT ROWID;
 """
+
+
+def _named(delivery: Delivery) -> tuple[str, str]:
+    return delivery.sender, delivery.sender_reference
 
 
 def _holds(reader: LogReader, codec: Codec, partition: int, offset: int, batch_id: bytes) -> bool:

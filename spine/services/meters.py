@@ -78,7 +78,7 @@ class _Run(NamedTuple):
     def of(cls, numbers: npt.NDArray[np.int64], kept: npt.NDArray[np.int32]) -> _Run:
         """A run of these, which come in any order."""
         order = np.argsort(numbers, kind="stable")  # what is sorted in parts is merged
-        return cls(numbers[order], kept[:, order])
+        return cls(numbers[order], kept.take(order, axis=1))
 
     def places(
         self, numbers: npt.NDArray[np.int64]

@@ -23,7 +23,7 @@ from domains.metering.adapters.report import MeterDays
 from domains.metering.decider import sending_part, sending_stretches
 from domains.metering.events import MeasurementQuantity
 from domains.metering.gas import STANDARD_FACTOR_E5, Conversion
-from domains.metering.judging import Alike, check_points, judged_part, points_of
+from domains.metering.judging import Alike, check_points, judged_part, over_at, points_of
 from domains.metering.readings import Delivery, ReadingsBatch
 from domains.metering.withdrawals import ReadingsWithdrawn
 from spine import trust
@@ -194,14 +194,17 @@ class Recorder:
         may_send: Alike[Sequence[Interval]] = accesses.to(
             lambda access: sending_stretches(access or MeterAccess(), delivery.sender)
         )
-        checked = check_points(days, points, registered, may_send, wire.now())
+        now = wire.now()
+        checked = check_points(days, points, registered, may_send, now)
+        if Reason.READING_IN_FUTURE in checked.refused_rows:
+            self.deliveries.cut(delivery, over_at(now))
         order = np.lexsort((days.days, points.of_row))
-        accepted = order[checked.accepted[order]]
         batches = []
-        for partition, rows in readings.split_in_order(days, partitions[points.of_row], accepted):
-            positions = self.checked_at(partition)
-            batch = readings.batch_from_columns(rows, partition, delivery, **positions)
-            batches.append((batch, _amount(rows)))
+        for part in checked.accepted_in(order, self.deliveries.cuts(delivery)):
+            for partition, rows in readings.split_in_order(days, partitions[points.of_row], part):
+                positions = self.checked_at(partition)
+                batch = readings.batch_from_columns(rows, partition, delivery, **positions)
+                batches.append((batch, _amount(rows)))
         refused = {
             str(reason): _amount(readings.take(days, rows))
             for reason, rows in checked.refused_rows.items()

@@ -18,12 +18,13 @@ from spine.common.v1 import common_pb2
 from spine.domain import Actor
 from spine.errors import Invalid, Reason
 from spine.event import DataPosition, epoch_ms, from_epoch_ms
-from spine.gb import FIRST_DATE, Interval, on_the_grid, parse_mpxn
+from spine.gb import FIRST_DATE, LAST_DATE, Interval, on_the_grid, parse_mpxn
 from spine.orders import Handled, Order
 from spine.server import current_caller
 
 KEY_CHARS_MAX: Final = 64
 FIRST_READING: Final = datetime.combine(FIRST_DATE, time(), UTC)
+PAST_READINGS: Final = datetime.combine(LAST_DATE + timedelta(days=1), time(), UTC)
 _ID: Final = re.compile(r"[A-Za-z0-9._-]{3,64}", re.ASCII)
 _CODE: Final = re.compile(r"[A-Z0-9_]{1,64}", re.ASCII)
 
@@ -158,13 +159,14 @@ def known_instant(request: Any) -> datetime | None:
 def half_hours(given: Any, field: str = "interval") -> Interval:
     """An Interval of whole half hours as a caller wrote it; `field` is its path in the request.
 
-    Invalid  FIELD_MISSING: an end is not said; TIME_INVALID: one is no time, or before any reading;
+    Invalid  FIELD_MISSING: an end is not said; TIME_INVALID: one is no time, or none of readings;
              INTERVAL_INVALID: one does not lie on a half hour, or the end is not after the start
     """
     start, end = (required_instant(given, name, f"{field}.") for name in ("start", "end"))
-    if start < FIRST_READING:
-        message = f"there are no readings of before {FIRST_READING:%Y-%m-%d}"
-        raise Invalid(Reason.TIME_INVALID, message, field=f"{field}.start")
+    if start < FIRST_READING or end > PAST_READINGS:
+        name, at = ("start", start) if start < FIRST_READING else ("end", end)
+        message = f"readings are of the days from {FIRST_DATE} to {LAST_DATE}, and none of {at}"
+        raise Invalid(Reason.TIME_INVALID, message, field=f"{field}.{name}")
     for name, at in (("start", start), ("end", end)):
         if getattr(given, name).nanos % _MS_NS or not on_the_grid(at):
             message = "both ends must lie on a half hour"
@@ -227,10 +229,10 @@ def optional_words(text: str, field: str, longest: int) -> str:
 
 def at_least(request: Any, log_id: bytes, partitions: int) -> tuple[DataPosition, ...]:
     """How much of the log the answer has to include; `partitions` are those of its meter-keyed
-    topics.
+    topics. Of several positions of one topic-partition each has to be reached.
 
     Invalid(POSITION_INVALID)  the token is of another log, names a place that the log does not
-                               have, or one place twice, or was sealed for somebody else
+                               have, or was sealed for somebody else
     """
     token = request.at_least
     if token.sealed:  # what was sealed for the caller was opened on the way here
@@ -249,9 +251,6 @@ def at_least(request: Any, log_id: bytes, partitions: int) -> tuple[DataPosition
         if not 0 <= place.partition < there_are or place.offset < 0:
             message = "a position names a partition or offset that its topic cannot have"
             raise Invalid(Reason.POSITION_INVALID, message, field="at_least")
-    if len({(p.topic, p.partition) for p in token.positions}) < len(token.positions):
-        message = "there is at most one position for each topic-partition"
-        raise Invalid(Reason.POSITION_INVALID, message, field="at_least")
     return tuple(DataPosition(p.topic, p.partition, p.offset) for p in token.positions)
 
 

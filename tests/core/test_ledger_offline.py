@@ -95,6 +95,21 @@ def test_a_file_that_lacks_its_neighbour_says_which(home: Path) -> None:
         assert code == MISUSED and f"this needs {missing} beside verifier.py" in said
 
 
+def test_a_forgery_in_a_folder_of_proofs_is_one_whatever_else_is_amiss(home: Path) -> None:
+    (home / "continued.py").unlink()
+    proofs = home / "proofs"
+    proofs.mkdir()
+    code, said = run(home, "verifier.py", "proofs")
+    assert code == MISUSED and "proofs holds no proof" in said
+    shutil.copy(home / "since.json", proofs / "1.json")
+    shutil.copy(home / "proof.json", proofs / "2.json")
+    assert run(home, "verifier.py", "proofs")[0] == MISUSED
+    text = (proofs / "2.json").read_text()
+    (proofs / "2.json").write_text(text.replace('"index": 2', '"index": 1'))
+    code, said = run(home, "verifier.py", "proofs")
+    assert code == FORGED and "WRONG  2.json: " in said
+
+
 def witnessed(keys: list[str]) -> list[str]:
     return ["--key", str(KEY), *(word for key in keys for word in ("--witness", key))]
 
@@ -120,6 +135,7 @@ def test_a_key_that_was_mistyped_is_no_forgery(kept: Kept, home: Path) -> None:
     for words, said in (
         (["--key", "nonsense"], f"--key: {none}"),
         (["--key", ""], f"--key: {none}"),
+        (["--key", f"\udcff{log}"], f"--key: {none}"),
         (["--key", f"{log[:-1]}"], f"--key: {none}"),
         (["--key", log.replace("log/0", "log/1")], "--key: the key of energyos.spine/log/1"),
         (["--key", witness], "--key: this is a key of another kind"),
@@ -168,6 +184,7 @@ def test_who_makes_a_proof_of_an_altered_head_hears_that_it_does_not_hold(
     kept: Kept, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(commands, "library", lambda: kept.library)
+    commands.consistency(str(home / "kept"), out_=home / "made.json")  # without witnesses then
     last = str(kept.library.note())
     (home / "kept").write_text(last)
     commands.consistency(str(home / "kept"), out_=home / "made.json")

@@ -72,6 +72,20 @@ def test_files_are_made_for_many_rows_only(
     store.close()
 
 
+@pytest.mark.parametrize(("most", "files"), [(20_000, True), (40_000, False)])
+def test_files_are_made_for_few_large_rows_too(
+    most: int, files: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a meter with a thousand consents, each command keeps half a MB."""
+    monkeypatch.setattr(scratch, "BYTES_IN_MEMORY", most)
+    store = ScratchStore(tmp_path / "store")
+    for number in range(3):
+        store.put(b"%d" % number, bytes(10_000))
+    store.commit(position(1))
+    assert any(tmp_path.rglob("MANIFEST-*")) == files
+    store.close()
+
+
 @pytest.mark.parametrize("most", [1, 40, scratch.ROWS_IN_MEMORY])
 def test_a_fold_comes_to_the_same_rows(
     most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

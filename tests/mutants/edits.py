@@ -2101,9 +2101,19 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "values of half hours that are not over are refused",
         "domains/metering/judging.py",
-        "over = spans.end <= half_hour_of(now + CLOCKS_DIFFER)",
+        "over = spans.end <= until",
         "over = spans.end > 0",
         ("tests/domains/metering/test_decider.py",),
+    ),
+    Mutant(
+        "a delivery that was refused in part by the clock is known when it comes again",
+        "spine/services/recording.py",
+        "self.deliveries.cuts(delivery)",
+        "[]",
+        (
+            "tests/broker/test_metering_service.py"
+            "::test_what_is_yet_to_come_is_refused_until_it_is_over",
+        ),
     ),
     Mutant(
         "what will be known later is not told",

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import grpc
 import pytest
@@ -104,6 +105,18 @@ async def test_it_pages_and_tries_again(service: TwoPages, developer: Developer)
     assert [row.value_wh for row in found] == [250, 250]
     assert [asset.mpxn for asset in await developer.run("assets")] == [MPXN]
     assert [request.cursor for request in service.asked] == ["", "", "next"]
+
+
+@pytest.mark.parametrize("day", ["2024-03-31", "2024-10-27"])
+async def test_a_clock_change_in_london_doubles_and_loses_nothing(
+    service: TwoPages, developer: Developer, day: str
+) -> None:
+    """Python compares local times by the clock on the wall, which goes forward or back between."""
+    start = datetime.fromisoformat(f"{day}T00:30:00Z")
+    local = [at.astimezone(ZoneInfo("Europe/London")) for at in (start, start + 2 * HALF_HOUR)]
+    assert local[1].replace(tzinfo=None) - local[0].replace(tzinfo=None) != 2 * HALF_HOUR
+    assert len(await developer.run("half_hours", *local)) == 2
+    assert service.asked[0].interval.end.ToDatetime(UTC) == start + 2 * HALF_HOUR
 
 
 async def test_it_waits_for_a_server_that_is_started_again_and_not_for_ever(

@@ -345,6 +345,23 @@ def test_of_many_days_only_those_to_come_are_refused() -> None:
     assert checked.refused == {Reason.READING_IN_FUTURE: 2}
 
 
+def test_what_ended_by_a_cut_stands_apart_in_the_same_order() -> None:
+    column = np.array([MPAN] * 4, "S13")
+    days = np.array([DAY + 2, DAY, DAY + 1, DAY], np.int32)
+    zeros = np.zeros((4, 48), np.int32)
+    rows = MeterDays(column, days, zeros == 0, zeros, zeros.astype(np.uint8), ("A",))
+    since = (Interval(START, FOR_EVER),)
+    checked = check_rows(rows, lambda _: POINT, lambda _: since, NOW)
+    order = np.array([3, 1, 2, 0])
+    first = (DAY + 1) * 48
+    for cuts, expected in (
+        ([], [[3, 1, 2, 0]]),
+        ([first], [[3, 1], [2, 0]]),
+        ([first - 1, first + 48], [[], [3, 1, 2], [0]]),
+    ):
+        assert [part.tolist() for part in checked.accepted_in(order, cuts)] == expected
+
+
 def test_each_row_is_judged_by_itself_and_each_point_asked_once() -> None:
     names = [MPAN, MPAN_WRONG_DIGIT, MPAN, MPRN]
     three = MeterDays(
