@@ -203,13 +203,13 @@ def _that_count(kept: Versions) -> Versions:
     the day, leaves nothing.
     """
     followed = _followed(kept)
+    if not followed:
+        return kept
     counts = np.ones(len(kept), np.bool_)
     for place in reversed(followed):
         later = kept.stored[place + 1]
         whole = later.startswith(_WHOLE) and len(later) > QUALITY_END
         counts[place] = counts[place + 1] and not whole
-    if not followed:
-        return kept
     stored = list(compress(kept.stored, counts.tolist()))
     return Versions(kept.days[counts], kept.offsets[counts], kept.rows[counts], stored)
 
@@ -227,7 +227,7 @@ def _at_once(kept: Versions) -> Iterator[tuple[bytes, Versions]]:
     """
     codes = list(map(_CODES, kept.stored))
     kinds = sorted(set(codes))
-    if len(kinds) == 1 and not len(_followed(kept)):
+    if len(kinds) == 1 and not _followed(kept):
         yield kinds[0], kept
         return
     earlier = np.arange(len(kept)) - np.searchsorted(kept.days, kept.days)  # versions of the day

@@ -227,7 +227,5 @@ def _check_growth(old: Json, heads: dict[tuple[str, int], Json], growth: Json) -
     new = heads[old["topic"], old["partition"]]
     roots = [verifier.unbase64(each["root"]) for each in (old, new)]
     path = verifier.hashes_of(growth.get(where, ()))
-    try:
-        continued.check_consistency(old["size"], roots[0], new["size"], roots[1], path)
-    except verifier.Wrong as wrong:
-        raise verifier.Wrong(f"{where}: {wrong}") from None
+    both = (old["size"], roots[0], new["size"], roots[1])
+    verifier.within(where, continued.check_consistency, *both, path)

@@ -55,6 +55,7 @@ from tests.helpers.records import (
     MemoryLog,
     PartitionLog,
     command,
+    consumers_fold,
     granted,
     moved_in,
     request,
@@ -461,16 +462,7 @@ class Guarded:
         return appended.offset
 
     def stored(self, name: str) -> StoredFold:
-        return StoredFold(
-            self.path / name,
-            self.topic,
-            PARTITION,
-            LOG_ID,
-            TOOLS,
-            CONSUMERS,
-            GOVERNANCE,
-            b"set",
-        )
+        return consumers_fold(self.path / name, self.topic)
 
     def folds(self, name: str, **how: Any) -> FaustFolds:
         return FaustFolds(

@@ -9,14 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from domains.consumers.decider import CONSUMERS
-from domains.governance.decider import GOVERNANCE
-from spine import replay, scratch, trust
+from spine import replay, scratch
 from spine.event import NO_PREDECESSOR
-from spine.replay import StoredFold
 from spine.scratch import ScratchStore
 from spine.store import Store, StorePosition
-from tests.helpers.records import LOG_ID, PARTITION, TOOLS, MemoryLog
+from tests.helpers.records import LOG_ID, MemoryLog, consumers_fold
 from tests.helpers.stories import consumers_story
 
 KEYS = st.integers(0, 60).map(lambda number: b"k%02d" % number)
@@ -59,28 +56,29 @@ def test_it_says_what_a_store_says(
             store.close()
 
 
-@pytest.mark.parametrize(("most", "files"), [(21, True), (22, False)])
-def test_files_are_made_for_many_rows_only(
-    most: int, files: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("bound", "most", "rows", "size", "files"),
+    [
+        ("ROWS_IN_MEMORY", 21, 20, 0, True),  # that of the position is the 21st
+        ("ROWS_IN_MEMORY", 22, 20, 0, False),
+        # Of a meter with a thousand consents, each command keeps half a MB.
+        ("BYTES_IN_MEMORY", 20_000, 3, 10_000, True),
+        ("BYTES_IN_MEMORY", 40_000, 3, 10_000, False),
+    ],
+)
+def test_files_are_made_for_many_rows_or_large_ones_only(
+    bound: str,
+    most: int,
+    rows: int,
+    size: int,
+    files: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(scratch, "ROWS_IN_MEMORY", most)
+    monkeypatch.setattr(scratch, bound, most)
     store = ScratchStore(tmp_path / "store")
-    for number in range(20):
-        store.put(b"%d" % number, b"")
-    store.commit(position(1))  # its row is the 21st
-    assert any(tmp_path.rglob("MANIFEST-*")) == files
-    store.close()
-
-
-@pytest.mark.parametrize(("most", "files"), [(20_000, True), (40_000, False)])
-def test_files_are_made_for_few_large_rows_too(
-    most: int, files: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of a meter with a thousand consents, each command keeps half a MB."""
-    monkeypatch.setattr(scratch, "BYTES_IN_MEMORY", most)
-    store = ScratchStore(tmp_path / "store")
-    for number in range(3):
-        store.put(b"%d" % number, bytes(10_000))
+    for number in range(rows):
+        store.put(b"%d" % number, bytes(size))
     store.commit(position(1))
     assert any(tmp_path.rglob("MANIFEST-*")) == files
     store.close()
@@ -94,17 +92,7 @@ def test_a_fold_comes_to_the_same_rows(
     monkeypatch.setattr(replay, "RECORDS_PER_COMMIT", 3)
     found = []
     for name, kind in {"store": Store, "scratch": ScratchStore}.items():
-        fold = StoredFold(
-            tmp_path / name,
-            trust.CONSUMER_LOG,
-            PARTITION,
-            LOG_ID,
-            TOOLS,
-            CONSUMERS,
-            GOVERNANCE,
-            b"set",
-            kind,
-        )
+        fold = consumers_fold(tmp_path / name, open_store=kind)
         fold.catch_up(MemoryLog(*consumers_story()))
         found.append((fold.store.digest(), fold.store.position(), fold.fold.head))
         fold.close()

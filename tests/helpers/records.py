@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -57,10 +58,11 @@ from spine.log import Appended, LogUnfit
 from spine.opening import first_keys
 from spine.partition import PartitionFold
 from spine.policy_data import POLICY_DATA_V1, data_hash
+from spine.replay import StoredFold
 from spine.rows import Applied, Decided, Tools
 from spine.schemas import Schemas
 from spine.signing import Signer, signed_headers, verify
-from spine.store import MemoryRows, rows_digest
+from spine.store import MemoryRows, Store, rows_digest
 from tests.helpers.access import access_request
 
 PARTITIONS = 4
@@ -432,6 +434,14 @@ class MemoryLog:
 def digest(rows: MemoryRows) -> bytes:
     """The digest of all rows, as a store computes it."""
     return rows_digest(rows.scan(b"", b"\xff\xff"))
+
+
+def consumers_fold(
+    path: Path, topic: str = trust.CONSUMER_LOG, open_store: type[Store] = Store
+) -> StoredFold:
+    """The fold of that topic's partition by the rules of consumers, its store there."""
+    by = TOOLS, CONSUMERS, GOVERNANCE, b"set"
+    return StoredFold(path, topic, PARTITION, LOG_ID, *by, open_store)
 
 
 def refold(
