@@ -7,7 +7,9 @@ where the rows are. Faust hosts it to serve; a plain reader hosts the same class
 from __future__ import annotations
 
 import struct
+from typing import Any
 
+from msgspec import Raw
 from msgspec.structs import replace
 
 from spine import trust
@@ -15,9 +17,11 @@ from spine.domain import Domain
 from spine.errors import Reason, SpineError
 from spine.event import (
     KEY_ID_HEADER,
+    NO_PREDECESSOR,
     TYPE_HEADER,
     AccessOutcomes,
     Command,
+    Fact,
     Facts,
     GovernanceCopy,
     LogRecord,
@@ -34,6 +38,7 @@ from spine.rows import (
     HEAD_ROW,
     HELD_PREFIX,
     QUARANTINE_PREFIX,
+    After,
     Applied,
     AppliedCommand,
     Counts,
@@ -165,6 +170,7 @@ class PartitionFold(PartitionView):
             return
         domain = self.governance if self.topic == trust.GOVERNANCE_TOPIC else self.domain
         assert domain is not None
+        self._firsts.clear()
         if len(facts.commands) > 1:
             self.read_ahead(domain, [(command.subject, command.id) for command in facts.commands])
         subjects = [command.subject.encode() for command in facts.commands]
@@ -205,8 +211,33 @@ class PartitionFold(PartitionView):
             raise Void(Reason.VOID_CHAIN)
         if not command.facts:
             raise Quarantine(Reason.RECORD_MALFORMED)
-        state, events = before.state, []
-        for fact in command.facts:
+        first = before.offset == NO_PREDECESSOR and domain is not self.governance
+        after = self._firsts.get(command.facts) if first else None
+        if after is None:
+            after = self._after(domain, before.state, command.facts, role)
+            if first:
+                self._firsts[command.facts] = after
+        row = self.tools.pack((offset, entry, after.packed))
+        self._put(key, row, Subject(offset, entry, after.state))
+        if domain is not self.governance:
+            self.rows.put(history_row(subject, offset, entry), row)
+            applied.states[command.subject] = after.state
+        done = AppliedCommand(offset, entry, command.request_digest)
+        self._put(id_key, self.tools.pack(done))
+        if domain is self.governance:
+            self.forget(command.subject)
+            applied.governance = True
+        applied.applied += 1
+        applied.subjects.append(command.subject)
+        for event in after.events:
+            applied.events.append((command.subject, event))
+
+    def _after(
+        self, domain: Domain, state: Any, facts: tuple[Fact, ...], role: SignerRole
+    ) -> After:
+        """What all these facts make of that state; raises for the first that does not fit it."""
+        events = []
+        for fact in facts:
             event = self._decode_fact(domain, fact.type, fact.body)
             if role is SignerRole.ROOT and not isinstance(
                 event, trust.SigningKeyAuthorised | trust.SigningKeyRevoked
@@ -217,20 +248,7 @@ class PartitionFold(PartitionView):
             except (SpineError, AssertionError, LookupError, ValueError):
                 raise Quarantine(Reason.RECORD_OUT_OF_RANGE) from None
             events.append(event)
-        row = self.tools.pack((offset, entry, state))
-        self._put(key, row, Subject(offset, entry, state))
-        if domain is not self.governance:
-            self.rows.put(history_row(subject, offset, entry), row)
-            applied.states[command.subject] = state
-        done = AppliedCommand(offset, entry, command.request_digest)
-        self._put(id_key, self.tools.pack(done))
-        if domain is self.governance:
-            self.forget(command.subject)
-            applied.governance = True
-        applied.applied += 1
-        applied.subjects.append(command.subject)
-        for event in events:
-            applied.events.append((command.subject, event))
+        return After(state, Raw(self.tools.pack(state)), events)
 
     def _decode_fact(self, domain: Domain, fact_type: str, body: bytes) -> object:
         if fact_type not in domain.events:

@@ -27,9 +27,10 @@ from spine.store import Store, StorePosition
 
 BUILD_ROW: Final = b"\x00build"
 # What is folded is written after so many records, or rows, which are kept in memory until then:
-# a bulk record of facts comes to a thousand.
+# a bulk record of facts comes to a thousand. More at once take no less work, and nothing else in
+# the process goes on while they are sorted, or are written.
 RECORDS_PER_COMMIT: Final = 256
-ROWS_PER_COMMIT: Final = 1 << 17
+ROWS_PER_COMMIT: Final = 1 << 15
 _log = structlog.get_logger()
 
 Progress = Callable[[int, int], None]

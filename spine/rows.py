@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from spine.domain import Domain, ReadableRows
 from spine.errors import Reason
@@ -160,6 +160,16 @@ class AppliedCommand(Struct, frozen=True):
     offset: int
     entry: int
     request_digest: bytes
+
+
+class After(Struct, frozen=True):
+    """What the facts of a command came to: the state after them, that as it is packed into a row,
+    and the events that they are.
+    """
+
+    state: Any
+    packed: Raw
+    events: Sequence[object]
 
 
 @dataclass(frozen=True, slots=True)

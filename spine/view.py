@@ -21,6 +21,7 @@ from spine.event import (
     SIGNATURE_HEADER,
     AccessRequest,
     AccessRequests,
+    Fact,
     LogRecord,
     SignerRole,
     from_epoch_ms,
@@ -36,6 +37,7 @@ from spine.rows import (
     GOVERNANCE_PREFIX,
     HEAD_ROW,
     SUBJECT_PREFIX,
+    After,
     AppliedCommand,
     Decided,
     Head,
@@ -104,6 +106,9 @@ class PartitionView:
         self._standings: dict[str, trust.GovernanceState] = {}
         self._ahead: dict[bytes, bytes | None] = {}
         self._states_ahead: dict[bytes, tuple[bytes, Subject]] = {}
+        # Of one record alone: most of a country's registers are the same few facts, said of
+        # subjects of which nothing was said before.
+        self._firsts: dict[tuple[Fact, ...], After] = {}
 
     def read_ahead(self, domain: Domain, commands: Collection[tuple[str, bytes]]) -> None:
         """Look once at all rows that commands, by subject and id, will be decided and folded by.

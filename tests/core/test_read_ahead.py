@@ -7,6 +7,8 @@ broken chains, meters of another partition, facts that do not fit, both leave th
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace as with_other
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -18,12 +20,13 @@ from spine import view
 from spine.domain import Domain
 from spine.event import NO_PREDECESSOR, Command, Fact
 from spine.partition import PartitionFold
-from spine.rows import Subject
+from spine.rows import Counts, Subject
 from tests.helpers.records import (
     BEGUN,
     ELSEWHERE,
     METER,
     NEIGHBOUR,
+    TOOLS,
     Scene,
     command,
     granted,
@@ -36,10 +39,14 @@ from tests.helpers.stories import unknown_fact
 
 
 class Plain(PartitionFold):
-    """Looks at each row by itself."""
+    """Looks at each row by itself, and works out anew what each command comes to."""
 
     def read_ahead(self, domain: Domain, commands: Collection[tuple[str, bytes]]) -> None:
         return None
+
+    def _apply_command(self, *given: Any) -> None:
+        self._firsts.clear()
+        super()._apply_command(*given)
 
 
 class ForgetsWhatItWrites(PartitionFold):
@@ -109,6 +116,45 @@ def test_a_meter_that_a_record_closes_is_closed_for_its_next_command() -> None:
         scene.facts(unknown_fact(NEIGHBOUR))  # who has held nothing does not look ahead for it
         done = scene.facts(unknown_fact(METER), command(METER, moved_in("t-2")))
         assert [refusal.outcome for refusal in done.refusals] == outcomes
+
+
+def test_equal_facts_of_a_record_are_worked_out_once() -> None:
+    """A country's registers: few kinds of facts, each said of many subjects. Once a record, or it
+    would be kept for ever.
+    """
+    read = list[bytes]()
+
+    def counted(fact_type: str, body: bytes) -> object:
+        read.append(body)
+        return TOOLS.decode_event(fact_type, body)
+
+    scene, plain = Scene(tools=with_other(TOOLS, decode_event=counted)), Scene(Plain)
+    events = moved_in(), granted()
+    for record in range(2):
+        some = [
+            command(f"c-{record}-{n}", events[0], *(events[1:] if n % 2 else ())) for n in range(40)
+        ]
+        applied = scene.facts(*some)
+        assert applied == plain.facts(*some)
+        assert applied.applied == applied.counted(Counts()).applied > 0
+        assert len(read) == 3 * (record + 1)
+        assert len(scene.fold._firsts) == 2
+    assert scene.digest() == plain.digest()
+
+
+def test_equal_facts_come_to_another_state_where_something_was_said_before() -> None:
+    scene = Scene()
+    here, there = command(METER, moved_in()), command(NEIGHBOUR, moved_in())
+    again = command(METER, moved_in(), previous=(scene.last + 1, 0))
+    scene.facts(here, there, again)
+    assert len(scene.fold.subject(NEIGHBOUR).state.tenancies) == 1
+    assert len(scene.fold.subject(METER).state.tenancies) == 2
+
+
+def test_facts_that_do_not_fit_are_refused_of_each_subject() -> None:
+    scene = Scene()
+    done = scene.facts(*(command(meter, revoked(), resumed()) for meter in (METER, NEIGHBOUR)))
+    assert [refusal.outcome for refusal in done.refusals] == ["quarantined", "quarantined"]
 
 
 def test_what_is_kept_of_rows_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

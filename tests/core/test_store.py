@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -738,6 +739,41 @@ def test_a_store_that_was_opened_before_has_its_filters_and_the_shared_cache(
     assert (cache_bytes(reader._opened()) == rocks.BLOCK_CACHE_BYTES) is not naive
     reader.close()
     store.close()
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_rows_that_are_in_no_file_yet_have_a_filter(tmp_path: Path, again: bool) -> None:
+    """Or each look for what is not there goes through them. It is made with the first row."""
+    if again:
+        Store(tmp_path / "store").close()
+    store = Store(tmp_path / "store")
+    filter_of = rocks.MEMORY_FILTER_SHARE * rocks.WRITE_BUFFER_BYTES
+    assert in_memory(store._db) < filter_of
+    store.put(b"key", b"value")
+    store.commit(position(0))
+    assert filter_of < in_memory(store._db) < 2 * filter_of
+    options = max((tmp_path / "store" / "1").glob("OPTIONS-*")).read_text()
+    assert "memtable_whole_key_filtering=true" in options
+    assert store.get_many([b"key", b"other", POSITION_ROW + b"-"]) == [b"value", None, None]
+    store.close()
+
+
+def test_rows_are_written_in_the_order_of_their_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Naive: as they come, each at another place of what is in memory, at three times the cost."""
+    written = list[tuple[bytes, bytes]]()
+
+    class Batch:
+        def __init__(self, raw_mode: bool) -> None:
+            assert raw_mode
+
+        def put(self, key: bytes, value: bytes) -> None:
+            written.append((key, value))
+
+    monkeypatch.setattr(rocks, "WriteBatch", Batch)
+    rows = {b"s/2": b"b", b"i/9": b"i", b"s/1": b"a", b"\x00head": b"h"}
+    store = SimpleNamespace(write=lambda batch: None)
+    rocks.put_all(cast(Rdict, store), rows)
+    assert written == sorted(rows.items())
 
 
 def filter_bytes(store: Rdict) -> int:

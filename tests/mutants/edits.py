@@ -299,6 +299,20 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/core/test_read_ahead.py",),
     ),
     Mutant(
+        "equal facts come to the same only where nothing was said before",
+        FOLD,
+        "first = before.offset == NO_PREDECESSOR and domain",
+        "first = domain",
+        ("tests/core/test_read_ahead.py",),
+    ),
+    Mutant(
+        "what facts came to is kept for one record",
+        FOLD,
+        "        self._firsts.clear()\n",
+        "",
+        ("tests/core/test_read_ahead.py",),
+    ),
+    Mutant(
         "copies come without a gap",
         FOLD,
         "if copy.previous_home_offset != self.head.last_copy:",
