@@ -39,9 +39,11 @@ def _unless_objected(request: AccessRequest, access: MeterAccess) -> Decision:
     decision = by_appointment(request, access)
     if not isinstance(decision, Permit) or request.category not in _shut(request.basis):
         return decision
+    if not (objected := _objected(request, access)):
+        return decision  # of which `judge` takes what is asked
     asked = Interval(request.interval_from, request.interval_to)
     opened = [part for one in decision.covered if (part := asked.intersect(one)) is not None]
-    left = tuple(without(opened, _objected(request, access)))
+    left = tuple(without(opened, objected))
     return Refuse(Reason.OPTED_OUT) if opened and not left else Permit(left)
 
 

@@ -224,20 +224,6 @@ class Decided:
     policy_version: int
     access: MeterAccess = field(default_factory=MeterAccess)
 
-    def at_entry(self, entry: int) -> Decided:
-        """The same decision, on that entry of its record."""
-        if entry == self.entry:
-            return self
-        return Decided(
-            entry,
-            self.request,
-            self.member,
-            self.decision,
-            self.now_ms,
-            self.policy_version,
-            self.access,
-        )
-
 
 def subject_history(
     rows: ReadableRows,

@@ -243,7 +243,7 @@ class PartitionView:
             decided
             for index, request in enumerate(value.entries)
             if wanted is None or request.request_id in wanted
-            for decided in self._decide(index, request, record.append_ms, sure)
+            for decided in self._judge_each(index, request, request.meters, record.append_ms, sure)
         )
 
     def judge(
@@ -258,35 +258,53 @@ class PartitionView:
 
         `seen` narrows what the judgement may rest on, where it is advice to somebody.
         """
+        (decided,) = self._judge_each(0, request, (member,), at_ms, clock_sure, seen)
+        return decided
+
+    def _judge_each(
+        self,
+        entry: int,
+        request: AccessRequest,
+        members: Sequence[str],
+        at_ms: int,
+        clock_sure: bool,
+        seen: Callable[[MeterAccess], MeterAccess] = lambda access: access,
+    ) -> tuple[Decided, ...]:
+        """Each of these meters by itself; what is the same for all of them is looked up once."""
         assert self.head is not None
         now_ms = max(self.head.now_ms, at_ms)
-        policy = self.standing(trust.POLICY_SUBJECT).policy
-        closed = self.closed(member)
-        if self.misplaced(member.encode()):
-            return Decided(0, request, member, Refuse(Reason.METER_UNKNOWN), now_ms, 0)
-        if policy is None or policy.version not in POLICIES:
-            return Decided(0, request, member, Refuse(Reason.PARTITION_CLOSED), now_ms, 0)
-        if POLICY_HASHES[policy.version] != policy.data_hash:
-            return Decided(0, request, member, Refuse(Reason.PARTITION_CLOSED), now_ms, 0)
-        row = self.subject(member)
-        known = row.offset != NO_PREDECESSOR
-        assert isinstance(row.state, MeterAccess)
-        situation = Situation(
-            seen(row.state) if known else None,
-            self.participant(request.party),
-            from_epoch_ms(now_ms),
-            closed,
-            clock_sure,
-            self.equivalence(),
-        )
-        decision = POLICIES[policy.version](request, situation)
-        return Decided(0, request, member, decision, now_ms, policy.version, row.state)
+        now, version = from_epoch_ms(now_ms), self._policy()
+        participant, equivalence = self.participant(request.party), self.equivalence()
+        misplaced = self.each_misplaced([member.encode() for member in members])
 
-    def _decide(
-        self, index: int, request: AccessRequest, append_ms: int, sure: bool
-    ) -> tuple[Decided, ...]:
-        judged = (self.judge(request, member, append_ms, sure) for member in request.meters)
-        return tuple(each.at_entry(index) for each in judged)
+        def judged(member: str, elsewhere: bool) -> Decided:
+            if elsewhere or not version:
+                why = Reason.METER_UNKNOWN if elsewhere else Reason.PARTITION_CLOSED
+                return Decided(entry, request, member, Refuse(why), now_ms, 0)
+            row = self.subject(member)
+            known = row.offset != NO_PREDECESSOR
+            assert isinstance(row.state, MeterAccess)
+            situation = Situation(
+                seen(row.state) if known else None,
+                participant,
+                now,
+                self.closed(member),
+                clock_sure,
+                equivalence,
+            )
+            decision = POLICIES[version](request, situation)
+            return Decided(entry, request, member, decision, now_ms, version, row.state)
+
+        return tuple(map(judged, members, misplaced))
+
+    def _policy(self) -> int:
+        """The version of the policy in force here; 0 if this build cannot judge by it."""
+        policy = self.standing(trust.POLICY_SUBJECT).policy
+        if policy is None or policy.version not in POLICIES:
+            return 0
+        if POLICY_HASHES[policy.version] != policy.data_hash:
+            return 0
+        return policy.version
 
     def subject_row(self, domain: Domain, subject: str) -> Subject:
         """The state of a subject of that domain; its initial state if nothing was applied."""

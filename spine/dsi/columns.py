@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from datetime import timedelta
 from functools import cache, lru_cache
 from itertools import chain, pairwise
-from operator import add
 from typing import Final
 
 import numpy as np
@@ -105,28 +104,25 @@ def _runs_of_each(answers: Sequence[HalfHours]) -> list[bytes]:
         for text, places in zip(named, pairwise(before), strict=True)
         for number in quality[slice(*places)]
     ]
-    at, of_batch = list(map(_offset, offsets)), list(map(_row, rows))
-    sizes = map(add, map(len, at), map(len, of_batch))
-    begins = map(_run, np.diff(edges).tolist(), why, texts, sizes)
-    parts = list(chain.from_iterable(zip(begins, at, of_batch, strict=True)))
-    return [b"".join(parts[3 * begin : 3 * end]) for begin, end in pairwise(before)]
+    of_batch = list(map(_row, rows))
+    begins = map(_run, np.diff(edges).tolist(), why, texts, offsets, map(len, of_batch))
+    parts = list(chain.from_iterable(zip(begins, of_batch, strict=True)))
+    return [b"".join(parts[2 * begin : 2 * end]) for begin, end in pairwise(before)]
 
 
 @lru_cache(PARTS_KEPT)
-def _run(half_hours: int, why: int, quality: str, version_size: int) -> bytes:
-    """A run that is absent for that reason; or recorded, but for its version of so many bytes."""
+def _run(half_hours: int, why: int, quality: str, offset: int, row_size: int) -> bytes:
+    """A run that is absent for that reason; or recorded, but for the row, of so many bytes, with
+    which its version ends.
+    """
     if why:
         reason = f"ABSENT_{ABSENT[why]}"
         run = dsi_pb2.HalfHourRun(half_hours=half_hours, absent=reason).SerializeToString()
         return b"".join(field(_RUNS, run))
     run = dsi_pb2.HalfHourRun(half_hours=half_hours, quality=quality).SerializeToString()
-    run += _head(_VERSION, version_size)
-    return _head(_RUNS, len(run) + version_size) + run
-
-
-@lru_cache(PARTS_KEPT)
-def _offset(offset: int) -> bytes:
-    return b"" if offset == NOTHING else dsi_pb2.Version(offset=offset).SerializeToString()
+    version = dsi_pb2.Version(offset=offset).SerializeToString()
+    run += _head(_VERSION, len(version) + row_size) + version
+    return _head(_RUNS, len(run) + row_size) + run
 
 
 @lru_cache(PARTS_KEPT)

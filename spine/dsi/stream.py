@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import partial
 from typing import Final
 
 from spine import trust
@@ -21,6 +23,9 @@ from spine.gb import HALF_HOUR, Interval
 HALF_HOURS_PER_CHUNK: Final = 1_488
 FOLLOW_POLL_S: Final = 0.1
 CHUNK: Final = HALF_HOURS_PER_CHUNK * HALF_HOUR
+# The next partition is asked when so few of a set are left to be sent: enough to be busy until it
+# has decided, and too few to let its permit grow old.
+LEFT_WHEN_ASKED: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,14 @@ class Chunk:
 
 
 Chunks = tuple[Chunk, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Asked:
+    """Members that are being decided, and have been watched since before that."""
+
+    watch: Watch
+    judged: asyncio.Task[tuple[Judged, ...]]
 
 
 class ReadingsStream:
@@ -56,6 +69,7 @@ class ReadingsStream:
         self._numbers = dict.fromkeys(mpxns, 0)
         self._cut: dict[str, Reason] = {}
         self._partitions: dict[int, list[str]] = {}
+        self._ahead: _Asked | None = None
         for mpxn in mpxns:
             self._partitions.setdefault(reads.partition_of(mpxn), []).append(mpxn)
 
@@ -70,10 +84,20 @@ class ReadingsStream:
             )
             for partition in self._partitions
         }
-        for partition in self._partitions:
-            async with aclosing(self._interval(partition, vectors[partition])) as sent:
-                async for chunks in sent:
-                    yield chunks
+        partitions = list(self._partitions)
+        try:
+            for place, partition in enumerate(partitions):
+                ask_next = partial(self._ask_ahead, partitions[place + 1 : place + 2], vectors)
+                sent = self._interval(partition, vectors[partition], ask_next)
+                async with aclosing(sent):
+                    async for chunks in sent:
+                        yield chunks
+        except Exception as error:
+            self._let_go(why_withheld(error))
+            raise
+        except BaseException:
+            self._let_go(Reason.CLIENT_GONE)
+            raise
         if follow and self._left():
             async with aclosing(self._follow(vectors)) as followed:
                 async for chunks in followed:
@@ -94,33 +118,73 @@ class ReadingsStream:
     def _last_reason(self) -> Reason:
         return list(self._cut.values())[-1]
 
-    async def _interval(self, partition: int, vector: Vector) -> AsyncGenerator[Chunks, None]:
-        start, end = self._query.interval.start, self._query.interval.end
-        while start < end:
-            window = Interval(start, end if end - start <= CHUNK else start + CHUNK)
+    async def _interval(
+        self, partition: int, vector: Vector, ask_next: Callable[[], None]
+    ) -> AsyncGenerator[Chunks, None]:
+        """`ask_next` is called when little of the interval is left to be sent."""
+        window, ahead = self._window(self._query.interval.start), self._ahead
+        while True:
             members = [m for m in self._partitions[partition] if m not in self._cut]
-            sent = self._send(window, members, vector, complete=window.end == end)
+            last = window.end == self._query.interval.end
+            sent = self._send(window, members, vector, last, ahead, ask_next if last else None)
             async with aclosing(sent):
                 async for chunks in sent:
                     yield chunks
-            start = window.end
+            if last:
+                return
+            window, ahead = self._window(window.end), None
+
+    def _window(self, start: datetime) -> Interval:
+        """What one chunk holds of the interval, from there on."""
+        end = self._query.interval.end
+        return Interval(start, end if end - start <= CHUNK else start + CHUNK)
+
+    def _ask_ahead(self, partitions: Sequence[int], vectors: Mapping[int, Vector]) -> None:
+        """Have the first chunks of the next partition decided while those before them are sent."""
+        if self._ahead is None:
+            query = replace(self._query, interval=self._window(self._query.interval.start))
+            for partition in partitions:
+                members = tuple(self._partitions[partition])
+                watch = self._watch(query, members, lasting=False)
+                asked = self._reads.decide(query, members, vectors[partition], at_once=True)
+                self._ahead = _Asked(watch, asyncio.create_task(asked))
+
+    def _let_go(self, why: Reason) -> None:
+        """What was decided ahead is sent to nobody. What is not decided yet has its outcome from
+        the log of requests.
+        """
+        if self._ahead is not None:
+            self._watches.remove(self._ahead.watch)
+            judged = self._ahead.judged
+            if not judged.cancel() and not judged.cancelled() and judged.exception() is None:
+                self._withhold(judged.result(), why)
 
     async def _send(
-        self, window: Interval, members: list[str], vector: Vector, complete: bool
+        self,
+        window: Interval,
+        members: list[str],
+        vector: Vector,
+        complete: bool,
+        ahead: _Asked | None = None,
+        ask_next: Callable[[], None] | None = None,
     ) -> AsyncGenerator[Chunks, None]:
         """One chunk for each member; a set whose permit runs out on the way is asked for again.
 
         A set is decided at once and sent over a while: who loses the right to a member meanwhile
-        is not sent it, whatever is left of the permit.
+        is not sent it, whatever is left of the permit. That holds for one decided `ahead`, too,
+        which may have run out before its turn.
         """
         query, waiting = replace(self._query, interval=window), dict.fromkeys(members)
         while waiting:
-            watch = self._watch(query, tuple(waiting), lasting=False)
-            judged = deque[Judged]()
-            sent = 0
+            watch = ahead.watch if ahead else self._watch(query, tuple(waiting), lasting=False)
+            judged, sent = deque[Judged](), 0
             try:
-                judged += await self._reads.decide(query, tuple(waiting), vector, at_once=True)
-                while judged and not (sent and judged[0].ruling.expired):
+                if ahead:
+                    judged += await ahead.judged
+                    self._ahead = None
+                else:
+                    judged += await self._reads.decide(query, tuple(waiting), vector, at_once=True)
+                while judged and not ((sent or ahead) and judged[0].ruling.expired):
                     count = min(self._together, len(judged))
                     some = [judged.popleft() for _ in range(count)]
                     self._watches.judge_touched(watch, (each.decided.member for each in some))
@@ -130,6 +194,8 @@ class ReadingsStream:
                     for chunk in chunks:
                         del waiting[chunk.mpxn]
                     sent += 1
+                    if ask_next and len(judged) <= LEFT_WHEN_ASKED:
+                        ask_next()
                     yield chunks
             except Exception as error:
                 self._withhold(judged, why_withheld(error))
@@ -140,8 +206,9 @@ class ReadingsStream:
             finally:
                 self._watches.remove(watch)
             self._withhold(judged, Reason.PERMIT_EXPIRED)
-            if not sent:
+            if not (sent or ahead):
                 raise Pushback(Reason.PERMIT_EXPIRED, "no answer was ready within its permit")
+            ahead = None
 
     def _withhold(self, judged: Iterable[Judged], why: Reason) -> None:
         for each in judged:

@@ -34,6 +34,7 @@ from spine.errors import Reason
 from spine.event import RecordType
 from spine.gb import Interval
 from spine.identity import DEV_SERVER_NAME
+from spine.live import LiveFold
 from spine.murmur2 import murmur2_partition
 from spine.server import connect
 from spine.verdict import Verdict
@@ -126,11 +127,12 @@ def stream(town: Town, dsi: Dsi, mpxns: list[str], together: int) -> Any:
     return ReadingsStream(dsi.reads, dsi.watches, asked, mpxns, (), together).messages(False)
 
 
-async def audited(town: Town, since: int) -> list[Line]:
+async def audited(town: Town, since: int, partition: int | None = None) -> list[Line]:
     """What an audit says of the reads of the partition from an offset on."""
+    of = town.partition if partition is None else partition
     lines: list[Line] = []
     await asyncio.to_thread(run_audit, lines.append)
-    return [x for x in lines if x.partition == town.partition and x.offset >= since]
+    return [x for x in lines if x.partition == of and x.offset >= since]
 
 
 async def test_members_are_answered_as_they_are_alone_and_the_audit_finds_the_same(
@@ -251,6 +253,107 @@ async def test_what_the_permit_does_not_last_for_is_asked_again_and_each_decisio
         "REFUSED": 1,
         "NOT_RELEASED": 2,
     }
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def abroad(town: Town, allowed: list[str]) -> AsyncIterator[list[str]]:
+    """Meters of another partition, which the adviser may read, too."""
+    named = (f"17000000{number:05d}" for number in range(1_000))
+    there = (m for m in named if murmur2_partition(m.encode(), 4) == elsewhere(town))
+    mpxns = [next(there) for _ in range(3)]
+    for mpxn in mpxns:
+        if not town.consumers.state(mpxn).tenancies:
+            await town.consumer(StartSupply(SERVICE, "north-supply", SINCE), mpxn)
+            tenancy = StartTenancy(SERVICE, f"tenancy-{mpxn}", CONSUMER.party, SINCE)
+            await town.consumer(tenancy, mpxn)
+        await allow(town, mpxn)
+    yield mpxns
+    for mpxn in mpxns:
+        await take_back(town, mpxn)
+
+
+def elsewhere(town: Town) -> int:
+    return (town.partition + 1) % 4
+
+
+async def asked_ahead(town: Town, dsi: Dsi, mpxns: list[str]) -> tuple[Any, LiveFold, int]:
+    """A stream whose first message is there, once the other partition has decided meanwhile."""
+    live = dsi.folds[trust.CONSUMER_LOG, elsewhere(town)]
+    since = live.next_offset
+    messages = stream(town, dsi, mpxns, 4)
+    await anext(messages)
+    await live.passed(since, 5)
+    return messages, live, since
+
+
+async def test_the_next_partition_decides_while_the_last_is_sent_and_a_revocation_still_cuts(
+    town: Town, allowed: list[str], abroad: list[str]
+) -> None:
+    async with open_dsi(town, "ahead") as dsi:
+        messages, live, since = await asked_ahead(town, dsi, [*allowed, *abroad])
+        revoked = await take_back(town, abroad[1])
+        assert revoked.offset > since, "it was decided when it was not revoked yet"
+        await live.passed(revoked.offset, 5)
+        sent = [chunk async for chunks in messages for chunk in chunks]
+        await dsi.outcomes.flush()
+        assert not dsi.watches._open
+    assert [(c.mpxn, c.refused) for c in sent[1:]] == [
+        (abroad[0], None),
+        (abroad[1], Reason.CONSENT_REVOKED),
+        (abroad[2], None),
+    ]
+    lines = await audited(town, since, elsewhere(town))
+    assert {line.verdict for line in lines} == {Verdict.SAME}
+    assert Counter(line.release for line in lines) == {"RELEASED": 2, "NOT_RELEASED": 1}
+
+
+async def test_without_the_watch_what_was_decided_ahead_would_be_sent(
+    town: Town, allowed: list[str], abroad: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Watches, "add", lambda self, watch: None)
+    async with open_dsi(town, "unwatched-ahead") as dsi:
+        messages, live, _ = await asked_ahead(town, dsi, [*allowed, *abroad])
+        await live.passed((await take_back(town, abroad[1])).offset, 5)
+        sent = [chunk async for chunks in messages for chunk in chunks]
+    assert [c.refused for c in sent[1:]] == [None] * 3, "the naive stream sends what was revoked"
+
+
+async def test_a_permit_that_ran_out_before_its_turn_is_asked_for_again(
+    town: Town, allowed: list[str], abroad: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_dsi(town, "stale") as dsi:
+        messages, _, since = await asked_ahead(town, dsi, [*allowed, *abroad])
+        late = property(lambda r: (r.partition, r.offset) == (elsewhere(town), since))
+        monkeypatch.setattr(Ruling, "expired", late)
+        sent = [chunk async for chunks in messages for chunk in chunks]
+        await dsi.outcomes.flush()
+    assert [(c.mpxn, c.number, c.refused) for c in sent[1:]] == [(m, 0, None) for m in abroad]
+    lines = await audited(town, since, elsewhere(town))
+    assert {line.verdict for line in lines} == {Verdict.SAME}
+    assert Counter(line.release for line in lines) == {"RELEASED": 3, "NOT_RELEASED": 3}
+
+
+@pytest.mark.parametrize("decided", [True, False])
+async def test_what_was_asked_ahead_for_a_caller_who_left_has_its_outcome(
+    town: Town, allowed: list[str], abroad: list[str], decided: bool
+) -> None:
+    async with open_dsi(town, f"left-{decided}") as dsi:
+        live = dsi.folds[trust.CONSUMER_LOG, elsewhere(town)]
+        since = live.next_offset
+        messages = stream(town, dsi, [*allowed, *abroad], 4)
+        await anext(messages)
+        while not decided and not dsi.access[elsewhere(town)]._wanted:
+            await asyncio.sleep(0)
+        if decided:
+            await live.passed(since, 5)
+        await messages.aclose()
+        assert not dsi.watches._open
+        await live.passed(since, 5)
+        await asyncio.sleep(0.1)
+        await dsi.outcomes.flush()
+    lines = await audited(town, since, elsewhere(town))
+    assert {line.verdict for line in lines} == {Verdict.SAME}
+    assert Counter(line.release for line in lines) == {"NOT_RELEASED": 3}
 
 
 async def test_over_the_wire_a_member_is_the_chunk_that_would_have_come_alone(

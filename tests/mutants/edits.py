@@ -2071,6 +2071,20 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/broker/test_sets_together.py",),
     ),
     Mutant(
+        "what was decided ahead for a caller who left has its outcome",
+        "spine/dsi/stream.py",
+        "            self._let_go(Reason.CLIENT_GONE)\n",
+        "            pass\n",
+        ("tests/broker/test_sets_together.py",),
+    ),
+    Mutant(
+        "what was decided ahead and ran out is asked for again",
+        "spine/dsi/stream.py",
+        "if not (sent or ahead):",
+        "if not sent:",
+        ("tests/broker/test_sets_together.py",),
+    ),
+    Mutant(
         "a fact of a member is seen while its set is sent",
         "spine/dsi/watch.py",
         "                        watch.touched |= members\n",
