@@ -2071,6 +2071,13 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/broker/test_personal_record.py",),
     ),
     Mutant(
+        "a party with pairwise identifiers is told of an error no fact but its cursor, sealed",
+        TRANSLATED,
+        "{} if cursor is None else {NEXT_CURSOR: self.cursor(cursor)}",
+        "dict(facts)",
+        CALLS,
+    ),
+    Mutant(
         "a half hour of 8,191 Wh is sent as one",
         "spine/dsi/columns.py",
         "SHORT_VALUES: Final = NO_BYTE << 6",
