@@ -1286,6 +1286,13 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/server/test_conformance.py",),
     ),
     Mutant(
+        "a side that refuses a stranger as another than it is, is found",
+        "spine/console/conformance_tokens.py",
+        "            if told != right:\n",
+        "            if told not in (Reason.NOT_PERMITTED, Reason.IDENTIFIERS_PAIRWISE):\n",
+        ("tests/server/test_conformance.py",),
+    ),
+    Mutant(
         "nobody removes another's webhook",
         "domains/consumers/webhooks.py",
         "            if by != of and by.role != Role.COORDINATOR:\n",
