@@ -2085,6 +2085,27 @@ MUTANTS: tuple[Mutant, ...] = (
         CALLS,
     ),
     Mutant(
+        "a witness that has lost its key makes no other in its place",
+        "spine/ledger/witness.py",
+        "if signs and not begun:",
+        "if False:",
+        ("tests/core/test_witness.py",),
+    ),
+    Mutant(
+        "a witness does not sign with another key than what it has seen was signed with",
+        "spine/ledger/witness.py",
+        'if self._state["key"] != public:',
+        "if False:",
+        ("tests/core/test_witness.py",),
+    ),
+    Mutant(
+        "a witness finds a changed byte of what it has seen",
+        "spine/ledger/witness.py",
+        "damaged = said not in (None, _digest(state)) or",
+        "damaged =",
+        ("tests/core/test_witness.py",),
+    ),
+    Mutant(
         "a half hour of 8,191 Wh is sent as one",
         "spine/dsi/columns.py",
         "SHORT_VALUES: Final = NO_BYTE << 6",
