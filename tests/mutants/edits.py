@@ -2106,6 +2106,13 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/core/test_witness.py",),
     ),
     Mutant(
+        "a sound store is not discarded because its files were merged while they were read",
+        "spine/rocks.py",
+        "if isinstance(path, OfAnother) and MOVED in str(error):",
+        "if False:",
+        STORE,
+    ),
+    Mutant(
         "a half hour of 8,191 Wh is sent as one",
         "spine/dsi/columns.py",
         "SHORT_VALUES: Final = NO_BYTE << 6",
