@@ -176,6 +176,7 @@ class Reason(StrEnum):
     LOG_MISSING = "LOG_MISSING"
     LOG_DIFFERS = "LOG_DIFFERS"
     SNAPSHOT_UNFIT = "SNAPSHOT_UNFIT"
+    WITNESS_UNFIT = "WITNESS_UNFIT"
     ARCHIVE_DAMAGED = "ARCHIVE_DAMAGED"
     SEAL_DAMAGED = "SEAL_DAMAGED"
     DECISION_UNKNOWN = "DECISION_UNKNOWN"
@@ -199,6 +200,9 @@ class Reason(StrEnum):
 
     BUG = "BUG"
 
+
+# A fact of an error: the cursor that goes on behind the page that was refused.
+NEXT_CURSOR: Final = "next_cursor"
 
 # Their messages speak of brokers and settings: for whoever runs a process, and for no caller.
 OF_THE_BROKERS: Final = frozenset(

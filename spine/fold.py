@@ -27,7 +27,7 @@ from spine.log_thread import ReaderThread
 from spine.replay import StoredFold, rebuild
 from spine.rocks import DamagedStore
 from spine.together import Together
-from spine.watchdog import ONE_RECORD_BYTES, Ahead, Watchdog
+from spine.watchdog import ONE_RECORD_BYTES, Ahead, Unopened, Watchdog
 
 EXIT_FOLD_FAILED: Final = 70
 WATCH_EVERY_S: Final = 2.0
@@ -94,6 +94,7 @@ class FaustFolds:
         self._unhealed: set[Place] = set()
         self._ends: dict[Place, int] = {}
         self._ends_learnt = Together(self._learn_ends)
+        self._unopened = Unopened()
         self.still_s = 0.0
 
     async def start(self) -> None:
@@ -282,6 +283,7 @@ class FaustFolds:
                     await self._open(place)
             except Pushback as unreachable:
                 _log.warning("fold.open_failed", place=place, reason=str(unreachable))
+                self._unopened.add(place)
                 left.append(place)
                 await asyncio.sleep(OPEN_AGAIN_S)
             if place in self.folds and place in self._assigned:
@@ -374,6 +376,7 @@ class FaustFolds:
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
             self.still_s = await watchdog.look()
+            self._unopened.tell(self._assigned.difference(self.folds))
 
 
 def _now_ms() -> int:

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PosixPath
 from typing import Any, Final
 
 from rocksdict import (
@@ -28,6 +28,7 @@ from rocksdict import (
 
 from spine.codec import unpack
 from spine.domain import HistoryLayout, Range, Row
+from spine.errors import Pushback, Reason
 from spine.history import FOLDER, HISTORY_ROW, History, HistoryFile, HistoryUnreadable
 from spine.rows import Malformed
 
@@ -46,8 +47,23 @@ DAMAGE_MARK: Final = "damaged"
 LOCKED: Final = ("While lock file", "lock hold by current process")
 
 
+# And of a file of rows that is not there.
+MOVED: Final = "No such file or directory: While open a file"
+REFRESHED_S: Final = 0.1
+
+
 class DamagedStore(Exception):
     """The store cannot be opened or read; discard it and rebuild from the log."""
+
+
+class FilesMoved(Pushback, DamagedStore):
+    """The writer has merged a file of rows into others since a reader last caught up, and taken it
+    away before the reader had opened it. The store is sound: refresh, and read again.
+    """
+
+
+class OfAnother(PosixPath):
+    """Where a store is marked, for who reads it while another process writes it."""
 
 
 def latest_life(path: Path) -> int | None:
@@ -196,7 +212,10 @@ def _rows(rows: Any, path: Path, end: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def damage(path: Path, error: Exception) -> DamagedStore:
-    """Mark the store, and say so."""
+    """Mark the store, and say so; FilesMoved where nothing of it is damaged."""
+    if isinstance(path, OfAnother) and MOVED in str(error):
+        message = "the readings were moved while they were read"
+        return FilesMoved(Reason.DATA_BEHIND, message, retry_after_s=REFRESHED_S)
     (path / DAMAGE_MARK).touch()
     return DamagedStore(f"{path.name}: {error}")
 

@@ -273,7 +273,7 @@ class StoreReader:
         bystander: bool = False,
     ) -> None:
         self._path, self._secondary, self._layout = path, secondary, layout
-        self._marked = secondary if bystander else path
+        self._marked = rocks.OfAnother(secondary if bystander else path)
         self._db: Rdict | None = None
         self._history: History | None = None
         self._life, self._begun_as = 0, b""

@@ -14,11 +14,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
 from spine.embedded import EmbeddedKafka, EmbeddedKafkaError
+from spine.whereabouts import UNFIT
 
 PROCESSES: Final[dict[str, tuple[str, ...]]] = {
     "governance": ("coordinator", "governance"),
@@ -103,7 +104,8 @@ class Supervisor:
             for name in sorted(waiting):
                 if self.answers(name):
                     waiting.discard(name)
-                    note(name)
+                    unfit = self._announced(name).get(UNFIT)
+                    note(f"{name}: {unfit}" if unfit else name)
             if waiting and time.monotonic() - said > SAY_EVERY_S:
                 said = time.monotonic()
                 if ending := [name for name in sorted(waiting) if self._keeps_ending(name)]:
@@ -171,12 +173,16 @@ class Supervisor:
 
     def answers(self, name: str) -> bool:
         """Whether the present process of that name has said where it listens."""
-        child = self.children[name]
+        return bool(self._announced(name).get("pid") == self.children[name].process.pid)
+
+    def _announced(self, name: str) -> dict[str, Any]:
+        """What the process of that name last said of where it listens; nothing if it has not."""
         try:
-            announced = json.loads((self._data_dir / "services" / f"{name}.json").read_text())
+            said = (self._data_dir / "services" / f"{name}.json").read_text()
+            announced: dict[str, Any] = json.loads(said)
         except (FileNotFoundError, ValueError):
-            return False
-        return bool(announced["pid"] == child.process.pid)
+            return {}
+        return announced
 
     def _keeps_ending(self, name: str) -> bool:
         child = self.children[name]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -87,6 +87,28 @@ class Ahead:
     async def close(self) -> None:
         """Disconnect."""
         await self._reader.close()
+
+
+class Unopened:
+    """Places that a process was given and cannot fold, for their log does not answer: what is not
+    open yet has no lag of its own.
+    """
+
+    def __init__(self) -> None:
+        self._since: dict[Place, float] = {}
+
+    def add(self, place: Place) -> None:
+        """The log did not answer for it."""
+        self._since.setdefault(place, time.monotonic())
+
+    def tell(self, waiting: Collection[Place]) -> None:
+        """Say how long each has stood so, of those that still wait to be opened."""
+        for place, since in list(self._since.items()):
+            lag_s = time.monotonic() - since if place in waiting else 0.0
+            where: dict[str, AnyValue] = {"topic": place[0], "partition": place[1]}
+            telemetry.view_lag_ms.set(round(lag_s * 1000), where)
+            if place not in waiting:
+                del self._since[place]
 
 
 class Watchdog:

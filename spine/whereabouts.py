@@ -13,6 +13,8 @@ from typing import Final
 from spine.errors import NotFound, Reason
 from spine.files import write_whole
 
+# Said by a process that stays and cannot do its work, beside where it listens: why.
+UNFIT: Final = "unfit"
 REACH_S: Final = 0.5
 # What binding says of an address that is none of this machine's.
 NOT_HERE: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})

@@ -24,9 +24,12 @@ from spine.consumers.v1 import consumers_pb2_grpc
 from spine.dsi.v1 import dsi_pb2_grpc
 from spine.errors import Reason
 from spine.governance.v1 import governance_pb2, governance_pb2_grpc
+from spine.identity import Caller, Identity
+from spine.policy import Role
 from spine.reference.v1 import reference_pb2_grpc
 from spine.server import connect_sync, error_from
 from spine.shared_trust.v1 import shared_trust_pb2, shared_trust_pb2_grpc
+from spine.trust import Identifiers
 
 CALL_S: Final = 20.0
 # How long, all in all, is waited for turns at servers with too many calls under way; and each time
@@ -40,6 +43,8 @@ HEARD_WITHIN_S: Final = 5.0
 AGAIN_S: Final = 0.1
 QUESTIONS_A_CALL: Final = 1_000
 CONSENT_SIDE, DATA_SIDE, BOARD = "consumers", "dsi", "governance"
+# Who is told by the identifiers of its party, which are those of the data user.
+NAMED_TO: Final = frozenset({Role.DATA_USER, Role.SUPPLIER})
 SCHEME_OF: Final[Mapping[str, str]] = {CONSENT_SIDE: CCS, DATA_SIDE: DSI}
 
 
@@ -162,6 +167,10 @@ class Ends:
         """A question to the data side."""
         return self._ask(DATA_SIDE, alias, dsi_pb2_grpc.DsiStub, method, request)
 
+    def caller(self, alias: str) -> Caller:
+        """Whom a server takes that identity for."""
+        return Identity(self._identities / alias).caller
+
     def close(self) -> None:
         """Hang up."""
         self._stack.close()
@@ -241,6 +250,12 @@ class Subject:
             cursor = page.next_cursor
             if not cursor:
                 return found
+
+    def is_pairwise(self, alias: str) -> bool:
+        """Whether governance has set that identity's party to identifiers of its own."""
+        caller = self.ends.caller(alias)
+        given = {one.party: one.identifiers for one in self.participants}
+        return caller.role in NAMED_TO and given.get(caller.party) == Identifiers.PAIRWISE
 
     def judged(self, end: str) -> list[tuple[Question, Any]]:
         """Every question about an accreditation that there is, with what that side says to it."""

@@ -43,6 +43,8 @@ WORDS: Final[Mapping[str, str]] = {
         "what permits the read covers nothing of this interval; each page is judged by itself"
     ),
 }
+# Each is said of the interval judged: another page of the same request may be permitted.
+OF_ONE_PAGE: Final = frozenset({Reason.INTERVAL_NOT_COVERED, Reason.OPTED_OUT})
 _OTHERWISE: Final = "the read is not permitted"
 
 

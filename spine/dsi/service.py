@@ -20,11 +20,12 @@ from spine.dsi.advice import QUANTITY_OF, Adviser
 from spine.dsi.answering import LIST_TENANCIES, Answer
 from spine.dsi.chunks import decision, members_per_message, message_of
 from spine.dsi.reads import TOPICS_OF_READINGS, Judged, Query, Reads
+from spine.dsi.refusing import OF_ONE_PAGE
 from spine.dsi.rows import put_half_hours
 from spine.dsi.stream import HALF_HOURS_PER_CHUNK, ReadingsStream
 from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
 from spine.dsi.watch import Watches
-from spine.errors import Invalid, Reason
+from spine.errors import NEXT_CURSOR, Invalid, NotPermitted, Reason
 from spine.event import DataPosition, epoch_ms, from_epoch_ms
 from spine.gb import HALF_HOUR, Interval, on_the_grid, parse_mpxn
 from spine.policy import MAX_INTERVAL, Category
@@ -67,7 +68,9 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
             if not asked.start <= start < asked.end or not self._plausible(mpxn, vector):
                 raise Invalid(Reason.CURSOR_INVALID, "the cursor is not of this request")
         else:
-            start = asked.start
+            start, vector = asked.start, ()
+        of_before = vector
+        if not vector:
             vector = await self._reads.positions(
                 Category.HH_CONSUMPTION,
                 self._reads.partition_of(mpxn),
@@ -77,7 +80,13 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
         page = _page(request.page_size) * HALF_HOUR
         end = asked.end if asked.end - start <= page else start + page
         query = self._readings_query("GetReadings", request, Interval(start, end))
-        judged, made = await self._reads.read_at(query, mpxn, vector)
+        try:
+            judged, made = await self._reads.read_at(query, mpxn, vector)
+        except NotPermitted as refused:
+            if refused.reason in OF_ONE_PAGE and end < asked.end:
+                # Made of the request alone: positions of ours would tell of what is stored.
+                refused.facts[NEXT_CURSOR] = _cursor(digest, end, of_before)
+            raise
         response = dsi_pb2.GetReadingsResponse(
             decision=decision(judged),
             positions=self._token(vector, judged),
@@ -248,6 +257,9 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
         return wire.at_least(request, self._log_id, len(self._reads.access))
 
     def _plausible(self, mpxn: str, vector: Vector) -> bool:
+        """Whether a page may be read there; a cursor from before any was permitted names none."""
+        if not vector:
+            return True
         partition = self._reads.partition_of(mpxn)
         topics = tuple(p.topic for p in vector)
         return topics in (TOPICS_OF_READINGS, TOPICS_OF_READINGS[:1]) and all(

@@ -19,6 +19,8 @@ from spine.signing import verify
 
 ANSWER_S: Final = 2.0
 ANSWER_BYTES_MAX: Final = 4096
+# Of what a witness says that is no signature, for the log.
+SAID_MAX: Final = 200
 SIZE: Final = re.compile("[0-9]{1,19}")
 AS_JSON: Final = {"Content-Type": "application/json"}
 _log = structlog.get_logger()
@@ -143,7 +145,8 @@ class Witnesses:
         try:
             signature = parse_signature(answer)
         except MalformedNote:
-            _log.warning("witness.refused", witness=name, status=status)
+            said_so = answer.strip()[:SAID_MAX]
+            _log.warning("witness.refused", witness=name, status=status, said=said_so)
             remote.refused = "refused"
             return
         if sealed.note.with_signatures([signature]).signed_by(remote.key, verify) is None:

@@ -29,6 +29,7 @@ from spine.signing import public_bytes, verify
 
 KEY_FILE: Final = "witness.key"
 STATE_FILE: Final = "state.json"
+DIGEST: Final = "sha256"
 EVIDENCE: Final = "evidence"
 UNPROVEN: Final = "unproven"
 UNPROVEN_MAX: Final = 1_000
@@ -63,6 +64,13 @@ class Unproven(Refused):
     """A head without a proof that it goes on. No alarm: anybody can send a head a wrong proof."""
 
 
+class Unfit(Refused):
+    """What the witness keeps is not what it last signed by, as far as it can tell."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(Reason.WITNESS_UNFIT, f"this witness signs nothing: {why}")
+
+
 class Witness:
     """One witness of one log, in a folder of its own. One caller at a time; blocking."""
 
@@ -73,24 +81,17 @@ class Witness:
         log_key: VerifierKey,
         now: Callable[[], int] = lambda: int(time.time()),
     ) -> None:
-        """Open or begin it. Refused(KEY_STATE) if its key is there and what it has seen is not:
-        such a key might cosign a second history, so it is never used again.
+        """Open or begin it. Unfit unless its key and what it has seen are there, whole and of one
+        another, or neither is: a key that may have signed more might cosign a second history.
         """
         self._folder, self._log_key, self._now = folder, log_key, now
-        begun = (folder / KEY_FILE).exists()
-        if begun and not (folder / STATE_FILE).exists():
-            message = "this witness has its key but not what it has seen: retire the key"
-            raise Refused(Reason.KEY_STATE, message)
-        if not begun:
-            self._state: Json = {"log": str(log_key), "size": 0, "note": "", "heads": []}
-            self._save()
-        self._private: Ed25519PrivateKey = load_or_create_signing_key(folder / KEY_FILE)
-        self._state = json.loads((folder / STATE_FILE).read_text("utf-8"))
-        if self._state["log"] != str(log_key):
-            raise Refused(Reason.KEY_STATE, "this witness is of another log")
+        try:
+            self._state, self._private = self._opened()
+            self.alarms = len(list((folder / EVIDENCE).glob("*.json")))
+        except OSError as error:
+            raise Unfit(f"its folder cannot be used: {error.strerror}") from error
         self.key = VerifierKey(name, COSIGNATURE, public_bytes(self._private))
         self._recent = {self.size: Note.parse(self.note)} if self.note else {}
-        self.alarms = len(list((folder / EVIDENCE).glob("*.json")))
 
     @property
     def size(self) -> int:
@@ -200,8 +201,63 @@ class Witness:
         if len(self._recent) > RECENT_MAX:
             del self._recent[next(iter(self._recent))]
 
+    def _opened(self) -> tuple[Json, Ed25519PrivateKey]:
+        """What it has seen, and its key. What it has seen is there before there is a key."""
+        path = self._folder / KEY_FILE
+        begun, seen = path.exists(), (self._folder / STATE_FILE).exists()
+        if begun and not seen:
+            raise Unfit("it has its key but not what it has seen")
+        new: Json = {"log": str(self._log_key), "size": 0, "note": "", "heads": []}
+        self._state = self._seen() if seen else new
+        signs = self._state["size"] or "key" in self._state
+        if signs and not begun:  # a new key here would hide that the old one is gone
+            raise Unfit("it has what it has seen but not its key")
+        if not seen:
+            self._save()
+        try:
+            private = load_or_create_signing_key(path)
+        except (ValueError, TypeError, AssertionError) as error:
+            raise Unfit("its key is damaged") from error
+        public = public_bytes(private).hex()
+        if "key" not in self._state:
+            self._state["key"] = public
+            self._save()
+        if self._state["key"] != public:
+            raise Unfit("its key is not the one that signed what it has seen")
+        return self._state, private
+
+    def _seen(self) -> Json:
+        """What is kept of what it has seen, if it is whole."""
+        try:
+            state: Json = json.loads((self._folder / STATE_FILE).read_bytes())
+            said = state.pop(DIGEST, None)  # none from builds that kept none
+            damaged = said not in (None, _digest(state)) or not _is_whole(state)
+            log = state["log"]
+            note = Note.parse(state["note"]) if state["note"] else None
+        except NONSENSE as error:
+            raise Unfit("what it has seen is damaged") from error
+        if not damaged and log != str(self._log_key):
+            raise Unfit("it is of another log")
+        if damaged or (note is not None and note.signed_by(self._log_key, verify) is None):
+            raise Unfit("what it has seen is damaged")
+        return state
+
     def _save(self) -> None:
-        write_whole(self._folder / STATE_FILE, json.dumps(self._state).encode(), sync=True)
+        kept = self._state | {DIGEST: _digest(self._state)}
+        write_whole(self._folder / STATE_FILE, json.dumps(kept).encode(), sync=True)
+
+
+def _digest(state: Json) -> str:
+    """By which a disk that changed a byte of what was seen is found out."""
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def _is_whole(state: Json) -> bool:
+    """Whether it says all that a witness goes by. NONSENSE if it says nothing like that."""
+    size, note, heads = state["size"], state["note"], state["heads"]
+    if [_head(each) for each in heads] != heads:
+        return False
+    return bool(Checkpoint.parse(Note.parse(note).text).size == size if note else size == 0)
 
 
 def _head(said: Json) -> Json:

@@ -3,7 +3,9 @@
 `POST /add-heads` takes a head and cosigns it; 200 with the signature line, 400 for what is no head
 of its log, 409 with the size it stands at, 422 for a fork or
 what is not shown to go on. `GET /checkpoint` gives the last head it
-cosigned, `GET /key` its public key. It starts small, without Kafka, Faust and gRPC.
+cosigned, `GET /key` its public key, `GET /health` whether it serves. One whose folder is not whole
+stays, and answers all of them with 503 and why: it would have to sign what it cannot know to go on,
+and to start it again brings nothing back. It starts small, without Kafka, Faust and gRPC.
 """
 
 from __future__ import annotations
@@ -23,11 +25,16 @@ from spine.config import Settings, from_environment
 from spine.errors import Invalid, Reason
 from spine.files import claimed, write_whole
 from spine.ledger.note import MalformedNote, VerifierKey
-from spine.ledger.witness import Fork, NotNow, Unproven, Witness
+from spine.ledger.witness import Fork, NotNow, Unfit, Unproven, Witness
 from spine.stopping import stop_after, told_to_stop
 from spine.telemetry import set_up_logging
+from spine.whereabouts import UNFIT
 
 ADD_HEADS: Final = "/add-heads"
+HEALTH: Final = "/health"
+# What a health check is told; behind the latter, the reason.
+SERVING: Final = "SERVING"
+NOT_SERVING: Final = "NOT_SERVING"
 SIZE_TYPE: Final = "text/x.tlog.size"
 REQUEST_BYTES_MAX: Final = 8 << 20
 # Never a name of a process of the spine: whoever runs a witness need not run anything else.
@@ -45,12 +52,14 @@ class WitnessServer:
 
     def __init__(self, witness: Witness) -> None:
         self._witness = witness
+        self._stuck = ""
         # One thread: what is checked and what is kept must not come between one another.
         self._thread = ThreadPoolExecutor(1, "witness")
         self.app = web.Application(client_max_size=REQUEST_BYTES_MAX)
         self.app.router.add_post(ADD_HEADS, self._add)
         self.app.router.add_get("/checkpoint", self._checkpoint)
         self.app.router.add_get("/key", self._key)
+        self.app.router.add_get(HEALTH, self._health)
 
     async def _add(self, request: web.Request) -> web.Response:
         body = await request.read()
@@ -59,7 +68,9 @@ class WitnessServer:
 
     def _answer(self, body: bytes) -> web.Response:
         try:
-            return web.Response(text=self._witness.add(json.loads(body)))
+            line = self._witness.add(json.loads(body))
+            self._stuck = ""
+            return web.Response(text=line)
         except NotNow as not_now:
             text = f"{not_now.size}\n"
             return web.Response(status=409, text=text, content_type=SIZE_TYPE)
@@ -67,6 +78,13 @@ class WitnessServer:
             return web.Response(status=422, text=f"{refused.message}\n")
         except (Invalid, ValueError, RecursionError) as error:
             return web.Response(status=400, text=f"{error}\n")
+        except OSError as error:
+            self._stuck = f"{Reason.WITNESS_UNFIT}: its folder cannot be written: {error.strerror}"
+            _log.error("witness.stuck", detail=self._stuck)
+            return self._not_serving()
+
+    def _not_serving(self) -> web.Response:
+        return web.Response(status=503, text=f"{NOT_SERVING} {self._stuck}\n")
 
     async def _checkpoint(self, _: web.Request) -> web.Response:
         note = self._witness.note
@@ -74,6 +92,20 @@ class WitnessServer:
 
     async def _key(self, _: web.Request) -> web.Response:
         return web.Response(text=f"{self._witness.key}\n")
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return self._not_serving() if self._stuck else web.Response(text=f"{SERVING}\n")
+
+
+def refusing(unfit: Unfit) -> web.Application:
+    """What says of a witness that it signs nothing, and why."""
+
+    async def say(_: web.Request) -> web.Response:
+        return web.Response(status=503, text=f"{NOT_SERVING} {unfit}\n")
+
+    app = web.Application(client_max_size=REQUEST_BYTES_MAX)
+    app.router.add_route("*", "/{any:.*}", say)
+    return app
 
 
 def run(settings: Settings, name: str) -> None:
@@ -88,21 +120,34 @@ def run(settings: Settings, name: str) -> None:
     folder = settings.data_dir / "witnesses" / name
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with claimed(folder, f"the witness {name}"):
-        witness = Witness(folder, key_name(name), log_key)
-        asyncio.run(_serve(WitnessServer(witness), witness, settings, name))
+        try:
+            witness = Witness(folder, key_name(name), log_key)
+        except Unfit as unfit:
+            _log.error("witness.unfit", witness=name, reason=unfit.reason, detail=unfit.message)
+            asyncio.run(_serve(refusing(unfit), settings, name, {UNFIT: str(unfit)}))
+        else:
+            served = WitnessServer(witness).app
+            asyncio.run(_serve(served, settings, name, {"key": str(witness.key)}, witness.size))
 
 
-async def _serve(server: WitnessServer, witness: Witness, settings: Settings, name: str) -> None:
-    runner = web.AppRunner(server.app, access_log=None)
+async def _serve(
+    app: web.Application,
+    settings: Settings,
+    name: str,
+    announced: dict[str, str],
+    stands_at: int | None = None,
+) -> None:
+    runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, settings.listen_host, settings.witness_port)
     await site.start()
     port = runner.addresses[0][1]
-    said = {"host": settings.listen_host, "port": port, "pid": os.getpid(), "key": str(witness.key)}
+    said = {"host": settings.listen_host, "port": port, "pid": os.getpid(), **announced}
     path = settings.data_dir / "services" / f"{PREFIX}{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(said).encode(), sync=False)
-    _log.info("witness.ready", witness=name, port=port, stands_at=witness.size)
+    if stands_at is not None:
+        _log.info("witness.ready", witness=name, port=port, stands_at=stands_at)
     await told_to_stop()
     await runner.cleanup()
 
@@ -110,12 +155,15 @@ async def _serve(server: WitnessServer, witness: Witness, settings: Settings, na
 def local_witnesses(data_dir: Path) -> dict[str, str]:
     """The witnesses that `spine up` runs in this data folder: address by key.
 
-    One whose file is damaged, or gone by the time that it is read, is not there.
+    One whose file is damaged, or gone by the time that it is read, is not there; nor is one that
+    signs nothing, and has said so.
     """
     found: dict[str, str] = {}
     for path in sorted((data_dir / "services").glob(f"{PREFIX}*.json")):
         try:
             said = json.loads(path.read_text("utf-8"))
+            if UNFIT in said:
+                continue
             key = str(VerifierKey.parse(said["key"]))
             found[key] = f"http://{said['host']}:{said['port']}"
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

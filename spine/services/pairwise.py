@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from google.protobuf import descriptor_pool
-from google.rpc.error_details_pb2 import BadRequest  # type: ignore[import-untyped]
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo  # type: ignore[import-untyped]
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 
 from spine import trust
@@ -33,19 +33,27 @@ from spine.services.translation import Party, closed, opened, sealed
 Standing = Callable[[Role, str], Awaitable[trust.Identifiers]]
 
 
-def _bare_error(error: SpineError) -> SpineError:
-    """The error with nothing but its reason: a text may name what the party is not told."""
+def _bare_error(party: Party, error: SpineError) -> SpineError:
+    """The error with nothing but its reason, for a text may name what the party is not told, and
+    the cursor by which it goes on.
+    """
     error.message = str(error.reason)
+    error.facts = party.facts(error.facts)
     error.args = (error.message,)
     return error
 
 
-def bare_status(packed: bytes) -> bytes:
-    """A google.rpc.Status with no text but reasons."""
-    status, bad = Status.FromString(packed), BadRequest()
+def bare_status(party: Party, packed: bytes) -> bytes:
+    """A google.rpc.Status with no text but reasons, and the cursor by which the party goes on."""
+    status, info, bad = Status.FromString(packed), ErrorInfo(), BadRequest()
     status.message = ""
     for detail in status.details:
-        if detail.Unpack(bad):
+        if detail.Unpack(info):
+            told = party.facts(info.metadata)
+            info.metadata.clear()
+            info.metadata.update(told)
+            detail.Pack(info)
+        elif detail.Unpack(bad):
             for violation in bad.field_violations:
                 violation.description = ""
             detail.Pack(bad)
@@ -55,8 +63,8 @@ def bare_status(packed: bytes) -> bytes:
 class _Discreet:
     """A call's context whose `abort` says no more than a reason: what another server said."""
 
-    def __init__(self, context: Any) -> None:
-        self._context = context
+    def __init__(self, party: Party, context: Any) -> None:
+        self._party, self._context = party, context
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
@@ -65,7 +73,7 @@ class _Discreet:
         self, code: Any, details: str = "", trailing_metadata: Iterable[tuple[str, Any]] = ()
     ) -> NoReturn:
         bare = tuple(
-            (name, bare_status(value))
+            (name, bare_status(self._party, value))
             for name, value in trailing_metadata
             if name == STATUS_DETAILS
         )
@@ -133,11 +141,11 @@ class Pairwise:
             _check_treated(name, caller.role)
             meant = opened(party, request)
             try:
-                answer = await behaviour(meant, _Discreet(context))
+                answer = await behaviour(meant, _Discreet(party, context))
                 await self._check_standing(caller, party)
                 return closed(party, answer)
             except SpineError as error:
-                raise _bare_error(error) from None
+                raise _bare_error(party, error) from None
 
         return handle
 
@@ -152,7 +160,7 @@ class Pairwise:
                         yield answer
                 return
             _check_treated(name, caller.role)
-            meant, discreet = opened(party, request), _Discreet(context)
+            meant, discreet = opened(party, request), _Discreet(party, context)
             told = partial(singly, behaviour) if name == SINGLY else behaviour
             try:
                 async with aclosing(told(meant, discreet)) as answers:  # type: ignore[type-var]
@@ -160,7 +168,7 @@ class Pairwise:
                         await self._check_standing(caller, party)
                         yield closed(party, answer)
             except SpineError as error:
-                raise _bare_error(error) from None
+                raise _bare_error(party, error) from None
 
         return handle
 

@@ -5,7 +5,7 @@ What is to be done with a type of message is worked out once, from its descripto
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final
@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 
 from spine.common.v1 import common_pb2
 from spine.encoded import Encoded, as_message
-from spine.errors import Invalid, NotPermitted, Reason
+from spine.errors import NEXT_CURSOR, Invalid, NotPermitted, Reason
 from spine.identifiers import Identifiers, Kind
 from spine.pairwise import FIELDS, TIMESTAMP, TYPES, Rule, Treatment
 
@@ -32,6 +32,15 @@ class Party:
     def named(self, kind: Kind, name: str) -> str:
         """Its identifier of that thing; nothing stays nothing."""
         return self.identifiers.close(kind, self.name, name) if name else ""
+
+    def cursor(self, cursor: str) -> str:
+        """The cursor, sealed to be handed back: it names places in the log."""
+        return self.identifiers.close_text(Kind.CURSOR, self.name, cursor)
+
+    def facts(self, facts: Mapping[str, str]) -> dict[str, str]:
+        """What it is told of the facts of an error: the cursor, sealed, and no other."""
+        cursor = facts.get(NEXT_CURSOR)
+        return {} if cursor is None else {NEXT_CURSOR: self.cursor(cursor)}
 
     def meant(self, kind: Kind, text: str, where: str) -> str:
         """What its identifier stands for.
@@ -167,8 +176,7 @@ def _hand_out_positions(party: Party, message: Any, name: str) -> None:
 
 def _hand_out_cursor(party: Party, message: Any, name: str) -> None:
     if cursor := getattr(message, name):
-        sealed = party.identifiers.close_text(Kind.CURSOR, party.name, cursor)
-        setattr(message, name, sealed)
+        setattr(message, name, party.cursor(cursor))
 
 
 def _compare(rule: Rule) -> Act:

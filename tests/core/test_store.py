@@ -17,6 +17,7 @@ from rocksdict import AccessType, Options, Rdict, WriteBatch, WriteBufferManager
 from domains.consumers.decider import CONSUMERS
 from domains.governance.decider import GOVERNANCE
 from spine import replay, rocks, trust
+from spine.errors import Pushback
 from spine.event import LogRecord
 from spine.log import LogReader, LogUnfit
 from spine.replay import BUILD_ROW, RECORDS_PER_COMMIT, StoredFold, rebuild
@@ -254,6 +255,47 @@ def test_a_damaged_row_is_an_error_and_no_absence(tmp_path: Path) -> None:
     with pytest.raises(DamagedStore):
         reader.scan_each([(b"row 000000", b"row 000001"), (b"", b"\xff")])
     reader.close()
+
+
+@pytest.mark.parametrize("naive", [False, True])
+def test_files_that_the_writer_merges_while_they_are_read_are_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, naive: bool
+) -> None:
+    """A store of many files, of which a reader has few open: the others go when they are merged."""
+    chosen = rocks.options
+
+    def few_open(*, writes: bool) -> Options:
+        made = chosen(writes=writes)
+        made.set_disable_auto_compactions(True)
+        made.set_max_open_files(40)
+        return made
+
+    monkeypatch.setattr(rocks, "options", few_open)
+    if naive:
+        monkeypatch.setattr(rocks, "MOVED", "never said")
+    path = tmp_path / "store"
+    store, reader = Store(path), StoreReader(path, tmp_path / "secondary")
+    keys = [b"row %06d" % number for number in range(1_200)]
+    for file in range(60):
+        for key in keys[file::60]:
+            store.put(key, b"value")
+        store.commit(position(file))
+        store._db.flush()
+    assert reader.refresh()
+    store._db.compact_range(None, None)
+    files, until = 60, time.monotonic() + 10
+    while files > 30 and time.monotonic() < until:
+        files = len(list((path / "1").glob("*.sst")))
+    with pytest.raises(DamagedStore) as moved:
+        reader.get_many(keys)
+    assert isinstance(moved.value, Pushback) is not naive
+    assert (path / DAMAGE_MARK).exists() is naive
+    with pytest.raises(DamagedStore):
+        list(reader.scan(b"", b"\xff"))
+    assert (path / DAMAGE_MARK).exists() is naive
+    assert reader.refresh() and list(reader.get_many(keys)) == [b"value"] * len(keys)
+    reader.close()
+    store.close()
 
 
 def test_a_store_in_use_is_sound_and_left_alone(tmp_path: Path, opened: Open) -> None:

@@ -16,7 +16,8 @@ import json, os, pathlib, sys, time
 time.sleep(float(sys.argv[2]))
 services = pathlib.Path(sys.argv[1], "services")
 services.mkdir(exist_ok=True)
-services.joinpath("dsi.json").write_text(json.dumps({"pid": os.getpid()}))
+said = {"pid": os.getpid(), **json.loads(sys.argv[3])}
+services.joinpath("dsi.json").write_text(json.dumps(said))
 time.sleep(60)
 """
 ENDS = "raise SystemExit(1)"
@@ -48,8 +49,14 @@ def test_who_takes_long_is_waited_for_and_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervise, "SAY_EVERY_S", 0.5)
-    *waited, ready = started(One(tmp_path, FOLDS, str(tmp_path), "2.0"))
+    *waited, ready = started(One(tmp_path, FOLDS, str(tmp_path), "2.0", "{}"))
     assert set(waited) == {"waiting for dsi"} and ready == "dsi"
+
+
+def test_who_stays_and_cannot_do_its_work_is_not_waited_for_and_says_why(tmp_path: Path) -> None:
+    """As a witness whose folder is damaged: two others may be enough."""
+    (said,) = started(One(tmp_path, FOLDS, str(tmp_path), "0", '{"unfit": "it is damaged"}'))
+    assert said == "dsi: it is damaged"
 
 
 def test_who_keeps_ending_is_not_waited_for(

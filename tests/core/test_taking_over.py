@@ -16,13 +16,15 @@ import pytest
 
 from domains.consumers.decider import CONSUMERS
 from domains.governance.decider import GOVERNANCE
-from spine import fold, replay, trust
+from spine import fold, replay, telemetry, trust
 from spine.errors import Pushback, Reason
 from spine.event import LogRecord
 from spine.fold import FaustFolds
 from spine.log import Kafka
 from spine.log_thread import ReaderThread
 from spine.replay import StoredFold
+from spine.rocks import DamagedStore
+from spine.store import StoreInUse
 from tests.helpers.records import LOG_ID, PARTITION, TOOLS, MemoryLog
 from tests.helpers.stories import consumers_story
 
@@ -205,6 +207,53 @@ async def test_a_log_that_does_not_answer_is_asked_again_and_others_are_opened_m
     assert taking.failures == []
     assert [stored.partition for stored in taking.opened] == [3, 4, 3, 3, 3]
     assert taking.folds[PLACE].next_offset == len(STORY)
+    await taking.folds.stop()
+
+
+async def test_what_the_log_does_not_answer_for_has_a_lag_until_it_is_opened(
+    taking: Taking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else nothing but a log line would tell of it: the process folds all others, and serves."""
+    told = dict[tuple[Any, Any], list[int]]()
+
+    def tell(lag_ms: int, where: dict[str, Any]) -> None:
+        told.setdefault((where["topic"], where["partition"]), []).append(lag_ms)
+
+    async def look() -> float:
+        return 0.0
+
+    monkeypatch.setattr(telemetry, "view_lag_ms", SimpleNamespace(set=tell))
+    monkeypatch.setattr(fold, "WATCH_EVERY_S", 0.01)
+    dog: Any = SimpleNamespace(look=look)
+    taking.log.unanswered = 10
+    taking.log.go_on.set()
+    watching = asyncio.create_task(taking.folds._watch(dog))
+    await taking.given(PLACE, OTHER)
+    await taking.settled()
+    await asyncio.sleep(0.05)
+    watching.cancel()
+    *waited, opened = told[PLACE]
+    assert waited == sorted(waited) and waited[-1] >= 50 and opened == 0
+    assert told.keys() == {PLACE} and taking.folds.folds.keys() == {PLACE, OTHER}
+    await taking.folds.stop()
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("read-only"), DamagedStore("again"), StoreInUse("it is")]
+)
+async def test_a_store_that_cannot_be_opened_ends_the_process(
+    taking: Taking, error: Exception
+) -> None:
+    """Only a log that does not answer is asked again: that passes, and a restart brings nothing."""
+
+    def open_store(*_: Any) -> StoredFold:
+        raise error
+
+    taking.folds._opens = {PLACE: open_store}
+    await taking.given(PLACE)
+    await taking.settled()
+    assert taking.failures == [error]
+    taking.failures.clear()
     await taking.folds.stop()
 
 

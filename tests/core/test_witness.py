@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
+import subprocess
+import sys
+import time
 from base64 import b64encode
+from collections.abc import Callable
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp.test_utils import TestClient, TestServer
 
-from spine.errors import Invalid, Refused
+from spine.console.health import status_of_witness
+from spine.errors import Invalid, Reason, Refused
 from spine.ledger import continued, verifier
 from spine.ledger.book import Book, Sealed
 from spine.ledger.files import StoredTree
 from spine.ledger.library import Library
 from spine.ledger.note import Checkpoint, Note, VerifierKey, parse_signature
-from spine.ledger.witness import Fork, NotNow, Unproven, Witness
+from spine.ledger.witness import Fork, NotNow, Unfit, Unproven, Witness
+from spine.ledger.witnessing import WitnessServer, local_witnesses
 from spine.signing import verify
+from spine.whereabouts import service_target
 from tests.helpers.ledger import KEY, PLACES, open_book, record, sealed
 
 FIRST = "partitions/consumers.events.v1/0"
@@ -161,11 +172,152 @@ def test_killed_and_started_again_it_stands_where_it_stood(book: Book, tmp_path:
         again.add(growth(fork, 0, sealed(fork, [record(0, says="other")])) | {"old": 1})
 
 
-def test_a_witness_that_forgot_what_it_saw_may_not_use_its_key(book: Book, tmp_path: Path) -> None:
+def edited(state: Path, **values: Any) -> None:
+    """The state as something else; of a build that kept no digest of it."""
+    kept = json.loads(state.read_text()) | values
+    del kept["sha256"]
+    state.write_text(json.dumps(kept))
+
+
+def another_key(folder: Path) -> None:
+    """The key of a witness that began again, where the first one's state is."""
+    witness(folder.with_name("fresh"))
+    shutil.copy(folder.with_name("fresh") / "witness.key", folder / "witness.key")
+
+
+def one_byte(state: Path) -> None:
+    """The root of a partition's head turned by a bad disk; it still reads as one."""
+    kept = json.loads(state.read_text())
+    kept["heads"][0]["root"] = encoded(bytes(32))
+    state.write_text(json.dumps(kept))
+
+
+def a_folder(state: Path) -> None:
+    state.unlink()
+    state.mkdir()
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "no state": lambda w: (w / "state.json").unlink(),
+    "no key": lambda w: (w / "witness.key").unlink(),
+    "half a state": lambda w: os.truncate(w / "state.json", 100),
+    "an empty state": lambda w: (w / "state.json").write_bytes(b""),
+    "no text": lambda w: (w / "state.json").write_bytes(b"\xff\xfe"),
+    "a list": lambda w: (w / "state.json").write_text("[]"),
+    "an older size": lambda w: edited(w / "state.json", size=0),
+    "no head": lambda w: edited(w / "state.json", note=""),
+    "another note": lambda w: edited(w / "state.json", note="x"),
+    "heads that say nothing": lambda w: edited(w / "state.json", heads=[{}]),
+    "a byte of a head": lambda w: one_byte(w / "state.json"),
+    "half a key": lambda w: os.truncate(w / "witness.key", 60),
+    "an empty key": lambda w: os.truncate(w / "witness.key", 0),
+    "another key": another_key,
+    "a folder in its place": lambda w: a_folder(w / "state.json"),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_a_witness_whose_folder_is_not_whole_signs_nothing_until_it_is(
+    book: Book, tmp_path: Path, what: str
+) -> None:
+    one = witness(tmp_path / "w")
+    one.add(growth(book, 0, sealed(book, [record(n) for n in range(20)])))
+    shutil.copytree(tmp_path / "w", tmp_path / "whole")
+    DAMAGE[what](tmp_path / "w")
+    before = kept_in(tmp_path / "w")
+    for _ in range(2):
+        with pytest.raises(Unfit, match="signs nothing") as refused:
+            witness(tmp_path / "w")
+        assert refused.value.reason is Reason.WITNESS_UNFIT
+        assert kept_in(tmp_path / "w") == before, "and changes nothing"
+    again = witness(tmp_path / "whole")
+    again.add(growth(book, 1, sealed(book, [record(30)])))
+    assert again.key == one.key
+
+
+def kept_in(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_a_witness_that_was_killed_as_it_began_begins(book: Book, tmp_path: Path) -> None:
+    """It had seen nothing, and there was no key yet that could have signed."""
+    witness(tmp_path / "w")
+    (tmp_path / "w/witness.key").unlink()
+    edited(tmp_path / "w/state.json")
+    made = json.loads((tmp_path / "w/state.json").read_text())
+    del made["key"]
+    (tmp_path / "w/state.json").write_text(json.dumps(made))
     witness(tmp_path / "w").add(growth(book, 0, sealed(book, [record(0)])))
-    (tmp_path / "w/state.json").unlink()
-    with pytest.raises(Refused, match="retire the key"):
+
+
+def test_a_witness_of_an_earlier_build_goes_on_and_keeps_more_from_then_on(
+    book: Book, tmp_path: Path
+) -> None:
+    witness(tmp_path / "w").add(growth(book, 0, sealed(book, [record(0)])))
+    edited(tmp_path / "w/state.json")
+    kept = json.loads((tmp_path / "w/state.json").read_text())
+    del kept["key"]
+    (tmp_path / "w/state.json").write_text(json.dumps(kept))
+    assert witness(tmp_path / "w").size == 1
+    another_key(tmp_path / "w")
+    with pytest.raises(Unfit, match="its key is not the one"):
         witness(tmp_path / "w")
+
+
+def test_the_process_stays_and_says_why_it_signs_nothing(book: Book, tmp_path: Path) -> None:
+    folder = tmp_path / "data/witnesses/w"
+    folder.parent.mkdir(parents=True)
+    witness(folder).add(growth(book, 0, sealed(book, [record(0)])))
+    os.truncate(folder / "state.json", 100)
+    own = {"SPINE_DATA_DIR": str(tmp_path / "data"), "SPINE_WITNESS_LOG_KEY": str(KEY)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "spine.ledger.witnessing", "w"],
+        env=os.environ | own,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        announced, until = tmp_path / "data/services/witness-w.json", time.monotonic() + 30
+        while not announced.exists():
+            assert time.monotonic() < until and process.poll() is None
+            time.sleep(0.05)
+        why = "WITNESS_UNFIT: this witness signs nothing: what it has seen is damaged"
+        assert status_of_witness(tmp_path / "data", "witness-w") == f"NOT_SERVING {why}"
+        where = HTTPConnection(service_target(tmp_path / "data", "witness-w"), timeout=5)
+        for method, path in (("POST", "/add-heads"), ("GET", "/checkpoint"), ("GET", "/key")):
+            where.request(method, path, body=b"{}")
+            answer = where.getresponse()
+            assert (answer.status, answer.read().decode()) == (503, f"NOT_SERVING {why}\n")
+        where.close()
+        assert local_witnesses(tmp_path / "data") == {}
+    finally:
+        process.terminate()
+        _, said = process.communicate(timeout=30)
+    (line,) = [line for line in said.splitlines() if "witness.unfit" in line]
+    assert "WITNESS_UNFIT" in line
+
+
+async def test_a_witness_that_cannot_write_says_so_until_it_can(
+    book: Book, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = WitnessServer(witness(tmp_path / "w"))
+    body = json.dumps(growth(book, 0, sealed(book, [record(0)]))).encode()
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async with TestClient(TestServer(server.app)) as client:
+        for broken, status in ((True, 503), (False, 200)):
+            with monkeypatch.context() as patch:
+                if broken:
+                    patch.setattr("spine.ledger.witness.write_whole", full)
+                stands_at = (await client.post("/add-heads", data=body)).status
+            if stands_at == 409:  # what it checked it has not forgotten, and signed nothing
+                again = json.loads(body) | {"old": 1}
+                stands_at = (await client.post("/add-heads", json=again)).status
+            health = await client.get("/health")
+            assert (stands_at, health.status) == (status, status)
+            assert (await health.text()).startswith("NOT_SERVING WITNESS_UNFIT" * broken or "SERV")
 
 
 def test_it_watches_over_one_log(book: Book, tmp_path: Path) -> None:

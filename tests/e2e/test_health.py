@@ -73,9 +73,12 @@ def test_a_process_that_never_started_is_not_healthy(here: Path) -> None:
 def test_an_unknown_name_is_invalid(here: Path) -> None:
     with refused(Reason.CODE_UNKNOWN, Invalid):
         health("librarian")
+    with refused(Reason.STARTING, Pushback):
+        health("witness-librarian")
 
 
 def test_every_process_of_an_installation_serves(spine: Installation) -> None:
     assert {name: status_of_process(spine.data_dir, name) for name in PROCESSES} == dict.fromkeys(
         PROCESSES, "SERVING"
     )
+    health("witness-first")

@@ -33,11 +33,11 @@ def occupied(spine: Installation) -> None:
     spine.occupier(MPAN, "dunnock")
 
 
-def settle(spine: Installation) -> Any:
+def settle(spine: Installation, **more: Any) -> Any:
     """A day of half hours, read by the supplier for settlement."""
     duty = {"purpose": "SETTLEMENT", "basis": Basis.LEGAL_OBLIGATION}
     day = interval(datetime(2024, 7, 1, tzinfo=UTC), datetime(2024, 7, 2, tzinfo=UTC))
-    return spine.as_("north-supply").dsi("GetReadings", mpxn=MPAN, interval=day, **duty)
+    return spine.as_("north-supply").dsi("GetReadings", mpxn=MPAN, interval=day, **duty, **more)
 
 
 def test_an_occupier_objects_and_takes_it_back(spine: Installation) -> None:
@@ -48,7 +48,11 @@ def test_an_occupier_objects_and_takes_it_back(spine: Installation) -> None:
     assert not said("consent", "object", MPAN, *USE)["replayed"]
     with pytest.raises(grpc.RpcError) as refused:
         settle(spine)
-    assert error_from(refused.value).reason == "OPTED_OUT"
+    told = error_from(refused.value)
+    assert (told.reason, told.facts) == ("OPTED_OUT", {}), "it is the last page"
+    with pytest.raises(grpc.RpcError) as refused:
+        settle(spine, page_size=24)
+    (cursor,) = error_from(refused.value).facts.values()
     (listed,) = said("my", "objections", "--as", "dunnock")
     assert (listed["meter"], listed["purpose"]) == (MPAN, "SETTLEMENT")
     taken_back = listed["take it back with"].split()
@@ -56,6 +60,8 @@ def test_an_occupier_objects_and_takes_it_back(spine: Installation) -> None:
     said(*taken_back[1:])
     assert said("my", "objections", "--as", "dunnock") == []
     settle(spine)
+    second = settle(spine, page_size=24, cursor=cursor)
+    assert (second.rows[0].start.ToDatetime(UTC).hour, second.next_cursor) == (12, "")
 
 
 def test_the_policy_in_force_is_listed_and_stays_when_it_is_adopted_again(

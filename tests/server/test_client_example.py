@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from spine.answer import Absent, HalfHour, Recorded, half_hours_digest
 from spine.dsi.rows import put_half_hours
 from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
-from spine.errors import NotPermitted, Pushback, Reason
+from spine.errors import NEXT_CURSOR, NotPermitted, Pushback, Reason
 from spine.gb import HALF_HOUR
 from spine.identity import Authority
 from spine.ledger.provenance_check import canonical
@@ -35,10 +35,13 @@ START = datetime(2024, 7, 1, tzinfo=UTC)
 
 
 class TwoPages(dsi_pb2_grpc.DsiServicer):
-    """Answers in two pages of one half hour once it is there, has caught up, and permits it."""
+    """Answers in pages of one half hour, two of them, once it is there, has caught up, and permits
+    it. A cursor has a + for each page before.
+    """
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
+        self.last = "+"
         self.away, self.behind, self.uncovered = 0, 0, 0
 
     async def GetReadings(self, request: Any, context: Any) -> Any:
@@ -51,11 +54,13 @@ class TwoPages(dsi_pb2_grpc.DsiServicer):
             raise Pushback(Reason.FOLD_BEHIND, "not yet", retry_after_s=0.01)
         if self.uncovered:
             self.uncovered -= 1
-            raise NotPermitted(Reason.INTERVAL_NOT_COVERED, "the read is not permitted")
-        start = request.interval.start if not request.cursor else request.interval.end
+            refused = NotPermitted(Reason.INTERVAL_NOT_COVERED, "the read is not permitted")
+            if request.cursor != self.last:
+                refused.facts[NEXT_CURSOR] = f"{request.cursor}+"
+            raise refused
         return dsi_pb2.GetReadingsResponse(
-            rows=[dsi_pb2.HalfHour(start=start, value_wh=250)],
-            next_cursor="" if request.cursor else "next",
+            rows=[dsi_pb2.HalfHour(start=request.interval.start, value_wh=250)],
+            next_cursor="" if request.cursor == self.last else f"{request.cursor}+",
         )
 
     async def ListAssets(self, request: Any, context: Any) -> Any:
@@ -104,7 +109,7 @@ async def test_it_pages_and_tries_again(service: TwoPages, developer: Developer)
     found = await developer.run("half_hours", START, START + 2 * HALF_HOUR)
     assert [row.value_wh for row in found] == [250, 250]
     assert [asset.mpxn for asset in await developer.run("assets")] == [MPXN]
-    assert [request.cursor for request in service.asked] == ["", "", "next"]
+    assert [request.cursor for request in service.asked] == ["", "", "+"]
 
 
 @pytest.mark.parametrize("day", ["2024-03-31", "2024-10-27"])
@@ -135,15 +140,28 @@ async def test_it_waits_for_a_server_that_is_started_again_and_not_for_ever(
 async def test_it_goes_on_behind_a_page_of_which_nothing_is_covered(
     service: TwoPages, developer: Developer
 ) -> None:
-    page = developer.names["PAGE"] * HALF_HOUR
-    interval = (START, START + 2 * page + 2 * HALF_HOUR)
-    service.uncovered = 2
+    interval = (START, START + 4 * HALF_HOUR)
+    service.uncovered, service.last = 2, "+++"
     assert len(await developer.run("half_hours", *interval)) == 2
-    begun = [request.interval.start.ToDatetime(UTC) for request in service.asked]
-    assert begun == [START, START + page, START + 2 * page, START + 2 * page]
-    service.uncovered = 3
+    assert [request.cursor for request in service.asked] == ["", "+", "++", "+++"]
+    assert {request.interval.start.ToDatetime(UTC) for request in service.asked} == {START}
+    service.uncovered = 4
     with pytest.raises(grpc.RpcError, match="PERMISSION_DENIED"):
         await developer.run("half_hours", *interval)
+    assert len(service.asked) == 8
+
+
+async def test_a_last_page_of_which_nothing_is_covered_ends_what_was_found(
+    service: TwoPages, developer: Developer
+) -> None:
+    found = []
+    with developer.names["channel"](f"localhost:{developer.port}", developer.identity) as channel:
+        dsi = dsi_pb2_grpc.DsiStub(channel)
+        rows = developer.names["half_hours"](dsi, MPXN, START, START + 2 * HALF_HOUR)
+        found.append(await asyncio.to_thread(next, rows))
+        service.uncovered = 1
+        found += await asyncio.to_thread(list, rows)
+    assert [row.value_wh for row in found] == [250]
 
 
 def test_it_takes_no_time_without_a_zone() -> None:

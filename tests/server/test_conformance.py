@@ -166,6 +166,15 @@ class Governance(governance_pb2_grpc.GovernanceServicer):
         return governance_pb2.CommandResponse()
 
 
+class HasSetTheStranger(Governance):
+    """Has set the stranger to pairwise identifiers."""
+
+    async def ListParticipants(self, request: Any, context: Any) -> Any:
+        said = await super().ListParticipants(request, context)
+        said.participants.add(party=STRANGER, identifiers=trust.Identifiers.PAIRWISE)
+        return said
+
+
 PARTIES = (ADVISER, NO_ROW, MEMBER, HELD_BACK)
 
 
@@ -565,13 +574,22 @@ async def test_two_honest_sides_pass_every_check(town: Town) -> None:
     assert len(found) == len(conforming.CHECKS)
 
 
-@pytest.mark.parametrize("how", [{"data_side": RefusesThePairwise}, {}], ids=["one", "none"])
-async def test_a_stranger_with_pairwise_identifiers_learns_nothing_either(
-    town: Town, how: dict[str, Any]
+@pytest.mark.parametrize("side", [None, "data_side", "consent_side", "both"])
+@pytest.mark.parametrize("set_so", [False, True], ids=["MPXN", "PAIRWISE"])
+async def test_a_stranger_is_told_what_governance_says_of_its_identifiers_by_both_sides(
+    town: Town, side: str | None, set_so: bool
 ) -> None:
+    """Else a side could refuse everybody as pairwise, and nothing be shown of the tokens."""
+    sides = ("data_side", "consent_side") if side == "both" else (side,) if side else ()
+    how: dict[str, Any] = dict.fromkeys(sides, RefusesThePairwise)
+    if set_so:
+        how["governance"] = HasSetTheStranger
     await town.serve(**how)
     said, came = (await town.examine())["technical.stranger"]
-    assert said is Verdict.PASS and (Reason.IDENTIFIERS_PAIRWISE in came) is bool(how)
+    right = side == ("both" if set_so else None)
+    assert said is (Verdict.PASS if right else Verdict.FAIL)
+    reason = Reason.IDENTIFIERS_PAIRWISE if set_so else Reason.NOT_PERMITTED
+    assert reason in came
 
 
 async def test_before_the_first_table_there_is_none_to_judge_by(

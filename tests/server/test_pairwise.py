@@ -15,9 +15,10 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2  # type: ignore[import-untyped]
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 
+from spine.dsi.refusing import not_permitted
 from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
 from spine.encoded import Encoded
-from spine.errors import Invalid, NotPermitted, Reason, Refused, SpineError
+from spine.errors import NEXT_CURSOR, Invalid, NotPermitted, Reason, Refused, SpineError
 from spine.identifiers import Identifiers, Kind
 from spine.identity import Authority, Caller
 from spine.pairwise import SAME_TO_EVERYBODY, TREATED, Treatment
@@ -34,7 +35,7 @@ from spine.server import (
     status_of,
 )
 from spine.services.pairwise import Pairwise, bare_status
-from spine.services.translation import rule_of
+from spine.services.translation import Party, rule_of
 from spine.trust import Identifiers as Given
 from tests.helpers.leaves import Value, filled, leaves
 
@@ -458,12 +459,35 @@ async def test_so_does_one_that_another_server_passed_on(
         assert plain.reason == "INTERVAL_INVALID"
 
 
+@pytest.mark.parametrize("passed_on", [False, True])
+async def test_the_cursor_of_a_refused_page_is_sealed_and_taken_back(
+    clients: dict[str, Client], world: World, passed_on: bool
+) -> None:
+    """It is bound to a request that names the meter, and may name places in the log."""
+    name, error = "spine.dsi.v1.Dsi/GetReadings", not_permitted(Reason.INTERVAL_NOT_COVERED)
+    error.facts |= {NEXT_CURSOR: f"of {MPAN}", "at_offset": "7"}
+    if passed_on:
+        world.aborts_with = status_of(error).SerializeToString()
+    else:
+        world.fails_with = error
+    plain, _ = await clients[PLAIN].failure(name, asking(name, PLAIN))
+    assert plain.facts == {NEXT_CURSOR: f"of {MPAN}", "at_offset": "7"}
+    failure, raised = await clients[ONE].failure(name, asking(name))
+    assert failure.facts.keys() == {NEXT_CURSOR} and failure.reason == "INTERVAL_NOT_COVERED"
+    assert MPAN not in str(failure) and MPAN not in str(raised)
+    world.fails_with = world.aborts_with = None
+    request = asking(name)
+    request.cursor = failure.facts[NEXT_CURSOR]
+    await clients[ONE].call(name, request)
+    assert world.asked[-1][1].cursor == f"of {MPAN}"
+
+
 def test_a_status_keeps_its_reason_and_its_time_to_wait() -> None:
     retry = error_details_pb2.RetryInfo()
     retry.retry_delay.FromMilliseconds(250)
     status = status_of(Invalid(Reason.TIME_INVALID, f"of {MPAN}", field="since"))
     status.details.add().Pack(retry)
-    bare = Status.FromString(bare_status(status.SerializeToString()))
+    bare = Status.FromString(bare_status(Party(ONE, MADE), status.SerializeToString()))
     assert MPAN.encode() not in bare.SerializeToString()
     assert [d.TypeName() for d in bare.details] == [d.TypeName() for d in status.details]
     assert bare.code == status.code
