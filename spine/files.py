@@ -23,11 +23,14 @@ def write_whole(path: Path, content: bytes, *, sync: bool) -> None:
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o644)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
+    try:  # without a file object, which takes longer to make than most of these to write
+        written = os.write(descriptor, content)
+        while written < len(content):
+            written += os.write(descriptor, content[written:])
         if sync:
-            file.flush()
             os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
     draft.replace(path)
     if sync:
         sync_folder(path.parent)

@@ -11,7 +11,7 @@ import json
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -50,12 +50,32 @@ def origin_of(log_id: bytes) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Growth:
+    """What shows that an epoch goes on from another: paths of consistency, of the epochs and of
+    each partition that has grown, and the new epoch with its path under the new head.
+    """
+
+    path: Sequence[bytes]
+    entry: bytes
+    entry_path: Sequence[bytes]
+    partitions: Mapping[Place, Sequence[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
 class Sealed:
-    """An epoch that is signed and kept: its head, signed by the log alone, and what is under it."""
+    """An epoch that is signed and kept: its head, signed by the log alone, and what is under it.
+
+    `growth` takes a witness there from the epoch before, where that was at hand.
+    """
 
     head: Checkpoint
     note: Note
     heads: tuple[Head, ...]
+    growth: Growth | None = None
+
+    def growth_since(self, epochs: int) -> Growth | None:
+        """What shows that it goes on from so many epochs; None if only the tiles tell."""
+        return self.growth if epochs == self.head.size - 1 else None
 
 
 class Book:
@@ -164,14 +184,30 @@ class Book:
         entry = epoch.encode()
         if len(entry) > ENTRY_BYTES_MAX:
             raise LogUnfit(Reason.TOPIC_SETTINGS, "more partitions than one epoch can list")
-        self._epochs.append(entry)
+        growth = self._growth(entry)
         self._epochs.flush()
         head = Checkpoint(self.key.name, self._epochs.size, self._epochs.root())
         self._note = Note(head.text(), (notes.sign(head.text(), self.key, self._sign),))
         self._save(head)
         self._before = {place: each.size for place, each in self._heads.items()}
         self._grown.clear()
-        return Sealed(head, self._note, tuple(self._heads.values()))
+        return Sealed(head, self._note, tuple(self._heads.values()), growth)
+
+    def _growth(self, entry: bytes) -> Growth | None:
+        """Take an epoch, and show what it goes on with while that is at hand; None if it is not."""
+        size = self._epochs.size
+        self._epochs.append(entry)
+        epochs = self._epochs.continued(size)
+        olds = {place: self._before.get(place, 0) for place in self._grown}
+        grown = {place: self._trees[place].continued(old) for place, old in olds.items()}
+        paths = {
+            place: tree.consistency(olds[place])
+            for place, tree in grown.items()
+            if tree is not None and olds[place]
+        }
+        if epochs is None or any(tree is None for tree in grown.values()):
+            return None
+        return Growth(epochs.consistency(size), entry, epochs.inclusion(size), paths)
 
     def publish(self, note: Note) -> None:
         """Let everybody see a head; never one before another that was seen."""

@@ -13,10 +13,20 @@ from pathlib import Path
 from typing import Final
 
 from spine.files import write_whole
-from spine.ledger.tree import ENTRIES, HASH_BYTES, TILE_WIDTH, Growing, TileAddress, width_of
+from spine.ledger.tree import (
+    ENTRIES,
+    HASH_BYTES,
+    TILE_WIDTH,
+    Continued,
+    Growing,
+    TileAddress,
+    width_of,
+)
 from spine.merkle import leaf_hash
 
 TILES_CACHED: Final = 64
+# Leaf hashes kept until somebody asks how the tree went on; of more the tiles tell.
+CAME_MAX: Final = 1 << 10
 
 
 class TileFolder:
@@ -88,6 +98,9 @@ class StoredTree(TileFolder):
         self._leaves: list[bytes] = []
         self._filled: list[tuple[TileAddress, bytes]] = []
         self._partial: dict[int | str, TileAddress] = {}
+        # The tree as it was when `continued` was last asked, and what came since.
+        self._was = size, list(self._growing.peaks)
+        self._came: list[bytes] = []
         self._drop_behind()
 
     @property
@@ -103,7 +116,10 @@ class StoredTree(TileFolder):
     def append(self, entry: bytes) -> None:
         """Add a leaf."""
         self._entries.append(_framed(entry))
-        self._leaves.append(leaf_hash(entry))
+        leaf = leaf_hash(entry)
+        self._leaves.append(leaf)
+        if len(self._came) <= CAME_MAX:
+            self._came.append(leaf)
         if len(self._leaves) == TILE_WIDTH:
             self._grow()
 
@@ -116,6 +132,15 @@ class StoredTree(TileFolder):
                 self._filled.append((TileAddress(ENTRIES, address.index), bundle))
                 del self._entries[:TILE_WIDTH]
         self._leaves = []
+
+    def continued(self, old: int) -> Continued | None:
+        """How the tree went on from `old` leaves; None unless it was of that size when this was
+        last asked, or opened, or if more came since than is kept.
+        """
+        self._grow()
+        (size, peaks), came = self._was, self._came
+        self._was, self._came = (self.size, list(self._growing.peaks)), []
+        return Continued(size, peaks, came) if size == old == self.size - len(came) else None
 
     def flush(self) -> None:
         """Write what has grown."""

@@ -19,7 +19,7 @@ from spine import merkle
 from spine.errors import Invalid, NotFound, Reason
 from spine.event import LogRecord
 from spine.files import write_whole
-from spine.ledger.book import CHECKPOINT_FILE, KEYS_FILE
+from spine.ledger.book import CHECKPOINT_FILE, KEYS_FILE, Growth
 from spine.ledger.entries import (
     FULL_EVERY,
     Epoch,
@@ -117,21 +117,19 @@ class Library:
         `under`: the heads under the newer one, where they are at hand and need not be computed.
         """
         size = Checkpoint.parse(new.text).size
-        heads = self.heads(size) if under is None else _in_order(under)
-        return {
-            "old": old,
-            "note": str(new),
-            "path": texts(Proofs(self._epochs, size).consistency(old)),
-            "epoch": self.epoch(size),
-            "heads": [head_json(head) for head in heads.values()],
-            "growth": {
-                f"{place[0]}-{place[1]}": texts(
-                    Proofs(self.tree(place), heads[place].size).consistency(before)
-                )
+        heads = self.heads(size) if under is None else {head.place: head for head in under}
+        epochs = Proofs(self._epochs, size)
+        growth = Growth(
+            epochs.consistency(old),
+            self._epochs.entry(size - 1, size),
+            epochs.inclusion(size - 1),
+            {
+                place: Proofs(self.tree(place), heads[place].size).consistency(before)
                 for place, before in self.sizes(old).items()
                 if 0 < before < heads[place].size
             },
-        }
+        )
+        return growth_json(old, new, heads.values(), growth)
 
     def consistency(self, old: Note, new: Note) -> Json:
         """That a newer checkpoint, and every partition under it, continues an older one."""
@@ -195,8 +193,16 @@ class Library:
             write_whole(own / address.path, tree.raw(address), sync=False)
 
 
-def _in_order(heads: Iterable[Head]) -> dict[Place, Head]:
-    return {head.place: head for head in sorted(heads, key=lambda head: head.place)}
+def growth_json(old: int, new: Note, under: Iterable[Head], growth: Growth) -> Json:
+    """What takes a witness from `old` epochs to a checkpoint that has these heads under it."""
+    return {
+        "old": old,
+        "note": str(new),
+        "path": texts(growth.path),
+        "epoch": {"entry": text(growth.entry), "path": texts(growth.entry_path)},
+        "heads": [head_json(head) for head in sorted(under, key=lambda head: head.place)],
+        "growth": {f"{t}-{p}": texts(path) for (t, p), path in growth.partitions.items()},
+    }
 
 
 def _export_records(own: Path, records: Iterable[LogRecord]) -> None:

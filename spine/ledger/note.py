@@ -7,10 +7,12 @@ size, root) and tlog-cosignature (type 0x04: a witness signs the note's text und
 from __future__ import annotations
 
 import hashlib
+import re
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 ED25519: Final = 0x01
@@ -20,6 +22,7 @@ SIGNATURES_MAX: Final = 64
 NOTE_BYTES_MAX: Final = 64 << 10
 SIZE_MAX: Final = (1 << 63) - 1
 _MARK: Final = "\u2014 "
+_CONTROL: Final = re.compile("[\x00-\x09\x0b-\x1f]")
 
 Sign = Callable[[bytes], bytes]
 Verify = Callable[[bytes, bytes, bytes], bool]
@@ -47,8 +50,7 @@ class VerifierKey:
     @property
     def id(self) -> bytes:
         """SHA-256(name, newline, kind, key), its first four bytes."""
-        digest = hashlib.sha256(f"{self.name}\n".encode() + bytes([self.kind]) + self.public)
-        return digest.digest()[:4]
+        return _key_id(self.name, self.kind, self.public)
 
     def __str__(self) -> str:
         key = b64encode(bytes([self.kind]) + self.public).decode()
@@ -96,7 +98,7 @@ class Note:
     @classmethod
     def parse(cls, raw: str) -> Note:
         """A signed note; MalformedNote for anything else."""
-        if len(raw) > NOTE_BYTES_MAX or any(ord(c) < 0x20 and c != "\n" for c in raw):
+        if len(raw) > NOTE_BYTES_MAX or _CONTROL.search(raw):
             raise MalformedNote("too long, or with control characters")
         text, blank, signed = raw.rpartition("\n\n")
         lines = signed.splitlines(keepends=True)
@@ -176,6 +178,11 @@ def cosign(text: str, at: int, key: VerifierKey, signer: Sign) -> Signature:
 def cosigned(text: str, at: int) -> bytes:
     """What a witness signs: the time and the whole text."""
     return f"cosignature/v1\ntime {at}\n{text}".encode()
+
+
+@lru_cache(64)
+def _key_id(name: str, kind: int, public: bytes) -> bytes:
+    return hashlib.sha256(f"{name}\n".encode() + bytes([kind]) + public).digest()[:4]
 
 
 def _is_name(name: str) -> bool:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final, TypeVar
 
@@ -27,7 +28,7 @@ from spine.follower import LogFollower, PointReader
 from spine.identity import signing_key
 from spine.ledger.book import KEYS_FILE, PUBLIC, Book, Sealed, origin_of
 from spine.ledger.cosigning import Cosigned, Witnesses
-from spine.ledger.library import Library
+from spine.ledger.library import Library, growth_json
 from spine.ledger.note import ED25519, Note, PublishedHead, VerifierKey, sign
 from spine.ledger.published import published_since
 from spine.log import Appender, Kafka, LogUnfit, create_missing, verify_settings
@@ -224,6 +225,14 @@ class Keeper:
                 self.book.ended(place)
         return came
 
+    def _on(self, due: float) -> tuple[int, Sealed | None]:
+        """Take what came, and seal it if that is `due` by then; how many bytes came."""
+        came = self._take()
+        if 0 < came < MANY:
+            time.sleep(ANSWERED_S)
+            came += self._take()
+        return came, self._seal() if time.monotonic() >= due else None
+
     def _seal(self) -> Sealed | None:
         assert self.book is not None
         if self.refusal or self._out_of_sight():
@@ -240,6 +249,9 @@ class Keeper:
         return self._unchecked
 
     def _grown_since(self, old: int, sealed: Sealed) -> dict[str, Any]:
+        growth = sealed.growth_since(old)
+        if growth is not None:
+            return growth_json(old, sealed.note, sealed.heads, growth)
         return self._library.growth(old, sealed.note, sealed.heads)
 
     # On the loop
@@ -257,22 +269,17 @@ class Keeper:
         A question to the broker costs more than the records do: nothing is read that is not sealed
         at once.
         """
-        sealed_at = 0.0
+        due = 0.0
         telemetry.ledger_held_back_ms.set(0)  # known from the start: an alert tells silence by it
         while not self.refusal:
             try:
-                came = await self._do(self._take)
-                if 0 < came < MANY:
-                    await asyncio.sleep(ANSWERED_S)
-                    came += await self._do(self._take)
-                if time.monotonic() - sealed_at >= self._epoch_s:
-                    sealed = await self._do(self._seal)
-                    if sealed is not None:
-                        sealed_at = time.monotonic()
-                        if self._pending is None:
-                            self._pending_since = sealed_at
-                        self._pending = sealed
-                        self._news.set()
+                came, sealed = await self._do(partial(self._on, due))
+                if sealed is not None:
+                    due = time.monotonic() + self._epoch_s
+                    if self._pending is None:
+                        self._pending_since = time.monotonic()
+                    self._pending = sealed
+                    self._news.set()
                 if came < MANY:
                     await asyncio.sleep(self._epoch_s - ANSWERED_S)
             except LogUnfit as unfit:

@@ -243,6 +243,32 @@ class Proofs:
         return perfect_root(hashes[start : start + (1 << rest)])
 
 
+class Continued(Proofs):
+    """How a tree goes on from `old` leaves, from the peaks that it was made of then and the leaf
+    hashes that came since: without tiles, and in a few hashes.
+
+    `consistency(old)`, and `inclusion(old)` where one leaf came; ValueError for what needs more.
+    """
+
+    def __init__(self, old: int, peaks: Sequence[bytes], came: Sequence[bytes]) -> None:
+        self._old, self._came, self.size = old, came, old + len(came)
+        self._peaks: dict[tuple[int, int], bytes] = {}
+        start, left = 0, old
+        for peak in peaks:
+            height = left.bit_length() - 1
+            self._peaks[height, start >> height] = peak
+            start, left = start + (1 << height), left - (1 << height)
+
+    def _node(self, height: int, index: int) -> bytes:
+        peak = self._peaks.get((height, index))
+        if peak is not None:
+            return peak
+        first = (index << height) - self._old
+        if first < 0:
+            raise ValueError("what lies further back is not at hand")
+        return perfect_root(self._came[first : first + (1 << height)])
+
+
 def _split(width: int) -> int:
     """The largest power of two smaller than `width`."""
     return 1 << ((width - 1).bit_length() - 1)

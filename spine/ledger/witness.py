@@ -281,6 +281,8 @@ def _contradicts(old: Json, new: Json | None) -> str:
 def _check_growth(old: Json, heads: dict[tuple[str, int], Json], growth: Json) -> None:
     where = f"{old['topic']}-{old['partition']}"
     new = heads[old["topic"], old["partition"]]
+    if new == old and where not in growth:  # as most of them are from one head to the next
+        return
     roots = [verifier.unbase64(each["root"]) for each in (old, new)]
     path = verifier.hashes_of(growth.get(where, ()))
     both = (old["size"], roots[0], new["size"], roots[1])

@@ -28,7 +28,8 @@ from spine.files import write_whole
 from spine.ledger import continued, verifier
 from spine.ledger.book import KEYS_FILE, Book, origin_of
 from spine.ledger.entries import Epoch, Head, Place, RecordLeaf
-from spine.ledger.library import Library, shown_json, stored_json
+from spine.ledger.files import CAME_MAX
+from spine.ledger.library import Library, growth_json, shown_json, stored_json
 from spine.ledger.note import ED25519, Checkpoint, Note, VerifierKey
 from spine.ledger.witness import Witness
 from spine.log import LogUnfit
@@ -258,9 +259,32 @@ def test_growth_is_the_same_with_the_heads_at_hand(tmp_path: Path) -> None:
         next_offset = offsets.stop
         made = sealed(book, [record(n, PLACES[epochs % 2]) for n in offsets])
         grown = follows.growth(epochs, made.note, made.heads)
+        at_hand = made.growth_since(epochs)
+        assert at_hand is not None
+        assert growth_json(epochs, made.note, made.heads, at_hand) == grown
         if epochs % 17 == 0 or epochs in (255, 256, 257):
             assert grown == Library(book.public).growth(epochs, made.note)
     assert follows.sizes(7) == Library(book.public).sizes(7)
+
+
+def test_what_is_at_hand_shows_one_epoch_and_no_more(tmp_path: Path) -> None:
+    """After a start, too; but not of trees that were made again, or that grew by too much."""
+    book = open_book(tmp_path)
+    sealed(book, [record(n, place) for n in range(300) for place in PLACES[:2]])
+    book = open_book(tmp_path)
+    made = sealed(book, [record(n) for n in range(300, 305)])
+    at_hand = made.growth_since(1)
+    assert at_hand is not None and made.growth_since(0) is None and made.growth_since(2) is None
+    grown = Library(book.public).growth(1, made.note)
+    assert growth_json(1, made.note, made.heads, at_hand) == grown
+    shutil.rmtree(book.public / "partitions")
+    book = open_book(tmp_path)
+    lost = [record(n) for n in range(306)] + [record(n, PLACES[1]) for n in range(300)]
+    assert sealed(book, lost).growth_since(2) is None
+    assert sealed(book, [record(306)]).growth_since(3) is not None
+    after = 307 + CAME_MAX
+    assert sealed(book, [record(n) for n in range(307, after + 2)]).growth_since(4) is None
+    assert sealed(book, [record(after + 2)]).growth_since(5) is not None
 
 
 # Proofs of one record

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from spine.files import write_whole
 from spine.ledger import continued, verifier
 from spine.ledger.files import StoredTree
-from spine.ledger.tree import EMPTY_ROOT, Growing, Proofs, TileAddress, tiles_of
+from spine.ledger.tree import EMPTY_ROOT, Continued, Growing, Proofs, TileAddress, tiles_of
 from spine.merkle import leaf_hash, root
 from tests.core.test_merkle import INPUTS, LEAVES, PATHS, ROOTS
 
@@ -110,6 +110,29 @@ def test_consistency_proofs_are_the_published_ones(old: int, new: int, proof: li
     for wrong in corrupt_consistency(old, was, new, now, made) if made else ():
         with pytest.raises(verifier.Wrong):
             continued.check_consistency(*wrong)
+
+
+@pytest.mark.parametrize("old", [*range(34), 255, 256, 257, 511, 513])
+def test_what_is_at_hand_proves_what_the_tiles_do(old: int) -> None:
+    for came in (1, 2, 3, 5, 8, 300):
+        leaves = [leaf_hash(b"%d" % n) for n in range(old + came)]
+        tree = Growing.empty()
+        tree.extend(leaves[:old])
+        made, all_of = Continued(old, list(tree.peaks), leaves[old:]), proofs(leaves)
+        assert made.size == all_of.size
+        assert made.consistency(old) == all_of.consistency(old)
+        if came == 1:
+            assert made.inclusion(old) == all_of.inclusion(old)
+
+
+def test_what_is_not_at_hand_is_not_made_up() -> None:
+    leaves = [leaf_hash(b"%d" % n) for n in range(9)]
+    tree = Growing.empty()
+    tree.extend(leaves[:8])
+    made = Continued(8, list(tree.peaks), leaves[8:])
+    for ask in (made.consistency, made.inclusion):
+        with pytest.raises(ValueError, match="not at hand"):
+            ask(5)
 
 
 def corrupt_inclusion(leaf, index, size, path, top):

@@ -74,6 +74,18 @@ def test_it_says_where_it_stands(book: Book, tmp_path: Path) -> None:
     one.add(growth(book, 1, later))
 
 
+@pytest.mark.parametrize("place", PLACES[:2], ids=str)
+def test_a_path_where_nothing_grew_shows_nothing(
+    book: Book, tmp_path: Path, place: tuple[str, int]
+) -> None:
+    one = witness(tmp_path / "w")
+    one.add(growth(book, 0, sealed(book, [record(0), record(0, PLACES[1])])))
+    request = growth(book, 1, sealed(book, [record(1, PLACES[2])]))
+    request["growth"][f"{place[0]}-{place[1]}"] = [b64encode(bytes(32)).decode()]
+    with pytest.raises(Unproven, match="there is nothing to prove"):
+        one.add(request)
+
+
 def forked(book: Book, tmp_path: Path, says: str = "") -> Book:
     """The same ledger, copied before it went on: with the log's own key."""
     shutil.copytree(tmp_path / "ledger", tmp_path / f"fork{says}")
