@@ -269,8 +269,9 @@ def options(*, writes: bool) -> Options:
     made.create_if_missing(True)
     made.set_max_open_files(256)
     # A fold writes in bursts, each row once: let memory and the first level take them up, and a
-    # thread of its own merge them, before anything waits. Keys share long beginnings.
-    made.set_compression_type(DBCompressionType.lz4())
+    # thread of its own merge them, before anything waits. What is merged soon is not compressed.
+    # Keys share long beginnings.
+    made.set_compression_per_level([DBCompressionType.none(), *[DBCompressionType.lz4()] * 6])
     # Most keys asked for are of what never happened: a duplicate, a closed meter.
     tables = BlockBasedOptions()
     tables.set_bloom_filter(10, False)
