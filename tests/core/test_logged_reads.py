@@ -105,16 +105,16 @@ async def test_of_a_record_only_own_reads_are_judged(
 ) -> None:
     """Whoever names a consent like the method would have thousands of meters judged here."""
     judged: list[str] = []
-    plain = heard.fold.judge
+    plain = heard.fold._judge_each
 
-    def counted(request: AccessRequest, member: str, *how: Any) -> Any:
-        judged.append(member)
-        return plain(request, member, *how)
+    def counted(entry: int, request: AccessRequest, members: Sequence[str], *how: Any) -> Any:
+        judged.extend(members)
+        return plain(entry, request, members, *how)
 
     named = heard.asked(consent_id=METHOD)
     own = heard.asked(**OWN)
     records = [heard.own(named).record, heard.own(named, own).record]
-    monkeypatch.setattr(heard.fold, "judge", counted)
+    monkeypatch.setattr(heard.fold, "_judge_each", counted)
     for record, meters in zip(records, (0, 1), strict=True):
         judged.clear()
         heard.keep(record)
