@@ -19,11 +19,12 @@ import msgspec
 
 from spine import event
 from spine.domain import Domain
-from spine.event import AccessRequest, AccessRequests
+from spine.event import AccessOutcomes, AccessRequest, AccessRequests
 from spine.exact import RAW, Reader, reader_of, whole
 from spine.ledger.note import PublishedHead
 from spine.rows import COPIES_REMEMBERED_MAX, Malformed, Reading, Tools, UnknownSchema
 from spine.schemas import Schema, Schemas
+from spine.writing import writer_of
 
 MAGIC: Final = 0
 MAX_VALUE_BYTES: Final = 1 << 20
@@ -65,13 +66,17 @@ class Codec:
         (entries,) = (f for f in requests["fields"] if f["name"] == "entries")
         # By itself, or fastavro would parse it again for each entry that is written.
         self._entry = fastavro.parse_schema(entries["type"]["items"])
+        self._outcomes = writer_of(schemas.named("spine.AccessOutcomes").parsed)
         self._last: tuple[bytes | None, object, list[bytes]] = None, None, []
         self._written: dict[bytes, object] = {}
         self._readers: dict[int, tuple[Reader, bool]] = {}
 
     def encode(self, value: object) -> bytes:
         """Confluent-framed Avro of a record or event, in the latest version of its schema."""
-        return _framed(self.schemas.named(self._names[type(value)]), _plain(value))
+        schema = self.schemas.named(self._names[type(value)])
+        if type(value) is AccessOutcomes:
+            return _FRAME.pack(MAGIC, schema.id) + self._outcomes(value)
+        return _framed(schema, _plain(value))
 
     def encode_to_append(self, value: object) -> bytes:
         """The same, for what this process will meet in the log again: when it does, those very
