@@ -140,7 +140,7 @@ def opened(folder):
     options.set_write_buffer_size(32 << 20)
     options.set_write_buffer_manager(WriteBufferManager(256 << 20, allow_stall=False))
     options.set_memtable_whole_key_filtering(True)
-    options.set_memtable_prefix_bloom_ratio(0.01)
+    options.set_memtable_prefix_bloom_ratio(0.005)
     options.set_max_write_buffer_number(4)
     options.set_level_zero_file_num_compaction_trigger(8)
     options.set_level_zero_slowdown_writes_trigger(40)

@@ -170,7 +170,6 @@ class PartitionFold(PartitionView):
             return
         domain = self.governance if self.topic == trust.GOVERNANCE_TOPIC else self.domain
         assert domain is not None
-        self._firsts.clear()
         if len(facts.commands) > 1:
             self.read_ahead(domain, [(command.subject, command.id) for command in facts.commands])
         subjects = [command.subject.encode() for command in facts.commands]
@@ -188,6 +187,7 @@ class PartitionFold(PartitionView):
                 self._quarantine(record, entry, applied, poison.reason, command.subject)
             except Void as void:
                 applied.refusals.append(Refusal(entry, "void", void.reason, command.subject))
+        self._firsts.clear()
 
     def _apply_command(
         self,
@@ -212,11 +212,12 @@ class PartitionFold(PartitionView):
         if not command.facts:
             raise Quarantine(Reason.RECORD_MALFORMED)
         first = before.offset == NO_PREDECESSOR and domain is not self.governance
-        after = self._firsts.get(command.facts) if first else None
+        said = tuple((fact.type, fact.body) for fact in command.facts)  # not when, which differs
+        after = self._firsts.get(said) if first else None
         if after is None:
             after = self._after(domain, before.state, command.facts, role)
             if first:
-                self._firsts[command.facts] = after
+                self._firsts[said] = after
         row = self.tools.pack((offset, entry, after.packed))
         self._put(key, row, Subject(offset, entry, after.state))
         if domain is not self.governance:

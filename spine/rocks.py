@@ -39,9 +39,9 @@ CACHE_BUFFER_BYTES: Final = 8 << 20
 # blocks of files that were read.
 WRITE_BUFFERS_BYTES: Final = 256 << 20
 BLOCK_CACHE_BYTES: Final = 128 << 20
-# Of what a store may keep in memory: 13 bits for each of the small rows that fit into it. A
-# store takes it up with its first row.
-MEMORY_FILTER_SHARE: Final = 0.01
+# Of what a store may keep in memory: 6 bits for each of the small rows that fit into it. A store
+# takes it up when it is opened, and of hundreds in a process it must leave room for rows.
+MEMORY_FILTER_SHARE: Final = 0.005
 DAMAGE_MARK: Final = "damaged"
 # What RocksDB says of its LOCK file. "lock" alone also stands in "block checksum mismatch".
 LOCKED: Final = ("While lock file", "lock hold by current process")

@@ -21,7 +21,6 @@ from spine.event import (
     SIGNATURE_HEADER,
     AccessRequest,
     AccessRequests,
-    Fact,
     LogRecord,
     SignerRole,
     from_epoch_ms,
@@ -108,7 +107,7 @@ class PartitionView:
         self._states_ahead: dict[bytes, tuple[bytes, Subject]] = {}
         # Of one record alone: most of a country's registers are the same few facts, said of
         # subjects of which nothing was said before.
-        self._firsts: dict[tuple[Fact, ...], After] = {}
+        self._firsts: dict[tuple[tuple[str, bytes], ...], After] = {}
 
     def read_ahead(self, domain: Domain, commands: Collection[tuple[str, bytes]]) -> None:
         """Look once at all rows that commands, by subject and id, will be decided and folded by.

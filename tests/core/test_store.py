@@ -792,7 +792,7 @@ def test_a_store_that_was_opened_before_has_its_filters_and_the_shared_cache(
 
 @pytest.mark.parametrize("again", [False, True])
 def test_rows_that_are_in_no_file_yet_have_a_filter(tmp_path: Path, again: bool) -> None:
-    """Or each look for what is not there goes through them. It is made with the first row."""
+    """Or each look for what is not there goes through them. It counts from the first row on."""
     if again:
         Store(tmp_path / "store").close()
     store = Store(tmp_path / "store")
