@@ -212,7 +212,7 @@ class Settings(BaseSettings):
         0, description="Port on which the ledger serves checkpoint and tiles; 0: a free one."
     )
     ledger_epoch_s: float = Field(
-        0.6, gt=0, le=1.0, description="Least time between two heads of the ledger."
+        0.5, gt=0, le=1.0, description="Least time between two heads of the ledger."
     )
     ledger_witnesses: str | None = Field(
         None,

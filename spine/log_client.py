@@ -14,9 +14,11 @@ from typing import Any, Final
 from kafka import KafkaConsumer
 from kafka.errors import KafkaError, UnknownBrokerIdError
 
+from spine import compressing
 from spine.errors import Pushback, Reason
 from spine.log_greeting import greet
 
+compressing.read_at_once()
 # How long a reader goes on asking; longer than it takes to notice a lost broker and elect another.
 ANSWER_WITHIN_S: Final = 30.0
 # How long one broker may be silent before another is asked, and how old "who leads what" may be.

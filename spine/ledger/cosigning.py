@@ -76,13 +76,14 @@ class Witnesses:
     def __init__(self, listed: Callable[[], Mapping[str, str]], quorum: int) -> None:
         self._listed, self.quorum = listed, quorum
         self._known: dict[str, Remote] = {}
+        self._asked: list[Remote] = []
         self._session: aiohttp.ClientSession | None = None
         self._late: set[asyncio.Task[None]] = set()
 
     @property
     def keys(self) -> list[str]:
-        """The keys of those that are listed."""
-        return [str(remote.key) for remote in self._remotes()]
+        """The keys of those that were listed when a head was last to be cosigned."""
+        return [str(remote.key) for remote in self._asked]
 
     async def cosign(self, sealed: Sealed, growth: Growth) -> Cosigned:
         """Ask everyone; returns once enough have cosigned, all have answered, or time is up."""
@@ -90,9 +91,9 @@ class Witnesses:
             timeout = aiohttp.ClientTimeout(total=ANSWER_S)
             self._session = aiohttp.ClientSession(timeout=timeout)
         said, shown = Cosigned(), _Shown(sealed, growth)
+        self._asked = self._remotes()
         waiting = {
-            asyncio.create_task(self._ask(remote, sealed, shown, said))
-            for remote in self._remotes()
+            asyncio.create_task(self._ask(remote, sealed, shown, said)) for remote in self._asked
         }
         while waiting and len(said.signatures) < self.quorum:
             done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)

@@ -186,4 +186,4 @@ def _key_id(name: str, kind: int, public: bytes) -> bytes:
 
 
 def _is_name(name: str) -> bool:
-    return bool(name) and "+" not in name and not any(c.isspace() for c in name)
+    return name.split() == [name] and "+" not in name  # one word, not empty

@@ -321,8 +321,8 @@ class Keeper:
                 await self._news.wait()
                 continue
             try:
-                self._write_keys()
                 said = await self._witnesses.cosign(pending, self._grown_since)
+                self._write_keys()
                 self._sound(said)
                 if self.refusal:
                     return

@@ -81,7 +81,7 @@ class Read:
             record.offset,
             decided.entry,
             from_epoch_ms(record.append_ms),
-            replace(request, meters=(decided.member,)),
+            request if len(request.meters) == 1 else replace(request, meters=(decided.member,)),
             len(request.meters),
             value.vectors[request.vector] if 0 <= request.vector < len(value.vectors) else (),
             permit is not None,
