@@ -138,6 +138,7 @@ def opened(folder):
     options.set_block_based_table_factory(tables)
     options.set_max_background_jobs(2)
     options.set_write_buffer_size(32 << 20)
+    options.set_arena_block_size(256 << 10)
     options.set_write_buffer_manager(WriteBufferManager(256 << 20, allow_stall=False))
     options.set_memtable_whole_key_filtering(True)
     options.set_memtable_prefix_bloom_ratio(0.005)

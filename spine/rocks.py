@@ -40,8 +40,10 @@ CACHE_BUFFER_BYTES: Final = 8 << 20
 WRITE_BUFFERS_BYTES: Final = 256 << 20
 BLOCK_CACHE_BYTES: Final = 128 << 20
 # Of what a store may keep in memory: 6 bits for each of the small rows that fit into it. A store
-# takes it up when it is opened, and of hundreds in a process it must leave room for rows.
+# takes it up when it is opened, and room for rows by as much at a time as is said here: of hundreds
+# in a process, most with next to nothing to keep, each must leave room for the others.
 MEMORY_FILTER_SHARE: Final = 0.005
+ROOM_FOR_ROWS_BYTES: Final = 256 << 10
 DAMAGE_MARK: Final = "damaged"
 # What RocksDB says of its LOCK file. "lock" alone also stands in "block checksum mismatch".
 LOCKED: Final = ("While lock file", "lock hold by current process")
@@ -279,6 +281,7 @@ def options(*, writes: bool) -> Options:
     made.set_block_based_table_factory(tables)
     made.set_max_background_jobs(2)
     made.set_write_buffer_size(WRITE_BUFFER_BYTES)
+    made.set_arena_block_size(ROOM_FOR_ROWS_BYTES)
     if writes:  # a secondary cannot make room: what it holds would have each writer flush for it
         made.set_write_buffer_manager(_write_buffers())
         # For those keys, too; or a fold that catches up looks for most of them in vain, in each row
