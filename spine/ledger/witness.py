@@ -30,6 +30,8 @@ from spine.signing import public_bytes, verify
 KEY_FILE: Final = "witness.key"
 STATE_FILE: Final = "state.json"
 DIGEST: Final = "sha256"
+# The size of the head that the digest was taken at: builds that know of neither carry both along.
+DIGEST_AT: Final = "sha256_at"
 EVIDENCE: Final = "evidence"
 UNPROVEN: Final = "unproven"
 UNPROVEN_MAX: Final = 1_000
@@ -231,7 +233,9 @@ class Witness:
         try:
             state: Json = json.loads((self._folder / STATE_FILE).read_bytes())
             said = state.pop(DIGEST, None)  # none from builds that kept none
-            damaged = said not in (None, _digest(state)) or not _is_whole(state)
+            # An earlier build has cosigned since: what it carried along says nothing of its head.
+            since = state["size"] > state.get(DIGEST_AT, state["size"])
+            damaged = not (since or said in (None, _digest(state))) or not _is_whole(state)
             log = state["log"]
             note = Note.parse(state["note"]) if state["note"] else None
         except NONSENSE as error:
@@ -243,6 +247,7 @@ class Witness:
         return state
 
     def _save(self) -> None:
+        self._state[DIGEST_AT] = self._state["size"]
         kept = self._state | {DIGEST: _digest(self._state)}
         write_whole(self._folder / STATE_FILE, json.dumps(kept).encode(), sync=True)
 

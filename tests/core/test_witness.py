@@ -276,6 +276,34 @@ def test_a_witness_of_an_earlier_build_goes_on_and_keeps_more_from_then_on(
         witness(tmp_path / "w")
 
 
+def test_a_witness_that_went_back_to_an_earlier_build_and_cosigned_goes_on(
+    book: Book, tmp_path: Path
+) -> None:
+    """That build kept what it did not know as it was, and so a digest of an earlier head."""
+    witness(tmp_path / "w").add(growth(book, 0, sealed(book, [record(0)])))
+    state = tmp_path / "w/state.json"
+    carried = json.loads(state.read_text())
+    second = sealed(book, [record(1)])
+    one = witness(tmp_path / "w")
+    one.add(growth(book, 1, second))
+    newer = json.loads(state.read_text())
+    state.write_text(
+        json.dumps(carried | {name: newer[name] for name in ("size", "note", "heads")})
+    )
+    again = witness(tmp_path / "w")
+    assert again.size == 2 and again.key == one.key
+    state.write_text(json.dumps(newer | {"size": 1, "note": carried["note"]}))
+    with pytest.raises(Unfit, match="damaged"):  # nor is it an earlier head than it signed
+        witness(tmp_path / "w")
+    unsigned = newer["note"].replace("\n\n", "\nanother\n\n", 1)
+    state.write_text(json.dumps(newer | {"note": unsigned, "sha256_at": 1}))
+    with pytest.raises(Unfit, match="damaged"):
+        witness(tmp_path / "w")
+    state.write_text(json.dumps(newer | {"sha256": carried["sha256"]}))
+    with pytest.raises(Unfit, match="damaged"):
+        witness(tmp_path / "w")
+
+
 def test_the_process_stays_and_says_why_it_signs_nothing(book: Book, tmp_path: Path) -> None:
     folder = tmp_path / "data/witnesses/w"
     folder.parent.mkdir(parents=True)

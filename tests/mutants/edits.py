@@ -2129,8 +2129,22 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a witness finds a changed byte of what it has seen",
         "spine/ledger/witness.py",
-        "damaged = said not in (None, _digest(state)) or",
+        "damaged = not (since or said in (None, _digest(state))) or",
         "damaged =",
+        ("tests/core/test_witness.py",),
+    ),
+    Mutant(
+        "a witness goes on from what an earlier build cosigned",
+        "spine/ledger/witness.py",
+        'since = state["size"] > state.get(DIGEST_AT, state["size"])',
+        "since = False",
+        ("tests/core/test_witness.py",),
+    ),
+    Mutant(
+        "a witness takes no older head for what an earlier build cosigned",
+        "spine/ledger/witness.py",
+        'since = state["size"] > state.get(DIGEST_AT, state["size"])',
+        'since = state["size"] != state.get(DIGEST_AT, state["size"])',
         ("tests/core/test_witness.py",),
     ),
     Mutant(
