@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 import struct
 import time
 from collections.abc import Callable
@@ -168,14 +169,21 @@ class Witness:
         return listed
 
     def _fork(self, note: Note, before: Note | None, why: str) -> Fork:
-        """Keep both heads: each is signed by the log, and they cannot both be true."""
-        folder = self._folder / EVIDENCE
-        folder.mkdir(parents=True, exist_ok=True)
+        """Keep both heads: each is signed by the log, and they cannot both be true.
+
+        Never an OSError: a fork is told also where a full disk cannot keep it.
+        """
         self.alarms += 1
-        path = folder / f"fork-{self.alarms:04d}.json"
+        # In order of time, and never the name of one that is there.
+        name = f"fork-{time.time_ns()}-{secrets.token_hex(4)}.json"
         evidence = {"why": why, "cosigned": str(before or ""), "refused": str(note)}
-        write_whole(path, json.dumps(evidence, indent=1).encode(), sync=True)
-        _log.error("witness.fork", why=why, evidence=path.name)
+        _log.error("witness.fork", evidence=name, **evidence)
+        try:
+            write_whole(
+                self._folder / EVIDENCE / name, json.dumps(evidence, indent=1).encode(), sync=True
+            )
+        except OSError as error:
+            _log.error("witness.not_kept", evidence=name, reason=error.strerror)
         return Fork(Reason.LOG_DIFFERS, f"a fork: {why}")
 
     def _keep_unproven(self, note: Note, before: Note | None, why: str) -> None:

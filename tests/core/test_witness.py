@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from aiohttp.test_utils import TestClient, TestServer
 
 from spine.console.health import status_of_witness
@@ -31,12 +32,18 @@ from spine.signing import verify
 from spine.whereabouts import service_target
 from tests.helpers.ledger import KEY, PLACES, open_book, record, sealed
 
+FORKED = "a fork: another head of the same size was cosigned before\n"
 FIRST = "partitions/consumers.events.v1/0"
 
 
 def witness(folder: Path, key: VerifierKey = KEY) -> Witness:
     folder.mkdir(exist_ok=True)
     return Witness(folder, "example.com/w", key, now=lambda: 1_767_225_600)
+
+
+def full(*_: Any, **__: Any) -> None:
+    """In place of what writes a file."""
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def growth(book: Book, old: int, made: Sealed) -> dict[str, Any]:
@@ -119,6 +126,29 @@ def test_a_forked_log_is_refused_and_both_heads_are_kept(book: Book, tmp_path: P
         assert heads[0].text != heads[1].text
 
 
+def test_a_fork_is_told_where_the_disk_is_full_and_no_evidence_is_written_over(
+    book: Book, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = witness(tmp_path / "w")
+    one.add(growth(book, 0, sealed(book, [record(0)])))
+    forks = [forked(book, tmp_path, f"-{n}") for n in range(3)]
+    one.add(growth(book, 1, sealed(book, [record(1)])))
+    kept = dict[str, bytes]()
+    for n, fork in enumerate(forks):
+        other = sealed(fork, [record(1, says=str(n))])
+        with monkeypatch.context() as patch, structlog.testing.capture_logs() as logged:
+            if n == 0:
+                patch.setattr("spine.ledger.witness.write_whole", full)
+            server = WitnessServer(witness(tmp_path / "w"))
+            answer = server._answer(json.dumps(growth(fork, 1, other)).encode())
+        assert (answer.status, answer.text) == (422, FORKED)
+        (told,) = [line for line in logged if line["event"] == "witness.fork"]
+        assert Note.parse(told["cosigned"]).text != Note.parse(told["refused"]).text
+        now = kept_in(tmp_path / "w/evidence") if n else {}
+        assert len(now) == n and now.items() >= kept.items()
+        kept = now
+
+
 def test_a_partition_that_was_rewritten_is_refused(book: Book, tmp_path: Path) -> None:
     """The epochs go on, as the log's own key can make them; the partition under them does not."""
     one = witness(tmp_path / "w")
@@ -164,12 +194,9 @@ def test_what_it_cosigned_is_on_its_disk_before_the_answer(
     one, made = witness(tmp_path / "w"), sealed(book, [record(0)])
     monkeypatch.setattr("spine.ledger.witness.cosign", lambda *_: pytest.fail("too early"))
 
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError("no space left")
-
     with monkeypatch.context() as patch:
         patch.setattr("spine.ledger.witness.write_whole", full)
-        with pytest.raises(OSError, match="no space left"):
+        with pytest.raises(OSError, match="No space left"):
             one.add(growth(book, 0, made))
     assert witness(tmp_path / "w").size == 0
 
@@ -342,9 +369,6 @@ async def test_a_witness_that_cannot_write_says_so_until_it_can(
 ) -> None:
     server = WitnessServer(witness(tmp_path / "w"))
     body = json.dumps(growth(book, 0, sealed(book, [record(0)]))).encode()
-
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
 
     async with TestClient(TestServer(server.app)) as client:
         for broken, status in ((True, 503), (False, 200)):
