@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 import structlog
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from spine.errors import Invalid, Reason, Refused, SpineError
@@ -74,6 +75,13 @@ class Unfit(Refused):
         super().__init__(Reason.WITNESS_UNFIT, f"this witness signs nothing: {why}")
 
 
+class Unusable(Unfit):
+    """Its folder cannot be used, or written, as things are: to open it later may do."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(f"its folder cannot be used: {error.strerror}")
+
+
 class Witness:
     """One witness of one log, in a folder of its own. One caller at a time; blocking."""
 
@@ -86,13 +94,14 @@ class Witness:
     ) -> None:
         """Open or begin it. Unfit unless its key and what it has seen are there, whole and of one
         another, or neither is: a key that may have signed more might cosign a second history.
+        Unusable if the disk does not let it tell.
         """
         self._folder, self._log_key, self._now = folder, log_key, now
         try:
             self._state, self._private = self._opened()
             self.alarms = len(list((folder / EVIDENCE).glob("*.json")))
         except OSError as error:
-            raise Unfit(f"its folder cannot be used: {error.strerror}") from error
+            raise Unusable(error) from error
         self.key = VerifierKey(name, COSIGNATURE, public_bytes(self._private))
         self._recent = {self.size: Note.parse(self.note)} if self.note else {}
 
@@ -226,7 +235,7 @@ class Witness:
             self._save()
         try:
             private = load_or_create_signing_key(path)
-        except (ValueError, TypeError, AssertionError) as error:
+        except (ValueError, TypeError, AssertionError, UnsupportedAlgorithm) as error:
             raise Unfit("its key is damaged") from error
         public = public_bytes(private).hex()
         if "key" not in self._state:

@@ -11,23 +11,26 @@ import sys
 import time
 from base64 import b64encode
 from collections.abc import Callable
+from contextlib import suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
+from aiohttp import ClientSession
 from aiohttp.test_utils import TestClient, TestServer
 
+from spine.config import Settings
 from spine.console.health import status_of_witness
-from spine.errors import Invalid, Reason, Refused
+from spine.errors import Invalid, Pushback, Reason, Refused
 from spine.ledger import continued, verifier
 from spine.ledger.book import Book, Sealed
 from spine.ledger.files import StoredTree
 from spine.ledger.library import Library
 from spine.ledger.note import Checkpoint, Note, VerifierKey, parse_signature
 from spine.ledger.witness import Fork, NotNow, Unfit, Unproven, Witness
-from spine.ledger.witnessing import WitnessServer, local_witnesses
+from spine.ledger.witnessing import WitnessServer, _served, local_witnesses
 from spine.signing import verify
 from spine.whereabouts import service_target
 from tests.helpers.ledger import KEY, PLACES, open_book, record, sealed
@@ -231,6 +234,12 @@ def one_byte(state: Path) -> None:
     state.write_text(json.dumps(kept))
 
 
+def unknown_kind(key: Path) -> None:
+    """One byte of it turned, in what says of which kind it is."""
+    raw = key.read_bytes()
+    key.write_bytes(raw[:40] + b"g" + raw[41:])
+
+
 def a_folder(state: Path) -> None:
     state.unlink()
     state.mkdir()
@@ -250,6 +259,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "a byte of a head": lambda w: one_byte(w / "state.json"),
     "half a key": lambda w: os.truncate(w / "witness.key", 60),
     "an empty key": lambda w: os.truncate(w / "witness.key", 0),
+    "a key of an unknown kind": lambda w: unknown_kind(w / "witness.key"),
     "another key": another_key,
     "a folder in its place": lambda w: a_folder(w / "state.json"),
 }
@@ -331,18 +341,22 @@ def test_a_witness_that_went_back_to_an_earlier_build_and_cosigned_goes_on(
         witness(tmp_path / "w")
 
 
-def test_the_process_stays_and_says_why_it_signs_nothing(book: Book, tmp_path: Path) -> None:
-    folder = tmp_path / "data/witnesses/w"
-    folder.parent.mkdir(parents=True)
-    witness(folder).add(growth(book, 0, sealed(book, [record(0)])))
-    os.truncate(folder / "state.json", 100)
-    own = {"SPINE_DATA_DIR": str(tmp_path / "data"), "SPINE_WITNESS_LOG_KEY": str(KEY)}
-    process = subprocess.Popen(
+def started(data_dir: Path) -> subprocess.Popen[str]:
+    own = {"SPINE_DATA_DIR": str(data_dir), "SPINE_WITNESS_LOG_KEY": str(KEY)}
+    return subprocess.Popen(
         [sys.executable, "-m", "spine.ledger.witnessing", "w"],
         env=os.environ | own,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def test_the_process_stays_and_says_why_it_signs_nothing(book: Book, tmp_path: Path) -> None:
+    folder = tmp_path / "data/witnesses/w"
+    folder.parent.mkdir(parents=True)
+    witness(folder).add(growth(book, 0, sealed(book, [record(0)])))
+    os.truncate(folder / "state.json", 100)
+    process = started(tmp_path / "data")
     try:
         announced, until = tmp_path / "data/services/witness-w.json", time.monotonic() + 30
         while not announced.exists():
@@ -362,6 +376,42 @@ def test_the_process_stays_and_says_why_it_signs_nothing(book: Book, tmp_path: P
         _, said = process.communicate(timeout=30)
     (line,) = [line for line in said.splitlines() if "witness.unfit" in line]
     assert "WITNESS_UNFIT" in line
+
+
+def test_a_folder_that_cannot_be_used_is_opened_again_until_it_can_be(tmp_path: Path) -> None:
+    folder = tmp_path / "data/witnesses/w"
+    folder.parent.mkdir(parents=True)
+    folder.touch()
+    process, said = started(tmp_path / "data"), list[str]()
+    try:
+        for begins in ("NOT_SERVING WITNESS_UNFIT", "SERVING"):
+            until = time.monotonic() + 30
+            while not said or not said[-1].startswith(begins):
+                assert time.monotonic() < until and process.poll() is None, said
+                time.sleep(0.05)
+                with suppress(Pushback):
+                    said.append(status_of_witness(tmp_path / "data", "witness-w"))
+            if folder.is_file():
+                folder.unlink()
+    finally:
+        process.terminate()
+        _, logged = process.communicate(timeout=30)
+    assert "its folder cannot be used: File exists" in said[0]
+    assert logged.count("witness.unfit") == logged.count("witness.ready") == 1
+    assert process.returncode == 0
+
+
+async def test_a_witness_that_cannot_say_where_it_listens_serves(
+    book: Book, tmp_path: Path
+) -> None:
+    (tmp_path / "services").touch()
+    chosen = Settings(data_dir=tmp_path)
+    with structlog.testing.capture_logs() as logged:
+        async with _served(witness(tmp_path / "w"), chosen, "w"), ClientSession() as client:
+            (port,) = [line["port"] for line in logged if line["event"] == "witness.not_announced"]
+            url = f"http://{chosen.listen_host}:{port}/add-heads"
+            async with client.post(url, json=growth(book, 0, sealed(book, [record(0)]))) as answer:
+                assert answer.status == 200
 
 
 async def test_a_witness_that_cannot_write_says_so_until_it_can(
