@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from spine.ledger import cosigning
-from spine.ledger.book import Sealed
+from spine.ledger import cosigning, verifier
+from spine.ledger.book import KEYS_FILE, Sealed
 from spine.ledger.cosigning import Witnesses
 from spine.ledger.library import Library
 from spine.ledger.witness import Witness
 from spine.ledger.witnessing import WitnessServer, local_witnesses
-from tests.helpers.ledger import KEY, open_book, record, sealed
+from spine.signing import verify
+from tests.helpers.ledger import KEY, PLACES, open_book, published, record, sealed
 
 HOSTILE = {
     "a size of 5,000 digits": (409, b"9" * 5_000),
@@ -94,6 +95,46 @@ def test_a_witness_whose_file_is_damaged_or_gone_is_not_there(
     (services / "witness-d.json").symlink_to("vanished")
     (services / "witness-e.json").write_text(json.dumps(whole))
     assert local_witnesses(tmp_path) == {key: "http://127.0.0.1:1"}
+
+
+def test_a_witness_that_is_listed_no_longer_is_named_while_its_signature_counts(
+    tmp_path: Path,
+) -> None:
+    """A proof is checked by the keys that it names: those of the head that is published."""
+    book, keys = open_book(tmp_path / "ledger"), dict[str, str]()
+    witnesses = list[Witness]()
+    for name in ("one", "two", "three"):
+        (tmp_path / name).mkdir()
+        witnesses.append(Witness(tmp_path / name, f"example.com/{name}", KEY))
+        keys[name] = str(witnesses[-1].key)
+
+    def said() -> list[str]:
+        named: list[str] = json.loads((book.public / KEYS_FILE).read_text())["witnesses"]
+        return named
+
+    def proven() -> bool:
+        path = tmp_path / "proof.json"
+        path.write_text(json.dumps(Library(book.public).prove(PLACES[0], 0)))
+        return bool(verifier.verify(path).ok)
+
+    made = sealed(book, [record(0), record(1)])
+    book.write_keys(list(keys.values()), 2, verify)
+    published(book, made, witnesses[:2])
+    book.write_keys(list(keys.values()), 2, verify)
+    assert said() == list(keys.values()) and proven()
+    for _ in range(2):  # in the same process, and in one that begins anew
+        book.write_keys([keys["two"], keys["three"]], 2, verify)
+        assert said() == [keys["two"], keys["three"], keys["one"]] and proven()
+    made = sealed(book, [record(2)])
+    witnesses[2].add(Library(book.public).growth(0, made.note))
+    published(book, made, witnesses[1:])
+    (book.public / KEYS_FILE).write_text("[]")
+    for _ in range(2):
+        book.write_keys([keys["two"], keys["three"]], 2, verify)
+        assert said() == [keys["two"], keys["three"]] and proven()
+    (book.public / KEYS_FILE).write_text(json.dumps({"witnesses": list(keys.values())}))
+    book.write_keys([keys["two"], keys["three"]], 2, verify)
+    assert said() == [keys["two"], keys["three"]]
 
 
 async def test_what_witnesses_are_shown_is_made_once_for_each_place_where_they_stand(
