@@ -213,12 +213,11 @@ class Witness:
         return self._folder / UNPROVEN / f"{digest}.json"
 
     def _remember(self, note: Note, head: Checkpoint, heads: list[Json]) -> None:
-        self._state |= {"size": head.size, "note": str(note), "heads": heads}
-        self._save()
-        self._unproven(note).unlink(missing_ok=True)
-        self._recent[head.size] = note
+        self._recent[head.size] = note  # also where it cannot be kept: another one is a fork
         if len(self._recent) > RECENT_MAX:
             del self._recent[next(iter(self._recent))]
+        self._save(self._state | {"size": head.size, "note": str(note), "heads": heads})
+        self._unproven(note).unlink(missing_ok=True)
 
     def _opened(self) -> tuple[Json, Ed25519PrivateKey]:
         """What it has seen, and its key. What it has seen is there before there is a key."""
@@ -232,15 +231,14 @@ class Witness:
         if signs and not begun:  # a new key here would hide that the old one is gone
             raise Unfit("it has what it has seen but not its key")
         if not seen:
-            self._save()
+            self._save(self._state)
         try:
             private = load_or_create_signing_key(path)
         except (ValueError, TypeError, AssertionError, UnsupportedAlgorithm) as error:
             raise Unfit("its key is damaged") from error
         public = public_bytes(private).hex()
         if "key" not in self._state:
-            self._state["key"] = public
-            self._save()
+            self._save(self._state | {"key": public})
         if self._state["key"] != public:
             raise Unfit("its key is not the one that signed what it has seen")
         return self._state, private
@@ -263,10 +261,12 @@ class Witness:
             raise Unfit("what it has seen is damaged")
         return state
 
-    def _save(self) -> None:
-        self._state[DIGEST_AT] = self._state["size"]
-        kept = self._state | {DIGEST: _digest(self._state)}
+    def _save(self, state: Json) -> None:
+        """Go by it once it is on the disk, and not before."""
+        state = state | {DIGEST_AT: state["size"]}
+        kept = state | {DIGEST: _digest(state)}
         write_whole(self._folder / STATE_FILE, json.dumps(kept).encode(), sync=True)
+        self._state = state
 
 
 def _digest(state: Json) -> str:

@@ -92,6 +92,8 @@ class WitnessServer:
         return web.Response(status=503, text=f"{NOT_SERVING} {self._stuck}\n")
 
     async def _checkpoint(self, _: web.Request) -> web.Response:
+        if self._stuck:
+            return self._not_serving()
         note = self._witness.note
         return web.Response(text=note) if note else web.Response(status=404)
 

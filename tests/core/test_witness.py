@@ -414,24 +414,26 @@ async def test_a_witness_that_cannot_say_where_it_listens_serves(
                 assert answer.status == 200
 
 
-async def test_a_witness_that_cannot_write_says_so_until_it_can(
+async def test_a_witness_that_cannot_write_says_so_until_it_can_and_shows_no_head_meanwhile(
     book: Book, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = WitnessServer(witness(tmp_path / "w"))
-    body = json.dumps(growth(book, 0, sealed(book, [record(0)]))).encode()
-
-    async with TestClient(TestServer(server.app)) as client:
+    one = witness(tmp_path / "w")
+    one.add(growth(book, 0, sealed(book, [record(0)])))
+    cosigned, fork = one.note, forked(book, tmp_path)
+    body = json.dumps(growth(book, 1, sealed(book, [record(1)]))).encode()
+    other = json.dumps(growth(fork, 1, sealed(fork, [record(1, says="other")]))).encode()
+    async with TestClient(TestServer(WitnessServer(one).app)) as client:
         for broken, status in ((True, 503), (False, 200)):
             with monkeypatch.context() as patch:
                 if broken:
                     patch.setattr("spine.ledger.witness.write_whole", full)
-                stands_at = (await client.post("/add-heads", data=body)).status
-            if stands_at == 409:  # what it checked it has not forgotten, and signed nothing
-                again = json.loads(body) | {"old": 1}
-                stands_at = (await client.post("/add-heads", json=again)).status
-            health = await client.get("/health")
-            assert (stands_at, health.status) == (status, status)
+                added = await client.post("/add-heads", data=body)
+            health, checkpoint = await client.get("/health"), await client.get("/checkpoint")
+            assert {added.status, health.status, checkpoint.status} == {status}
             assert (await health.text()).startswith("NOT_SERVING WITNESS_UNFIT" * broken or "SERV")
+            assert (one.note == cosigned) is broken
+            # What it has checked and could not keep is no reason to cosign another such head.
+            assert (await client.post("/add-heads", data=other)).status == 422
 
 
 def test_it_watches_over_one_log(book: Book, tmp_path: Path) -> None:
