@@ -84,8 +84,10 @@ class WitnessServer:
         except (Invalid, ValueError, RecursionError) as error:
             return web.Response(status=400, text=f"{error}\n")
         except OSError as error:
-            self._stuck = f"{Reason.WITNESS_UNFIT}: its folder cannot be written: {error.strerror}"
-            _log.error("witness.stuck", detail=self._stuck)
+            why = f"{Reason.WITNESS_UNFIT}: its folder cannot be written: {error.strerror}"
+            if why != self._stuck:  # and not again for every head
+                _log.error("witness.stuck", detail=why)
+            self._stuck = why
             return self._not_serving()
 
     def _not_serving(self) -> web.Response:

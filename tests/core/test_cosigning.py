@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from aiohttp import web
 
 from spine.ledger import cosigning, verifier
@@ -22,6 +23,7 @@ from spine.ledger.witnessing import WitnessServer, local_witnesses
 from spine.signing import verify
 from tests.helpers.ledger import KEY, PLACES, open_book, published, record, sealed
 
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 HOSTILE = {
     "a size of 5,000 digits": (409, b"9" * 5_000),
     "a size that no number has": (409, "\u0663\u00b2".encode()),
@@ -135,6 +137,31 @@ def test_a_witness_that_is_listed_no_longer_is_named_while_its_signature_counts(
     (book.public / KEYS_FILE).write_text(json.dumps({"witnesses": list(keys.values())}))
     book.write_keys([keys["two"], keys["three"]], 2, verify)
     assert said() == [keys["two"], keys["three"]]
+
+
+async def test_what_a_witness_says_in_place_of_signatures_is_logged_when_it_changes(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "w").mkdir()
+    one = Witness(tmp_path / "w", "example.com/w", KEY)
+    book, app, says = open_book(tmp_path / "ledger"), WitnessServer(one).app, list[str]()
+
+    @web.middleware
+    async def refusing(request: web.Request, handler: Handler) -> web.StreamResponse:
+        return web.Response(status=503, text=says[-1]) if says else await handler(request)
+
+    app.middlewares.append(refusing)
+    async with served(app) as url:
+        witnesses, library = Witnesses(lambda: {str(one.key): url}, quorum=1), Library(book.public)
+        with structlog.testing.capture_logs() as logged:
+            heads: list[str | None] = ["unfit", "unfit", "", "", None, "", "unfit"]
+            for offset, said in enumerate(heads):
+                says[:] = [] if said is None else [said]
+                made = sealed(book, [record(offset)])
+                await witnesses.cosign(made, lambda old, new: library.growth(old, new.note))
+        await witnesses.close()
+    told = [each["said"] for each in logged if each["event"] == "witness.refused"]
+    assert told == ["unfit", "", "", "unfit"]
 
 
 async def test_what_witnesses_are_shown_is_made_once_for_each_place_where_they_stand(

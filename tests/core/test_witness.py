@@ -427,6 +427,10 @@ async def test_a_witness_that_cannot_write_says_so_until_it_can_and_shows_no_hea
             with monkeypatch.context() as patch:
                 if broken:
                     patch.setattr("spine.ledger.witness.write_whole", full)
+                    with structlog.testing.capture_logs() as logged:
+                        for _ in range(3):
+                            await client.post("/add-heads", data=body)
+                    assert [line["event"] for line in logged] == ["witness.stuck"]
                 added = await client.post("/add-heads", data=body)
             health, checkpoint = await client.get("/health"), await client.get("/checkpoint")
             assert {added.status, health.status, checkpoint.status} == {status}
