@@ -218,6 +218,23 @@ class Book:
                 raise _differs("a head that was published would go backwards")
         write_whole(self.public / CHECKPOINT_FILE, str(note).encode(), sync=True)
 
+    def write_keys(self, listed: Sequence[str], quorum: int, verify: notes.Verify) -> None:
+        """Say whose signatures a head of ours bears; an auditor compares it with what they know.
+
+        A witness that is listed no longer is named until a head is published without it.
+        """
+        path, published = self.public / KEYS_FILE, self.published
+        try:
+            before = json.loads(path.read_text("utf-8"))
+            named = {key: VerifierKey.parse(key) for key in before["witnesses"]}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            before, named = None, {}
+        bears = published.signed_by if published else lambda *_: None
+        still = [k for k in named if k not in listed and bears(named[k], verify) is not None]
+        said = {"log": str(self.key), "witnesses": [*listed, *still], "quorum": quorum}
+        if said != before:
+            write_whole(path, json.dumps(said).encode(), sync=True)
+
     def check_published(self, note: Note | None, verify: notes.Verify) -> None:
         """LogUnfit(LOG_DIFFERS) unless this book goes on from a head of ours seen elsewhere."""
         if note is None or note.signed_by(self.key, verify) is None:

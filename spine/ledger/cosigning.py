@@ -21,6 +21,7 @@ ANSWER_S: Final = 2.0
 ANSWER_BYTES_MAX: Final = 4096
 # Of what a witness says that is no signature, for the log.
 SAID_MAX: Final = 200
+SILENT: Final = "no answer"
 SIZE: Final = re.compile("[0-9]{1,19}")
 AS_JSON: Final = {"Content-Type": "application/json"}
 _log = structlog.get_logger()
@@ -31,12 +32,15 @@ Growth = Callable[[int, Sealed], dict[str, Any]]
 
 @dataclass(slots=True)
 class Remote:
-    """One witness: its key, where it listens, and the epochs it has cosigned as far as we know."""
+    """One witness: its key, where it listens, and the epochs it has cosigned as far as we know.
+
+    `refused` is what it said the last time in place of a signature; None if it cosigned.
+    """
 
     key: VerifierKey
     url: str
     size: int = 0
-    refused: str = ""
+    refused: str | None = None
 
 
 @dataclass(slots=True)
@@ -137,9 +141,9 @@ class Witnesses:
                 self._hear(remote, sealed, status, answer, said)
                 return
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            if not remote.refused:
+            if remote.refused != SILENT:
                 _log.warning("witness.silent", witness=name, reason=type(error).__name__)
-            remote.refused = "silent"
+            remote.refused = SILENT
 
     def _hear(
         self, remote: Remote, sealed: Sealed, status: int, answer: str, said: Cosigned
@@ -152,13 +156,14 @@ class Witnesses:
             signature = parse_signature(answer)
         except MalformedNote:
             said_so = answer.strip()[:SAID_MAX]
-            _log.warning("witness.refused", witness=name, status=status, said=said_so)
-            remote.refused = "refused"
+            if remote.refused != said_so:
+                _log.warning("witness.refused", witness=name, status=status, said=said_so)
+            remote.refused = said_so
             return
         if sealed.note.with_signatures([signature]).signed_by(remote.key, verify) is None:
             _log.warning("witness.signature_wrong", witness=name)
             return
-        remote.size, remote.refused = sealed.head.size, ""
+        remote.size, remote.refused = sealed.head.size, None
         said.signatures.append(signature)
 
     async def _post(self, url: str, body: bytes) -> tuple[int, str]:

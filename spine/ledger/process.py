@@ -8,7 +8,6 @@ serving what is published, says NOT_SERVING, and has raised an alarm.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -23,10 +22,10 @@ import structlog
 from spine import telemetry, trust
 from spine.codec import Codec
 from spine.errors import Bug, Pushback, Reason, SpineError
-from spine.files import claimed, write_whole
+from spine.files import claimed
 from spine.follower import LogFollower, PointReader
 from spine.identity import signing_key
-from spine.ledger.book import KEYS_FILE, PUBLIC, Book, Sealed, origin_of
+from spine.ledger.book import PUBLIC, Book, Sealed, origin_of
 from spine.ledger.cosigning import Cosigned, Witnesses
 from spine.ledger.library import Library, growth_json
 from spine.ledger.note import ED25519, Note, PublishedHead, VerifierKey, sign
@@ -126,7 +125,6 @@ class Keeper:
         self._unchecked = False
         self._accused: set[str] = set()
         self._claim: IO[str] | None = None
-        self._keys: list[str] = []
         self.refusal = ""
         self.book: Book | None = None
         self._follower: LogFollower | None = None
@@ -314,6 +312,7 @@ class Keeper:
 
     async def _publish(self) -> None:
         """Have the newest head cosigned and publish it; one at a time, until it is done."""
+        assert self.book is not None
         while not self.refusal:
             pending = self._pending
             if pending is None:
@@ -322,7 +321,7 @@ class Keeper:
                 continue
             try:
                 said = await self._witnesses.cosign(pending, self._grown_since)
-                self._write_keys()
+                self.book.write_keys(self._witnesses.keys, self._witnesses.quorum, verify)
                 self._sound(said)
                 if self.refusal:
                     return
@@ -381,16 +380,6 @@ class Keeper:
         telemetry.ledger_alarms.add(1, {"kind": "log-differs" if differs else "not-checked"})
         _log.error("ledger.refuses_to_sign", reason=self.refusal)
         self._news.set()
-
-    def _write_keys(self) -> None:
-        """Say whose signatures a head of ours bears; an auditor compares it with what they know."""
-        assert self.book is not None
-        keys = self._witnesses.keys
-        if keys == self._keys and (self.book.public / KEYS_FILE).exists():
-            return
-        said = {"log": str(self.key), "witnesses": keys, "quorum": self._witnesses.quorum}
-        write_whole(self.book.public / KEYS_FILE, json.dumps(said).encode(), sync=True)
-        self._keys = keys
 
 
 def _accuser(accusation: str) -> str:

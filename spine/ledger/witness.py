@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 import struct
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 import structlog
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from spine.errors import Invalid, Reason, Refused, SpineError
@@ -30,6 +32,8 @@ from spine.signing import public_bytes, verify
 KEY_FILE: Final = "witness.key"
 STATE_FILE: Final = "state.json"
 DIGEST: Final = "sha256"
+# The size of the head that the digest was taken at: builds that know of neither carry both along.
+DIGEST_AT: Final = "sha256_at"
 EVIDENCE: Final = "evidence"
 UNPROVEN: Final = "unproven"
 UNPROVEN_MAX: Final = 1_000
@@ -71,6 +75,13 @@ class Unfit(Refused):
         super().__init__(Reason.WITNESS_UNFIT, f"this witness signs nothing: {why}")
 
 
+class Unusable(Unfit):
+    """Its folder cannot be used, or written, as things are: to open it later may do."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(f"its folder cannot be used: {error.strerror}")
+
+
 class Witness:
     """One witness of one log, in a folder of its own. One caller at a time; blocking."""
 
@@ -83,13 +94,14 @@ class Witness:
     ) -> None:
         """Open or begin it. Unfit unless its key and what it has seen are there, whole and of one
         another, or neither is: a key that may have signed more might cosign a second history.
+        Unusable if the disk does not let it tell.
         """
         self._folder, self._log_key, self._now = folder, log_key, now
         try:
             self._state, self._private = self._opened()
             self.alarms = len(list((folder / EVIDENCE).glob("*.json")))
         except OSError as error:
-            raise Unfit(f"its folder cannot be used: {error.strerror}") from error
+            raise Unusable(error) from error
         self.key = VerifierKey(name, COSIGNATURE, public_bytes(self._private))
         self._recent = {self.size: Note.parse(self.note)} if self.note else {}
 
@@ -166,14 +178,21 @@ class Witness:
         return listed
 
     def _fork(self, note: Note, before: Note | None, why: str) -> Fork:
-        """Keep both heads: each is signed by the log, and they cannot both be true."""
-        folder = self._folder / EVIDENCE
-        folder.mkdir(parents=True, exist_ok=True)
+        """Keep both heads: each is signed by the log, and they cannot both be true.
+
+        Never an OSError: a fork is told also where a full disk cannot keep it.
+        """
         self.alarms += 1
-        path = folder / f"fork-{self.alarms:04d}.json"
+        # In order of time, and never the name of one that is there.
+        name = f"fork-{time.time_ns()}-{secrets.token_hex(4)}.json"
         evidence = {"why": why, "cosigned": str(before or ""), "refused": str(note)}
-        write_whole(path, json.dumps(evidence, indent=1).encode(), sync=True)
-        _log.error("witness.fork", why=why, evidence=path.name)
+        _log.error("witness.fork", evidence=name, **evidence)
+        try:
+            write_whole(
+                self._folder / EVIDENCE / name, json.dumps(evidence, indent=1).encode(), sync=True
+            )
+        except OSError as error:
+            _log.error("witness.not_kept", evidence=name, reason=error.strerror)
         return Fork(Reason.LOG_DIFFERS, f"a fork: {why}")
 
     def _keep_unproven(self, note: Note, before: Note | None, why: str) -> None:
@@ -194,12 +213,11 @@ class Witness:
         return self._folder / UNPROVEN / f"{digest}.json"
 
     def _remember(self, note: Note, head: Checkpoint, heads: list[Json]) -> None:
-        self._state |= {"size": head.size, "note": str(note), "heads": heads}
-        self._save()
-        self._unproven(note).unlink(missing_ok=True)
-        self._recent[head.size] = note
+        self._recent[head.size] = note  # also where it cannot be kept: another one is a fork
         if len(self._recent) > RECENT_MAX:
             del self._recent[next(iter(self._recent))]
+        self._save(self._state | {"size": head.size, "note": str(note), "heads": heads})
+        self._unproven(note).unlink(missing_ok=True)
 
     def _opened(self) -> tuple[Json, Ed25519PrivateKey]:
         """What it has seen, and its key. What it has seen is there before there is a key."""
@@ -213,15 +231,14 @@ class Witness:
         if signs and not begun:  # a new key here would hide that the old one is gone
             raise Unfit("it has what it has seen but not its key")
         if not seen:
-            self._save()
+            self._save(self._state)
         try:
             private = load_or_create_signing_key(path)
-        except (ValueError, TypeError, AssertionError) as error:
+        except (ValueError, TypeError, AssertionError, UnsupportedAlgorithm) as error:
             raise Unfit("its key is damaged") from error
         public = public_bytes(private).hex()
         if "key" not in self._state:
-            self._state["key"] = public
-            self._save()
+            self._save(self._state | {"key": public})
         if self._state["key"] != public:
             raise Unfit("its key is not the one that signed what it has seen")
         return self._state, private
@@ -231,7 +248,9 @@ class Witness:
         try:
             state: Json = json.loads((self._folder / STATE_FILE).read_bytes())
             said = state.pop(DIGEST, None)  # none from builds that kept none
-            damaged = said not in (None, _digest(state)) or not _is_whole(state)
+            # An earlier build has cosigned since: what it carried along says nothing of its head.
+            since = state["size"] > state.get(DIGEST_AT, state["size"])
+            damaged = not (since or said in (None, _digest(state))) or not _is_whole(state)
             log = state["log"]
             note = Note.parse(state["note"]) if state["note"] else None
         except NONSENSE as error:
@@ -242,9 +261,12 @@ class Witness:
             raise Unfit("what it has seen is damaged")
         return state
 
-    def _save(self) -> None:
-        kept = self._state | {DIGEST: _digest(self._state)}
+    def _save(self, state: Json) -> None:
+        """Go by it once it is on the disk, and not before."""
+        state = state | {DIGEST_AT: state["size"]}
+        kept = state | {DIGEST: _digest(state)}
         write_whole(self._folder / STATE_FILE, json.dumps(kept).encode(), sync=True)
+        self._state = state
 
 
 def _digest(state: Json) -> str:

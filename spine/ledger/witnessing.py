@@ -1,11 +1,12 @@
 """The process of a witness: it answers over HTTP, and needs nothing of the log it watches over.
 
 `POST /add-heads` takes a head and cosigns it; 200 with the signature line, 400 for what is no head
-of its log, 409 with the size it stands at, 422 for a fork or
-what is not shown to go on. `GET /checkpoint` gives the last head it
-cosigned, `GET /key` its public key, `GET /health` whether it serves. One whose folder is not whole
-stays, and answers all of them with 503 and why: it would have to sign what it cannot know to go on,
-and to start it again brings nothing back. It starts small, without Kafka, Faust and gRPC.
+of its log, 409 with the size it stands at, 422 for a fork or what is not shown to go on.
+`GET /checkpoint` gives the last head it cosigned, `GET /key` its public key, `GET /health` whether
+it serves. One whose folder is not whole stays, and answers all of them with 503 and why: it would
+have to sign what it cannot know to go on, and to start it again brings nothing back. A folder that
+just cannot be used is opened again every few seconds. It starts small, without Kafka, Faust and
+gRPC.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +28,7 @@ from spine.config import Settings, from_environment
 from spine.errors import Invalid, Reason
 from spine.files import claimed, write_whole
 from spine.ledger.note import MalformedNote, VerifierKey
-from spine.ledger.witness import Fork, NotNow, Unfit, Unproven, Witness
+from spine.ledger.witness import Fork, NotNow, Unfit, Unproven, Unusable, Witness
 from spine.stopping import stop_after, told_to_stop
 from spine.telemetry import set_up_logging
 from spine.whereabouts import UNFIT
@@ -39,6 +42,8 @@ SIZE_TYPE: Final = "text/x.tlog.size"
 REQUEST_BYTES_MAX: Final = 8 << 20
 # Never a name of a process of the spine: whoever runs a witness need not run anything else.
 PREFIX: Final = "witness-"
+# How often a folder that cannot be used is opened again.
+AGAIN_S: Final = 3.0
 _log = structlog.get_logger()
 
 
@@ -79,14 +84,18 @@ class WitnessServer:
         except (Invalid, ValueError, RecursionError) as error:
             return web.Response(status=400, text=f"{error}\n")
         except OSError as error:
-            self._stuck = f"{Reason.WITNESS_UNFIT}: its folder cannot be written: {error.strerror}"
-            _log.error("witness.stuck", detail=self._stuck)
+            why = f"{Reason.WITNESS_UNFIT}: its folder cannot be written: {error.strerror}"
+            if why != self._stuck:  # and not again for every head
+                _log.error("witness.stuck", detail=why)
+            self._stuck = why
             return self._not_serving()
 
     def _not_serving(self) -> web.Response:
         return web.Response(status=503, text=f"{NOT_SERVING} {self._stuck}\n")
 
     async def _checkpoint(self, _: web.Request) -> web.Response:
+        if self._stuck:
+            return self._not_serving()
         note = self._witness.note
         return web.Response(text=note) if note else web.Response(status=404)
 
@@ -117,39 +126,61 @@ def run(settings: Settings, name: str) -> None:
     except MalformedNote as malformed:
         message = f"SPINE_WITNESS_LOG_KEY: {malformed}"
         raise Invalid(Reason.FIELD_MISSING, message, field="witness_log_key") from None
+    asyncio.run(_stand(settings, name, log_key))
+
+
+async def _stand(settings: Settings, name: str, log_key: VerifierKey) -> None:
+    """Serve it until told to stop; what cannot be used now is opened again, until it can be."""
+    told = asyncio.create_task(told_to_stop())
+    with ExitStack() as held:
+        now = _found(settings, name, log_key, held)
+        while not told.done():
+            found = now
+            async with _served(found, settings, name):
+                while not told.done() and str(now) == str(found):
+                    again_s = AGAIN_S if isinstance(found, Unusable) else None
+                    await asyncio.wait([told], timeout=again_s)
+                    if not told.done():
+                        now = await asyncio.to_thread(_found, settings, name, log_key, held)
+
+
+def _found(settings: Settings, name: str, log_key: VerifierKey, held: ExitStack) -> Witness | Unfit:
+    """The witness, or why there is none; its folder is held, unless that cannot be used."""
     folder = settings.data_dir / "witnesses" / name
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with claimed(folder, f"the witness {name}"):
-        try:
-            witness = Witness(folder, key_name(name), log_key)
-        except Unfit as unfit:
-            _log.error("witness.unfit", witness=name, reason=unfit.reason, detail=unfit.message)
-            asyncio.run(_serve(refusing(unfit), settings, name, {UNFIT: str(unfit)}))
-        else:
-            served = WitnessServer(witness).app
-            asyncio.run(_serve(served, settings, name, {"key": str(witness.key)}, witness.size))
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        held.enter_context(claimed(folder, f"the witness {name}"))
+        return Witness(folder, key_name(name), log_key)
+    except (OSError, Unusable) as error:
+        held.close()
+        return error if isinstance(error, Unusable) else Unusable(error)
+    except Unfit as unfit:
+        return unfit
 
 
-async def _serve(
-    app: web.Application,
-    settings: Settings,
-    name: str,
-    announced: dict[str, str],
-    stands_at: int | None = None,
-) -> None:
+@asynccontextmanager
+async def _served(found: Witness | Unfit, settings: Settings, name: str) -> AsyncIterator[None]:
+    app = refusing(found) if isinstance(found, Unfit) else WitnessServer(found).app
+    announced = {UNFIT: str(found)} if isinstance(found, Unfit) else {"key": str(found.key)}
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    site = web.TCPSite(runner, settings.listen_host, settings.witness_port)
-    await site.start()
-    port = runner.addresses[0][1]
-    said = {"host": settings.listen_host, "port": port, "pid": os.getpid(), **announced}
-    path = settings.data_dir / "services" / f"{PREFIX}{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(said).encode(), sync=False)
-    if stands_at is not None:
-        _log.info("witness.ready", witness=name, port=port, stands_at=stands_at)
-    await told_to_stop()
-    await runner.cleanup()
+    try:
+        site = web.TCPSite(runner, settings.listen_host, settings.witness_port)
+        await site.start()
+        port = runner.addresses[0][1]
+        said = {"host": settings.listen_host, "port": port, "pid": os.getpid(), **announced}
+        path = settings.data_dir / "services" / f"{PREFIX}{name}.json"
+        try:
+            write_whole(path, json.dumps(said).encode(), sync=False)
+        except OSError as error:  # those who are told of it otherwise reach it still
+            _log.error("witness.not_announced", witness=name, port=port, reason=error.strerror)
+        if isinstance(found, Unfit):
+            _log.error("witness.unfit", witness=name, reason=found.reason, detail=found.message)
+        else:
+            _log.info("witness.ready", witness=name, port=port, stands_at=found.size)
+        yield
+    finally:
+        await runner.cleanup()
 
 
 def local_witnesses(data_dir: Path) -> dict[str, str]:

@@ -5,22 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from aiohttp import web
 
-from spine.ledger import cosigning
-from spine.ledger.book import Sealed
+from spine.ledger import cosigning, verifier
+from spine.ledger.book import KEYS_FILE, Sealed
 from spine.ledger.cosigning import Witnesses
 from spine.ledger.library import Library
 from spine.ledger.witness import Witness
 from spine.ledger.witnessing import WitnessServer, local_witnesses
-from tests.helpers.ledger import KEY, open_book, record, sealed
+from spine.signing import verify
+from tests.helpers.ledger import KEY, PLACES, open_book, published, record, sealed
 
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 HOSTILE = {
     "a size of 5,000 digits": (409, b"9" * 5_000),
     "a size that no number has": (409, "\u0663\u00b2".encode()),
@@ -94,6 +97,71 @@ def test_a_witness_whose_file_is_damaged_or_gone_is_not_there(
     (services / "witness-d.json").symlink_to("vanished")
     (services / "witness-e.json").write_text(json.dumps(whole))
     assert local_witnesses(tmp_path) == {key: "http://127.0.0.1:1"}
+
+
+def test_a_witness_that_is_listed_no_longer_is_named_while_its_signature_counts(
+    tmp_path: Path,
+) -> None:
+    """A proof is checked by the keys that it names: those of the head that is published."""
+    book, keys = open_book(tmp_path / "ledger"), dict[str, str]()
+    witnesses = list[Witness]()
+    for name in ("one", "two", "three"):
+        (tmp_path / name).mkdir()
+        witnesses.append(Witness(tmp_path / name, f"example.com/{name}", KEY))
+        keys[name] = str(witnesses[-1].key)
+
+    def said() -> list[str]:
+        named: list[str] = json.loads((book.public / KEYS_FILE).read_text())["witnesses"]
+        return named
+
+    def proven() -> bool:
+        path = tmp_path / "proof.json"
+        path.write_text(json.dumps(Library(book.public).prove(PLACES[0], 0)))
+        return bool(verifier.verify(path).ok)
+
+    made = sealed(book, [record(0), record(1)])
+    book.write_keys(list(keys.values()), 2, verify)
+    published(book, made, witnesses[:2])
+    book.write_keys(list(keys.values()), 2, verify)
+    assert said() == list(keys.values()) and proven()
+    for _ in range(2):  # in the same process, and in one that begins anew
+        book.write_keys([keys["two"], keys["three"]], 2, verify)
+        assert said() == [keys["two"], keys["three"], keys["one"]] and proven()
+    made = sealed(book, [record(2)])
+    witnesses[2].add(Library(book.public).growth(0, made.note))
+    published(book, made, witnesses[1:])
+    (book.public / KEYS_FILE).write_text("[]")
+    for _ in range(2):
+        book.write_keys([keys["two"], keys["three"]], 2, verify)
+        assert said() == [keys["two"], keys["three"]] and proven()
+    (book.public / KEYS_FILE).write_text(json.dumps({"witnesses": list(keys.values())}))
+    book.write_keys([keys["two"], keys["three"]], 2, verify)
+    assert said() == [keys["two"], keys["three"]]
+
+
+async def test_what_a_witness_says_in_place_of_signatures_is_logged_when_it_changes(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "w").mkdir()
+    one = Witness(tmp_path / "w", "example.com/w", KEY)
+    book, app, says = open_book(tmp_path / "ledger"), WitnessServer(one).app, list[str]()
+
+    @web.middleware
+    async def refusing(request: web.Request, handler: Handler) -> web.StreamResponse:
+        return web.Response(status=503, text=says[-1]) if says else await handler(request)
+
+    app.middlewares.append(refusing)
+    async with served(app) as url:
+        witnesses, library = Witnesses(lambda: {str(one.key): url}, quorum=1), Library(book.public)
+        with structlog.testing.capture_logs() as logged:
+            heads: list[str | None] = ["unfit", "unfit", "", "", None, "", "unfit"]
+            for offset, said in enumerate(heads):
+                says[:] = [] if said is None else [said]
+                made = sealed(book, [record(offset)])
+                await witnesses.cosign(made, lambda old, new: library.growth(old, new.note))
+        await witnesses.close()
+    told = [each["said"] for each in logged if each["event"] == "witness.refused"]
+    assert told == ["unfit", "", "", "unfit"]
 
 
 async def test_what_witnesses_are_shown_is_made_once_for_each_place_where_they_stand(

@@ -11,32 +11,42 @@ import sys
 import time
 from base64 import b64encode
 from collections.abc import Callable
+from contextlib import suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
+from aiohttp import ClientSession
 from aiohttp.test_utils import TestClient, TestServer
 
+from spine.config import Settings
 from spine.console.health import status_of_witness
-from spine.errors import Invalid, Reason, Refused
+from spine.errors import Invalid, Pushback, Reason, Refused
 from spine.ledger import continued, verifier
 from spine.ledger.book import Book, Sealed
 from spine.ledger.files import StoredTree
 from spine.ledger.library import Library
 from spine.ledger.note import Checkpoint, Note, VerifierKey, parse_signature
 from spine.ledger.witness import Fork, NotNow, Unfit, Unproven, Witness
-from spine.ledger.witnessing import WitnessServer, local_witnesses
+from spine.ledger.witnessing import WitnessServer, _served, local_witnesses
 from spine.signing import verify
 from spine.whereabouts import service_target
 from tests.helpers.ledger import KEY, PLACES, open_book, record, sealed
 
+FORKED = "a fork: another head of the same size was cosigned before\n"
 FIRST = "partitions/consumers.events.v1/0"
 
 
 def witness(folder: Path, key: VerifierKey = KEY) -> Witness:
     folder.mkdir(exist_ok=True)
     return Witness(folder, "example.com/w", key, now=lambda: 1_767_225_600)
+
+
+def full(*_: Any, **__: Any) -> None:
+    """In place of what writes a file."""
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def growth(book: Book, old: int, made: Sealed) -> dict[str, Any]:
@@ -119,6 +129,29 @@ def test_a_forked_log_is_refused_and_both_heads_are_kept(book: Book, tmp_path: P
         assert heads[0].text != heads[1].text
 
 
+def test_a_fork_is_told_where_the_disk_is_full_and_no_evidence_is_written_over(
+    book: Book, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = witness(tmp_path / "w")
+    one.add(growth(book, 0, sealed(book, [record(0)])))
+    forks = [forked(book, tmp_path, f"-{n}") for n in range(3)]
+    one.add(growth(book, 1, sealed(book, [record(1)])))
+    kept = dict[str, bytes]()
+    for n, fork in enumerate(forks):
+        other = sealed(fork, [record(1, says=str(n))])
+        with monkeypatch.context() as patch, structlog.testing.capture_logs() as logged:
+            if n == 0:
+                patch.setattr("spine.ledger.witness.write_whole", full)
+            server = WitnessServer(witness(tmp_path / "w"))
+            answer = server._answer(json.dumps(growth(fork, 1, other)).encode())
+        assert (answer.status, answer.text) == (422, FORKED)
+        (told,) = [line for line in logged if line["event"] == "witness.fork"]
+        assert Note.parse(told["cosigned"]).text != Note.parse(told["refused"]).text
+        now = kept_in(tmp_path / "w/evidence") if n else {}
+        assert len(now) == n and now.items() >= kept.items()
+        kept = now
+
+
 def test_a_partition_that_was_rewritten_is_refused(book: Book, tmp_path: Path) -> None:
     """The epochs go on, as the log's own key can make them; the partition under them does not."""
     one = witness(tmp_path / "w")
@@ -164,12 +197,9 @@ def test_what_it_cosigned_is_on_its_disk_before_the_answer(
     one, made = witness(tmp_path / "w"), sealed(book, [record(0)])
     monkeypatch.setattr("spine.ledger.witness.cosign", lambda *_: pytest.fail("too early"))
 
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError("no space left")
-
     with monkeypatch.context() as patch:
         patch.setattr("spine.ledger.witness.write_whole", full)
-        with pytest.raises(OSError, match="no space left"):
+        with pytest.raises(OSError, match="No space left"):
             one.add(growth(book, 0, made))
     assert witness(tmp_path / "w").size == 0
 
@@ -204,6 +234,12 @@ def one_byte(state: Path) -> None:
     state.write_text(json.dumps(kept))
 
 
+def unknown_kind(key: Path) -> None:
+    """One byte of it turned, in what says of which kind it is."""
+    raw = key.read_bytes()
+    key.write_bytes(raw[:40] + b"g" + raw[41:])
+
+
 def a_folder(state: Path) -> None:
     state.unlink()
     state.mkdir()
@@ -223,6 +259,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "a byte of a head": lambda w: one_byte(w / "state.json"),
     "half a key": lambda w: os.truncate(w / "witness.key", 60),
     "an empty key": lambda w: os.truncate(w / "witness.key", 0),
+    "a key of an unknown kind": lambda w: unknown_kind(w / "witness.key"),
     "another key": another_key,
     "a folder in its place": lambda w: a_folder(w / "state.json"),
 }
@@ -276,18 +313,50 @@ def test_a_witness_of_an_earlier_build_goes_on_and_keeps_more_from_then_on(
         witness(tmp_path / "w")
 
 
-def test_the_process_stays_and_says_why_it_signs_nothing(book: Book, tmp_path: Path) -> None:
-    folder = tmp_path / "data/witnesses/w"
-    folder.parent.mkdir(parents=True)
-    witness(folder).add(growth(book, 0, sealed(book, [record(0)])))
-    os.truncate(folder / "state.json", 100)
-    own = {"SPINE_DATA_DIR": str(tmp_path / "data"), "SPINE_WITNESS_LOG_KEY": str(KEY)}
-    process = subprocess.Popen(
+def test_a_witness_that_went_back_to_an_earlier_build_and_cosigned_goes_on(
+    book: Book, tmp_path: Path
+) -> None:
+    """That build kept what it did not know as it was, and so a digest of an earlier head."""
+    witness(tmp_path / "w").add(growth(book, 0, sealed(book, [record(0)])))
+    state = tmp_path / "w/state.json"
+    carried = json.loads(state.read_text())
+    second = sealed(book, [record(1)])
+    one = witness(tmp_path / "w")
+    one.add(growth(book, 1, second))
+    newer = json.loads(state.read_text())
+    state.write_text(
+        json.dumps(carried | {name: newer[name] for name in ("size", "note", "heads")})
+    )
+    again = witness(tmp_path / "w")
+    assert again.size == 2 and again.key == one.key
+    state.write_text(json.dumps(newer | {"size": 1, "note": carried["note"]}))
+    with pytest.raises(Unfit, match="damaged"):  # nor is it an earlier head than it signed
+        witness(tmp_path / "w")
+    unsigned = newer["note"].replace("\n\n", "\nanother\n\n", 1)
+    state.write_text(json.dumps(newer | {"note": unsigned, "sha256_at": 1}))
+    with pytest.raises(Unfit, match="damaged"):
+        witness(tmp_path / "w")
+    state.write_text(json.dumps(newer | {"sha256": carried["sha256"]}))
+    with pytest.raises(Unfit, match="damaged"):
+        witness(tmp_path / "w")
+
+
+def started(data_dir: Path) -> subprocess.Popen[str]:
+    own = {"SPINE_DATA_DIR": str(data_dir), "SPINE_WITNESS_LOG_KEY": str(KEY)}
+    return subprocess.Popen(
         [sys.executable, "-m", "spine.ledger.witnessing", "w"],
         env=os.environ | own,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def test_the_process_stays_and_says_why_it_signs_nothing(book: Book, tmp_path: Path) -> None:
+    folder = tmp_path / "data/witnesses/w"
+    folder.parent.mkdir(parents=True)
+    witness(folder).add(growth(book, 0, sealed(book, [record(0)])))
+    os.truncate(folder / "state.json", 100)
+    process = started(tmp_path / "data")
     try:
         announced, until = tmp_path / "data/services/witness-w.json", time.monotonic() + 30
         while not announced.exists():
@@ -309,27 +378,66 @@ def test_the_process_stays_and_says_why_it_signs_nothing(book: Book, tmp_path: P
     assert "WITNESS_UNFIT" in line
 
 
-async def test_a_witness_that_cannot_write_says_so_until_it_can(
+def test_a_folder_that_cannot_be_used_is_opened_again_until_it_can_be(tmp_path: Path) -> None:
+    folder = tmp_path / "data/witnesses/w"
+    folder.parent.mkdir(parents=True)
+    folder.touch()
+    process, said = started(tmp_path / "data"), list[str]()
+    try:
+        for begins in ("NOT_SERVING WITNESS_UNFIT", "SERVING"):
+            until = time.monotonic() + 30
+            while not said or not said[-1].startswith(begins):
+                assert time.monotonic() < until and process.poll() is None, said
+                time.sleep(0.05)
+                with suppress(Pushback):
+                    said.append(status_of_witness(tmp_path / "data", "witness-w"))
+            if folder.is_file():
+                folder.unlink()
+    finally:
+        process.terminate()
+        _, logged = process.communicate(timeout=30)
+    assert "its folder cannot be used: File exists" in said[0]
+    assert logged.count("witness.unfit") == logged.count("witness.ready") == 1
+    assert process.returncode == 0
+
+
+async def test_a_witness_that_cannot_say_where_it_listens_serves(
+    book: Book, tmp_path: Path
+) -> None:
+    (tmp_path / "services").touch()
+    chosen = Settings(data_dir=tmp_path)
+    with structlog.testing.capture_logs() as logged:
+        async with _served(witness(tmp_path / "w"), chosen, "w"), ClientSession() as client:
+            (port,) = [line["port"] for line in logged if line["event"] == "witness.not_announced"]
+            url = f"http://{chosen.listen_host}:{port}/add-heads"
+            async with client.post(url, json=growth(book, 0, sealed(book, [record(0)]))) as answer:
+                assert answer.status == 200
+
+
+async def test_a_witness_that_cannot_write_says_so_until_it_can_and_shows_no_head_meanwhile(
     book: Book, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = WitnessServer(witness(tmp_path / "w"))
-    body = json.dumps(growth(book, 0, sealed(book, [record(0)]))).encode()
-
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    async with TestClient(TestServer(server.app)) as client:
+    one = witness(tmp_path / "w")
+    one.add(growth(book, 0, sealed(book, [record(0)])))
+    cosigned, fork = one.note, forked(book, tmp_path)
+    body = json.dumps(growth(book, 1, sealed(book, [record(1)]))).encode()
+    other = json.dumps(growth(fork, 1, sealed(fork, [record(1, says="other")]))).encode()
+    async with TestClient(TestServer(WitnessServer(one).app)) as client:
         for broken, status in ((True, 503), (False, 200)):
             with monkeypatch.context() as patch:
                 if broken:
                     patch.setattr("spine.ledger.witness.write_whole", full)
-                stands_at = (await client.post("/add-heads", data=body)).status
-            if stands_at == 409:  # what it checked it has not forgotten, and signed nothing
-                again = json.loads(body) | {"old": 1}
-                stands_at = (await client.post("/add-heads", json=again)).status
-            health = await client.get("/health")
-            assert (stands_at, health.status) == (status, status)
+                    with structlog.testing.capture_logs() as logged:
+                        for _ in range(3):
+                            await client.post("/add-heads", data=body)
+                    assert [line["event"] for line in logged] == ["witness.stuck"]
+                added = await client.post("/add-heads", data=body)
+            health, checkpoint = await client.get("/health"), await client.get("/checkpoint")
+            assert {added.status, health.status, checkpoint.status} == {status}
             assert (await health.text()).startswith("NOT_SERVING WITNESS_UNFIT" * broken or "SERV")
+            assert (one.note == cosigned) is broken
+            # What it has checked and could not keep is no reason to cosign another such head.
+            assert (await client.post("/add-heads", data=other)).status == 422
 
 
 def test_it_watches_over_one_log(book: Book, tmp_path: Path) -> None:

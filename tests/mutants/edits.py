@@ -2129,8 +2129,44 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a witness finds a changed byte of what it has seen",
         "spine/ledger/witness.py",
-        "damaged = said not in (None, _digest(state)) or",
+        "damaged = not (since or said in (None, _digest(state))) or",
         "damaged =",
+        ("tests/core/test_witness.py",),
+    ),
+    Mutant(
+        "a witness does not go by what it could not write",
+        "spine/ledger/witness.py",
+        'self._save(self._state | {"size"',
+        'self._state |= {"size": head.size, "note": str(note)}\n'
+        '        self._save(self._state | {"size"',
+        ("tests/core/test_witness.py",),
+    ),
+    Mutant(
+        "a folder that cannot be used now is opened again",
+        "spine/ledger/witnessing.py",
+        "AGAIN_S if isinstance(found, Unusable) else None",
+        "None",
+        ("tests/core/test_witness.py",),
+    ),
+    Mutant(
+        "who has cosigned what is published is named in the keys",
+        "spine/ledger/book.py",
+        "[*listed, *still]",
+        "[*listed]",
+        ("tests/core/test_cosigning.py",),
+    ),
+    Mutant(
+        "a witness goes on from what an earlier build cosigned",
+        "spine/ledger/witness.py",
+        'since = state["size"] > state.get(DIGEST_AT, state["size"])',
+        "since = False",
+        ("tests/core/test_witness.py",),
+    ),
+    Mutant(
+        "a witness takes no older head for what an earlier build cosigned",
+        "spine/ledger/witness.py",
+        'since = state["size"] > state.get(DIGEST_AT, state["size"])',
+        'since = state["size"] != state.get(DIGEST_AT, state["size"])',
         ("tests/core/test_witness.py",),
     ),
     Mutant(
