@@ -303,10 +303,12 @@ class FaustFolds:
         opener, followers = self._opener, self._followers
         if opener is None or followers is None:
             return
+        loop = asyncio.get_running_loop()
 
         def go_on(*_: int) -> None:
             if place not in self._assigned or self._opener is None:
                 raise _Unneeded
+            loop.call_soon_threadsafe(self._unopened.answered, place)
 
         def caught_up(log: LogReader) -> StoredFold:
             stored = self._opens[place]()

@@ -8,12 +8,13 @@ from __future__ import annotations
 import heapq
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
-from pathlib import Path, PosixPath
+from pathlib import Path
 from typing import Any, Final
 
+import structlog
 from rocksdict import (
     AccessType,
     BlockBasedOptions,
@@ -32,6 +33,7 @@ from spine.errors import Pushback, Reason
 from spine.history import FOLDER, HISTORY_ROW, History, HistoryFile, HistoryUnreadable
 from spine.rows import Malformed
 
+_log = structlog.get_logger()
 READ_AND_WRITE: Final = AccessType.read_write()
 WRITE_BUFFER_BYTES: Final = 32 << 20
 CACHE_BUFFER_BYTES: Final = 8 << 20
@@ -64,8 +66,40 @@ class FilesMoved(Pushback, DamagedStore):
     """
 
 
-class OfAnother(PosixPath):
-    """Where a store is marked, for who reads it while another process writes it."""
+# What makes the error of what RocksDB says of the store at a path.
+Judge = Callable[[Path, Exception], DamagedStore]
+
+
+def damage(path: Path, error: Exception) -> DamagedStore:
+    """Mark the store, and say so."""
+    (path / DAMAGE_MARK).touch()
+    return DamagedStore(f"{path.name}: {error}")
+
+
+def damage_of_another(
+    db: Rdict, life: Path, seen: Iterable[tuple[str, int]], path: Path, error: Exception
+) -> DamagedStore:
+    """What a secondary makes of it: a file that is not there is FilesMoved, and marks nothing,
+    unless the writer still names it. `seen` is what was `written` before it last caught up.
+    """
+    if MOVED not in str(error) or _is_lost(db, life, seen):
+        return damage(path, error)
+    _log.warning("store.moved", store=path.name, reason=str(error))
+    message = "the readings were moved while they were read"
+    return FilesMoved(Reason.DATA_BEHIND, message, retry_after_s=REFRESHED_S)
+
+
+def _is_lost(db: Rdict, life: Path, seen: Iterable[tuple[str, int]]) -> bool:
+    """A file that was merged goes only once the manifest says so, which makes that longer."""
+    gone = any(not (life / file["name"].lstrip("/")).exists() for file in db.live_files())
+    try:
+        return gone and _manifests(written(life)) == _manifests(seen)
+    except FileNotFoundError:  # the store was begun anew
+        return False
+
+
+def _manifests(written: Iterable[tuple[str, int]]) -> frozenset[tuple[str, int]]:
+    return frozenset(file for file in written if file[0].startswith("MANIFEST-"))
 
 
 def latest_life(path: Path) -> int | None:
@@ -95,21 +129,23 @@ def openings(written: Iterable[tuple[str, int]]) -> frozenset[str]:
     return frozenset(name for name, _ in written if name.startswith("MANIFEST-"))
 
 
-def get(db: Rdict, path: Path, key: bytes) -> bytes | None:
+def get(db: Rdict, path: Path, key: bytes, judge: Judge = damage) -> bytes | None:
     """The value of a row."""
     try:
         found: bytes | None = db.get(key)
     except Exception as error:
-        raise damage(path, error) from error
+        raise judge(path, error) from error
     return found
 
 
-def get_many(db: Rdict, path: Path, keys: Sequence[bytes]) -> Sequence[bytes | None]:
+def get_many(
+    db: Rdict, path: Path, keys: Sequence[bytes], judge: Judge = damage
+) -> Sequence[bytes | None]:
     """The values of many rows, in the order of their keys."""
     try:
         found: Any = db.get(list(keys))
     except Exception as error:
-        raise damage(path, error) from error
+        raise judge(path, error) from error
     values: list[bytes | None] = found
     return values
 
@@ -129,11 +165,12 @@ def history(
     layout: HistoryLayout | None,
     path: Path | None = None,
     known: History | None = None,
+    judge: Judge = damage,
 ) -> History | None:
     """The history that a store names, `known` if it is still that one; a store whose history is
     not there is damaged.
     """
-    stored = None if layout is None else get(db, marked, HISTORY_ROW)
+    stored = None if layout is None else get(db, marked, HISTORY_ROW, judge)
     if stored is None:
         return None
     assert layout is not None
@@ -152,10 +189,15 @@ def history(
 
 
 def scan_all(
-    db: Rdict, history: History | None, path: Path, start: bytes, end: bytes
+    db: Rdict,
+    history: History | None,
+    path: Path,
+    start: bytes,
+    end: bytes,
+    judge: Judge = damage,
 ) -> Iterator[tuple[bytes, bytes]]:
     """Rows in key order, from the store itself and from its history."""
-    stored = scan(db, path, start, end)
+    stored = scan(db, path, start, end, judge)
     if history is None or not history.meets(start, end):
         return stored
     return merged(stored, _sound(history.scan(start, end), path))
@@ -177,29 +219,35 @@ def merged(*sources: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, byt
         last = key
 
 
-def scan(db: Rdict, path: Path, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+def scan(
+    db: Rdict, path: Path, start: bytes, end: bytes, judge: Judge = damage
+) -> Iterator[tuple[bytes, bytes]]:
     """Rows in key order, as they are when this is called."""
     bounded = ReadOptions()
     bounded.set_iterate_upper_bound(end)
     rows = db.iter(bounded)
     rows.seek(start)
-    return _rows(rows, path, end)
+    return _rows(rows, path, end, judge)
 
 
 def scan_each(
-    db: Rdict, history: History | None, path: Path, ranges: Sequence[Range]
+    db: Rdict,
+    history: History | None,
+    path: Path,
+    ranges: Sequence[Range],
+    judge: Judge = damage,
 ) -> list[list[Row]]:
     """What `scan_all` gives of each of these ranges; one iterator goes from one to the next."""
     if history is not None and any(history.meets(*each) for each in ranges):
-        return [list(scan_all(db, history, path, *each)) for each in ranges]
+        return [list(scan_all(db, history, path, *each, judge)) for each in ranges]
     rows, found = db.iter(ReadOptions()), []
     for start, end in ranges:
         rows.seek(start)
-        found.append(list(_rows(rows, path, end)))
+        found.append(list(_rows(rows, path, end, judge)))
     return found
 
 
-def _rows(rows: Any, path: Path, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+def _rows(rows: Any, path: Path, end: bytes, judge: Judge) -> Iterator[tuple[bytes, bytes]]:
     """An iterator just ends at a damaged block, and only its status tells."""
     while rows.valid():
         key, value = rows.key(), rows.value()
@@ -210,16 +258,7 @@ def _rows(rows: Any, path: Path, end: bytes) -> Iterator[tuple[bytes, bytes]]:
     try:
         rows.status()
     except Exception as error:
-        raise damage(path, error) from error
-
-
-def damage(path: Path, error: Exception) -> DamagedStore:
-    """Mark the store, and say so; FilesMoved where nothing of it is damaged."""
-    if isinstance(path, OfAnother) and MOVED in str(error):
-        message = "the readings were moved while they were read"
-        return FilesMoved(Reason.DATA_BEHIND, message, retry_after_s=REFRESHED_S)
-    (path / DAMAGE_MARK).touch()
-    return DamagedStore(f"{path.name}: {error}")
+        raise judge(path, error) from error
 
 
 @cache

@@ -273,7 +273,7 @@ class StoreReader:
         bystander: bool = False,
     ) -> None:
         self._path, self._secondary, self._layout = path, secondary, layout
-        self._marked = rocks.OfAnother(secondary if bystander else path)
+        self._marked = secondary if bystander else path
         self._db: Rdict | None = None
         self._history: History | None = None
         self._life, self._begun_as = 0, b""
@@ -295,7 +295,6 @@ class StoreReader:
             if self._db is None or life != self._life:
                 self.close()
                 self._open(life or 1)
-            assert self._db is not None
             written = rocks.written(self._path / str(self._life))
             if written != self._seen:
                 opened_again = rocks.openings(written) != self._opened_as
@@ -303,7 +302,7 @@ class StoreReader:
                     self.close()
                     self._open(self._life)
                 else:
-                    self._db.try_catch_up_with_primary()
+                    self._opened().try_catch_up_with_primary()
                     self._name_history()
                 self._seen, self._position = written, None
         except Exception as error:
@@ -320,15 +319,12 @@ class StoreReader:
         # Before it is opened: what happens meanwhile is seen at the next look.
         self._begun_as, self._seen = self._identity(), rocks.written(self._path / str(life))
         self._opened_as = rocks.openings(self._seen)
-        options = rocks.options(writes=False)
-        self._db = rocks.open_as(self._path / str(life), options, access)
+        self._db = rocks.open_as(self._path / str(life), rocks.options(writes=False), access)
         self._name_history()
 
     def _name_history(self) -> None:
-        assert self._db is not None
-        self._history = rocks.history(
-            self._db, self._marked, self._life, self._layout, self._path, self._history
-        )
+        stored = self._opened(), self._marked, self._life, self._layout
+        self._history = rocks.history(*stored, self._path, self._history, self._judge)
 
     def _identity(self) -> bytes:
         """What RocksDB calls this store: another if it was removed and begun anew in its place."""
@@ -343,19 +339,23 @@ class StoreReader:
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a row as of the last refresh."""
-        return rocks.get(self._opened(), self._marked, key)
+        return rocks.get(self._opened(), self._marked, key, self._judge)
 
     def get_many(self, keys: Sequence[bytes]) -> Sequence[bytes | None]:
         """The values of many rows, in the order of their keys, as of the last refresh."""
-        return rocks.get_many(self._opened(), self._marked, keys)
+        return rocks.get_many(self._opened(), self._marked, keys, self._judge)
 
     def scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Rows with start <= key < end, in key order, as of the last refresh."""
-        return rocks.scan_all(self._opened(), self._history, self._marked, start, end)
+        return rocks.scan_all(self._opened(), self._history, self._marked, start, end, self._judge)
 
     def scan_each(self, ranges: Sequence[Range]) -> list[list[Row]]:
         """What `scan` gives of each of these ranges of keys, by one look into the store."""
-        return rocks.scan_each(self._opened(), self._history, self._marked, ranges)
+        return rocks.scan_each(self._opened(), self._history, self._marked, ranges, self._judge)
+
+    def _judge(self, marked: Path, error: Exception) -> DamagedStore:
+        life = self._path / str(self._life)
+        return rocks.damage_of_another(self._opened(), life, self._seen, marked, error)
 
     def _opened(self) -> Rdict:
         if self._db is None:

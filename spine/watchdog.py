@@ -101,14 +101,22 @@ class Unopened:
         """The log did not answer for it."""
         self._since.setdefault(place, time.monotonic())
 
+    def answered(self, place: Place) -> None:
+        """It does now, and the place catches up."""
+        if self._since.pop(place, None) is not None:
+            self._say(place, 0.0)
+
     def tell(self, waiting: Collection[Place]) -> None:
         """Say how long each has stood so, of those that still wait to be opened."""
         for place, since in list(self._since.items()):
-            lag_s = time.monotonic() - since if place in waiting else 0.0
-            where: dict[str, AnyValue] = {"topic": place[0], "partition": place[1]}
-            telemetry.view_lag_ms.set(round(lag_s * 1000), where)
-            if place not in waiting:
-                del self._since[place]
+            if place in waiting:
+                self._say(place, time.monotonic() - since)
+            else:
+                self.answered(place)
+
+    def _say(self, place: Place, lag_s: float) -> None:
+        where: dict[str, AnyValue] = {"topic": place[0], "partition": place[1]}
+        telemetry.view_lag_ms.set(round(lag_s * 1000), where)
 
 
 class Watchdog:

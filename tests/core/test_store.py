@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -258,11 +258,18 @@ def test_a_damaged_row_is_an_error_and_no_absence(tmp_path: Path) -> None:
     reader.close()
 
 
-@pytest.mark.parametrize("naive", [False, True])
-def test_files_that_the_writer_merges_while_they_are_read_are_no_damage(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, naive: bool
-) -> None:
-    """A store of many files, of which a reader has few open: the others go when they are merged."""
+@dataclass
+class ManyFiles:
+    """A store of many files, of which a reader has few open."""
+
+    path: Path
+    keys: list[bytes]
+    store: Store
+    reader: StoreReader
+
+
+@pytest.fixture
+def many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ManyFiles]:
     chosen = rocks.options
 
     def few_open(*, writes: bool) -> Options:
@@ -272,8 +279,6 @@ def test_files_that_the_writer_merges_while_they_are_read_are_no_damage(
         return made
 
     monkeypatch.setattr(rocks, "options", few_open)
-    if naive:
-        monkeypatch.setattr(rocks, "MOVED", "never said")
     path = tmp_path / "store"
     store, reader = Store(path), StoreReader(path, tmp_path / "secondary")
     keys = [b"row %06d" % number for number in range(1_200)]
@@ -283,7 +288,20 @@ def test_files_that_the_writer_merges_while_they_are_read_are_no_damage(
         store.commit(position(file))
         store._db.flush()
     assert reader.refresh()
-    store._db.compact_range(None, None)
+    yield ManyFiles(path, keys, store, reader)
+    reader.close()
+    store.close()
+
+
+@pytest.mark.parametrize("naive", [False, True])
+def test_files_that_the_writer_merges_while_they_are_read_are_no_damage(
+    many_files: ManyFiles, monkeypatch: pytest.MonkeyPatch, naive: bool
+) -> None:
+    """Those that a reader has not open yet go when they are merged."""
+    path, keys, reader = many_files.path, many_files.keys, many_files.reader
+    if naive:
+        monkeypatch.setattr(rocks, "MOVED", "never said")
+    many_files.store._db.compact_range(None, None)
     files, until = 60, time.monotonic() + 10
     while files > 30 and time.monotonic() < until:
         files = len(list((path / "1").glob("*.sst")))
@@ -295,8 +313,17 @@ def test_files_that_the_writer_merges_while_they_are_read_are_no_damage(
         list(reader.scan(b"", b"\xff"))
     assert (path / DAMAGE_MARK).exists() is naive
     assert reader.refresh() and list(reader.get_many(keys)) == [b"value"] * len(keys)
-    reader.close()
-    store.close()
+
+
+def test_a_file_that_is_lost_is_damage_and_no_file_that_moved(many_files: ManyFiles) -> None:
+    """Or whoever reads it would be told for ever to ask again, and nobody begin it anew."""
+    path, keys, reader = many_files.path, many_files.keys, many_files.reader
+    sorted((path / "1").glob("*.sst"))[20].unlink()
+    assert reader.refresh()
+    with pytest.raises(DamagedStore) as lost:
+        reader.get_many(keys)
+    assert not isinstance(lost.value, Pushback)
+    assert (path / DAMAGE_MARK).exists()
 
 
 def test_a_store_in_use_is_sound_and_left_alone(tmp_path: Path, opened: Open) -> None:

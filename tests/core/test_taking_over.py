@@ -238,6 +238,27 @@ async def test_what_the_log_does_not_answer_for_has_a_lag_until_it_is_opened(
     await taking.folds.stop()
 
 
+async def test_what_catches_up_after_its_log_was_silent_has_no_lag_meanwhile(
+    taking: Taking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To rebuild a store may take minutes, and nothing stands still then."""
+    told = list[int]()
+    gauge = SimpleNamespace(set=lambda lag_ms, where: told.append(lag_ms))
+    monkeypatch.setattr(telemetry, "view_lag_ms", gauge)
+    taking.log.unanswered = 1
+    await taking.given(PLACE)
+    await taking.until_reached()
+    await asyncio.sleep(0.01)
+    taking.folds._unopened.tell({PLACE})
+    assert told == [0]
+    taking.folds._unopened.add(PLACE)
+    taking.folds._unopened.tell({PLACE})
+    assert len(told) == 2, "what is silent again counts anew"
+    taking.log.go_on.set()
+    await taking.settled()
+    await taking.folds.stop()
+
+
 @pytest.mark.parametrize(
     "error", [OSError("read-only"), DamagedStore("again"), StoreInUse("it is")]
 )

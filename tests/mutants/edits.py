@@ -2172,8 +2172,15 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a sound store is not discarded because its files were merged while they were read",
         "spine/rocks.py",
-        "if isinstance(path, OfAnother) and MOVED in str(error):",
-        "if False:",
+        "if MOVED not in str(error) or _is_lost(db, life, seen):",
+        "if True:",
+        STORE,
+    ),
+    Mutant(
+        "a store is marked that has lost a file of rows",
+        "spine/rocks.py",
+        "if MOVED not in str(error) or _is_lost(db, life, seen):",
+        "if MOVED not in str(error):",
         STORE,
     ),
     Mutant(

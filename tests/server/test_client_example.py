@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spine.answer import Absent, HalfHour, Recorded, half_hours_digest
+from spine.dsi.refusing import OF_ONE_PAGE
 from spine.dsi.rows import put_half_hours
 from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
 from spine.errors import NEXT_CURSOR, NotPermitted, Pushback, Reason
@@ -43,6 +44,7 @@ class TwoPages(dsi_pb2_grpc.DsiServicer):
         self.asked: list[Any] = []
         self.last = "+"
         self.away, self.behind, self.uncovered = 0, 0, 0
+        self.reason = Reason.INTERVAL_NOT_COVERED
 
     async def GetReadings(self, request: Any, context: Any) -> Any:
         self.asked.append(request)
@@ -54,7 +56,7 @@ class TwoPages(dsi_pb2_grpc.DsiServicer):
             raise Pushback(Reason.FOLD_BEHIND, "not yet", retry_after_s=0.01)
         if self.uncovered:
             self.uncovered -= 1
-            refused = NotPermitted(Reason.INTERVAL_NOT_COVERED, "the read is not permitted")
+            refused = NotPermitted(self.reason, "the read is not permitted")
             if request.cursor != self.last:
                 refused.facts[NEXT_CURSOR] = f"{request.cursor}+"
             raise refused
@@ -137,9 +139,11 @@ async def test_it_waits_for_a_server_that_is_started_again_and_not_for_ever(
     assert len(service.asked) == tries
 
 
+@pytest.mark.parametrize("reason", sorted(OF_ONE_PAGE))
 async def test_it_goes_on_behind_a_page_of_which_nothing_is_covered(
-    service: TwoPages, developer: Developer
+    service: TwoPages, developer: Developer, reason: Reason
 ) -> None:
+    service.reason = reason
     interval = (START, START + 4 * HALF_HOUR)
     service.uncovered, service.last = 2, "+++"
     assert len(await developer.run("half_hours", *interval)) == 2
