@@ -150,14 +150,19 @@ class ReadingsStream:
                 self._ahead = _Asked(watch, asyncio.create_task(asked))
 
     def _let_go(self, why: Reason) -> None:
-        """What was decided ahead is sent to nobody. What is not decided yet has its outcome from
-        the log of requests.
+        """What was asked ahead is sent to nobody: it has its outcome as soon as it is decided.
+
+        Until then the log of requests, which is to settle it, holds the task.
         """
         if self._ahead is not None:
             self._watches.remove(self._ahead.watch)
-            judged = self._ahead.judged
-            if not judged.cancel() and not judged.cancelled() and judged.exception() is None:
-                self._withhold(judged.result(), why)
+            if why is Reason.CLIENT_GONE:  # the outcome that this log gives what is cancelled
+                self._ahead.judged.cancel()
+            self._ahead.judged.add_done_callback(partial(self._decided_for_nobody, why))
+
+    def _decided_for_nobody(self, why: Reason, judged: asyncio.Task[tuple[Judged, ...]]) -> None:
+        if not judged.cancelled() and judged.exception() is None:
+            self._withhold(judged.result(), why)
 
     async def _send(
         self,

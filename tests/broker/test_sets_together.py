@@ -30,7 +30,7 @@ from spine.dsi.stream import Chunks, ReadingsStream
 from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
 from spine.dsi.watch import Watches
 from spine.embedded import EmbeddedKafka
-from spine.errors import Reason
+from spine.errors import Pushback, Reason
 from spine.event import RecordType
 from spine.gb import Interval
 from spine.identity import DEV_SERVER_NAME
@@ -354,6 +354,32 @@ async def test_what_was_asked_ahead_for_a_caller_who_left_has_its_outcome(
     lines = await audited(town, since, elsewhere(town))
     assert {line.verdict for line in lines} == {Verdict.SAME}
     assert Counter(line.release for line in lines) == {"NOT_RELEASED": 3}
+
+
+async def test_what_was_asked_ahead_says_why_its_stream_failed_and_not_that_its_caller_left(
+    town: Town, allowed: list[str], abroad: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def behind(vector: Any) -> Any:
+        raise Pushback(Reason.DATA_BEHIND, "the rows are not there just now")
+
+    async with open_dsi(town, "failed") as dsi:
+        live = dsi.folds[trust.CONSUMER_LOG, elsewhere(town)]
+        since = live.next_offset
+        messages = stream(town, dsi, [*allowed, *abroad], 4)
+        await anext(messages)
+        while not dsi.access[elsewhere(town)]._wanted:
+            await asyncio.sleep(0)
+        monkeypatch.setattr(dsi.reads, "sources", behind)
+        with pytest.raises(Pushback):
+            await anext(messages)
+        assert not dsi.watches._open
+        assert live.next_offset == since, "it was not decided yet"
+        await live.passed(since, 5)
+        await asyncio.sleep(0.1)
+        await dsi.outcomes.flush()
+    lines = await audited(town, since, elsewhere(town))
+    told = Counter((line.release, line.why, line.verdict) for line in lines)
+    assert told == {("NOT_RELEASED", "DATA_BEHIND", Verdict.SAME): 3}
 
 
 async def test_over_the_wire_a_member_is_the_chunk_that_would_have_come_alone(
