@@ -24,7 +24,7 @@ HALF_HOURS_PER_CHUNK: Final = 1_488
 FOLLOW_POLL_S: Final = 0.1
 CHUNK: Final = HALF_HOURS_PER_CHUNK * HALF_HOUR
 # The next partition is asked when so few of a set are left to be sent: enough to be busy until it
-# has decided, and too few to let its permit grow old.
+# has decided. For a client that takes longer over them than a permit lasts, that is too early.
 LEFT_WHEN_ASKED: Final = 64
 
 
@@ -70,6 +70,7 @@ class ReadingsStream:
         self._cut: dict[str, Reason] = {}
         self._partitions: dict[int, list[str]] = {}
         self._ahead: _Asked | None = None
+        self._keeps_up = True  # with permits that were asked ahead
         for mpxn in mpxns:
             self._partitions.setdefault(reads.partition_of(mpxn), []).append(mpxn)
 
@@ -141,7 +142,7 @@ class ReadingsStream:
 
     def _ask_ahead(self, partitions: Sequence[int], vectors: Mapping[int, Vector]) -> None:
         """Have the first chunks of the next partition decided while those before them are sent."""
-        if self._ahead is None:
+        if self._ahead is None and self._keeps_up:
             query = replace(self._query, interval=self._window(self._query.interval.start))
             for partition in partitions:
                 members = tuple(self._partitions[partition])
@@ -150,14 +151,19 @@ class ReadingsStream:
                 self._ahead = _Asked(watch, asyncio.create_task(asked))
 
     def _let_go(self, why: Reason) -> None:
-        """What was decided ahead is sent to nobody. What is not decided yet has its outcome from
-        the log of requests.
+        """What was asked ahead is sent to nobody: it has its outcome as soon as it is decided.
+
+        Until then the log of requests, which is to settle it, holds the task.
         """
         if self._ahead is not None:
             self._watches.remove(self._ahead.watch)
-            judged = self._ahead.judged
-            if not judged.cancel() and not judged.cancelled() and judged.exception() is None:
-                self._withhold(judged.result(), why)
+            if why is Reason.CLIENT_GONE:  # the outcome that this log gives what is cancelled
+                self._ahead.judged.cancel()
+            self._ahead.judged.add_done_callback(partial(self._decided_for_nobody, why))
+
+    def _decided_for_nobody(self, why: Reason, judged: asyncio.Task[tuple[Judged, ...]]) -> None:
+        if not judged.cancelled() and judged.exception() is None:
+            self._withhold(judged.result(), why)
 
     async def _send(
         self,
@@ -206,6 +212,8 @@ class ReadingsStream:
             finally:
                 self._watches.remove(watch)
             self._withhold(judged, Reason.PERMIT_EXPIRED)
+            if ahead and waiting:  # it would be decided twice from partition to partition
+                self._keeps_up = False
             if not (sent or ahead):
                 raise Pushback(Reason.PERMIT_EXPIRED, "no answer was ready within its permit")
             ahead = None

@@ -30,7 +30,7 @@ from spine.dsi.stream import Chunks, ReadingsStream
 from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
 from spine.dsi.watch import Watches
 from spine.embedded import EmbeddedKafka
-from spine.errors import Reason
+from spine.errors import Pushback, Reason
 from spine.event import RecordType
 from spine.gb import Interval
 from spine.identity import DEV_SERVER_NAME
@@ -276,6 +276,12 @@ def elsewhere(town: Town) -> int:
     return (town.partition + 1) % 4
 
 
+def a_meter_of(partition: int) -> str:
+    """A meter of which nobody said anything."""
+    named = (f"18000000{number:05d}" for number in range(1_000))
+    return next(m for m in named if murmur2_partition(m.encode(), 4) == partition)
+
+
 async def asked_ahead(town: Town, dsi: Dsi, mpxns: list[str]) -> tuple[Any, LiveFold, int]:
     """A stream whose first message is there, once the other partition has decided meanwhile."""
     live = dsi.folds[trust.CONSUMER_LOG, elsewhere(town)]
@@ -333,6 +339,38 @@ async def test_a_permit_that_ran_out_before_its_turn_is_asked_for_again(
     assert Counter(line.release for line in lines) == {"RELEASED": 3, "NOT_RELEASED": 3}
 
 
+@pytest.mark.parametrize("ran_out_in", ["the partition before", "its own"])
+async def test_once_a_permit_asked_ahead_ran_out_none_is_asked_ahead(
+    town: Town,
+    allowed: list[str],
+    abroad: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    ran_out_in: str,
+) -> None:
+    before = allowed[-1] if ran_out_in == "the partition before" else abroad[1]
+    others = [(elsewhere(town) + 1) % 4, (elsewhere(town) + 2) % 4]
+    third, fourth = (a_meter_of(partition) for partition in others)
+    late: set[tuple[int, int]] = set()
+    monkeypatch.setattr(Ruling, "expired", property(lambda r: (r.partition, r.offset) in late))
+    sent: list[tuple[str, Reason | None]] = []
+    async with open_dsi(town, f"slow-{before}") as dsi:
+        live = dsi.folds[trust.CONSUMER_LOG, elsewhere(town)]
+        since = live.next_offset
+        async for chunks in stream(town, dsi, [*allowed, *abroad, third, fourth], 2):
+            await live.passed(since, 5)
+            sent += [(c.mpxn, c.refused) for c in chunks]
+            if chunks[-1].mpxn == before:
+                late.add((elsewhere(town), since))
+            if chunks[0].mpxn == third:
+                assert {watch.partition for watch in dsi.watches._open} == {others[0]}
+        await dsi.outcomes.flush()
+    refused = [(m, Reason.NOT_PERMITTED) for m in (third, fourth)]
+    assert sent == [(m, None) for m in [*allowed, *abroad]] + refused
+    lines = await audited(town, since, elsewhere(town))
+    twice = 3 if before == allowed[-1] else 1
+    assert Counter(line.release for line in lines) == {"RELEASED": 3, "NOT_RELEASED": twice}
+
+
 @pytest.mark.parametrize("decided", [True, False])
 async def test_what_was_asked_ahead_for_a_caller_who_left_has_its_outcome(
     town: Town, allowed: list[str], abroad: list[str], decided: bool
@@ -354,6 +392,32 @@ async def test_what_was_asked_ahead_for_a_caller_who_left_has_its_outcome(
     lines = await audited(town, since, elsewhere(town))
     assert {line.verdict for line in lines} == {Verdict.SAME}
     assert Counter(line.release for line in lines) == {"NOT_RELEASED": 3}
+
+
+async def test_what_was_asked_ahead_says_why_its_stream_failed_and_not_that_its_caller_left(
+    town: Town, allowed: list[str], abroad: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def behind(vector: Any) -> Any:
+        raise Pushback(Reason.DATA_BEHIND, "the rows are not there just now")
+
+    async with open_dsi(town, "failed") as dsi:
+        live = dsi.folds[trust.CONSUMER_LOG, elsewhere(town)]
+        since = live.next_offset
+        messages = stream(town, dsi, [*allowed, *abroad], 4)
+        await anext(messages)
+        while not dsi.access[elsewhere(town)]._wanted:
+            await asyncio.sleep(0)
+        monkeypatch.setattr(dsi.reads, "sources", behind)
+        with pytest.raises(Pushback):
+            await anext(messages)
+        assert not dsi.watches._open
+        assert live.next_offset == since, "it was not decided yet"
+        await live.passed(since, 5)
+        await asyncio.sleep(0.1)
+        await dsi.outcomes.flush()
+    lines = await audited(town, since, elsewhere(town))
+    told = Counter((line.release, line.why, line.verdict) for line in lines)
+    assert told == {("NOT_RELEASED", "DATA_BEHIND", Verdict.SAME): 3}
 
 
 async def test_over_the_wire_a_member_is_the_chunk_that_would_have_come_alone(

@@ -2085,6 +2085,20 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/broker/test_sets_together.py",),
     ),
     Mutant(
+        "what was asked ahead says why its stream failed, and not that its caller left",
+        "spine/dsi/stream.py",
+        "            if why is Reason.CLIENT_GONE:",
+        "            if True:",
+        ("tests/broker/test_sets_together.py",),
+    ),
+    Mutant(
+        "a client too slow for a permit asked ahead has none asked ahead from then on",
+        "spine/dsi/stream.py",
+        "                self._keeps_up = False\n",
+        "                pass\n",
+        ("tests/broker/test_sets_together.py",),
+    ),
+    Mutant(
         "what was decided ahead and ran out is asked for again",
         "spine/dsi/stream.py",
         "if not (sent or ahead):",
