@@ -71,15 +71,19 @@ class Unproven(Refused):
 class Unfit(Refused):
     """What the witness keeps is not what it last signed by, as far as it can tell."""
 
-    def __init__(self, why: str) -> None:
-        super().__init__(Reason.WITNESS_UNFIT, f"this witness signs nothing: {why}")
+    @classmethod
+    def because(cls, why: str) -> Self:
+        """It signs nothing, and this is why."""
+        return cls(Reason.WITNESS_UNFIT, f"this witness signs nothing: {why}")
 
 
 class Unusable(Unfit):
     """Its folder cannot be used, or written, as things are: to open it later may do."""
 
-    def __init__(self, error: OSError) -> None:
-        super().__init__(f"its folder cannot be used: {error.strerror}")
+    @classmethod
+    def after(cls, error: OSError) -> Self:
+        """What the disk says is why."""
+        return cls.because(f"its folder cannot be used: {error.strerror}")
 
 
 class Witness:
@@ -101,7 +105,7 @@ class Witness:
             self._state, self._private = self._opened()
             self.alarms = len(list((folder / EVIDENCE).glob("*.json")))
         except OSError as error:
-            raise Unusable(error) from error
+            raise Unusable.after(error) from error
         self.key = VerifierKey(name, COSIGNATURE, public_bytes(self._private))
         self._recent = {self.size: Note.parse(self.note)} if self.note else {}
 
@@ -224,23 +228,23 @@ class Witness:
         path = self._folder / KEY_FILE
         begun, seen = path.exists(), (self._folder / STATE_FILE).exists()
         if begun and not seen:
-            raise Unfit("it has its key but not what it has seen")
+            raise Unfit.because("it has its key but not what it has seen")
         new: Json = {"log": str(self._log_key), "size": 0, "note": "", "heads": []}
         self._state = self._seen() if seen else new
         signs = self._state["size"] or "key" in self._state
         if signs and not begun:  # a new key here would hide that the old one is gone
-            raise Unfit("it has what it has seen but not its key")
+            raise Unfit.because("it has what it has seen but not its key")
         if not seen:
             self._save(self._state)
         try:
             private = load_or_create_signing_key(path)
         except (ValueError, TypeError, AssertionError, UnsupportedAlgorithm) as error:
-            raise Unfit("its key is damaged") from error
+            raise Unfit.because("its key is damaged") from error
         public = public_bytes(private).hex()
         if "key" not in self._state:
             self._save(self._state | {"key": public})
         if self._state["key"] != public:
-            raise Unfit("its key is not the one that signed what it has seen")
+            raise Unfit.because("its key is not the one that signed what it has seen")
         return self._state, private
 
     def _seen(self) -> Json:
@@ -254,11 +258,11 @@ class Witness:
             log = state["log"]
             note = Note.parse(state["note"]) if state["note"] else None
         except NONSENSE as error:
-            raise Unfit("what it has seen is damaged") from error
+            raise Unfit.because("what it has seen is damaged") from error
         if not damaged and log != str(self._log_key):
-            raise Unfit("it is of another log")
+            raise Unfit.because("it is of another log")
         if damaged or (note is not None and note.signed_by(self._log_key, verify) is None):
-            raise Unfit("what it has seen is damaged")
+            raise Unfit.because("what it has seen is damaged")
         return state
 
     def _save(self, state: Json) -> None:

@@ -153,7 +153,7 @@ def _found(settings: Settings, name: str, log_key: VerifierKey, held: ExitStack)
         return Witness(folder, key_name(name), log_key)
     except (OSError, Unusable) as error:
         held.close()
-        return error if isinstance(error, Unusable) else Unusable(error)
+        return error if isinstance(error, Unusable) else Unusable.after(error)
     except Unfit as unfit:
         return unfit
 
