@@ -652,6 +652,13 @@ MUTANTS: tuple[Mutant, ...] = (
         TAKING_OVER,
     ),
     Mutant(
+        "what catches up after its log was silent has no lag meanwhile",
+        "spine/fold.py",
+        "            loop.call_soon_threadsafe(self._unopened.answered, place)\n",
+        "",
+        TAKING_OVER,
+    ),
+    Mutant(
         "what no rule foresaw ends the process",
         "spine/fold.py",
         "            except BaseException as error:\n                self._on_failure(error)\n",
