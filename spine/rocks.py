@@ -49,8 +49,6 @@ ROOM_FOR_ROWS_BYTES: Final = 256 << 10
 DAMAGE_MARK: Final = "damaged"
 # What RocksDB says of its LOCK file. "lock" alone also stands in "block checksum mismatch".
 LOCKED: Final = ("While lock file", "lock hold by current process")
-
-
 # And of a file of rows that is not there.
 MOVED: Final = "No such file or directory: While open a file"
 REFRESHED_S: Final = 0.1
@@ -98,10 +96,6 @@ def _is_lost(db: Rdict, life: Path, seen: Iterable[tuple[str, int]]) -> bool:
         return False
 
 
-def _manifests(written: Iterable[tuple[str, int]]) -> frozenset[tuple[str, int]]:
-    return frozenset(file for file in written if file[0].startswith("MANIFEST-"))
-
-
 def latest_life(path: Path) -> int | None:
     """The number of the latest life of a store; None if it has none."""
     with os.scandir(path) as children:
@@ -126,7 +120,11 @@ def at_rest(written: Iterable[tuple[str, int]]) -> bool:
 
 def openings(written: Iterable[tuple[str, int]]) -> frozenset[str]:
     """What of those files tells one opening of the store by its writer from another."""
-    return frozenset(name for name, _ in written if name.startswith("MANIFEST-"))
+    return frozenset(name for name, _ in _manifests(written))
+
+
+def _manifests(written: Iterable[tuple[str, int]]) -> frozenset[tuple[str, int]]:
+    return frozenset(file for file in written if file[0].startswith("MANIFEST-"))
 
 
 def get(db: Rdict, path: Path, key: bytes, judge: Judge = damage) -> bytes | None:

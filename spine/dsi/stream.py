@@ -9,6 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
+from itertools import pairwise
 from typing import Final
 
 from spine import trust
@@ -85,10 +86,10 @@ class ReadingsStream:
             )
             for partition in self._partitions
         }
-        partitions = list(self._partitions)
+        following = dict(pairwise(self._partitions))
         try:
-            for place, partition in enumerate(partitions):
-                ask_next = partial(self._ask_ahead, partitions[place + 1 : place + 2], vectors)
+            for partition in self._partitions:
+                ask_next = partial(self._ask_ahead, following.get(partition), vectors)
                 sent = self._interval(partition, vectors[partition], ask_next)
                 async with aclosing(sent):
                     async for chunks in sent:
@@ -140,15 +141,16 @@ class ReadingsStream:
         end = self._query.interval.end
         return Interval(start, end if end - start <= CHUNK else start + CHUNK)
 
-    def _ask_ahead(self, partitions: Sequence[int], vectors: Mapping[int, Vector]) -> None:
-        """Have the first chunks of the next partition decided while those before them are sent."""
-        if self._ahead is None and self._keeps_up:
+    def _ask_ahead(self, partition: int | None, vectors: Mapping[int, Vector]) -> None:
+        """Have the first chunks of the next partition, if there is one, decided while those before
+        them are sent.
+        """
+        if partition is not None and self._ahead is None and self._keeps_up:
             query = replace(self._query, interval=self._window(self._query.interval.start))
-            for partition in partitions:
-                members = tuple(self._partitions[partition])
-                watch = self._watch(query, members, lasting=False)
-                asked = self._reads.decide(query, members, vectors[partition], at_once=True)
-                self._ahead = _Asked(watch, asyncio.create_task(asked))
+            members = tuple(self._partitions[partition])
+            watch = self._watch(query, members, lasting=False)
+            asked = self._reads.decide(query, members, vectors[partition], at_once=True)
+            self._ahead = _Asked(watch, asyncio.create_task(asked))
 
     def _let_go(self, why: Reason) -> None:
         """What was asked ahead is sent to nobody: it has its outcome as soon as it is decided.
