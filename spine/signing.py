@@ -13,6 +13,8 @@ from typing import Self
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from nacl.exceptions import BadSignatureError
+from nacl.signing import VerifyKey
 
 from spine.errors import Bug
 from spine.event import KEY_ID_HEADER, PRODUCED_AT_HEADER, SIGNATURE_HEADER, signed_bytes
@@ -35,12 +37,30 @@ def sign(private_key: Ed25519PrivateKey, message: bytes) -> bytes:
 
 
 def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
-    """Whether the signature is this key's over this message; malformed input is a no."""
+    """Whether the signature is this key's over this message; malformed input is a no.
+
+    libsodium says yes in half the time that OpenSSL takes. Its no may be about a point of small
+    order, which RFC 8032 lets pass: OpenSSL has the last word, so that what a log was once folded
+    to it is folded to for ever.
+    """
+    try:
+        _quick(public_key).verify(message, signature)
+    except (BadSignatureError, ValueError):
+        return _verified_by_openssl(public_key, message, signature)
+    return True
+
+
+def _verified_by_openssl(public_key: bytes, message: bytes, signature: bytes) -> bool:
     try:
         _parsed(public_key).verify(signature, message)
     except (InvalidSignature, ValueError):
         return False
     return True
+
+
+@lru_cache(PUBLIC_KEYS_CACHED_MAX)
+def _quick(public_key: bytes) -> VerifyKey:
+    return VerifyKey(public_key)
 
 
 @lru_cache(PUBLIC_KEYS_CACHED_MAX)

@@ -1,12 +1,16 @@
 """A signature holds for one record at one place of one log, and for nothing else."""
 
 from dataclasses import dataclass, replace
+from itertools import product
 from struct import pack
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
+from nacl.exceptions import BadSignatureError
+from nacl.signing import VerifyKey
 
 from spine.errors import Bug
 from spine.event import signed_bytes
@@ -138,6 +142,64 @@ def test_a_record_is_signed_once(name: str) -> None:
 def test_what_is_no_key_or_no_signature_is_a_no(public_key: bytes, signature: bytes) -> None:
     assert not verify(public_key, b"message", signature)
     assert not verify(SIGNER.public_key, b"message", signature)
+
+
+# Encodings of the eight points of small order, and of three of them by larger numbers than need be:
+# with one of them as the key, a signature that nobody made can hold.
+P = 2**255 - 19
+OF_ORDER_8 = int.from_bytes(
+    bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"), "little"
+)
+SMALL_ORDER = [
+    (y + (sign << 255)).to_bytes(32, "little")
+    for y in (0, 1, P - 1, OF_ORDER_8, P - OF_ORDER_8, P, P + 1)
+    for sign in (0, 1)
+]
+
+
+def openssl(public_key: bytes, message: bytes, signature: bytes) -> bool:
+    try:
+        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def libsodium(public_key: bytes, message: bytes, signature: bytes) -> bool:
+    try:
+        VerifyKey(public_key).verify(message, signature)
+    except (BadSignatureError, ValueError):
+        return False
+    return True
+
+
+def test_points_of_small_order_are_judged_as_they_always_were() -> None:
+    cases = [
+        (key, b"message %d" % n, point + bytes(32))
+        for key, point, n in product(SMALL_ORDER, SMALL_ORDER, range(8))
+    ]
+    always = [openssl(*case) for case in cases]
+    assert any(always)
+    assert [verify(*case) for case in cases] == always
+    assert not any(libsodium(*case) for case in cases), "alone it would judge otherwise"
+
+
+@given(
+    message=st.binary(max_size=300),
+    signature=st.one_of(st.none(), st.binary(min_size=64, max_size=64)),
+    more=st.integers(0, 15),
+)
+def test_the_quick_yes_is_one_of_openssl_too(
+    message: bytes, signature: bytes | None, more: int
+) -> None:
+    """Also where the number in a signature has the group's order added to it."""
+    of_order = 2**252 + 27742317777372353535851937790883648493
+    signed = signature or sign(SIGNER.private, message)
+    number = int.from_bytes(signed[32:], "little") + more * of_order
+    case = signed[:32] + (number % 2**256).to_bytes(32, "little")
+    assert verify(SIGNER.public_key, message, case) == openssl(SIGNER.public_key, message, case)
+    if libsodium(SIGNER.public_key, message, case):
+        assert openssl(SIGNER.public_key, message, case)
 
 
 def test_another_key_does_not_verify() -> None:
