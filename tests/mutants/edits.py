@@ -2184,6 +2184,13 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/core/test_witness.py",),
     ),
     Mutant(
+        "what libsodium refuses may hold all the same",
+        "spine/signing.py",
+        "return _verified_by_openssl(public_key, message, signature)",
+        "return False",
+        SIGNING,
+    ),
+    Mutant(
         "a witness takes no older head for what an earlier build cosigned",
         "spine/ledger/witness.py",
         'since = state["size"] > state.get(DIGEST_AT, state["size"])',
