@@ -1,13 +1,14 @@
-"""`make test`: all tests, in two processes at once, for one leaves half of two cores idle.
+"""`make test`: all tests, in three processes at once, for two leave a third of two cores idle.
 
 They are cut into parts, the longest first, and each process takes the next part when it has done
-one, so that both end at about the same time. A part is whole folders, which share a broker or an
+one, so that all end at about the same time. A part is whole folders, which share a broker or an
 installation; one is all others, whatever is added. Each has brokers, ports and folders of its own,
 and takes its tests in the order that one process would.
 
-What the first process does is seen as it goes on; what the other did, when all have ended. The exit
-code is 0 only if every part ended well. Ctrl-C and SIGTERM end the parts that run as Ctrl-C would:
-what they had started is stopped first. What has not ended a minute after is ended by force.
+What the first process does is seen as it goes on; what the others did, when all have ended. The
+exit code is 0 only if every part ended well. Ctrl-C and SIGTERM end the parts that run as Ctrl-C
+would: what they had started is stopped first. What has not ended a minute after is ended by
+force.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ from spine.stopping import TOLD_BY
 
 OTHERS = "others"
 FOLDERS: Mapping[str, tuple[str, ...]] = {
-    "installation": ("tests/e2e",),
+    "coordinators": ("tests/coordinators",),
     "brokers": ("tests/broker",),
+    "installation": ("tests/e2e",),
     OTHERS: (),
     "faults": ("tests/fault",),
     "pods": ("tests/infra", "tests/loadtest"),
@@ -38,12 +40,13 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     **FOLDERS,
     OTHERS: ("tests", *(f"--ignore={one}" for own in FOLDERS.values() for one in own)),
 }
+AT_ONCE = 3
 LOOK_EVERY_S = 0.2
 END_WITHIN_S = 60.0
 
 
 class Parts:
-    """Runs parts, two at once, and keeps what they told and counted in a folder."""
+    """Runs parts, three at once, and keeps what they told and counted in a folder."""
 
     def __init__(self, parts: Mapping[str, Sequence[str]], folder: Path) -> None:
         self._parts, self._folder = parts, folder
@@ -58,7 +61,7 @@ class Parts:
         """Until all have ended, or those that run have been told to."""
         with self._ended_by_signals():
             while self._waiting or self._running:
-                while self._waiting and len(self._running) < 2:
+                while self._waiting and len(self._running) < AT_ONCE:
                     self._start(self._waiting.pop(0))
                 time.sleep(LOOK_EVERY_S)
                 if time.monotonic() - self._told_to_end > END_WITHIN_S:

@@ -1,4 +1,4 @@
-"""`make test` runs everything once, in two processes, and fails if any part of it does."""
+"""`make test` runs everything once, in three processes, and fails if any part of it does."""
 
 from __future__ import annotations
 
@@ -90,18 +90,18 @@ def test_every_part_counts(
 def test_whoever_is_told_to_end_lets_go_of_what_runs_and_begins_no_other(
     number: signal.Signals, tmp_path: Path
 ) -> None:
-    names = written(tmp_path, LONG, LONG, GOOD)
+    names = written(tmp_path, LONG, LONG, LONG, GOOD)
     command = [sys.executable, "-c", IN_BACKGROUND, str(tmp_path), *names]
     alone = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     with subprocess.Popen(command, cwd=ROOT, env=alone, stdout=subprocess.PIPE) as process:
-        while sum(bool(file.read_text()) for file in tmp_path.glob("*.pid")) < 2:
+        while sum(bool(file.read_text()) for file in tmp_path.glob("*.pid")) < parts.AT_ONCE:
             assert process.poll() is None
             time.sleep(0.05)
         process.send_signal(number)
         said, _ = process.communicate()
     assert process.returncode == 1
-    assert len(list(tmp_path.glob("*.let_go"))) == 2
-    assert b"the part 2 ended with 1 before it had counted" in said
+    assert len(list(tmp_path.glob("*.let_go"))) == parts.AT_ONCE
+    assert b"the part 3 ended with 1 before it had counted" in said
     for file in tmp_path.glob("*.pid"):
         with pytest.raises(ProcessLookupError):
             os.kill(int(file.read_text()), 0)

@@ -751,7 +751,7 @@ CASES: Final[dict[str, dict[str, Case]]] = {
             ),
         ),
     },
-    # Nothing is quarantined here; tests/broker redrives and releases.
+    # Nothing is quarantined here; tests/coordinators redrives and releases.
     "Operations": {
         "Redrive": Case(BOARD, PLACED, PLACES_AT_FAULT, passes=False),
         "Release": Case(BOARD, PLACED, PLACES_AT_FAULT, passes=False),
@@ -918,7 +918,7 @@ CASES: Final[dict[str, dict[str, Case]]] = {
             ),
         ),
     },
-    # What only servers ask; tests/broker/test_personal_record.py has what passes.
+    # What only servers ask; tests/coordinators/test_personal_record.py has what passes.
     "Seals": {
         "OpenSeals": Case(
             SERVER,

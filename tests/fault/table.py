@@ -321,7 +321,7 @@ def to_run() -> list[list[str]]:
     """What `make fault` runs, one list for each pytest process: without broker, with one, with
     two servers, with three.
 
-    What stands in tests/broker and tests/e2e is run by `make test` alone.
+    What stands in tests/broker, tests/coordinators and tests/e2e is run by `make test` alone.
     """
     tests = list(dict.fromkeys(test for fault in FAULTS for test in fault.tests))
     plain = [t for t in tests if t.startswith(("tests/core", "tests/server"))]

@@ -61,7 +61,7 @@ MESSAGE = ("tests/core/test_webhook.py",)
 SENT = ("tests/core/test_half_hours_sent.py",)
 VIEW, FOLD, ACCESS = "spine/view.py", "spine/partition.py", "spine/access.py"
 PERSONAL, OPENS = ("tests/core/test_personal.py",), ("tests/core/test_sealing.py",)
-OWN_RECORD = "tests/broker/test_personal_record.py::"
+OWN_RECORD = "tests/coordinators/test_personal_record.py::"
 LOGGED, ASKED_OF_THE_LOG = ("tests/core/test_logged_reads.py",), ("tests/core/test_seals.py",)
 KEYHOLDERS = ("tests/server/test_keyholders.py",)
 RULES, REPLAY = "spine/policy.py", "spine/replay.py"
@@ -1529,7 +1529,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "spine/services/shared_trust.py",
         "        await asyncio.gather(*map(side.level, of_partition.values()))\n",
         "",
-        ("tests/broker/test_shared_trust.py",),
+        ("tests/coordinators/test_shared_trust.py",),
     ),
     # Aggregates
     Mutant(
@@ -2082,49 +2082,49 @@ MUTANTS: tuple[Mutant, ...] = (
         "spine/dsi/stream.py",
         "self._watches.judge_touched(watch, (each.decided.member for each in some))",
         "pass",
-        ("tests/broker/test_sets_together.py",),
+        ("tests/coordinators/test_sets_together.py",),
     ),
     Mutant(
         "what was decided ahead for a caller who left has its outcome",
         "spine/dsi/stream.py",
         "            self._let_go(Reason.CLIENT_GONE)\n",
         "            pass\n",
-        ("tests/broker/test_sets_together.py",),
+        ("tests/coordinators/test_sets_together.py",),
     ),
     Mutant(
         "what was asked ahead says why its stream failed, and not that its caller left",
         "spine/dsi/stream.py",
         "            if why is Reason.CLIENT_GONE:",
         "            if True:",
-        ("tests/broker/test_sets_together.py",),
+        ("tests/coordinators/test_sets_together.py",),
     ),
     Mutant(
         "a client too slow for a permit asked ahead has none asked ahead from then on",
         "spine/dsi/stream.py",
         "                self._keeps_up = False\n",
         "                pass\n",
-        ("tests/broker/test_sets_together.py",),
+        ("tests/coordinators/test_sets_together.py",),
     ),
     Mutant(
         "what was decided ahead and ran out is asked for again",
         "spine/dsi/stream.py",
         "if not (sent or ahead):",
         "if not sent:",
-        ("tests/broker/test_sets_together.py",),
+        ("tests/coordinators/test_sets_together.py",),
     ),
     Mutant(
         "a fact of a member is seen while its set is sent",
         "spine/dsi/watch.py",
         "                        watch.touched |= members\n",
         "                        pass\n",
-        ("tests/broker/test_sets_together.py",),
+        ("tests/coordinators/test_sets_together.py",),
     ),
     Mutant(
         "a page that stays shut says where the next begins",
         "spine/dsi/personal.py",
         "error.facts[NEXT_OFFSET] = str(made.next_offset)",
         "pass",
-        ("tests/broker/test_personal_record.py",),
+        ("tests/coordinators/test_personal_record.py",),
     ),
     Mutant(
         "a party with pairwise identifiers is told of an error no fact but its cursor, sealed",
@@ -2252,7 +2252,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "self.deliveries.cuts(delivery)",
         "[]",
         (
-            "tests/broker/test_metering_service.py"
+            "tests/coordinators/test_metering_service.py"
             "::test_what_is_yet_to_come_is_refused_until_it_is_over",
         ),
     ),

@@ -2,7 +2,7 @@
 
 `make rights` asks a million questions; the tests ask some thousands. The decisions on rights in a
 log go through the same comparison (`tests/helpers/judging.py`) wherever the tests run a town
-(`tests/helpers/town.py`), the pools (`tests/broker/test_pooled.py`), the installation of
+(`tests/helpers/town.py`), the pools (`tests/coordinators/test_pooled.py`), the installation of
 `tests/e2e` or a fault installation, there up to its last audit. Those of load runs do not.
 """
 
