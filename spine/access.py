@@ -21,6 +21,7 @@ from typing import Any, Final
 import structlog
 
 from spine import merkle, reducers, trust
+from spine.beside import Beside
 from spine.company import Company
 from spine.errors import Pushback, Reason, SpineError
 from spine.event import (
@@ -63,7 +64,8 @@ _Told = tuple[AccessOutcome, reducers.Versions]
 class Ruling:
     """What the fold decided on one request, member by member, and where.
 
-    `expires_at` is on this server's monotonic clock, counted from before the append was sent.
+    `expires_at` is on this server's monotonic clock, counted from before the append was sent. The
+    requests `beside` it are those that were handed out with it, itself among them.
     """
 
     request: AccessRequest
@@ -72,6 +74,7 @@ class Ruling:
     decided: tuple[Decided, ...]
     vector: Vector
     expires_at: float
+    beside: Beside | None = field(default=None, repr=False, compare=False)
 
     @property
     def expired(self) -> bool:
@@ -252,6 +255,7 @@ class AccessLog:
             _settle(batch, error)
             late = await self._comes_late(offset)
         self._forget(batch)
+        beside = Beside()
         for waiting in batch:
             decided = waiting.decided.get(offset)
             if decided is None:
@@ -259,11 +263,13 @@ class AccessLog:
                 _settle([waiting], Pushback(Reason.KEY_NOT_SEEN, message))
                 continue
             partition = self._live.stored.partition
-            ruling = Ruling(waiting.request, partition, offset, decided, waiting.vector, expires_at)
+            place = partition, offset
+            ruling = Ruling(waiting.request, *place, decided, waiting.vector, expires_at, beside)
             if waiting.ruling.done():
                 why = Reason.FOLD_BEHIND if late else Reason.CLIENT_GONE
                 self.on_unclaimed(ruling, why)
             else:
+                beside.add(decided)
                 waiting.ruling.set_result(ruling)
 
     async def _comes_late(self, offset: int) -> bool:

@@ -195,9 +195,11 @@ def inject_traceparent() -> bytes | None:
 
 def extract(traceparent: bytes | str | None) -> Context:
     """The trace to go on with; a new one if there is none or it is malformed."""
+    if not traceparent:
+        return Context()
     if isinstance(traceparent, bytes):
         traceparent = traceparent.decode("ascii", "replace")
-    return _propagator.extract({TRACEPARENT: traceparent} if traceparent else {}, Context())
+    return _propagator.extract({TRACEPARENT: traceparent}, Context())
 
 
 @contextmanager
@@ -208,7 +210,13 @@ def span(
     kind: SpanKind = SpanKind.INTERNAL,
     attributes: Attributes | None = None,
 ) -> Iterator[Span]:
-    """A span that names the kind of a failure, never its text, which may hold what is private."""
+    """A span that names the kind of a failure, never its text, which may hold what is private.
+
+    Where nobody keeps any, and no trace of a caller is to go on, there is none.
+    """
+    if not (_is_kept() or _is_of_a_trace(parent) or _is_of_a_trace(None)):
+        yield trace.INVALID_SPAN
+        return
     with tracer.start_as_current_span(
         name,
         context=parent,
@@ -223,6 +231,19 @@ def span(
             current.set_attribute("error.type", type(error).__name__)
             current.set_status(StatusCode.ERROR)
             raise
+
+
+def _is_kept() -> bool:
+    """Whether this process does anything with a span: without a provider each has none."""
+    provider = trace.get_tracer_provider()
+    return not (
+        isinstance(tracer, trace.ProxyTracer) and isinstance(provider, trace.ProxyTracerProvider)
+    )
+
+
+def _is_of_a_trace(context: Context | None) -> bool:
+    """Whether a trace goes on in that context, or the present one."""
+    return trace.get_current_span(context).get_span_context().is_valid
 
 
 def set_up_telemetry(service: str, export: Export, otlp_endpoint: str = "") -> None:

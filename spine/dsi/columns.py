@@ -104,7 +104,7 @@ def _runs_of_each(answers: Sequence[HalfHours]) -> list[bytes]:
         for text, places in zip(named, pairwise(before), strict=True)
         for number in quality[slice(*places)]
     ]
-    of_batch = list(map(_row, rows))
+    of_batch = list(map(row_of_version, rows))
     begins = map(_run, np.diff(edges).tolist(), why, texts, offsets, map(len, of_batch))
     parts = list(chain.from_iterable(zip(begins, of_batch, strict=True)))
     return [b"".join(parts[2 * begin : 2 * end]) for begin, end in pairwise(before)]
@@ -126,7 +126,8 @@ def _run(half_hours: int, why: int, quality: str, offset: int, row_size: int) ->
 
 
 @lru_cache(PARTS_KEPT)
-def _row(row: int) -> bytes:
+def row_of_version(row: int) -> bytes:
+    """The row of a version, as the end of it; nothing for `NOTHING`."""
     return b"" if row == NOTHING else dsi_pb2.Version(row=row).SerializeToString()
 
 

@@ -14,12 +14,14 @@ from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Final
 
 from domains.metering.views import recorded_between
 from spine import telemetry, trust
 from spine.access import AccessLog, OutcomeLog, Ruling, Vector
 from spine.answer import Release
+from spine.dsi.abreast import made_beside
 from spine.dsi.answering import Answer, Sources, answers
 from spine.dsi.data import POLL_S, DataViews
 from spine.dsi.refusing import not_permitted
@@ -261,7 +263,7 @@ class Reads:
             return []
         ruling = judged[0].ruling
         try:
-            made = answers([each.decided for each in judged], self.sources(ruling.vector))
+            made = self._made(judged)
             _check_time(ruling)
         except Exception as error:
             for each, chunk in zip(judged, chunks, strict=True):
@@ -269,6 +271,13 @@ class Reads:
             raise
         permit_until.set(ruling.expires_at)
         return made
+
+    def _made(self, judged: Sequence[Judged]) -> list[Answer]:
+        ruling, first = judged[0].ruling, judged[0].decided
+        sources = partial(self.sources, ruling.vector)
+        if len(ruling.decided) == 1 and ruling.beside and first.request.measurement_quantity:
+            return [made_beside(first, ruling.beside, sources)]
+        return answers([each.decided for each in judged], sources())
 
     def check_time(self, judged: Judged) -> None:
         """Pushback(PERMIT_EXPIRED), and the outcome of it, if the permit's time is over."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
-from itertools import pairwise
+from functools import cache, lru_cache
 from typing import Any, Final
 
 import numpy as np
 from google.protobuf import timestamp_pb2
+from numpy.typing import NDArray
 
-from spine.answer import ABSENT, Absent, Columns, HalfHour, HalfHours
+from spine.answer import ABSENT, Absent, Columns, HalfHour, HalfHours, Ints
 from spine.dsi.columns import (
     HALF_HOUR_S,
     LENGTH_DELIMITED,
@@ -18,9 +18,11 @@ from spine.dsi.columns import (
     columns_of_each,
     field,
     of_a_run,
+    row_of_version,
     stretches,
 )
 from spine.dsi.v1 import dsi_pb2
+from spine.encoded import Encoded
 from spine.errors import Invalid, Reason
 from spine.gb import half_hour_of, on_the_grid
 from spine.services import wire
@@ -28,9 +30,19 @@ from spine.services import wire
 # A page of a leap year, the longest there is; and what a source's quality code may be.
 ROWS_MAX: Final = 17_568
 QUALITY_CHARS_MAX: Final = 16
-# Up to so many bytes the length of a message is one byte.
+# What comes before a half hour: the number of its field, and its length, for which one byte is
+# enough up to that many.
+HEAD_BYTES: Final = 2
 ROW_BYTES_MAX: Final = 127
+STARTS_KEPT: Final = 16
+VARINT_BITS: Final = 7
+VARINT_MORE: Final = 1 << VARINT_BITS
 _COLUMNS: Final = dsi_pb2.MemberChunk.DESCRIPTOR.fields_by_name["columns"].number
+_FIELDS: Final = dsi_pb2.HalfHour.DESCRIPTOR.fields_by_name
+_VALUE, _VERSION = (_FIELDS[name].number for name in ("value_wh", "version"))
+# What each of several half hours says of something, in rows as wide as the longest, (n, width); and
+# how many bytes of each are in use, (n,).
+Parts = tuple[NDArray[np.uint8], Ints]
 
 
 def put_half_hours(answer: Any, rows: Sequence[HalfHour], in_columns: bool) -> None:
@@ -41,55 +53,115 @@ def put_half_hours(answer: Any, rows: Sequence[HalfHour], in_columns: bool) -> N
         (columns,) = columns_of_each([rows])
         answer.columns.MergeFromString(columns)
     else:
-        _put_rows(answer, rows)
+        answer.MergeFromString(_written(rows, _number_of(answer.DESCRIPTOR, "rows")))
 
 
-def _put_rows(answer: Any, rows: HalfHours) -> None:
-    """A message for each, put together from what it says of its start, its value and its run.
-
-    Protocol Buffers read one message after another as one message, so that each part is written
-    by the library, and only once: in a country's answers the same parts come again and again. To
-    set the fields of each message one by one takes several times as long.
+def page_with(answer: Any, rows: Sequence[HalfHour], in_columns: bool) -> Encoded:
+    """A GetReadingsResponse that says all but its half hours, with them, as the library writes it:
+    `rows` come before its other fields, `columns` after them.
     """
-    begins_with = _frames(answer.DESCRIPTOR.fields_by_name["rows"].number)
-    first, values_wh = rows.columns.first, rows.columns.values_wh.tolist()
-    parts: list[bytes] = []
-    for begin, end in pairwise(_edges(rows)):
-        alike = _alike(rows, begin).SerializeToString()
-        starts = map(_start, range(first + begin, first + end))
-        if rows.absent[begin]:
-            for start in starts:
-                parts += (begins_with[len(start) + len(alike)], start, alike)
-        else:
-            for start, value in zip(starts, map(_value, values_wh[begin:end]), strict=True):
-                size = len(start) + len(value) + len(alike)
-                parts += (begins_with[size], start, value, alike)
-    answer.MergeFromString(b"".join(parts))
+    described, page = answer.DESCRIPTOR, answer.SerializeToString()
+    if isinstance(rows, HalfHours) and in_columns:
+        (columns,) = columns_of_each([rows])
+        page = b"".join((page, *field(_number_of(described, "columns"), columns)))
+    elif isinstance(rows, HalfHours):
+        page = _written(rows, _number_of(described, "rows")) + page
+    return Encoded(type(answer), page)
 
 
-def _alike(rows: HalfHours, place: int) -> Any:
+@cache
+def _number_of(described: Any, name: str) -> int:
+    number: int = described.fields_by_name[name].number
+    return number
+
+
+def _written(rows: HalfHours, number: int) -> bytes:
+    """A message for each half hour, as a field of that number, all of them side by side.
+
+    Each is put together from what it says of its start, of its value and of its run, parts that
+    stand beside one another, each as wide as the longest of its kind; of each row is sent what is
+    in use. To set the fields of a message takes many times as long.
+    """
+    if not len(rows):
+        return b""
+    edges = _edges(rows)
+    counts = np.diff(edges)
+    of_run, run_sizes = _side_by_side([_of_run(rows, begin) for begin in edges[:-1]])
+    of_value, value_sizes = _values(rows.columns.values_wh)
+    value_sizes[rows.absent != 0] = 0
+    parts = (
+        _starts(rows.columns.first, len(rows)),
+        (of_value, value_sizes),
+        (of_run.repeat(counts, 0), run_sizes.repeat(counts)),
+    )
+    shape = len(rows), HEAD_BYTES + sum(octets.shape[1] for octets, _ in parts)
+    sent, in_use = np.empty(shape, np.uint8), np.ones(shape, np.bool_)
+    lengths = np.sum([sizes for _, sizes in parts], 0)
+    assert lengths.max() <= ROW_BYTES_MAX
+    sent[:, 0], sent[:, 1] = number << 3 | LENGTH_DELIMITED, lengths
+    begin = HEAD_BYTES
+    for octets, sizes in parts:
+        places = slice(begin, begin + octets.shape[1])
+        sent[:, places] = octets
+        np.less(np.arange(octets.shape[1]), sizes[:, None], out=in_use[:, places])
+        begin = places.stop
+    return sent[in_use].tobytes()
+
+
+def _of_run(rows: HalfHours, place: int) -> bytes:
     """What a half hour shares with the others of its run."""
-    why = ABSENT[rows.absent[place]]
-    if why is not None:
-        return dsi_pb2.HalfHour(absent=f"ABSENT_{why}")
-    return dsi_pb2.HalfHour(quality=_quality(rows, place), version=_version(rows, place))
+    why = int(rows.absent[place])
+    if why:
+        return _absent(why)
+    columns = rows.columns
+    row = row_of_version(int(columns.rows[place]))
+    quality = columns.qualities[int(columns.quality[place])]
+    return _recorded(quality, int(columns.offsets[place]), len(row)) + row
 
 
-@lru_cache
-def _frames(field: int) -> list[bytes]:
-    """What comes before a message of so many bytes, by that number, in a field of another."""
-    return [bytes([field << 3 | LENGTH_DELIMITED, size]) for size in range(ROW_BYTES_MAX + 1)]
-
-
-@lru_cache(PARTS_KEPT)
-def _start(half_hour: int) -> bytes:
-    start = timestamp_pb2.Timestamp(seconds=half_hour * HALF_HOUR_S)
-    return dsi_pb2.HalfHour(start=start).SerializeToString()
+@cache
+def _absent(why: int) -> bytes:
+    return dsi_pb2.HalfHour(absent=f"ABSENT_{ABSENT[why]}").SerializeToString()
 
 
 @lru_cache(PARTS_KEPT)
-def _value(value_wh: int) -> bytes:
-    return dsi_pb2.HalfHour(value_wh=value_wh).SerializeToString()
+def _recorded(quality: str, offset: int, row_size: int) -> bytes:
+    """The same of what is recorded, but for the row, of so many bytes, with which it ends."""
+    said = dsi_pb2.HalfHour(quality=quality).SerializeToString()
+    version = dsi_pb2.Version(offset=offset).SerializeToString()
+    return said + bytes([_VERSION << 3 | LENGTH_DELIMITED, len(version) + row_size]) + version
+
+
+@lru_cache(STARTS_KEPT)
+def _starts(first: int, count: int) -> Parts:
+    """What they say of their starts: the same of many meters."""
+    starts = (
+        timestamp_pb2.Timestamp(seconds=half_hour * HALF_HOUR_S)
+        for half_hour in range(first, first + count)
+    )
+    return _side_by_side([dsi_pb2.HalfHour(start=start).SerializeToString() for start in starts])
+
+
+def _values(values_wh: Ints) -> Parts:
+    """What they say of their values: seven bits a byte, and in each but the last the eighth set."""
+    left = values_wh.astype(np.uint64)  # of a negative one all 64 bits are sent
+    most = max(1, -(-int(left.max()).bit_length() // VARINT_BITS))
+    octets, sizes = np.empty((len(left), 1 + most), np.uint8), np.full(len(left), 2)
+    octets[:, 0] = _VALUE << 3
+    for place in range(1, 1 + most):
+        octets[:, place] = left & np.uint64(VARINT_MORE - 1)
+        left >>= np.uint64(VARINT_BITS)
+        more = left != 0
+        octets[more, place] |= VARINT_MORE
+        sizes += more
+    return octets, sizes
+
+
+def _side_by_side(parts: Sequence[bytes]) -> Parts:
+    sizes = np.array([len(part) for part in parts])
+    width = int(sizes.max())
+    padded = b"".join([part.ljust(width, b"\x00") for part in parts])
+    return np.frombuffer(padded, np.uint8).reshape(len(parts), width), sizes
 
 
 def half_hours_in_columns(answers: Sequence[Sequence[HalfHour]]) -> list[bytes]:
@@ -107,16 +179,6 @@ def _edges(rows: HalfHours) -> list[int]:
     """Where stretches begin that are absent alike or recorded by the same version; the end last."""
     edges: list[int] = stretches([0, len(rows)], *of_a_run(rows)).tolist()
     return edges
-
-
-def _quality(rows: HalfHours, place: int) -> str:
-    columns = rows.columns
-    return columns.qualities[int(columns.quality[place])]
-
-
-def _version(rows: HalfHours, place: int) -> Any:
-    columns = rows.columns
-    return dsi_pb2.Version(offset=int(columns.offsets[place]), row=int(columns.rows[place]))
 
 
 def half_hours_in(mpxn: str, columns: Any) -> HalfHours:

@@ -21,7 +21,7 @@ from spine.dsi.answering import LIST_TENANCIES, Answer
 from spine.dsi.chunks import decision, members_per_message, message_of
 from spine.dsi.reads import TOPICS_OF_READINGS, Judged, Query, Reads
 from spine.dsi.refusing import OF_ONE_PAGE
-from spine.dsi.rows import put_half_hours
+from spine.dsi.rows import page_with
 from spine.dsi.stream import HALF_HOURS_PER_CHUNK, ReadingsStream
 from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
 from spine.dsi.watch import Watches
@@ -93,8 +93,7 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
             digest=made.digest,
             next_cursor=_cursor(digest, end, vector) if end < asked.end else "",
         )
-        put_half_hours(response, made.half_hours, request.in_columns)
-        return response
+        return page_with(response, made.half_hours, request.in_columns)
 
     async def StreamReadings(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """The half hours of up to 1,000 metering points, then each new version if wanted."""

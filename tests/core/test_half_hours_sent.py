@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spine.answer import Absent, HalfHour, Recorded
-from spine.dsi.rows import QUALITY_CHARS_MAX, half_hours_in, put_half_hours
+from spine.dsi.rows import QUALITY_CHARS_MAX, half_hours_in, page_with, put_half_hours
 from spine.dsi.v1 import dsi_pb2
+from spine.encoded import as_message
 from spine.gb import HALF_HOUR
 from tests.helpers.half_hours import in_columns
 
@@ -66,6 +67,29 @@ def test_rows_are_the_messages_of_their_half_hours(
     one_by_one = answer(digest=b"kept", rows=[message_of(row) for row in rows])
     assert sent == one_by_one
     assert sent.SerializeToString() == one_by_one.SerializeToString()
+
+
+@pytest.mark.parametrize("columns", [False, True])
+@given(start=st.sampled_from(STARTS), said=said_of_each)
+def test_a_page_is_the_bytes_that_the_library_makes_of_it(
+    columns: bool, start: datetime, said: list[Recorded | Absent]
+) -> None:
+    rows = in_columns(rows_of(start, said))
+    others = dsi_pb2.GetReadingsResponse(digest=b"kept", next_cursor="more")
+    others.decision.offset = 7
+    page = page_with(others, rows, columns)
+    put_half_hours(others, rows, columns)
+    assert page.raw == others.SerializeToString()
+    assert as_message(page) == others
+
+
+def test_a_page_without_half_hours_is_one_all_the_same() -> None:
+    others = dsi_pb2.GetReadingsResponse(digest=b"kept")
+    for columns in (False, True):
+        page = page_with(others, in_columns([]), columns)
+        put_half_hours(others, in_columns([]), columns)
+        assert as_message(page) == others
+    assert as_message(page_with(others, (), in_columns=True)) == others
 
 
 @given(start=st.sampled_from(STARTS[1:]), said=said_of_each)

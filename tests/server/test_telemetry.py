@@ -119,6 +119,21 @@ def test_a_trace_goes_on_across_a_record(tracing: None) -> None:
         assert there.get_span_context().span_id != here.get_span_context().span_id
 
 
+def test_a_callers_trace_goes_on_through_a_process_that_keeps_no_spans(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(trace, "get_tracer_provider", trace.ProxyTracerProvider)
+    monkeypatch.setattr(telemetry, "tracer", trace.ProxyTracer("test"))
+    header = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    with telemetry.span("call", parent=telemetry.extract(header)), telemetry.span("decide"):
+        assert telemetry.inject_traceparent() == header
+        with telemetry.span("fold", parent=telemetry.extract(None)):
+            assert telemetry.inject_traceparent() is None, "a record of another trace, or of none"
+    with telemetry.span("call", parent=telemetry.extract(None)) as none:
+        assert none is trace.INVALID_SPAN
+        assert telemetry.inject_traceparent() is None
+
+
 def test_outside_of_any_trace_there_is_no_header() -> None:
     assert telemetry.inject_traceparent() is None
 
