@@ -297,7 +297,7 @@ class PartitionFold(PartitionView):
         keys = [prefix + command.subject.encode() for command in facts.commands]
         keys += [APPLIED_PREFIX + prefix + command.id for command in facts.commands]
         before = self.rows.get_many(keys)
-        known, open_ = effects.get(offset), not self._may_be_closed
+        known, open_ = effects.get(offset), not self.may_be_closed
         if open_ and known is not None and known.fits(self.governance, facts, role, before):
             for key, row in known.rows:
                 self._put(key, row)

@@ -119,7 +119,7 @@ class PartitionView:
             self._states_ahead.clear()
         prefix = self._prefix(domain)
         wanted = [prefix + subject.encode() for subject, _ in commands]
-        if self._may_be_closed:
+        if self.may_be_closed:
             wanted += [CLOSED_PREFIX + subject.encode() for subject, _ in commands]
         wanted += [APPLIED_PREFIX + prefix + command_id for _, command_id in commands]
         keys = [key for key in wanted if key not in self._ahead]
@@ -203,12 +203,12 @@ class PartitionView:
         """Why this subject, or the whole partition, is closed; None if it is open."""
         if self.head is not None and self.head.closed:
             return Reason.PARTITION_CLOSED
-        if self._may_be_closed and self._row(CLOSED_PREFIX + subject.encode()) is not None:
+        if self.may_be_closed and self._row(CLOSED_PREFIX + subject.encode()) is not None:
             return Reason.METER_CLOSED
         return None
 
     @property
-    def _may_be_closed(self) -> bool:
+    def may_be_closed(self) -> bool:
         """Whether anything was held, for nothing else closes a subject: in records before, or in
         the one that is being folded.
         """

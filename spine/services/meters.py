@@ -34,6 +34,11 @@ STATES_READ_MAX: Final = 10_000
 STATES_OVER_MAX: Final = 10_000
 # So short a run of `Kept` is put together with any other.
 SHORT_RUN: Final = 8_192
+# A power of two: of every so many numbers of a run one stands apart, few enough to stay in the
+# processor's cache.
+STRETCH: Final = 512
+# From so many on it is dearer to wait for the memory of one meter after the other.
+MANY: Final = 64
 # Rows of a store that are learnt before others have their turn: some thousandths of a second.
 LEARNT_AT_ONCE: Final = 256
 _UNKNOWN: Final = -1
@@ -43,6 +48,8 @@ _INITIAL: Final = 0
 _PAST_SUBJECTS: Final = SUBJECT_PREFIX + b"\xff"
 # A row of a subject whose state is left as it is packed.
 _ROW_UNREAD: Final = tuple[int, int, msgspec.Raw]
+# The places of meters in a run, and whether each is there.
+_Found = tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]
 
 _log = structlog.get_logger()
 
@@ -69,30 +76,45 @@ def known_access(folds: FaustFolds, mpxn: str, partitions: int) -> MeterAccess:
 
 
 class _Run(NamedTuple):
-    """Meters by their numbers, sorted, (n,), and what is kept of each, (columns, n)."""
+    """Meters by their numbers, sorted, (n,), and what is kept of each, (columns, n). `lasts` are
+    the last number of each whole `STRETCH`.
+    """
 
     numbers: npt.NDArray[np.int64]
     kept: npt.NDArray[np.int32]
+    lasts: npt.NDArray[np.int64]
 
     @classmethod
     def of(cls, numbers: npt.NDArray[np.int64], kept: npt.NDArray[np.int32]) -> _Run:
         """A run of these, which come in any order."""
         order = np.argsort(numbers, kind="stable")  # what is sorted in parts is merged
-        return cls(numbers[order], kept.take(order, axis=1))
+        return cls.sorted(numbers[order], kept.take(order, axis=1))
 
-    def places(
-        self, numbers: npt.NDArray[np.int64]
-    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
+    @classmethod
+    def sorted(cls, numbers: npt.NDArray[np.int64], kept: npt.NDArray[np.int32]) -> _Run:
+        """A run of these, which come in the order of their numbers."""
+        return cls(numbers, kept, numbers[STRETCH - 1 :: STRETCH].copy())
+
+    def places(self, numbers: npt.NDArray[np.int64]) -> _Found:
         """Where each of these meters is, if it is here at all."""
         places = np.minimum(np.searchsorted(self.numbers, numbers), len(self.numbers) - 1)
-        return places, self.numbers[places] == numbers
+        return places, self.numbers.take(places) == numbers
+
+    def places_of_many(self, numbers: npt.NDArray[np.int64]) -> _Found:
+        """The same, side by side: the processor waits for the memory of many at once."""
+        places, half = np.searchsorted(self.lasts, numbers) * STRETCH, STRETCH // 2
+        while half:
+            places += half * (self.numbers.take(places + (half - 1), mode="clip") < numbers)
+            half //= 2
+        np.minimum(places, len(self.numbers) - 1, out=places)
+        return places, self.numbers.take(places) == numbers
 
     def with_all_of(self, other: _Run) -> _Run:
         """Both together; no meter is in both."""
         numbers = np.concatenate((self.numbers, other.numbers))
         kept = np.concatenate((self.kept, other.kept), axis=1)
         in_order = self.numbers[-1] < other.numbers[0]  # as rows are learnt
-        return _Run(numbers, kept) if in_order else _Run.of(numbers, kept)
+        return _Run.sorted(numbers, kept) if in_order else _Run.of(numbers, kept)
 
 
 class Kept:
@@ -106,6 +128,7 @@ class Kept:
     def __init__(self, columns: int = 1) -> None:
         self._columns = columns
         self._runs: list[_Run] = []
+        self._asked, self._found = np.zeros(0, np.int64), list[_Found]()
 
     def __len__(self) -> int:
         """How many meters."""
@@ -114,10 +137,17 @@ class Kept:
     def of(self, column: int, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
         """What the column has of each of these meters, (n,); `_UNKNOWN` where that is nothing."""
         kept = np.full(len(numbers), _UNKNOWN, np.int32)
-        for run in self._runs:
-            places, here = run.places(numbers)
-            np.copyto(kept, run.kept[column, places], where=here)
+        for run, (places, here) in zip(self._runs, self._places(numbers), strict=True):
+            np.copyto(kept, run.kept[column].take(places), where=here)
         return kept
+
+    def _places(self, numbers: npt.NDArray[np.int64]) -> list[_Found]:
+        """Where these meters are in each run. Who asks for one column asks for the next."""
+        if len(self._found) != len(self._runs) or not np.array_equal(self._asked, numbers):
+            many = len(numbers) >= MANY
+            find = _Run.places_of_many if many else _Run.places
+            self._asked, self._found = numbers, [find(run, numbers) for run in self._runs]
+        return self._found
 
     def put(
         self,
@@ -144,6 +174,14 @@ class Kept:
         while runs and len(runs[-1].numbers) <= max(SHORT_RUN, 2 * len(new.numbers)):
             new = runs.pop().with_all_of(new)
         runs.append(new)
+        self._found = []
+
+    def in_one(self) -> None:
+        """Have one run, as long as no new meters come: each is looked for in one place only."""
+        while len(self._runs) > 1:
+            last = self._runs.pop()
+            self._runs.append(self._runs.pop().with_all_of(last))
+        self._found = []
 
     def mark(self, column: int, used: npt.NDArray[np.bool_]) -> None:
         """Set `used` at what the column has of any meter."""
@@ -209,6 +247,7 @@ class KnownStates:
                 self._keep(partition, _numbers(named), states)
                 begin = rows[-1][0] + b"\x00"
                 await asyncio.sleep(0)
+            self._kept[partition].in_one()
         _log.info("meters.learnt", topic=self._topic, meters=len(self), states=len(self._states))
 
     def of(self, points: Points, partitions: npt.NDArray[np.int64]) -> Alike[Any]:
@@ -221,7 +260,7 @@ class KnownStates:
         for partition in np.unique(partitions).tolist():
             fold = self._folds[self._topic, partition].stored.fold
             own = np.flatnonzero(partitions == partition)
-            if fold.closed("") is not None or _any_closed(fold.rows):
+            if fold.closed("") is not None or (fold.may_be_closed and _any_closed(fold.rows)):
                 known = [
                     known_state(self._folds, self._topic, mpxn.decode(), self._partitions)
                     for mpxn in points.names[own].tolist()

@@ -214,15 +214,19 @@ def test_a_subject_that_is_no_meters_number_is_taken_for_no_meter(
         max_size=20,
     ),
     short=st.sampled_from([0, 2, 1_000]),
+    stretch=st.sampled_from([1, 2, 4, 512]),
+    many=st.sampled_from([1, 3, 1_000]),
 )
 def test_columns_keep_what_dictionaries_would(
-    steps: list[tuple[list[int], int, bool]], short: int
+    steps: list[tuple[list[int], int, bool]], short: int, stretch: int, many: int
 ) -> None:
-    """Putting and asking in any order, however long the runs are; of meters that no column knows
-    there is room for six.
+    """Putting and asking in any order, however long the runs and their stretches are, and of
+    however few meters at once; of meters that no column knows there is room for six.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(meters, "SHORT_RUN", short)
+        patch.setattr(meters, "STRETCH", stretch)
+        patch.setattr(meters, "MANY", many)
         kept, right = Kept(columns=2), (dict[int, int](), dict[int, int]())
         for number, (asked, column, put) in enumerate(steps):
             numbers = np.array(asked, np.int64)
@@ -232,8 +236,11 @@ def test_columns_keep_what_dictionaries_would(
                 known = [n for n in asked if n in right[0] | right[1]]
                 new = [n for n in asked if n not in known]
                 right[column].update(dict.fromkeys(known + new[: max(0, room)], number))
-            assert kept.of(column, numbers).tolist() == [right[column].get(n, -1) for n in asked]
+            for one in (column, 1 - column):
+                assert kept.of(one, numbers).tolist() == [right[one].get(n, -1) for n in asked]
             assert len(kept) == len(right[0] | right[1])
+            if number % 5 == 4:
+                kept.in_one()
         everything = np.arange(10)
         for column in (0, 1):
             used = np.zeros(len(steps), np.bool_)
@@ -253,6 +260,74 @@ def test_few_runs_of_columns_hold_many_meters_that_came_one_by_one(
     for number in range(500):
         kept.put(0, np.array([number * 7 % 500]), np.array([number], np.int32), room=500)
         assert len(kept._runs) <= 10
+
+
+class Remembering(Kept):
+    """Naive: takes where meters were for where they are."""
+
+    def _add(self, *new: Any) -> None:
+        found = self._found
+        super()._add(*new)
+        self._found = found
+
+
+@pytest.mark.parametrize(("kind", "finds"), [(Kept, True), (Remembering, False)])
+def test_meters_are_looked_for_again_once_others_are_among_them(kind: Any, finds: bool) -> None:
+    kept, asked = kind(columns=2), np.array([2, 4])
+    kept.put(0, asked, np.array([20, 40], np.int32), room=9)
+    assert kept.of(0, asked).tolist() == [20, 40]
+    kept.put(0, np.array([1, 3]), np.array([10, 30], np.int32), room=9)
+    assert (kept.of(0, asked).tolist() == [20, 40]) is finds
+
+
+def test_meters_are_looked_for_once_for_all_topics(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked, places = list[int](), meters._Run.places_of_many
+
+    def noted(run: Any, numbers: Any) -> Any:
+        looked.append(len(numbers))
+        return places(run, numbers)
+
+    monkeypatch.setattr(meters._Run, "places_of_many", noted)
+    kept, numbers = Kept(columns=2), np.arange(0, 3_000, 3)
+    for column in (0, 1):
+        kept.put(column, numbers, np.full(len(numbers), column, np.int32), room=1_000)
+    for column in (0, 1):
+        assert (kept.of(column, numbers[::2]) == column).all()
+    assert looked == [500]
+
+
+def test_what_was_learnt_is_looked_for_in_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meters, "LEARNT_AT_ONCE", 1)
+    monkeypatch.setattr(meters, "SHORT_RUN", 0)
+    heard = Heard()
+    here = [m for m in (f"{n:013d}" for n in range(60)) if _is_here(m)]
+    for mpxn in here:
+        heard.say(mpxn, SupplyStarted("SUPP", MOVED_IN))
+    heard.start_again(KnownStates)
+    assert [len(run.numbers) for run in heard.known._kept[PARTITION]._runs] == [len(here)]
+
+
+def _is_here(mpxn: str) -> bool:
+    return murmur2_partition(mpxn.encode(), PARTITIONS) == PARTITION
+
+
+def test_the_store_is_asked_what_is_closed_only_once_something_was_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heard = Heard()
+    heard.say(METER, SupplyStarted("SUPP", MOVED_IN))
+    scanned, fold = list[bytes](), heard.folds[trust.CONSUMER_LOG, PARTITION].stored.fold
+    scan = fold.rows.scan
+
+    def noted(start: bytes, end: bytes) -> Any:
+        scanned.append(start)
+        return scan(start, end)
+
+    monkeypatch.setattr(fold.rows, "scan", noted)
+    assert heard.told() == heard.right() and not scanned
+    heard.say(METER, unknown=True)
+    assert heard.told() == heard.right() and scanned
+    assert heard.told()[1] is None
 
 
 class Unlearnt(KnownStates):
@@ -358,7 +433,7 @@ def test_states_that_no_two_meters_share_take_no_more_room_than_there_is(
     monkeypatch.setattr(meters, "STATES_KEPT_MAX", 3)
     heard = Heard(known)
     homes = (f"{n:013d}" for n in count(2_000))
-    here = [m for m in islice(homes, 60) if murmur2_partition(m.encode(), PARTITIONS) == PARTITION]
+    here = list(filter(_is_here, islice(homes, 60)))
     for days, mpxn in enumerate(here):
         heard.say(mpxn, SupplyStarted("SUPP", MOVED_IN + timedelta(days=days)))
     assert heard.told() == heard.right()

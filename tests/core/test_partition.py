@@ -649,7 +649,7 @@ class SeesNothingClosed(PartitionFold):
     """Naive: takes a meter for open without looking whether anything was held."""
 
     @property
-    def _may_be_closed(self) -> bool:
+    def may_be_closed(self) -> bool:
         return False
 
 
