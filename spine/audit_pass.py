@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from spine import reducers, trust
 from spine.answer import Release
 from spine.audit_report import EVERYTHING, AuditReport, Balance, Line, Selection
+from spine.audit_turns import AS_MOST_ARE, Found, Turns, Waiting
 from spine.domain import ReadableRows
 from spine.errors import Reason
 from spine.event import (
@@ -32,7 +33,9 @@ from spine.reducers import AtHand, Versions
 from spine.replay import RangeReader, StoredFold
 from spine.rows import Applied, Decided, Malformed, UnknownSchema
 from spine.verdict import (
+    Rebuild,
     Rebuilt,
+    ToRebuild,
     Verdict,
     answered_otherwise,
     decided_otherwise,
@@ -49,7 +52,6 @@ AUDITED: Final = (trust.OUTCOMES_TOPIC, *trust.DATA_TOPICS, trust.CONSUMER_LOG)
 VERSIONS_CONTRADICT: Final = "its records and the outcome name different reducer versions"
 NO_HONEST_SERVER: Final = "no server that keeps the rules records this"
 
-Rebuild = Callable[[Decided, Mapping[str, ReadableRows], Mapping[str, int]], Rebuilt]
 SaidAt = Callable[[Decided, Mapping[str, ReadableRows]], tuple[str, Iterable[int]]]
 
 
@@ -59,9 +61,8 @@ class Means:
 
     `at_hand` says whose answers may be judged.
     `open_fold(path, topic, partition)` gives an empty fold over a throw-away store in `stores`;
-    `rebuild` makes the answer to a decision from rows by topic and how far below they may be read,
-    and raises LookupError if the rows it needs are not among them; `said_at` gives the topic an
-    answer is made from and the offsets at which something was said of what is asked.
+    `rebuild` makes the answers to decisions; `said_at` gives the topic an answer is made from and
+    the offsets at which something was said of what is asked.
     """
 
     reader: RangeReader
@@ -97,6 +98,7 @@ class PartitionPass:
         self._unread: set[int] = set()
         self._oddities = {t: Oddities(f"{t}-{partition}") for t in AUDITED}
         self._doubted: list[tuple[Line, Doubt]] = []
+        self._turns = Turns(means.rebuild, self._compare_rebuilt, self._say)
 
     def fold(self, topic: str, progress: Callable[[int, int], None]) -> int:
         """Fold one topic from its first record; returns the offset after its last."""
@@ -117,6 +119,7 @@ class PartitionPass:
             message = f"{topic}-{self._partition} does not begin with the opening of this log"
             raise LogUnfit(Reason.LOG_DIFFERS, message)
         if topic == trust.CONSUMER_LOG:
+            self._turns.end()
             self._explain_decisions()
             self._leftovers()
         self._report.balances.append(
@@ -181,7 +184,7 @@ class PartitionPass:
         self._unread.add(record.offset)
         at = from_epoch_ms(record.append_ms)
         place = (self._partition, record.offset, -1)
-        self._say(Line(Verdict.CANNOT_TELL, unknown, at, *place, b"", ""))
+        self._turns.take(Line(Verdict.CANNOT_TELL, unknown, at, *place, b"", ""))
 
     def _judge(self, record: LogRecord, decided: Decided, vector: tuple[DataPosition, ...]) -> None:
         request, decision = decided.request, decided.decision
@@ -193,11 +196,13 @@ class PartitionPass:
         at = from_epoch_ms(record.append_ms)
         if not self._means.selection.wants(decided, at, *place[:2]):
             return
-        because = ""
+        found: Found | Waiting
         if here:
-            verdict, why, because = self._compare(decided, told, vector)
+            found = self._compare(decided, told, vector)
         else:
-            verdict, why = self._without_outcome(decided, bool(recorded))
+            found = *self._without_outcome(decided, bool(recorded)), ""
+        waiting = found if isinstance(found, Waiting) else None
+        verdict, why, because = AS_MOST_ARE if isinstance(found, Waiting) else found
         permit = decision if isinstance(decision, Permit) else None
         line = Line(
             verdict,
@@ -223,7 +228,7 @@ class PartitionPass:
             doubt = Doubt(record.offset, request, decided.member, record.append_ms, sure, here[0])
             self._doubted.append((line, doubt))
         else:
-            self._say(line)
+            self._turns.take(line, waiting)
 
     def _explain_decisions(self) -> None:
         """One more pass over the consumer log for all decisions recorded otherwise than made."""
@@ -259,7 +264,7 @@ class PartitionPass:
         decided: Decided,
         told: list[_Told],
         vector: tuple[DataPosition, ...],
-    ) -> tuple[Verdict, str, str]:
+    ) -> Found | Waiting:
         """The record itself first, then the decision, then the answer; and what explains it."""
         if difference := impossible(each.outcome for each in told):
             return Verdict.DIFFERENT, difference, NO_HONEST_SERVER
@@ -291,8 +296,8 @@ class PartitionPass:
         outcome: AccessOutcome,
         vector: tuple[DataPosition, ...],
         rests_on: Versions,
-    ) -> tuple[Verdict, str, str]:
-        """Rebuild the answer at the positions that the request named.
+    ) -> Found | Waiting:
+        """Rebuild the answer at the positions that the request named, now or with others.
 
         What comes out the same is the same, by whatever reducers; a difference is one only if
         those it rests on are at hand.
@@ -313,26 +318,29 @@ class PartitionPass:
             unknown = unknown or unread_below(data, decided.member, position.offset)
         rows = {p.topic: self._folds[p.topic].store for p in vector}
         below = {p.topic: p.offset for p in vector}
+        half_hours = self._means.rebuild.half_hours(decided, below)
+        waiting = Waiting(ToRebuild(decided, rows, below), outcome, unknown, half_hours)
+        if half_hours:
+            return waiting
         try:
             rebuilt = self._means.rebuild(decided, rows, below)
         except LookupError:
             why = "the request names no positions for what it asks"
             return Verdict.DIFFERENT, why, NO_HONEST_SERVER
-        difference = answered_otherwise(rebuilt, outcome)
+        return self._compare_rebuilt(waiting, rebuilt)
+
+    def _compare_rebuilt(self, waiting: Waiting, rebuilt: Rebuilt) -> Found:
+        difference = answered_otherwise(rebuilt, waiting.outcome)
         if not difference:
             cannot_tell = rebuilt.untold  # all but the texts was the same
-            return Verdict.CANNOT_TELL if cannot_tell else Verdict.SAME, cannot_tell, ""
-        if unknown:
-            return Verdict.CANNOT_TELL, unknown, ""
-        return Verdict.DIFFERENT, difference, self._explain_answer(decided, outcome, rows, below)
+            return (Verdict.CANNOT_TELL, cannot_tell, "") if cannot_tell else AS_MOST_ARE
+        if waiting.unknown:
+            return Verdict.CANNOT_TELL, waiting.unknown, ""
+        because = self._explain_answer(waiting.asked, waiting.outcome)
+        return Verdict.DIFFERENT, difference, because
 
-    def _explain_answer(
-        self,
-        decided: Decided,
-        outcome: AccessOutcome,
-        rows: Mapping[str, ReadableRows],
-        below: Mapping[str, int],
-    ) -> str:
+    def _explain_answer(self, asked: ToRebuild, outcome: AccessOutcome) -> str:
+        decided, rows, below = asked.decided, asked.rows, asked.below
         topic, places = self._means.said_at(decided, rows)
         if topic not in below:
             return "nothing but the state it was decided on goes into it"

@@ -8,12 +8,14 @@ only then what differs.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
 
 from spine import trust
 from spine.answer import Release
+from spine.domain import ReadableRows
 from spine.errors import Reason
 from spine.event import AbsentRun, AccessOutcome
 from spine.policies import POLICIES
@@ -57,6 +59,32 @@ class Rebuilt(Protocol):
     @property
     def absent(self) -> tuple[AbsentRun, ...]:
         """The half hours without a value."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToRebuild:
+    """A permitted decision whose answer is to be made again, from rows by topic and how far below
+    they may be read.
+    """
+
+    decided: Decided
+    rows: Mapping[str, ReadableRows]
+    below: Mapping[str, int]
+
+
+class Rebuild(Protocol):
+    """Makes answers again. LookupError if the rows that one needs are not among those given."""
+
+    def __call__(
+        self, decided: Decided, rows: Mapping[str, ReadableRows], below: Mapping[str, int]
+    ) -> Rebuilt:
+        """The answer to one decision."""
+
+    def half_hours(self, decided: Decided, below: Mapping[str, int]) -> int:
+        """How many half hours it is about, if it may be made by `each`; 0 if by a call alone."""
+
+    def each(self, asked: Sequence[ToRebuild]) -> Sequence[Rebuilt]:
+        """What a call gives of each of these."""
 
 
 def impossible(outcomes: Iterable[AccessOutcome]) -> str:

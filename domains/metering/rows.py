@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import chain, compress
+from itertools import accumulate, chain, compress, pairwise
 from operator import itemgetter
 from typing import Final
 
@@ -129,8 +129,13 @@ class Versions:
         stored = [self.stored[place] for place in places]
         return Versions(self.days[at], self.offsets[at], self.rows[at], stored)
 
-    def below(self, offset: int) -> Versions:
-        """Those from below an offset in the log."""
+    def part(self, start: int, end: int) -> Versions:
+        """Those from a place on and before another."""
+        on = slice(start, end)
+        return Versions(self.days[on], self.offsets[on], self.rows[on], self.stored[on])
+
+    def below(self, offset: int | Ints) -> Versions:
+        """Those from below an offset in the log, or each from below its own."""
         if not len(self):
             return self
         earlier = self.offsets < offset
@@ -305,14 +310,20 @@ def columns_of_each(
     As `columns_of` gives them of one, made side by side: as if the days of each meter came after
     those of the meter before.
     """
-    first_day, days = _days_around(first, count)
+    _, days = _days_around(first, count)
     kept, refused = (
         _one_after_the_other(rows, mpxns, quantity, first, count, prefix).below(below)
         for prefix in (ROW_PREFIX, REFUSED_PREFIX)
     )
     every = columns_of(kept, 0, len(mpxns) * days * _DAY, refused)
-    starts = [number * days * _DAY + first - first_day * _DAY for number in range(len(mpxns))]
-    return [every.part(start, count, first) for start in starts]
+    return _parts(every, len(mpxns), first, count)
+
+
+def _parts(every: Columns, meters: int, first: int, count: int) -> list[Columns]:
+    """The half hours [first, first + count) of each meter, of all days of one after the other."""
+    first_day, days = _days_around(first, count)
+    begin = first - first_day * _DAY
+    return [every.part(number * days * _DAY + begin, count, first) for number in range(meters)]
 
 
 def _one_after_the_other(
@@ -324,3 +335,46 @@ def _one_after_the_other(
     first_day, days = _days_around(first, count)
     before = np.repeat(np.arange(len(mpxns)) * days, [len(said) for said in found])
     return replace(alone, days=alone.days - first_day + before)
+
+
+def versions_of_each(
+    rows: ReadableRows, mpxns: Sequence[str], quantity: str, first: int, count: int, prefix: bytes
+) -> list[Versions]:
+    """What `versions` gives of each of these meters, read side by side."""
+    found = rows.scan_each([_bounds(mpxn, quantity, first, count, prefix) for mpxn in mpxns])
+    every = _versions(chain.from_iterable(found))
+    edges = pairwise(accumulate(map(len, found), initial=0))
+    return [every.part(*edge) if edge[0] < edge[1] else NO_VERSIONS for edge in edges]
+
+
+def columns_as_of_each(
+    kept: Sequence[Versions],
+    refused: Sequence[Versions],
+    below: Sequence[int],
+    first: int,
+    count: int,
+) -> list[Columns]:
+    """The half hours [first, first + count) of each of several meters, each as of its own offset in
+    the log: as `columns_of` gives them of what stands below it, made side by side.
+    """
+    _, days = _days_around(first, count)
+    ends = np.array(below, np.int64)
+    said, not_taken = (_joined(each, ends, first, count) for each in (kept, refused))
+    every = columns_of(said, 0, len(kept) * days * _DAY, not_taken)
+    return _parts(every, len(kept), first, count)
+
+
+def _joined(each: Sequence[Versions], below: Ints, first: int, count: int) -> Versions:
+    """Those of each from below its own offset; days follow on those of the one before."""
+    counts = [len(one) for one in each]
+    if not any(counts):
+        return NO_VERSIONS
+    first_day, days = _days_around(first, count)
+    moved = np.repeat(np.arange(len(each)) * days - first_day, counts)
+    joined = Versions(
+        np.concatenate([one.days for one in each]) + moved,
+        np.concatenate([one.offsets for one in each]),
+        np.concatenate([one.rows for one in each]),
+        [*chain.from_iterable(one.stored for one in each)],
+    )
+    return joined.below(np.repeat(below, counts))

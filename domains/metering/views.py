@@ -14,10 +14,12 @@ from domains.metering.rows import (
     REFUSED_PREFIX,
     ROW_PREFIX,
     Versions,
+    columns_as_of_each,
     columns_of,
     columns_of_each,
     spoken_of,
     versions,
+    versions_of_each,
 )
 from spine.answer import Circumstances, Columns
 from spine.domain import ReadableRows
@@ -106,8 +108,31 @@ def everything_said(rows: ReadableRows, mpxn: str, quantity: str, interval: Inte
     """All that the log says of an interval of one meter."""
     first, count = _half_hours_of(interval)
     kept, refused = (versions(rows, mpxn, quantity, first, count, prefix) for prefix in _KINDS)
+    return _said(first, count, kept, refused)
+
+
+def everything_said_of_each(
+    rows: ReadableRows, mpxns: Sequence[str], quantity: str, interval: Interval
+) -> list[Said]:
+    """What `everything_said` gives of each of these meters, read side by side."""
+    first, count = _half_hours_of(interval)
+    kept, refused = (
+        versions_of_each(rows, mpxns, quantity, first, count, prefix) for prefix in _KINDS
+    )
+    return [_said(first, count, *both) for both in zip(kept, refused, strict=True)]
+
+
+def _said(first: int, count: int, kept: Versions, refused: Versions) -> Said:
     offsets = tuple(sorted({*kept.offsets.tolist(), *refused.offsets.tolist()}))
     return Said(first, count, kept, refused, offsets)
+
+
+def as_of_each(said: Sequence[Said], below_offsets: Sequence[int]) -> list[Columns]:
+    """What `Said.as_of` gives of each of these, which are of the same interval and at least one,
+    each as of its own offset, made side by side.
+    """
+    kept, refused = [each.kept for each in said], [each.refused for each in said]
+    return columns_as_of_each(kept, refused, below_offsets, said[0].first, said[0].count)
 
 
 def recorded_at(rows: ReadableRows, mpxn: str, quantity: str, interval: Interval) -> list[int]:

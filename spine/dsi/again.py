@@ -4,28 +4,34 @@ Exact, and no matter of trust: what the log says of some half hours changes only
 which it says something of them, and rows of equal columns and reasons have one digest. An answer of
 which every half hour has a value needs no reason, so that beside the columns only what the decision
 covers goes into it. Everything else, each answer's own decision and time included, is computed for
-each.
+each. What is new of several meters, each read as of its own position, is put together side by side.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final, TypeVar
 
-from domains.metering.views import Said, everything_said
+from domains.metering.views import Said, as_of_each, everything_said, everything_said_of_each
 from spine import trust
-from spine.answer import Columns, absent_runs, half_hours_digest
+from spine.answer import (
+    Columns,
+    HalfHours,
+    absent_runs,
+    half_hours_digest,
+    half_hours_digests,
+)
 from spine.domain import ReadableRows
 from spine.dsi.answering import Answer, Sources, answer, explained
 from spine.event import AbsentRun, Sealed
-from spine.gb import Interval
-from spine.policy import Permit
+from spine.gb import HALF_HOUR, Interval
+from spine.policy import Category, Permit
 from spine.rows import Decided
 from spine.sealing import Opened
-from spine.verdict import KEYS_NOT_AT_HAND
+from spine.verdict import KEYS_NOT_AT_HAND, ToRebuild
 
 KEPT_MAX: Final = 2_048
 KEPT_OF_ONE_MAX: Final = 8
@@ -33,9 +39,11 @@ KEPT_OF_ONE_MAX: Final = 8
 # half hour takes some 20 to 35 bytes each time it is kept, a run of absent ones some ten times it.
 HALF_HOURS_MAX: Final = 5_000_000
 RUN_AS_HALF_HOURS: Final = 8
+RECORDS: Final = frozenset({Category.METERING_POINT, Category.CONSENTS, Category.ASSET})
 
 K = TypeVar("K")
 V = TypeVar("V")
+_Over = tuple[str, datetime, datetime]
 _Asked = tuple[str, str, datetime, datetime]
 # What was sealed for a consumer reference, opened; or why that cannot be done.
 Keys = Callable[[str, Sequence[Sealed]], Opened | str]
@@ -68,6 +76,31 @@ class _Kept:
         return self.said.count * times + runs * RUN_AS_HALF_HOURS
 
 
+@dataclass(slots=True)
+class _Wanted:
+    """One of several answers that are made side by side, and what it is made from."""
+
+    decided: Decided
+    sources: Sources
+    kept: _Kept
+    below: int
+    version: int
+    columns: Columns | None = None
+    made: HalfHours | None = None
+
+    @classmethod
+    def of(cls, asked: ToRebuild, kept: _Kept) -> _Wanted:
+        sources = Sources(asked.rows, asked.below)
+        below = sources.below[trust.READINGS_TOPIC]
+        version = bisect_left(kept.said.offsets, below)
+        return cls(asked.decided, sources, kept, below, version, kept.columns.get(version))
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """The same for all that are of one meter's half hours as of one version."""
+        return id(self.kept), self.version
+
+
 def no_keys(subject: str, sealed: Sequence[Sealed]) -> Opened | str:
     """Of an auditor without the vault."""
     return KEYS_NOT_AT_HAND
@@ -94,6 +127,57 @@ class Rebuilder:
             return replace(made, untold=opened)
         return replace(made, digest=opened.digest)
 
+    def half_hours(self, decided: Decided, below: Mapping[str, int]) -> int:
+        """How many half hours the answer is about, if it can be made side by side with others by
+        `each`; 0 if it is made by itself.
+        """
+        request = decided.request
+        if request.category in RECORDS or trust.READINGS_TOPIC not in below:
+            return 0
+        return 1 + (request.interval_to - request.interval_from) // HALF_HOUR
+
+    def each(self, asked: Sequence[ToRebuild]) -> list[Answer]:
+        """What a call gives of each of these, of all of which `half_hours` says that it can be made
+        side by side.
+        """
+        wanted = list(map(_Wanted.of, asked, self._each_said(asked)))
+        known = {n: a for n, each in enumerate(wanted) if (a := _made_before(each)) is not None}
+        left = [each for number, each in enumerate(wanted) if number not in known]
+        _give_columns(left)
+        for each in left:
+            assert each.columns is not None
+            each.made = explained(each.decided, each.columns, each.sources)
+        made = iter(_hashed_each(left))
+        answers = [known[n] if n in known else next(made) for n in range(len(wanted))]
+        for each in left:
+            if self._kept.get(each.kept.asked) is each.kept:
+                self._bound(each.kept)
+        return answers
+
+    def _each_said(self, asked: Sequence[ToRebuild]) -> list[_Kept]:
+        """What is kept of each of these; what is new is looked for at once."""
+        found: dict[tuple[int, _Asked], _Kept] = {}
+        new: dict[tuple[int, _Over], list[ToRebuild]] = {}
+        places = [(id(each.rows[trust.READINGS_TOPIC]), _asked(each.decided)) for each in asked]
+        for place, each in zip(places, asked, strict=True):
+            if place in found:
+                continue
+            kept = self._kept.get(place[1])
+            if kept is not None and kept.rows is each.rows[trust.READINGS_TOPIC]:
+                found[place] = kept
+            else:
+                new.setdefault((place[0], place[1][1:]), []).append(each)
+        for (rows, over), alike in new.items():
+            members = list(dict.fromkeys(each.decided.member for each in alike))
+            store = alike[0].rows[trust.READINGS_TOPIC]
+            quantity, start, end = over
+            each_said = everything_said_of_each(store, members, quantity, Interval(start, end))
+            for member, said in zip(members, each_said, strict=True):
+                key = member, *over
+                self._drop(key)
+                found[rows, key] = self._kept[key] = _Kept(key, store, said)
+        return [found[place] for place in places]
+
     def _readings(self, decided: Decided, sources: Sources) -> Answer:
         kept = self._all_said(decided, sources.rows[trust.READINGS_TOPIC])
         below = sources.below[trust.READINGS_TOPIC]
@@ -111,20 +195,18 @@ class Rebuilder:
             fresh = made.recorded, half_hours_digest(made), absent_runs(made)
             hashed = _keep(kept.hashed, key, fresh, KEPT_OF_ONE_MAX)
         rebuilt = Answer(*hashed, made)
-        if columns.present.all():
+        if columns.whole:
             _keep(kept.whole, whole, rebuilt, KEPT_OF_ONE_MAX)
         self._bound(kept)
         return rebuilt
 
     def _all_said(self, decided: Decided, rows: ReadableRows) -> _Kept:
-        request = decided.request
-        quantity = request.measurement_quantity
-        key = decided.member, quantity, request.interval_from, request.interval_to
+        key = _asked(decided)
         kept = self._kept.get(key)
         if kept is None or kept.rows is not rows:
             self._drop(key)
-            asked = Interval(request.interval_from, request.interval_to)
-            said = everything_said(rows, decided.member, quantity, asked)
+            member, quantity, start, end = key
+            said = everything_said(rows, member, quantity, Interval(start, end))
             kept = self._kept[key] = _Kept(key, rows, said)
         return kept
 
@@ -146,6 +228,66 @@ def goes_into_whole(version: int, decided: Decided) -> _Whole:
     permit = decided.decision
     assert isinstance(permit, Permit)
     return version, permit.covered
+
+
+def _asked(decided: Decided) -> _Asked:
+    request = decided.request
+    quantity = request.measurement_quantity
+    return decided.member, quantity, request.interval_from, request.interval_to
+
+
+def _made_before(wanted: _Wanted) -> Answer | None:
+    return wanted.kept.whole.get(goes_into_whole(wanted.version, wanted.decided))
+
+
+def _rows(wanted: _Wanted) -> HalfHours:
+    assert wanted.made is not None
+    return wanted.made
+
+
+def _give_columns(wanted: Iterable[_Wanted]) -> None:
+    """To each that has none; those of equally long intervals are made at once."""
+    new: dict[tuple[int, int], dict[tuple[int, int], list[_Wanted]]] = {}
+    for each in wanted:
+        if each.columns is None:
+            over = each.kept.said.first, each.kept.said.count
+            new.setdefault(over, {}).setdefault(each.place, []).append(each)
+    for places in new.values():
+        firsts = [alike[0] for alike in places.values()]
+        made = as_of_each([each.kept.said for each in firsts], [each.below for each in firsts])
+        for alike, columns in zip(places.values(), made, strict=True):
+            _keep(alike[0].kept.columns, alike[0].version, columns, KEPT_OF_ONE_MAX)
+            for each in alike:
+                each.columns = columns
+
+
+def _hashed_each(wanted: Sequence[_Wanted]) -> list[Answer]:
+    """The answers of what was made; what is new of equally long rows is hashed at once."""
+    hashed: dict[tuple[int, int, bytes], _Hashed] = {}
+    new: dict[tuple[object, ...], dict[tuple[int, int, bytes], _Wanted]] = {}
+    keys = [(*each.place, _rows(each).absent.tobytes()) for each in wanted]
+    for key, each in zip(keys, wanted, strict=True):
+        known = hashed.get(key) or each.kept.hashed.get(key[1:])
+        if known is not None:
+            hashed[key] = known
+            continue
+        made = _rows(each)
+        alike = made.columns.first, len(made), len(made.mpxn), made.columns.qualities
+        new.setdefault(alike, {})[key] = each
+    for fresh in new.values():
+        rows = [_rows(each) for each in fresh.values()]
+        digests = half_hours_digests(rows)
+        for (key, each), made, digest in zip(fresh.items(), rows, digests, strict=True):
+            found = made.recorded, digest, absent_runs(made)
+            hashed[key] = _keep(each.kept.hashed, key[1:], found, KEPT_OF_ONE_MAX)
+    answers = []
+    for key, each in zip(keys, wanted, strict=True):
+        answer = Answer(*hashed[key], _rows(each))
+        if _rows(each).columns.whole:
+            whole = goes_into_whole(each.version, each.decided)
+            _keep(each.kept.whole, whole, answer, KEPT_OF_ONE_MAX)
+        answers.append(answer)
+    return answers
 
 
 def _keep(kept: dict[K, V], key: K, value: V, most: int) -> V:

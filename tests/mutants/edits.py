@@ -2233,6 +2233,13 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/core/test_days_at_once.py",),
     ),
     Mutant(
+        "answers made together are each read as of their own position",
+        "domains/metering/rows.py",
+        "    return joined.below(np.repeat(below, counts))\n",
+        "    return joined\n",
+        ("tests/core/test_audit_together.py",),
+    ),
+    Mutant(
         "a member is sent under its own decision",
         "spine/dsi/chunks.py",
         '        permit.consent_id if permit else "",\n',
