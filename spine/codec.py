@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from functools import lru_cache
 from io import BytesIO
 from typing import Any, Final
@@ -24,13 +24,12 @@ from spine.exact import RAW, Reader, reader_of, whole
 from spine.ledger.note import PublishedHead
 from spine.rows import COPIES_REMEMBERED_MAX, Malformed, Reading, Tools, UnknownSchema
 from spine.schemas import Schema, Schemas
-from spine.writing import writer_of
+from spine.writing import Said, Writer, said_by, writer_of
 
 MAGIC: Final = 0
 MAX_VALUE_BYTES: Final = 1 << 20
 # Of what was encoded to be appended: more than is on its way to the log and back at one time.
 WRITTEN_KEPT_MAX: Final = 8_192
-INT_END: Final = 1 << 31
 # What leaves are made of: as it stands in its record, so that it need not be written again.
 REQUEST: Final = "energyos.spine.AccessRequest"
 _FRAME = struct.Struct(">bI")
@@ -67,6 +66,7 @@ class Codec:
         # By itself, or fastavro would parse it again for each entry that is written.
         self._entry = fastavro.parse_schema(entries["type"]["items"])
         self._outcomes = writer_of(schemas.named("spine.AccessOutcomes").parsed)
+        self._writers: dict[type, tuple[bytes, Writer, Said | None]] = {}
         self._last: tuple[bytes | None, object, list[bytes]] = None, None, []
         self._written: dict[bytes, object] = {}
         self._readers: dict[int, tuple[Reader, bool]] = {}
@@ -82,14 +82,20 @@ class Codec:
         """The same, for what this process will meet in the log again: when it does, those very
         bytes need not be read to know what they say.
         """
-        schema = self.schemas.named(self._names[type(value)])
-        plain = _plain(value)
-        framed = _framed(schema, plain)
-        if _is_all_said(plain.values()):
+        frame, write, all_said = self._writers.get(type(value)) or self._writer(type(value))
+        framed = frame + write(value)
+        if all_said is None or all_said(value):
             if len(self._written) >= WRITTEN_KEPT_MAX:
                 self._written.clear()
             self._written[framed] = value
         return framed
+
+    def _writer(self, kind: type) -> tuple[bytes, Writer, Said | None]:
+        """What writes values of a type, with the frame before them; made when first needed."""
+        schema = self.schemas.named(self._names[kind])
+        frame = _FRAME.pack(MAGIC, schema.id)
+        made = self._writers[kind] = frame, writer_of(schema.parsed), said_by(schema.parsed)
+        return made
 
     def decode(self, framed: bytes) -> object:
         """The record value in those bytes; raises Malformed or UnknownSchema.
@@ -217,26 +223,6 @@ def _framed(schema: Schema, plain: Any) -> bytes:
     out.write(_FRAME.pack(MAGIC, schema.id))
     fastavro.schemaless_writer(out, schema.parsed, plain)
     return out.getvalue()
-
-
-def _is_all_said(parts: Iterable[Any]) -> bool:
-    """Whether reading is sure to give all of it back. Of an instant Avro says neither microseconds
-    nor the time zone; an `int` of more than 32 bits is written and not read.
-    """
-    for part in parts:
-        kind = type(part)
-        if kind is datetime:
-            if part.tzinfo is not UTC or part.microsecond % 1_000:
-                return False
-        elif kind is int:
-            if not -INT_END <= part < INT_END:
-                return False
-        elif kind is dict:
-            if not _is_all_said(part.values()):
-                return False
-        elif (kind is tuple or kind is list) and not _is_all_said(part):
-            return False
-    return True
 
 
 def _plain(value: object) -> Any:

@@ -104,7 +104,7 @@ class Coordinator:
         """
         await self._admit(subject, command, by)
         fold = self.live(subject).stored.fold
-        self._ready(fold, subject)
+        self._check_ready(fold, subject)
         now = _now(fold)
         before = after = fold.subject(subject).state
         for event in self._decided(fold, before, command, now):
@@ -121,7 +121,7 @@ class Coordinator:
         fold = live.stored.fold
         if (earlier := self.earlier(order)) is not None:
             return earlier
-        self._ready(fold, order.subject)
+        self._check_ready(fold, order.subject)
         row, now = fold.subject(order.subject), _now(fold)
         events = self._decided(fold, row.state, order.command, now)
         if not events and self._tightens(order.command):
@@ -133,7 +133,7 @@ class Coordinator:
             return Handled(
                 self.domain.topic, fold.partition, row.offset, row.entry, False, changed=False
             )
-        command = self._command(order, row, events, now)
+        command = self._command(order, row, self._facts(events, now))
         appended = await self._writer.write(
             RecordType.FACTS,
             self.domain.topic,
@@ -152,11 +152,13 @@ class Coordinator:
     def _decided(self, fold: PartitionFold, state: Any, command: Any, now: datetime) -> Any:
         return self.domain.decide(state, under_policy(fold, command), now)
 
-    def _command(
-        self, order: Order, row: Subject, events: Sequence[object], now: datetime
-    ) -> Command:
-        """The command of an order that was decided on that row."""
+    def _facts(self, events: Sequence[object], now: datetime) -> tuple[Fact, ...]:
+        """The facts that these events are, decided at that moment."""
         encode, event_type = self._writer.codec.encode_to_append, self.domain.event_type
+        return tuple(Fact(event_type(event), now, encode(event)) for event in events)
+
+    def _command(self, order: Order, row: Subject, facts: tuple[Fact, ...]) -> Command:
+        """The command of an order that was decided on that row."""
         return Command(
             order.id,
             order.subject,
@@ -164,7 +166,7 @@ class Coordinator:
             row.offset,
             row.entry,
             f"{order.actor.role}/{order.actor.party}",
-            tuple(Fact(event_type(event), now, encode(event)) for event in events),
+            facts,
         )
 
     async def _folded(self, live: LiveFold, offset: int) -> None:
@@ -206,18 +208,19 @@ class Coordinator:
     ) -> None:
         """Decide and append what concerns one partition, a record of different subjects a time."""
         live = self.live(orders[places[0]].subject)
-        refused: dict[Actor, SpineError | None] = {}
+        sitting = _Sitting()
         while places:
             taken, places = next_record(orders, places)
             async with self._turns.about({orders[place].subject for place in taken}):
                 about = [(orders[place].subject, orders[place].id) for place in taken]
                 fold = live.stored.fold
                 fold.read_ahead(self.domain, about)
+                sitting.begin(fold, self._writer.signer.kid)
                 commands: list[Command] = []
                 decided: list[int] = []
                 for place in taken:
                     try:
-                        made = await self._decide_one(live, orders[place], refused)
+                        made = await self._decide_one(live, orders[place], sitting)
                     except SpineError as error:
                         answers[place] = error
                         continue
@@ -232,33 +235,41 @@ class Coordinator:
                         answers[place] = answer
 
     async def _decide_one(
-        self, live: LiveFold, order: Order, refused: dict[Actor, SpineError | None]
+        self, live: LiveFold, order: Order, sitting: _Sitting
     ) -> Command | Handled:
         """The command to append for an order, or where it was applied before, or "already so"."""
-        fold = live.stored.fold
+        fold, kid = live.stored.fold, self._writer.signer.kid
         if (applied := fold.applied_command(order.id)) is not None:
             return self._replayed(order, applied)
-        self._ready(fold, order.subject)
+        if sitting.unready is not None:
+            raise sitting.unready
+        _check_open(fold, order.subject)
         tightens = self._tightens(order.command)
         if not tightens:
+            refused = sitting.refused
             if order.actor not in refused:
                 refused[order.actor] = None
                 try:
                     await check_accredited(self._folds, live, order.actor)
                 except SpineError as error:
                     refused[order.actor] = error
+                sitting.begin(fold, kid)
             if (error_ := refused[order.actor]) is not None:
                 raise error_
-        row, now = fold.subject(order.subject), _now(fold)
-        events = self._decided(fold, row.state, order.command, now)
+        row = fold.subject(order.subject)
+        events = self._decided(fold, row.state, order.command, sitting.now)
         if not events and tightens:
             await self._barrier(live)
-            row, now = fold.subject(order.subject), _now(fold)
-            events = self._decided(fold, row.state, order.command, now)
+            sitting.begin(fold, kid)
+            row = fold.subject(order.subject)
+            events = self._decided(fold, row.state, order.command, sitting.now)
         if not events:
             at = (self.domain.topic, fold.partition, row.offset, row.entry)
             return Handled(*at, False, changed=False)
-        return self._command(order, row, events, now)
+        facts = sitting.facts.get(events)
+        if facts is None:
+            facts = sitting.facts[events] = self._facts(events, sitting.now)
+        return self._command(order, row, facts)
 
     async def _append_all(
         self, live: LiveFold, commands: tuple[Command, ...]
@@ -304,15 +315,39 @@ class Coordinator:
             self.domain.topic, live.stored.partition, applied.offset, applied.entry, True
         )
 
-    def _ready(self, fold: PartitionFold, subject: str) -> None:
-        """A signer uses a key only where its own fold has seen it; closed meters take no facts."""
-        key = fold.key(self._writer.signer.kid)
-        if fold.head is None or key is None or key.revoked:
-            raise Pushback(Reason.KEY_NOT_SEEN, "our key does not count in the partition")
-        if (closed := fold.closed(subject)) is not None:
-            raise Pushback(
-                closed, "closed until a build understands what it holds", retry_after_s=60
-            )
+    def _check_ready(self, fold: PartitionFold, subject: str) -> None:
+        """Pushback unless facts of the subject can be signed and appended."""
+        if (unready := _unready(fold, self._writer.signer.kid)) is not None:
+            raise unready
+        _check_open(fold, subject)
+
+
+class _Sitting:
+    """What orders of one partition are decided by alike: as long as nobody else has a turn, they
+    are decided at one moment, and what is said of many is written once.
+    """
+
+    def __init__(self) -> None:
+        self.refused: dict[Actor, SpineError | None] = {}
+
+    def begin(self, fold: PartitionFold, kid: bytes) -> None:
+        """Go by what the fold has come to meanwhile."""
+        self.now, self.unready = _now(fold), _unready(fold, kid)
+        self.facts: dict[Sequence[object], tuple[Fact, ...]] = {}
+
+
+def _unready(fold: PartitionFold, kid: bytes) -> Pushback | None:
+    """Why nothing may be signed: a signer uses a key only where its own fold has seen it."""
+    key = fold.key(kid)
+    if fold.head is None or key is None or key.revoked:
+        return Pushback(Reason.KEY_NOT_SEEN, "our key does not count in the partition")
+    return None
+
+
+def _check_open(fold: PartitionFold, subject: str) -> None:
+    """Closed meters take no facts."""
+    if (closed := fold.closed(subject)) is not None:
+        raise Pushback(closed, "closed until a build understands what it holds", retry_after_s=60)
 
 
 def _other_request() -> Conflict:

@@ -1,4 +1,4 @@
-"""A record of outcomes is written, part by part, as fastavro writes it."""
+"""What is written part by part has the bytes that fastavro writes: outcomes, facts and events."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from domains.consumers.events import ConsentGranted, ConsentTermsRecorded
+from domains.consumers.record import RecordTerms
 from spine.codec import _framed, _plain
+from spine.codelist import Attribute, CodeListed
 from spine.errors import Bug
-from spine.event import AbsentRun, AccessOutcome, AccessOutcomes
+from spine.event import AbsentRun, AccessOutcome, AccessOutcomes, Command, Fact, Facts, Sealed
+from spine.trust import ParticipantAdmitted
 from spine.writing import writer_of
 from tests.helpers.records import CODEC
 
@@ -37,9 +41,49 @@ def test_outcomes_have_the_bytes_that_they_always_had(record: AccessOutcomes) ->
     assert CODEC.decode(written) == record
 
 
-@pytest.mark.parametrize(
-    "schema", ["double", ["null", "string"], {"type": "int", "logicalType": "date"}]
+seals = st.none() | st.builds(Sealed, texts, octets, octets, texts)
+facts = st.builds(
+    Facts,
+    *(texts, ints),
+    st.lists(
+        st.builds(
+            Command,
+            *(octets, texts, octets, longs, ints, texts),
+            st.lists(st.builds(Fact, texts, instants, octets), max_size=2).map(tuple),
+        ),
+        max_size=3,
+    ).map(tuple),
 )
+granted = st.builds(
+    ConsentGranted,
+    *(texts, texts, texts, texts, texts),
+    st.lists(texts, max_size=3).map(tuple),
+    *(instants, instants, instants, instants),
+    *(octets, texts, seals, texts, texts),
+)
+recorded = st.builds(
+    ConsentTermsRecorded,
+    texts,
+    st.builds(
+        RecordTerms, onward_sharing=st.booleans(), recipients=st.lists(texts, max_size=2).map(tuple)
+    ),
+    instants,
+)
+listed = st.builds(
+    CodeListed,
+    *(texts, texts, texts),
+    st.lists(st.builds(Attribute, texts, texts), max_size=2).map(tuple),
+    *(st.dates(), st.none() | st.dates(), texts, texts),
+)
+admitted = st.builds(ParticipantAdmitted, texts)
+
+
+@given(facts | granted | recorded | listed | admitted)
+def test_what_is_to_be_appended_has_the_bytes_that_it_always_had(value: object) -> None:
+    assert CODEC.encode_to_append(value) == CODEC.encode(value)
+
+
+@pytest.mark.parametrize("schema", ["double", ["string", "null"], ["null", "string", "int"]])
 def test_of_a_schema_with_more_nothing_is_written(schema: object) -> None:
     with pytest.raises(Bug):
         writer_of(schema)

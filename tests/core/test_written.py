@@ -86,7 +86,7 @@ def test_what_bytes_do_not_say_is_not_remembered(
     at: datetime, checked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not checked:
-        monkeypatch.setattr(spine_codec, "_is_all_said", lambda parts: True)
+        monkeypatch.setattr(spine_codec, "said_by", lambda schema: None)
     here, event = own(), structs.replace(moved_in(), effective_from=at)
     framed = here.encode_to_append(event)
     name = CONSUMERS.event_type(event)

@@ -515,9 +515,9 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "bytes that do not say all of a value do not stand for it",
-        "spine/codec.py",
-        "            if part.tzinfo is not UTC or part.microsecond % 1_000:\n",
-        "            if False:\n",
+        "spine/writing.py",
+        "lambda at: at.tzinfo is UTC and not at.microsecond % 1_000",
+        "lambda at: True",
         ("tests/core/test_written.py",),
     ),
     Mutant(
@@ -572,6 +572,13 @@ MUTANTS: tuple[Mutant, ...] = (
         "        waiting = self._pending.copy()\n"
         "        if not waiting:\n",
         STORE,
+    ),
+    Mutant(
+        "what is decided after a barrier is decided by what the fold has come to",
+        "spine/coordinator.py",
+        "            await self._barrier(live)\n            sitting.begin(fold, kid)\n",
+        "            await self._barrier(live)\n",
+        ("tests/core/test_bulk_decided.py",),
     ),
     Mutant(
         "one key of two requests in two records is a conflict",
