@@ -15,6 +15,7 @@ from typing import Final
 # Begun once and copied for each hash, which takes less than to begin anew.
 _LEAF: Final = hashlib.sha256(b"\x00")
 _NODE: Final = hashlib.sha256(b"\x01")
+_INDEX: Final = struct.Struct(">I").pack
 
 
 def leaf_hash(data: bytes) -> bytes:
@@ -45,10 +46,11 @@ def root(leaves: Sequence[bytes]) -> bytes:
     """The Merkle tree hash of leaf hashes; of none, SHA-256 of nothing."""
     if not leaves:
         return hashlib.sha256(b"").digest()
-    if len(leaves) == 1:
-        return leaves[0]
-    split = _split(len(leaves))
-    return node_hash(root(leaves[:split]), root(leaves[split:]))
+    level = list(leaves)
+    while len(level) > 1:  # the last of an odd number is a subtree of the level above as it is
+        alone = [level.pop()] if len(level) % 2 else []
+        level = parents(level) + alone
+    return level[0]
 
 
 def path(leaves: Sequence[bytes], index: int) -> tuple[bytes, ...]:
@@ -80,7 +82,7 @@ def root_from_path(leaf: bytes, index: int, size: int, siblings: Sequence[bytes]
 
 def salt(seed: bytes, index: int) -> bytes:
     """The 16-byte salt of one entry: HMAC-SHA-256(seed, index), truncated."""
-    return hmac.digest(seed, struct.pack(">I", index), "sha256")[:16]
+    return hmac.digest(seed, _INDEX(index), "sha256")[:16]
 
 
 def salted_leaf(entry_salt: bytes, entry: bytes) -> bytes:
@@ -90,7 +92,7 @@ def salted_leaf(entry_salt: bytes, entry: bytes) -> bytes:
 
 def salted_root(seed: bytes, entries: Sequence[bytes]) -> bytes:
     """The root over all entries of a record, each under its own salt."""
-    return root([salted_leaf(salt(seed, i), entry) for i, entry in enumerate(entries)])
+    return root([leaf_hash(salt(seed, i) + entry) for i, entry in enumerate(entries)])
 
 
 def _split(size: int) -> int:
