@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from spine import reducers, trust
 from spine.answer import Release
 from spine.audit_report import EVERYTHING, AuditReport, Balance, Line, Selection
-from spine.audit_turns import AS_MOST_ARE, Found, Turns, Waiting
+from spine.audit_sight import Sight
+from spine.audit_turns import AS_MOST_ARE, NO_HONEST_SERVER, Found, Turns, Waiting
 from spine.domain import ReadableRows
 from spine.errors import Reason
 from spine.event import (
@@ -43,14 +45,12 @@ from spine.verdict import (
     policy_missing,
     refused_blindly,
     unread,
-    unread_below,
 )
 from spine.view import Hold, Void
 
 # Outcomes first: the log may grow meanwhile, and what they speak of is then found in the others.
 AUDITED: Final = (trust.OUTCOMES_TOPIC, *trust.DATA_TOPICS, trust.CONSUMER_LOG)
 VERSIONS_CONTRADICT: Final = "its records and the outcome name different reducer versions"
-NO_HONEST_SERVER: Final = "no server that keeps the rules records this"
 
 SaidAt = Callable[[Decided, Mapping[str, ReadableRows]], tuple[str, Iterable[int]]]
 
@@ -74,8 +74,7 @@ class Means:
     selection: Selection = EVERYTHING
 
 
-@dataclass(frozen=True, slots=True)
-class _Told:
+class _Told(Struct, frozen=True):
     """An outcome, when it was appended, and what its record says that it rests on."""
 
     outcome: AccessOutcome
@@ -98,6 +97,7 @@ class PartitionPass:
         self._unread: set[int] = set()
         self._oddities = {t: Oddities(f"{t}-{partition}") for t in AUDITED}
         self._doubted: list[tuple[Line, Doubt]] = []
+        self._sight: Sight | None = None
         self._turns = Turns(means.rebuild, self._compare_rebuilt, self._say)
 
     def fold(self, topic: str, progress: Callable[[int, int], None]) -> int:
@@ -152,6 +152,7 @@ class PartitionPass:
             self._nothing_decided(record)
             return
         vectors = self._requests(record).vectors
+        self._sight = None
         for each in decided:
             index = each.request.vector
             self._judge(record, each, vectors[index] if 0 <= index < len(vectors) else ())
@@ -302,28 +303,19 @@ class PartitionPass:
         What comes out the same is the same, by whatever reducers; a difference is one only if
         those it rests on are at hand.
         """
-        topics = (trust.CONSUMER_LOG, *(position.topic for position in vector))
-        unknown = self._means.at_hand.missing(rests_on, topics)
-        for position in vector:
-            if position.topic not in (*trust.DATA_TOPICS, trust.CONSUMER_LOG):
-                return Verdict.CANNOT_TELL, f"no view of {position.topic} is at hand", ""
-            if position.partition != self._partition:
-                why = "the request names positions of another partition"
-                return Verdict.DIFFERENT, why, NO_HONEST_SERVER
-            data = self._folds[position.topic].fold
-            assert data.head is not None
-            if data.head.next_offset < position.offset:
-                why = f"{position.topic} does not reach that far any more"
-                return Verdict.CANNOT_TELL, why, ""
-            unknown = unknown or unread_below(data, decided.member, position.offset)
-        rows = {p.topic: self._folds[p.topic].store for p in vector}
-        below = {p.topic: p.offset for p in vector}
-        half_hours = self._means.rebuild.half_hours(decided, below)
-        waiting = Waiting(ToRebuild(decided, rows, below), outcome, unknown, half_hours)
+        sight = self._sight
+        if sight is None or sight.vector is not vector:
+            sight = self._sight = Sight.of(vector, self._folds, self._partition)
+        if sight.wrong is not None:
+            return sight.wrong
+        unread = sight.unread(self._folds, decided.member)
+        rebuild, asked = self._means.rebuild, ToRebuild(decided, sight.rows, sight.below)
+        half_hours = rebuild.half_hours(decided, sight.below)
+        waiting = Waiting(asked, outcome, rests_on, unread, half_hours)
         if half_hours:
             return waiting
         try:
-            rebuilt = self._means.rebuild(decided, rows, below)
+            rebuilt = rebuild(decided, sight.rows, sight.below)
         except LookupError:
             why = "the request names no positions for what it asks"
             return Verdict.DIFFERENT, why, NO_HONEST_SERVER
@@ -334,8 +326,10 @@ class PartitionPass:
         if not difference:
             cannot_tell = rebuilt.untold  # all but the texts was the same
             return (Verdict.CANNOT_TELL, cannot_tell, "") if cannot_tell else AS_MOST_ARE
-        if waiting.unknown:
-            return Verdict.CANNOT_TELL, waiting.unknown, ""
+        topics = (trust.CONSUMER_LOG, *waiting.asked.below)
+        unknown = self._means.at_hand.missing(waiting.rests_on, topics)
+        if unknown := unknown or waiting.unread:
+            return Verdict.CANNOT_TELL, unknown, ""
         because = self._explain_answer(waiting.asked, waiting.outcome)
         return Verdict.DIFFERENT, difference, because
 

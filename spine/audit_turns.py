@@ -7,34 +7,38 @@ positions that its request names, and nothing is put below them any more.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from spine.audit_report import Line
 from spine.event import AccessOutcome
+from spine.reducers import Versions
 from spine.verdict import Rebuild, Rebuilt, ToRebuild, Verdict
 
 # So many lines wait at most; fewer, if their answers are of more half hours than this.
 TOGETHER_MAX: Final = 256
 HALF_HOURS_TOGETHER_MAX: Final = 200_000
 
+NO_HONEST_SERVER: Final = "no server that keeps the rules records this"
+
 # Verdict, why, and what explains it.
 Found = tuple[Verdict, str, str]
 AS_MOST_ARE: Final[Found] = (Verdict.SAME, "", "")
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(Struct, frozen=True):
     """An answer to be held against its outcome once it is made again; of so many half hours.
 
-    `unknown`: why it would be no difference if it came out otherwise.
+    `rests_on` is what the outcome's records say of that; `unread`, why another build may know more
+    of what it was made from.
     """
 
     asked: ToRebuild
     outcome: AccessOutcome
-    unknown: str
+    rests_on: Versions
+    unread: str
     half_hours: int
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from datetime import date, datetime
 from functools import lru_cache
 from io import BytesIO
@@ -144,13 +145,11 @@ class Codec:
         """What reads a schema, made when it is first needed, and whether it makes values of the
         class itself; what it gives otherwise is plain.
         """
-        if schema is self.schemas.named(schema.name) and cls is not AccessRequests:
-            try:
-                found = reader_of(schema.parsed, made=cls), True
-            except LookupError:  # a field is of another type than Avro knows
-                found = reader_of(schema.parsed), False
-        else:
-            found = reader_of(schema.parsed, REQUEST), False
+        found = reader_of(schema.parsed, REQUEST), False
+        if schema is self.schemas.named(schema.name):
+            # If not: a field is of another type than Avro knows.
+            with suppress(LookupError):
+                found = reader_of(schema.parsed, REQUEST, cls), True
         self._readers[schema.id] = found
         return found
 
@@ -168,7 +167,7 @@ class Codec:
             raise Malformed(f"{schema.name} has no place here")
         reader, makes = self._readers.get(schema_id) or self._reader(schema, cls)
         try:
-            plain = whole(reader, framed, _FRAME.size)
+            plain = whole(reader, framed, _FRAME.size, entries)
             if makes:
                 return plain
             if cls is AccessRequests and entries is not None:

@@ -24,7 +24,7 @@ from spine.errors import Bug
 # Value and the place after it, of the bytes from a place on. ValueError, LookupError, EOFError or
 # OverflowError for what is not the one way to write a value. Whoever calls one looks whether the
 # place is still in the bytes (`whole`): of a text that is cut short it lies beyond.
-Reader = Callable[[bytes, int], tuple[Any, int]]
+Reader = Callable[..., tuple[Any, int]]
 
 RAW: Final = ""  # no field is called that
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -39,22 +39,25 @@ def reader_of(schema: Any, raw_of: str = "", made: Any = None) -> Reader:
 
     Of records of the name `raw_of` the bytes that they were read from are among their fields, as
     `RAW`: there is no other way to write them. With a type `made`, values of that type are made
-    instead of plain ones; LookupError if its fields are not those of the schema, each of its type.
+    instead of plain ones, and those bytes added to a list that the reader is given; LookupError if
+    its fields are not those of the schema, each of its type.
 
     A fold reads every fact in the log, so Python is written for each schema, in which nothing is
     called for a field as most are: a text of up to 63 bytes, a number of one byte, an instant.
     """
     source = _Source(raw_of)
     value = source.value(schema, made, 1)
-    lines = ["def read(raw, at):", *source.lines, f"    return {value}, at"]
+    lines = ["def read(raw, at, raws=None):", *source.lines, f"    return {value}, at"]
     exec("\n".join(lines), source.known)
     reader: Reader = source.known["read"]
     return reader
 
 
-def whole(reader: Reader, raw: bytes, at: int) -> Any:
-    """The value from that place to the end of the bytes; ValueError if any are left over."""
-    value, end = reader(raw, at)
+def whole(reader: Reader, raw: bytes, at: int, raws: list[bytes] | None = None) -> Any:
+    """The value from that place to the end of the bytes; ValueError if any are left over. `raws`
+    gets the bytes of each record that the reader was to tell them of, where it makes values.
+    """
+    value, end = reader(raw, at, raws)
     if end != len(raw):
         raise ValueError("cut short, or bytes left over")
     return value
@@ -102,7 +105,7 @@ class _Source:
         types_ = _fields_of(made)
         if types_ is not None and set(types_) != {field["name"] for field in fields}:
             raise LookupError(f"{name} has other fields than {made}")
-        raw = name == self._raw_of and types_ is None
+        raw = name == self._raw_of
         if raw:
             self._add(depth, f"{start} = at")
         found = {
@@ -114,10 +117,22 @@ class _Source:
             parts += [f"{RAW!r}: raw[{start}:at]"] if raw else []
             self._add(depth, f"{value} = {{{', '.join(parts)}}}")
         else:
-            maker = self._name("Make")
-            self.known[maker] = made
-            self._add(depth, f"{value} = {maker}({', '.join(found[key] for key in types_)})")
+            self._make(value, made, {key: found[key] for key in types_}, depth)
+            if raw:
+                self._add(depth, "if raws is not None:", f"    raws.append(raw[{start}:at])")
         return value
+
+    def _make(self, value: str, made: Any, fields: dict[str, str], depth: int) -> None:
+        maker, draft = self._name("Make"), _draft_of(made)
+        self.known[maker] = made
+        if draft is None:
+            self._add(depth, f"{value} = {maker}({', '.join(fields.values())})")
+            return
+        begun = self._name("Draft")
+        self.known[begun] = draft
+        self._add(depth, f"{value} = {begun}()")
+        self._add(depth, *(f"{value}.{key} = {part}" for key, part in fields.items()))
+        self._add(depth, f"{value}.__class__ = {maker}")
 
     def _optional(self, value: str, inner: Any, made: Any, depth: int) -> None:
         if made is not None:
@@ -152,6 +167,18 @@ class _Source:
     def _name(self, kind: str) -> str:
         self._count += 1
         return f"{kind}{self._count}"
+
+
+def _draft_of(made: Any) -> type | None:
+    """A class of the same slots that may be written, so that a value of it becomes one of `made`.
+    A frozen dataclass sets each field by a call, which takes longer than to read it. None where
+    more is done than to set fields, or less is known of them.
+    """
+    fields = tuple(getattr(made, "__dataclass_fields__", ()))
+    plain = vars(made).get("__slots__") == fields and made.__bases__ == (object,)
+    if not fields or not plain or hasattr(made, "__post_init__"):
+        return None
+    return type(f"{made.__name__}Draft", (), {"__slots__": fields})
 
 
 def _fields_of(made: Any) -> dict[str, Any] | None:

@@ -23,6 +23,9 @@ from importlib import import_module, resources
 from typing import Self
 from zoneinfo import ZoneInfo
 
+from msgspec import Struct
+from msgspec.structs import force_setattr
+
 from spine.errors import Invalid, Reason
 
 MPAN_DIGITS = 13
@@ -219,8 +222,7 @@ def utc_half_hour(day: int, period: int) -> Interval:
     return Interval.of_half_hour(day * PERIODS_PER_UTC_DAY + period - 1)
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Interval:
+class Interval(Struct, frozen=True, order=True):
     """A stretch of time [start, end): the start belongs to it, the end does not. Always UTC."""
 
     start: datetime
@@ -228,8 +230,8 @@ class Interval:
 
     def __post_init__(self) -> None:
         if self.start.tzinfo is not UTC or self.end.tzinfo is not UTC:
-            object.__setattr__(self, "start", utc(self.start))
-            object.__setattr__(self, "end", utc(self.end))
+            force_setattr(self, "start", utc(self.start))
+            force_setattr(self, "end", utc(self.end))
         if self.end <= self.start:
             message = "an interval ends after it starts"
             raise Invalid(Reason.INTERVAL_INVALID, message, field="interval")

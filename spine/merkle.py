@@ -15,6 +15,10 @@ from typing import Final
 # Begun once and copied for each hash, which takes less than to begin anew.
 _LEAF: Final = hashlib.sha256(b"\x00")
 _NODE: Final = hashlib.sha256(b"\x01")
+_INDEX: Final = struct.Struct(">I").pack
+# Of HMAC: the length of a block of SHA-256, and each byte as it is in the inner and outer key.
+_BLOCK: Final = 64
+_INNER, _OUTER = (bytes(byte ^ pad for byte in range(256)) for pad in (0x36, 0x5C))
 
 
 def leaf_hash(data: bytes) -> bytes:
@@ -45,10 +49,11 @@ def root(leaves: Sequence[bytes]) -> bytes:
     """The Merkle tree hash of leaf hashes; of none, SHA-256 of nothing."""
     if not leaves:
         return hashlib.sha256(b"").digest()
-    if len(leaves) == 1:
-        return leaves[0]
-    split = _split(len(leaves))
-    return node_hash(root(leaves[:split]), root(leaves[split:]))
+    level = list(leaves)
+    while len(level) > 1:  # the last of an odd number is a subtree of the level above as it is
+        alone = [level.pop()] if len(level) % 2 else []
+        level = parents(level) + alone
+    return level[0]
 
 
 def path(leaves: Sequence[bytes], index: int) -> tuple[bytes, ...]:
@@ -80,7 +85,22 @@ def root_from_path(leaf: bytes, index: int, size: int, siblings: Sequence[bytes]
 
 def salt(seed: bytes, index: int) -> bytes:
     """The 16-byte salt of one entry: HMAC-SHA-256(seed, index), truncated."""
-    return hmac.digest(seed, struct.pack(">I", index), "sha256")[:16]
+    return hmac.digest(seed, _INDEX(index), "sha256")[:16]
+
+
+def salts(seed: bytes, count: int) -> list[bytes]:
+    """The salts of the first entries, as `salt` gives each: what all have in common is hashed once
+    (RFC 2104).
+    """
+    key = (hashlib.sha256(seed).digest() if len(seed) > _BLOCK else seed).ljust(_BLOCK, b"\x00")
+    inner, outer = hashlib.sha256(key.translate(_INNER)), hashlib.sha256(key.translate(_OUTER))
+    made = []
+    for index in range(count):
+        within, around = inner.copy(), outer.copy()
+        within.update(_INDEX(index))
+        around.update(within.digest())
+        made.append(around.digest()[:16])
+    return made
 
 
 def salted_leaf(entry_salt: bytes, entry: bytes) -> bytes:
@@ -90,7 +110,8 @@ def salted_leaf(entry_salt: bytes, entry: bytes) -> bytes:
 
 def salted_root(seed: bytes, entries: Sequence[bytes]) -> bytes:
     """The root over all entries of a record, each under its own salt."""
-    return root([salted_leaf(salt(seed, i), entry) for i, entry in enumerate(entries)])
+    both = zip(salts(seed, len(entries)), entries, strict=True)
+    return root([leaf_hash(entry_salt + entry) for entry_salt, entry in both])
 
 
 def _split(size: int) -> int:

@@ -9,7 +9,6 @@ by the occupier of *this* tenancy, whose scope holds purpose, category and inter
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
@@ -149,8 +148,7 @@ class MeterAccess(Struct, frozen=True):
         return next((t for t in self.tenancies if t.live_at(now)), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Permit:
+class Permit(Struct, frozen=True):
     """The read is allowed for the covered intervals, under this consent if one was needed."""
 
     covered: tuple[Interval, ...]
@@ -158,8 +156,7 @@ class Permit:
     consent_version: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Refuse:
+class Refuse(Struct, frozen=True):
     """The read is refused. `concerned` says whether the caller may be told why (rule 9).
 
     A caller that is named in a consent of the meter, or occupies it, is concerned; to anybody else
@@ -178,8 +175,7 @@ class Refuse:
 Decision = Permit | Refuse
 
 
-@dataclass(frozen=True, slots=True)
-class Situation:
+class Situation(Struct, frozen=True):
     """What the fold knows of one meter and one caller when it reaches a request."""
 
     access: MeterAccess | None
@@ -213,9 +209,8 @@ def judge(
         return Refuse(unfit, concerned=True)
     if (unaccredited := _accreditation(request, situation, data["version"])) is not None:
         return Refuse(unaccredited, concerned=True)
-    concerned = _is_concerned(request, situation.access)
     if situation.closed is not None:
-        return Refuse(situation.closed, concerned)
+        return Refuse(situation.closed, _is_concerned(request, situation.access))
     if situation.access is None:
         return Refuse(Reason.METER_UNKNOWN)
     match request.basis:
@@ -226,11 +221,11 @@ def judge(
         case _:
             decision = appointed(request, situation.access)
     if isinstance(decision, Refuse):
-        return Refuse(decision.reason, concerned)
+        return Refuse(decision.reason, _is_concerned(request, situation.access))
     asked = Interval(request.interval_from, request.interval_to)
-    covered = tuple(part for c in decision.covered if (part := asked.intersect(c)) is not None)
+    covered = tuple([part for c in decision.covered if (part := asked.intersect(c)) is not None])
     if not covered:
-        return Refuse(Reason.INTERVAL_NOT_COVERED, concerned)
+        return Refuse(Reason.INTERVAL_NOT_COVERED, _is_concerned(request, situation.access))
     return Permit(covered, decision.consent_id, decision.consent_version)
 
 
@@ -321,7 +316,9 @@ def _by_consent(request: AccessRequest, access: MeterAccess, now: datetime) -> D
         return Permit((_ALWAYS,)) if theirs else Refuse(Reason.NO_CONSENT)
     nearest = Reason.NO_CONSENT
     live: list[Permit] = []
-    for consent in sorted(theirs, key=lambda c: (c.changed_at, c.consent_id)):
+    if len(theirs) > 1:
+        theirs.sort(key=lambda c: (c.changed_at, c.consent_id))
+    for consent in theirs:
         if consent.purpose != request.purpose or not _covers(consent, request.category):
             if nearest is Reason.NO_CONSENT:
                 nearest = Reason.CONSENT_SCOPE

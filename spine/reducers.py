@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Final
 
 from spine import trust
@@ -25,6 +27,9 @@ LETTERS: Final[Mapping[str, str]] = {
     trust.METERING_TOPIC: "m",
     trust.READINGS_TOPIC: "r",
 }
+_TOPICS: Final = {letter: topic for topic, letter in LETTERS.items()}
+# All records of a build say the same; one that does not is at most as long as a record.
+HEADERS_KEPT_MAX: Final = 16
 _ONE: Final = re.compile(r"([a-z])([0-9]{1,9})\.([0-9]{1,9})", re.ASCII)
 
 # How every sentence begins that says whose answers this build may not judge.
@@ -52,15 +57,19 @@ def read(header: bytes | None) -> Versions:
 
     Letters of a later build are passed over: it says the more to who knows them.
     """
-    topics = {letter: topic for topic, letter in LETTERS.items()}
+    return _read(header or b"")
+
+
+@lru_cache(HEADERS_KEPT_MAX)
+def _read(header: bytes) -> Versions:
     found: dict[str, Folded] = {}
-    for each in (header or b"").decode("ascii", "replace").split(","):
+    for each in header.decode("ascii", "replace").split(","):
         said = _ONE.fullmatch(each)
         if said is None:
-            return {}
-        if said[1] in topics:
-            found[topics[said[1]]] = int(said[2]), int(said[3])
-    return found
+            return MappingProxyType({})
+        if said[1] in _TOPICS:
+            found[_TOPICS[said[1]]] = int(said[2]), int(said[3])
+    return MappingProxyType(found)
 
 
 def merged(one: Versions, other: Versions) -> Versions | None:
@@ -76,7 +85,7 @@ def agreed(said: Iterable[Versions], reducer_version: int) -> Versions | None:
     """
     together: Versions = {}
     for each in said:
-        more = merged(together, each)
+        more = merged(together, each) if together else each
         if more is None:
             return None
         together = more
@@ -88,10 +97,10 @@ def never_released(said: Versions, reducer_version: int) -> str:
     """Which version none can be, whatever build this is: they are counted from 1. Empty if all may
     have been one.
     """
-    for topic, folded in {**said, "": (reducer_version, 1)}.items():
+    for topic, folded in said.items():
         if min(folded) < 1:
-            return f"{NOT_AT_HAND} {min(folded)}{topic and ' of '}{topic} was never one"
-    return ""
+            return f"{NOT_AT_HAND} {min(folded)} of {topic} was never one"
+    return f"{NOT_AT_HAND} {reducer_version} was never one" if reducer_version < 1 else ""
 
 
 class AtHand:

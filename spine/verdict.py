@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
+
+from msgspec import Struct
 
 from spine import trust
 from spine.answer import Release
@@ -29,6 +30,10 @@ NOTHING: Final = bytes(32)
 ERASED: Final = "erased"
 RESTRICTED: Final = "restricted"
 KEYS_NOT_AT_HAND: Final = "keys not at hand"
+_RELEASES: Final[Mapping[str, tuple[str, ...]]] = {
+    "PERMIT": (Release.RELEASED, Release.NOT_RELEASED),
+    "REFUSE": (Release.REFUSED,),
+}
 CLOSED: Final = frozenset({Reason.PARTITION_CLOSED, Reason.METER_CLOSED})
 
 
@@ -61,8 +66,7 @@ class Rebuilt(Protocol):
         """The half hours without a value."""
 
 
-@dataclass(frozen=True, slots=True)
-class ToRebuild:
+class ToRebuild(Struct, frozen=True):
     """A permitted decision whose answer is to be made again, from rows by topic and how far below
     they may be read.
     """
@@ -95,8 +99,7 @@ def impossible(outcomes: Iterable[AccessOutcome]) -> str:
     outcome, *more = outcomes
     if any(other != outcome for other in more):
         return "two outcomes of one decision contradict each other"
-    release = {"PERMIT": (Release.RELEASED, Release.NOT_RELEASED), "REFUSE": (Release.REFUSED,)}
-    if outcome.release not in release.get(outcome.decision, ()):
+    if outcome.release not in _RELEASES.get(outcome.decision, ()):
         return f"{outcome.release} is no outcome of {outcome.decision}"
     if outcome.release == Release.RELEASED:
         return ""

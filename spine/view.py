@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
 from functools import lru_cache
 from typing import Final
 
@@ -54,6 +55,10 @@ ROWS_AHEAD_MAX: Final = 6_000
 
 # Of a log that was opened, so of one key; of what a stranger sends nothing is kept.
 _root_id: Final = lru_cache(4)(trust.key_id)
+
+
+# When it is, in ms and as such; version of the policy; table of equivalence.
+_Moment = tuple[int, datetime, int, trust.Equivalence | None]
 
 
 class Void(Exception):
@@ -237,12 +242,12 @@ class PartitionView:
         entries = self.tools.entries(record.value or b"")
         if record.header(ENTRIES_ROOT_HEADER) != merkle.salted_root(value.salt_seed, entries):
             return ()
-        sure = self.clock_sure(record)
+        sure, moment = self.clock_sure(record), self._moment(record.append_ms)
         return tuple(
             decided
             for index, request in enumerate(value.entries)
             if wanted is None or request.request_id in wanted
-            for decided in self._judge_each(index, request, request.meters, record.append_ms, sure)
+            for decided in self._judge_each(index, request, request.meters, moment, sure)
         )
 
     def judge(
@@ -257,7 +262,7 @@ class PartitionView:
 
         `seen` narrows what the judgement may rest on, where it is advice to somebody.
         """
-        (decided,) = self._judge_each(0, request, (member,), at_ms, clock_sure, seen)
+        (decided,) = self._judge_each(0, request, (member,), self._moment(at_ms), clock_sure, seen)
         return decided
 
     def _judge_each(
@@ -265,15 +270,13 @@ class PartitionView:
         entry: int,
         request: AccessRequest,
         members: Sequence[str],
-        at_ms: int,
+        moment: _Moment,
         clock_sure: bool,
         seen: Callable[[MeterAccess], MeterAccess] = lambda access: access,
     ) -> tuple[Decided, ...]:
         """Each of these meters by itself; what is the same for all of them is looked up once."""
-        assert self.head is not None
-        now_ms = max(self.head.now_ms, at_ms)
-        now, version = from_epoch_ms(now_ms), self._policy()
-        participant, equivalence = self.participant(request.party), self.equivalence()
+        now_ms, now, version, equivalence = moment
+        participant = self.participant(request.party)
         misplaced = self.each_misplaced([member.encode() for member in members])
 
         def judged(member: str, elsewhere: bool) -> Decided:
@@ -295,6 +298,11 @@ class PartitionView:
             return Decided(entry, request, member, decision, now_ms, version, row.state)
 
         return tuple(map(judged, members, misplaced))
+
+    def _moment(self, at_ms: int) -> _Moment:
+        assert self.head is not None
+        now_ms = max(self.head.now_ms, at_ms)
+        return now_ms, from_epoch_ms(now_ms), self._policy(), self.equivalence()
 
     def _policy(self) -> int:
         """The version of the policy in force here; 0 if this build cannot judge by it."""

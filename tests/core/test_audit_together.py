@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from domains.metering.views import Said, as_of_each
 from spine import audit_turns, trust
@@ -79,7 +80,7 @@ def test_each_is_read_as_of_its_own_position(monkeypatch: pytest.MonkeyPatch) ->
     for late in (first.decided, other):
         early = other if late is first.decided else first.decided
         before = {**first.below, trust.READINGS_TOPIC: readings - 2}
-        asked = [replace(first, decided=late), ToRebuild(early, first.rows, before)]
+        asked = [structs.replace(first, decided=late), ToRebuild(early, first.rows, before)]
         assert list(map(whole, Rebuilder().each(asked))) == anew(asked)
         complete = as_of_each
 

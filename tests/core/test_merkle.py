@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,12 +12,14 @@ from spine.codec import Codec, tools
 from spine.event import AccessRequests, DataPosition, Facts
 from spine.merkle import (
     leaf_hash,
+    node_hash,
     path,
     root,
     root_from_path,
     salt,
     salted_leaf,
     salted_root,
+    salts,
 )
 from spine.signing import verify
 from tests.helpers.records import CODEC, DOMAINS, METER, NEIGHBOUR, Scene, request
@@ -184,3 +188,19 @@ def test_equal_entries_do_not_look_equal_and_another_seed_is_another_root() -> N
     assert salted_leaf(salt(bytes(32), 0), b"same") != salted_leaf(salt(bytes(32), 1), b"same")
     assert salted_root(bytes(32), [b"same"]) != salted_root(b"\x01" * 32, [b"same"])
     assert len(salt(bytes(32), 0)) == 16
+
+
+@given(seed=st.binary(max_size=200), count=st.integers(0, 40))
+def test_salts_made_together_are_those_made_alone(seed: bytes, count: int) -> None:
+    assert salts(seed, count) == [salt(seed, index) for index in range(count)]
+
+
+@given(st.lists(st.binary(min_size=32, max_size=32), max_size=70))
+def test_a_root_is_what_rfc_6962_says_of_it(leaves: list[bytes]) -> None:
+    def told(some: list[bytes]) -> bytes:
+        if len(some) == 1:
+            return some[0]
+        split = 1 << ((len(some) - 1).bit_length() - 1)
+        return node_hash(told(some[:split]), told(some[split:]))
+
+    assert root(leaves) == (told(leaves) if leaves else hashlib.sha256().digest())

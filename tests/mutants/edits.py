@@ -430,7 +430,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a difference counts only where the reducers are at hand",
         "spine/audit_pass.py",
-        "        unknown = self._means.at_hand.missing(rests_on, topics)\n",
+        "        unknown = self._means.at_hand.missing(waiting.rests_on, topics)\n",
         "        unknown = ''\n",
         ("tests/core/test_reducers.py",),
     ),
