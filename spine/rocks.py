@@ -235,24 +235,40 @@ def scan_each(
     ranges: Sequence[Range],
     judge: Judge = damage,
 ) -> list[list[Row]]:
-    """What `scan_all` gives of each of these ranges; one iterator goes from one to the next."""
+    """What `scan_all` gives of each of these ranges; one iterator goes from one to the next, in the
+    order of their keys, and seeks only where it does not stand there already.
+    """
     if history is not None and any(history.meets(*each) for each in ranges):
         return [list(scan_all(db, history, path, *each, judge)) for each in ranges]
-    rows, found = db.iter(ReadOptions()), []
-    for start, end in ranges:
-        rows.seek(start)
-        found.append(list(_rows(rows, path, end, judge)))
+    found: list[list[Row]] = [[] for _ in ranges]
+    rows, passed, key = db.iter(ReadOptions()), b"", None
+    for place in sorted(range(len(ranges)), key=ranges.__getitem__):
+        (start, end), put = ranges[place], found[place].append
+        if key is None or key < start or start < passed:
+            rows.seek(start)
+            key = rows.key()
+        while key is not None and key < end:
+            put((key, rows.value()))
+            rows.next()
+            key = rows.key()
+        if key is None:
+            _sound_end(rows, path, judge)
+        passed = max(start, end)
     return found
 
 
 def _rows(rows: Any, path: Path, end: bytes, judge: Judge) -> Iterator[tuple[bytes, bytes]]:
-    """An iterator just ends at a damaged block, and only its status tells."""
     while rows.valid():
         key, value = rows.key(), rows.value()
         if key >= end:
             return
         yield key, value
         rows.next()
+    _sound_end(rows, path, judge)
+
+
+def _sound_end(rows: Any, path: Path, judge: Judge) -> None:
+    """An iterator just ends at a damaged block, and only its status tells."""
     try:
         rows.status()
     except Exception as error:

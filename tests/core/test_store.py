@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 from rocksdict import AccessType, Options, Rdict, WriteBatch, WriteBufferManager
@@ -234,6 +235,38 @@ def test_a_damaged_store_says_so_and_never_answers_less(
     fresh = Store(path)
     assert list(fresh.scan(b"", b"\xff")) == [] and fresh.position() is None
     fresh.close()
+
+
+def test_a_reader_seeks_only_where_it_does_not_stand_already(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "store")
+    for key in (b"a1", b"a2", b"b1", b"x"):
+        store.put(key, key)
+    store.commit(position(1))
+    reader, sought = StoreReader(tmp_path / "store", tmp_path / "secondary"), list[bytes]()
+    assert reader.refresh()
+
+    class Counting:
+        def __init__(self, rows: Any) -> None:
+            self._rows = rows
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._rows, name)
+
+        def seek(self, key: bytes) -> None:
+            sought.append(key)
+            self._rows.seek(key)
+
+    opened = reader._opened()
+    seen = Mock(iter=lambda options: Counting(opened.iter(options)))
+    monkeypatch.setattr(reader, "_opened", lambda: seen)
+    ranges = [(b"m", b"n"), (b"b", b"c"), (b"a", b"b"), (b"c", b"d"), (b"y", b"z")]
+    found = [[key for key, _ in rows] for rows in reader.scan_each(ranges)]
+    assert found == [[], [b"b1"], [b"a1", b"a2"], [], []]
+    assert sought == [b"a", b"y"]
+    reader.close()
+    store.close()
 
 
 def test_a_damaged_row_is_an_error_and_no_absence(tmp_path: Path) -> None:
