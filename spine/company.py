@@ -9,16 +9,14 @@ from typing import Final
 
 from spine.watched_loop import WatchedLoop
 
-# Above which share of the time the serving loop counts as busy; from which on it has some work.
-BUSY: Final = 0.85
-SOME_WORK: Final = 0.5
+# Above which share of the time the serving loop counts as busy all the time, and as having work.
+BUSY: Final = 0.95
+WORKING: Final = 0.5
 LONGER, SHORTER = 1.5, 0.8
 LOOK_EVERY_S: Final = 0.1
-# How long records of a busy server wait at which many reads are under way.
 WAIT_LEAST_S: Final = 0.01
 WAIT_MOST_S: Final = 0.05
-MANY: Final = 64
-# How far apart they leave while there are fewer.
+# How far apart records leave while there is work, and some time without.
 APART_S: Final = 0.025
 
 
@@ -27,12 +25,11 @@ class Company:
 
     A record costs every process that folds it about the same, however many requests it holds, and
     gRPC hands requests out one by one, some turns of its loop apart. So while the loop that
-    serves has work, or is kept from it, records wait, and the work of each request becomes less.
-    Where many reads are `under_way`, each waits for the others anyway: records wait longer and
-    longer while the loop is busy, shorter and shorter while it is not. Where there are fewer, they
-    leave at certain moments, those of all partitions at the same ones, so that they are sent
-    together and fetched together. For a read that is alone, or while there is little work, none
-    waits. Looked at from that loop alone; `idle_s` is how long it had nothing to do so far.
+    serves has work, or is kept from it, records leave at certain moments, those of all partitions
+    at the same ones: they are sent together, and fetched together. While it has nothing but work
+    they wait longer and longer, and the work of each request becomes less, which all others wait
+    for. While there is little, or no other read `under_way`, none waits. Looked at from that loop
+    alone; `idle_s` is how long it had nothing to do so far.
     """
 
     def __init__(
@@ -50,13 +47,13 @@ class Company:
         return cls(lambda: loop.idle_s) if isinstance(loop, WatchedLoop) else cls(time.monotonic)
 
     def wait_s(self) -> float:
-        """How long; of a busy server that is looked at now and then."""
+        """Up to `WAIT_MOST_S`; what there is to do is looked at now and then."""
         now = self._clock()
         if now - self._looked >= LOOK_EVERY_S:
             self._look(now)
-        if self.under_way >= MANY:
+        if self._wait_s:
             return self._wait_s
-        return until_next(APART_S, now) if self._busy > SOME_WORK and self.under_way > 1 else 0.0
+        return until_next(APART_S, now) if self._busy > WORKING and self.under_way > 1 else 0.0
 
     def _look(self, now: float) -> None:
         passed_s, idle = now - self._looked, self._idle_s()
