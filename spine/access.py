@@ -22,7 +22,7 @@ import structlog
 
 from spine import merkle, reducers, trust
 from spine.beside import Beside
-from spine.company import Company
+from spine.company import Company, until_next
 from spine.errors import Pushback, Reason, SpineError
 from spine.event import (
     ENTRIES_ROOT_HEADER,
@@ -51,8 +51,9 @@ FLUSH_TIMEOUT_S: Final = 10.0
 OUTCOME_BYTES: Final = 700
 ABSENT_RUN_BYTES: Final = 48
 MAX_OUTCOMES_BYTES: Final = 512 << 10
-# How long the first outcome of a record waits for others: a stream decides a chunk a millisecond.
-OUTCOMES_TOGETHER_S: Final = 0.02
+# How far apart records of outcomes leave, those of all partitions together: a stream decides a
+# chunk a millisecond.
+OUTCOMES_APART_S: Final = 0.05
 STILL_AFTER_S: Final = 1.0
 _log = structlog.get_logger()
 
@@ -149,6 +150,7 @@ class AccessLog:
         if not self._draining:
             self._draining = True
             self._spawn(self._drain())
+        self._company.under_way += 1
         try:
             return await waiting.ruling
         except asyncio.CancelledError:
@@ -156,6 +158,7 @@ class AccessLog:
                 self.on_unclaimed(waiting.ruling.result(), Reason.CLIENT_GONE)
             raise
         finally:
+            self._company.under_way -= 1
             if waiting in self._queue:  # the caller went away before it was logged
                 self._queue.remove(waiting)
 
@@ -351,7 +354,7 @@ class OutcomeLog:
         try:
             while queue:
                 if len(queue) < MAX_REQUESTS_PER_RECORD:
-                    await asyncio.sleep(OUTCOMES_TOGETHER_S)
+                    await asyncio.sleep(until_next(OUTCOMES_APART_S, time.monotonic()))
                 batch, rests_on = _as_one_record(queue)
                 said = ((reducers.REDUCERS_HEADER, reducers.written(rests_on)),) if rests_on else ()
                 value = AccessOutcomes(trust.OUTCOMES_TOPIC, partition, self._server, batch)

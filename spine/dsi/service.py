@@ -62,9 +62,8 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
         """One page of the half hours of one metering point."""
         mpxn = str(parse_mpxn(request.mpxn))
         asked = _interval(request.interval)
-        digest = _request_digest(request)
         if request.cursor:
-            start, vector = _resume(request.cursor, digest)
+            start, vector = _resume(request.cursor, _request_digest(request))
             if not asked.start <= start < asked.end or not self._plausible(mpxn, vector):
                 raise Invalid(Reason.CURSOR_INVALID, "the cursor is not of this request")
         else:
@@ -85,13 +84,13 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
         except NotPermitted as refused:
             if refused.reason in OF_ONE_PAGE and end < asked.end:
                 # Made of the request alone: positions of ours would tell of what is stored.
-                refused.facts[NEXT_CURSOR] = _cursor(digest, end, of_before)
+                refused.facts[NEXT_CURSOR] = _cursor(request, end, of_before)
             raise
         response = dsi_pb2.GetReadingsResponse(
             decision=decision(judged),
             positions=self._token(vector, judged),
             digest=made.digest,
-            next_cursor=_cursor(digest, end, vector) if end < asked.end else "",
+            next_cursor=_cursor(request, end, vector) if end < asked.end else "",
         )
         return page_with(response, made.half_hours, request.in_columns)
 
@@ -302,9 +301,10 @@ class _Cursor(msgspec.Struct, array_like=True, frozen=True):
     vector: tuple[tuple[str, int, int], ...]
 
 
-def _cursor(request: bytes, start: datetime, vector: Vector) -> str:
+def _cursor(request: Any, start: datetime, vector: Vector) -> str:
     places = tuple((p.topic, p.partition, p.offset) for p in vector)
-    packed = msgspec.msgpack.encode(_Cursor(1, request, epoch_ms(start), places))
+    cursor = _Cursor(1, _request_digest(request), epoch_ms(start), places)
+    packed = msgspec.msgpack.encode(cursor)
     return base64.urlsafe_b64encode(packed).decode()
 
 

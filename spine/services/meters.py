@@ -301,6 +301,8 @@ class KnownStates:
         return places
 
     def _on_facts(self, record: LogRecord, applied: Applied) -> None:
+        if not applied.states:  # as most records of the consumer log, which hold reads
+            return
         self._drop_superseded()
         states = ((mpxn.encode(), state) for mpxn, state in applied.states.items())
         named = {mpxn: self._part(state) for mpxn, state in states if _has_number(mpxn)}

@@ -13,7 +13,15 @@ from typing import Any
 import pytest
 
 from spine.access import MAX_REQUESTS_PER_RECORD, AccessLog
-from spine.company import BUSY, LOOK_EVERY_S, WAIT_LEAST_S, WAIT_MOST_S, Company
+from spine.company import (
+    APART_S,
+    BUSY,
+    LOOK_EVERY_S,
+    WAIT_LEAST_S,
+    WAIT_MOST_S,
+    WORKING,
+    Company,
+)
 from spine.console import processes
 from spine.dsi.reads import Query
 from spine.dsi.stream import ReadingsStream
@@ -223,6 +231,13 @@ class Loop:
         self.idle += seconds * (1 - busy)
 
 
+def company_of(loop: Loop, under_way: int) -> Company:
+    """Company at a server that answers so many reads, which are told at once what it is."""
+    company = Company(lambda: loop.idle, lambda: loop.now)
+    company.under_way = under_way
+    return company
+
+
 def waits(company: Company, loop: Loop, busy: float, looks: int) -> list[float]:
     told = []
     for _ in range(looks):
@@ -233,23 +248,57 @@ def waits(company: Company, loop: Loop, busy: float, looks: int) -> list[float]:
 
 def test_the_longer_a_server_is_busy_the_longer_its_records_wait_up_to_the_most() -> None:
     loop = Loop()
-    company = Company(lambda: loop.idle, lambda: loop.now)
+    company = company_of(loop, 1)
     assert company.wait_s() == 0
-    up = waits(company, loop, 0.9, 12)
+    up = waits(company, loop, BUSY + 0.02, 12)
     assert up[0] == WAIT_LEAST_S and up == sorted(up) and up[-1] == WAIT_MOST_S
     down = waits(company, loop, 0.6, 20)
     assert down == sorted(down, reverse=True) and down[-1] == 0
 
 
+def test_while_there_is_work_records_of_all_partitions_leave_together_and_soon() -> None:
+    for busy in (WORKING + 0.05, BUSY - 0.05):
+        loop = Loop()
+        company = company_of(loop, 2)
+        assert company.wait_s() == 0
+        told = waits(company, loop, busy, 50)
+        assert all(0 < wait_s <= APART_S for wait_s in told) and max(told) > APART_S / 2
+        leaving = set[float]()
+        for _ in range(10):  # whoever asks meanwhile, for whatever partition, leaves then, too
+            leaving.add(round(loop.now + company.wait_s(), 6))
+            loop.after(APART_S / 40, busy)
+        assert len(leaving) <= 2
+
+
 def test_a_server_that_is_not_busy_has_nobody_wait_whoever_calls() -> None:
     loop = Loop()
-    company = Company(lambda: loop.idle, lambda: loop.now)
-    assert waits(company, loop, 0.6, 50) == [0] * 50
+    assert waits(company_of(loop, 100), loop, WORKING - 0.05, 50) == [0] * 50
+
+
+def test_a_read_that_is_alone_waits_for_nobody_while_there_is_any_time_without_work() -> None:
+    loop = Loop()
+    assert waits(company_of(loop, 1), loop, BUSY - 0.05, 50) == [0] * 50
+
+
+async def test_a_read_is_under_way_until_it_is_decided_or_its_caller_has_gone() -> None:
+    live: Any = Live()
+    writer: Any = Writer()
+    company = Busy(0)
+    log = log_of(live, writer, company)
+    asked = [asyncio.create_task(log.decide(request(n), ())) for n in range(3)]
+    await asyncio.sleep(0)
+    assert company.under_way == 3
+    asked[0].cancel()
+    await asyncio.sleep(0.01)
+    assert company.under_way == 2
+    live.reached.set()
+    await asyncio.gather(*asked, return_exceptions=True)
+    assert company.under_way == 0
 
 
 def test_what_was_busy_for_less_than_a_look_changes_nothing() -> None:
     loop = Loop()
-    company = Company(lambda: loop.idle, lambda: loop.now)
+    company = company_of(loop, 100)
     loop.after(LOOK_EVERY_S / 2, 1.0)
     assert company.wait_s() == 0
     loop.after(60.0, 0.1)  # nobody asked meanwhile
@@ -258,8 +307,8 @@ def test_what_was_busy_for_less_than_a_look_changes_nothing() -> None:
 
 def test_after_a_pause_nobody_waits_for_what_was() -> None:
     loop = Loop()
-    company = Company(lambda: loop.idle, lambda: loop.now)
-    assert waits(company, loop, 0.9, 12)[-1] == WAIT_MOST_S
+    company = company_of(loop, 100)
+    assert waits(company, loop, 0.97, 12)[-1] == WAIT_MOST_S
     loop.after(5.0, 0.0)
     assert company.wait_s() == 0
 
@@ -289,6 +338,7 @@ def test_nobody_waits_in_a_loop_that_is_not_watched_and_company_is_of_the_one_it
 ):
     async def busy_for_long() -> float:
         company = Company.of_running_loop()
+        company.under_way = 2
         for _ in range(3):
             time.sleep(LOOK_EVERY_S * 1.1)
             told = company.wait_s()
