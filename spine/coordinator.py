@@ -20,7 +20,7 @@ from spine.event import Command, Fact, Facts, RecordType, from_epoch_ms
 from spine.fold import FaustFolds
 from spine.in_force import under_policy
 from spine.live import LiveFold
-from spine.murmur2 import murmur2_partition
+from spine.murmur2 import murmur2_partition, murmur2_partitions
 from spine.orders import Handled, Order, Rehearsed, next_record
 from spine.partition import PartitionFold
 from spine.policy import Role
@@ -194,9 +194,9 @@ class Coordinator:
             conflicts = self._claims.claim_all(by_key)
             answers = [conflict or _UNDECIDED for conflict in conflicts]
         waiting: dict[int, list[int]] = {}
-        for place, order in enumerate(orders):
+        subjects = [order.subject.encode() for order in orders]
+        for place, partition in enumerate(murmur2_partitions(subjects, self._partitions)):
             if answers[place] is _UNDECIDED:
-                partition = self.live(order.subject).stored.partition
                 waiting.setdefault(partition, []).append(place)
         await asyncio.gather(
             *(self._handle_partition(orders, places, answers) for places in waiting.values())

@@ -224,7 +224,7 @@ class PartitionFold(PartitionView):
             self.rows.put(history_row(subject, offset, entry), row)
             applied.states[command.subject] = after.state
         done = AppliedCommand(offset, entry, command.request_digest)
-        self._put(id_key, self.tools.pack(done))
+        self._put(id_key, self.tools.pack(done), done)
         if domain is self.governance:
             self.forget(command.subject)
             applied.governance = True
@@ -347,7 +347,7 @@ class PartitionFold(PartitionView):
         else:
             applied.duplicates = 1
 
-    def _put(self, key: bytes, row: bytes, says: Subject | None = None) -> None:
+    def _put(self, key: bytes, row: bytes, says: Subject | AppliedCommand | None = None) -> None:
         """Write a row that may have been read ahead; the next command need not read what it says.
 
         What is read may have a place for what there is none of; what is kept has not (`as_kept`).
@@ -356,7 +356,7 @@ class PartitionFold(PartitionView):
         if key in self._ahead:
             self._ahead[key] = row
             if says is not None:
-                self._states_ahead[key] = row, says
+                self._said_ahead[key] = row, says
 
     def _advance(self, record: LogRecord) -> None:
         assert self.head is not None

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from spine import merkle, trust
 from spine.domain import Domain, Rows
@@ -109,7 +109,7 @@ class PartitionView:
         self._keys: dict[str, trust.SigningKey] = {}
         self._standings: dict[str, trust.GovernanceState] = {}
         self._ahead: dict[bytes, bytes | None] = {}
-        self._states_ahead: dict[bytes, tuple[bytes, Subject]] = {}
+        self._said_ahead: dict[bytes, tuple[bytes, Any]] = {}
         # Of one record alone: most of a country's registers are the same few facts, said of
         # subjects of which nothing was said before.
         self._firsts: dict[tuple[tuple[str, bytes], ...], After] = {}
@@ -121,7 +121,7 @@ class PartitionView:
         """
         if len(self._ahead) + 3 * len(commands) > ROWS_AHEAD_MAX:
             self._ahead.clear()
-            self._states_ahead.clear()
+            self._said_ahead.clear()
         prefix = self._prefix(domain)
         wanted = [prefix + subject.encode() for subject, _ in commands]
         if self.may_be_closed:
@@ -198,10 +198,12 @@ class PartitionView:
         """Where a command id was applied; None if it was not."""
         home = self.topic == trust.GOVERNANCE_TOPIC
         prefix = GOVERNANCE_PREFIX if home else SUBJECT_PREFIX
-        stored = self._row(APPLIED_PREFIX + prefix + command_id)
+        key = APPLIED_PREFIX + prefix + command_id
+        stored = self._row(key)
         if stored is None:
             return None
-        found: AppliedCommand = self.tools.unpack(stored, AppliedCommand)
+        known = self._known(key, stored)
+        found: AppliedCommand = known or self.tools.unpack(stored, AppliedCommand)
         return found
 
     def closed(self, subject: str) -> Reason | None:
@@ -319,13 +321,15 @@ class PartitionView:
 
     def _subject_at(self, domain: Domain, key: bytes) -> Subject:
         stored = self._row(key)
-        known = self._states_ahead.get(key)
-        if known is not None and known[0] is stored:
-            return known[1]
-        found = self._read(domain, stored)
+        found: Subject = self._known(key, stored) or self._read(domain, stored)
         if key in self._ahead and stored is not None:
-            self._states_ahead[key] = stored, found
+            self._said_ahead[key] = stored, found
         return found
+
+    def _known(self, key: bytes, stored: bytes | None) -> Any:
+        """What a row says that was read or written before; None where it has to be read."""
+        known = self._said_ahead.get(key)
+        return known[1] if known is not None and known[0] is stored else None
 
     def _read(self, domain: Domain, row: bytes | None) -> Subject:
         if row is None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from functools import lru_cache
-from operator import attrgetter
 from typing import Any, Final
 
 from spine.errors import Bug
@@ -29,26 +28,7 @@ def writer_of(schema: Any) -> Writer:
     """Writes values of a schema, as fastavro has parsed it, whose records are objects with its
     fields as attributes.
     """
-    match schema:
-        case {"type": "long", "logicalType": "timestamp-millis"}:
-            return _instant
-        case {"type": "int", "logicalType": "date"}:
-            return _date
-        case {"type": "record", "fields": fields}:
-            return _record(fields)
-        case {"type": "array", "items": items}:
-            return _array(writer_of(items))
-        case ["null", inner]:
-            return _optional(writer_of(inner))
-        case "boolean":
-            return _boolean
-        case "int" | "long":
-            return _number
-        case "bytes":
-            return _octets
-        case "string":
-            return _text
-    raise Bug(f"there is no writer of {schema}")
+    return _made(_joined(_Source().parts(schema, "value")))
 
 
 def said_by(schema: Any) -> Said | None:
@@ -56,48 +36,73 @@ def said_by(schema: Any) -> Said | None:
     None if it always is. Of an instant Avro says neither microseconds nor the time zone; an `int`
     of more than 32 bits is written and not read.
     """
+    sure = _Source().sure(schema, "value")
+    return _made(sure) if sure else None
+
+
+def _made(expression: str) -> Callable[[Any], Any]:
+    made: Callable[[Any], Any] = eval(f"lambda value: {expression}", _CALLED)
+    return made
+
+
+def _joined(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else f'b"".join(({", ".join(parts)}))'
+
+
+class _Source:
+    """Python for each schema, as in `exact`, in which little is called for a field."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def parts(self, schema: Any, value: str) -> list[str]:
+        """Expressions of the bytes that stand for that expression, one after the other."""
+        match schema:
+            case {"type": "record", "fields": fields}:
+                named = ((field["type"], f"{value}.{field['name']}") for field in fields)
+                return [part for kind, each in named for part in self.parts(kind, each)]
+            case {"type": "array", "items": items}:
+                many, item = self._name(), self._name()
+                each = f'b"".join([{_joined(self.parts(items, item))} for {item} in {many}])'
+                return [f'(number(len({many})) + {each} if ({many} := {value}) else b"") + b"\\0"']
+            case ["null", inner]:
+                given = self._name()
+                there = _joined(self.parts(inner, given))
+                return [f'(b"\\0" if ({given} := {value}) is None else b"\\2" + {there})']
+            case "bytes":
+                given = self._name()
+                return [f"number(len({given} := {value}))", given]
+        kind = schema if isinstance(schema, str) else _logical(schema)
+        if kind not in _WRITTEN:
+            raise Bug(f"there is no writer of {schema}")
+        return [f"{_WRITTEN[kind]}({value})"]
+
+    def sure(self, schema: Any, value: str) -> str:
+        """An expression of whether those bytes say all of it; nothing if they always do."""
+        match schema:
+            case {"type": "record", "fields": fields}:
+                found = [self.sure(field["type"], f"{value}.{field['name']}") for field in fields]
+                return " and ".join(each for each in found if each)
+            case {"type": "array", "items": items}:
+                item = self._name()
+                inner = self.sure(items, item)
+                return inner and f"all([{inner} for {item} in {value}])"
+            case ["null", inner]:
+                given = self.sure(inner, value)
+                return given and f"({value} is None or {given})"
+        kind = schema if isinstance(schema, str) else _logical(schema)
+        return _SURE.get(kind, "").replace("$", value)
+
+    def _name(self) -> str:
+        self._count += 1
+        return f"v{self._count}"
+
+
+def _logical(schema: Any) -> Any:
     match schema:
-        case {"type": "long", "logicalType": "timestamp-millis"}:
-            return lambda at: at.tzinfo is UTC and not at.microsecond % 1_000
-        case {"type": "int", "logicalType": "date"}:
-            return lambda day: type(day) is date
-        case {"type": "record", "fields": fields}:
-            found = ((attrgetter(field["name"]), said_by(field["type"])) for field in fields)
-            parts = [(value, said) for value, said in found if said is not None]
-            if parts:
-                return lambda record: all(said(value(record)) for value, said in parts)
-        case {"type": "array", "items": items}:
-            if (item := said_by(items)) is not None:
-                return lambda values: all(map(item, values))
-        case ["null", inner]:
-            if (given := said_by(inner)) is not None:
-                return lambda value: value is None or given(value)
-        case "int":
-            return lambda number: -INT_END <= number < INT_END
+        case {"type": str() as kind, "logicalType": logical}:
+            return kind, logical
     return None
-
-
-def _record(fields: Any) -> Writer:
-    values = attrgetter(*(field["name"] for field in fields))  # a tuple, if there are several
-    writers = [writer_of(field["type"]) for field in fields]
-    if len(writers) == 1:
-        return lambda record: writers[0](values(record))
-
-    def write(record: Any) -> bytes:
-        return b"".join(
-            [write(value) for write, value in zip(writers, values(record), strict=True)]
-        )
-
-    return write
-
-
-def _array(item: Writer) -> Writer:
-    def write(items: Any) -> bytes:
-        if not items:
-            return b"\x00"
-        return b"".join([_number(len(items)), *map(item, items), b"\x00"])
-
-    return write
 
 
 @lru_cache(PARTS_KEPT)
@@ -125,17 +130,32 @@ def _boolean(value: bool) -> bytes:
     return b"\x01" if value else b"\x00"
 
 
-def _optional(inner: Writer) -> Writer:
-    def write(value: Any) -> bytes:
-        return b"\x00" if value is None else b"\x02" + inner(value)
-
-    return write
-
-
-def _octets(octets: bytes) -> bytes:
+@lru_cache(PARTS_KEPT)
+def _text(text: str) -> bytes:
+    octets = text.encode()
     return _number(len(octets)) + octets
 
 
-@lru_cache(PARTS_KEPT)
-def _text(text: str) -> bytes:
-    return _octets(text.encode())
+_CALLED: Final[dict[str, Any]] = {
+    "UTC": UTC,
+    "boolean": _boolean,
+    "date": date,
+    "day": _date,
+    "instant": _instant,
+    "number": _number,
+    "text": _text,
+}
+# What writes a value, and when it says all of it, by what a schema calls it.
+_WRITTEN: Final[dict[Any, str]] = {
+    "boolean": "boolean",
+    "int": "number",
+    "long": "number",
+    "string": "text",
+    ("int", "date"): "day",
+    ("long", "timestamp-millis"): "instant",
+}
+_SURE: Final[dict[Any, str]] = {
+    "int": f"{-INT_END} <= $ < {INT_END}",
+    ("int", "date"): "type($) is date",
+    ("long", "timestamp-millis"): "$.tzinfo is UTC and not $.microsecond % 1_000",
+}

@@ -29,6 +29,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final, Protocol, TypeVar
 
 from domains.consumers.chain import records_of, terms_in, was_suspended
@@ -42,6 +43,7 @@ from spine.trust import Participant
 OVERDUE_AFTER: Final = timedelta(hours=72)
 FIRST_RETRY: Final = timedelta(seconds=5)
 LAST_RETRY: Final = timedelta(minutes=10)
+INSTANTS_KEPT_MAX: Final = 4_096
 RECEIVES: Final = frozenset({Role.DATA_USER, Role.SUPPLIER, Role.DATA_SERVICE, Role.CONSUMER})
 TOLD_AS: Final = RECEIVES - {Role.SUPPLIER}
 PARTICIPANTS: Final = TOLD_AS - {Role.CONSUMER}
@@ -273,10 +275,16 @@ def made(
 
     The id is 16 bytes of a hash, in hex: whoever is not told cannot know it by the meter.
     """
-    named, version, changed_at = consent.consent_id, consent.version, at.isoformat()
+    named, version, changed_at = consent.consent_id, consent.version, _text(at)
     parts = (receiver, role, mpxn, named, str(version), state, changed_at)
     change_id = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
     return Change(change_id, receiver, mpxn, named, version, state, since, role)
+
+
+@lru_cache(INSTANTS_KEPT_MAX)
+def _text(at: datetime) -> str:
+    """Consents by the thousand changed at few instants. All are UTC."""
+    return at.isoformat()
 
 
 # -- acknowledging --------------------------------------------------------------------------------

@@ -17,11 +17,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from functools import lru_cache
 from itertools import chain
 from typing import Final
 
 from domains.consumers import changes
-from domains.consumers.changes import TOLD_AS, Change, Notice, each_change, in_order, made
+from domains.consumers.changes import (
+    INSTANTS_KEPT_MAX,
+    TOLD_AS,
+    Change,
+    Notice,
+    each_change,
+    in_order,
+    made,
+)
 from domains.consumers.evolve import is_bar
 from domains.consumers.views import ShownState, shown_state
 from spine.policy import Consent, ConsentState, MeterAccess, Role
@@ -70,7 +79,7 @@ def next_by_time(access: MeterAccess, now: datetime) -> datetime | None:
         if _may_stand(consent, now):
             since = _stands_since(consent)
             moments.append(consent.expires - RENEWAL_BEFORE)
-            moments.append(_anniversary(since, _years(since, now) + 1))
+            moments.append(_next_anniversary(since, now))
     return min((at for at in moments if at is not None and at > now), default=None)
 
 
@@ -87,6 +96,12 @@ def _years(since: datetime, now: datetime) -> int:
     """Whole years from one to the other; 0 if there is none, or `since` is still to come."""
     years = max(now.year - since.year, 0)
     return years if years == 0 or _anniversary(since, years) <= now else years - 1
+
+
+@lru_cache(INSTANTS_KEPT_MAX)
+def _next_anniversary(since: datetime, now: datetime) -> datetime:
+    """The first that is still to come: many consents are looked at together, and stand alike."""
+    return _anniversary(since, _years(since, now) + 1)
 
 
 def _anniversary(since: datetime, years: int) -> datetime:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Final, TypeVar
 
 from msgspec.structs import replace
@@ -39,6 +40,8 @@ from spine.gb import (
 from spine.policy import MeterAccess, Role
 
 REGISTRARS: Final = frozenset({Role.SUPPLIER, Role.DATA_SERVICE, Role.CONSENT_SERVICE})
+
+CODES_KEPT_MAX: Final = 256
 
 CodeT = TypeVar("CodeT", Fuel, EnergyDirection, MeasurementQuantity)
 
@@ -108,13 +111,13 @@ def decide(
 def _register(
     state: MeteringPoint, command: RegisterMeteringPoint, now: datetime
 ) -> tuple[MeteringEvent, ...]:
-    fuel = _code(Fuel, command.fuel, "fuel")
-    direction = _code(EnergyDirection, command.energy_direction, "energy_direction")
-    quantity = _code(MeasurementQuantity, command.measurement_quantity, "measurement_quantity")
-    group = GspGroup(command.gsp_group) if command.gsp_group else ""
+    fuel, direction, quantity, group = _codes(
+        command.fuel, command.energy_direction, command.measurement_quantity, command.gsp_group
+    )
     registered_from = utc(command.registered_from)
+    distributor = ""
     if fuel is Fuel.ELECTRICITY:
-        Mpan(command.mpxn)
+        distributor = Mpan(command.mpxn).distributor_id
     else:
         Mprn(command.mpxn)
         if group or quantity is not MeasurementQuantity.ACTIVE_IMPORT:
@@ -125,18 +128,17 @@ def _register(
         raise Invalid(Reason.FIELD_INVALID, message, field="measurement_quantity")
     registered = MeteringPointRegistered(fuel, group, direction, quantity, registered_from, now)
     if not state.registered:
-        _check_standing_data(command, fuel, group)
+        _check_standing_data(command, distributor, group)
         return (registered,)
     if replace(state, silences=()) == evolve(MeteringPoint(), registered):
         return ()
     raise Refused(Reason.METER_EXISTS, "the metering point is registered already, and otherwise")
 
 
-def _check_standing_data(command: RegisterMeteringPoint, fuel: Fuel, group: str) -> None:
+def _check_standing_data(command: RegisterMeteringPoint, distributor: str, group: str) -> None:
     """A new point names only codes that are listed on the day it is registered from."""
     day = day_of(command.registered_from)
-    if fuel is Fuel.ELECTRICITY:
-        distributor = Mpan(command.mpxn).distributor_id
+    if distributor:
         check_listed(command.distributors, distributor, day, "distributor", "mpxn")
     if group:
         check_listed(command.gsp_groups, group, day, "GSP group", "gsp_group")
@@ -164,6 +166,19 @@ def _report(
     kind = MeterCommunicationRestored if command.restored else MeterCommunicationLost
     reported = kind(utc(command.at), now)
     return () if evolve(state, reported) == state else (reported,)
+
+
+@lru_cache(CODES_KEPT_MAX)
+def _codes(
+    fuel: str, direction: str, quantity: str, group: str
+) -> tuple[Fuel, EnergyDirection, MeasurementQuantity, GspGroup | str]:
+    """What these texts name. A country's registers say few of them, each of millions of meters."""
+    return (
+        _code(Fuel, fuel, "fuel"),
+        _code(EnergyDirection, direction, "energy_direction"),
+        _code(MeasurementQuantity, quantity, "measurement_quantity"),
+        GspGroup(group) if group else "",
+    )
 
 
 def _code(codes: type[CodeT], text: str, field: str) -> CodeT:

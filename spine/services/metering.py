@@ -8,7 +8,7 @@ cache (`deliveries`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -50,7 +50,10 @@ from spine.services.withdrawing import withdraw
 
 SENDERS: Final = frozenset({Role.SUPPLIER, Role.DATA_SERVICE})
 REQUEST_BYTES_MAX: Final = 1 << 20
-ACTIVE: Final = (MeasurementQuantity.ACTIVE_IMPORT, MeasurementQuantity.ACTIVE_EXPORT)
+ACTIVE: Final[Mapping[str, MeasurementQuantity]] = {
+    quantity.direction: quantity
+    for quantity in (MeasurementQuantity.ACTIVE_IMPORT, MeasurementQuantity.ACTIVE_EXPORT)
+}
 CACHE_FILE: Final = "deliveries.sqlite"
 
 
@@ -241,7 +244,7 @@ def _registration(
     direction = request.energy_direction or EnergyDirection.IMPORT
     quantity = request.measurement_quantity
     if not quantity:
-        quantity = next((q for q in ACTIVE if q.direction == direction), ACTIVE[0])
+        quantity = ACTIVE.get(direction, MeasurementQuantity.ACTIVE_IMPORT)
     return RegisterMeteringPoint(
         by,
         str(mpxn),

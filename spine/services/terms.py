@@ -109,7 +109,8 @@ def language(request: Any) -> str:
 
 def channel(request: Any) -> str:
     """How the notice was shown, or nothing."""
-    return wire.optional_code(request.notice.channel, "notice.channel")
+    said = request.notice.channel if request.HasField("notice") else ""
+    return wire.optional_code(said, "notice.channel")
 
 
 def evidence(request: Any) -> str:

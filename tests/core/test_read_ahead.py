@@ -21,7 +21,7 @@ from spine import view
 from spine.domain import Domain
 from spine.event import NO_PREDECESSOR, Command, Fact
 from spine.partition import PartitionFold
-from spine.rows import Counts, Subject
+from spine.rows import AppliedCommand, Counts, Subject
 from tests.helpers.records import (
     BEGUN,
     ELSEWHERE,
@@ -53,7 +53,7 @@ class Plain(PartitionFold):
 class ForgetsWhatItWrites(PartitionFold):
     """Naive: goes on with what it read before it wrote."""
 
-    def _put(self, key: bytes, row: bytes, says: Subject | None = None) -> None:
+    def _put(self, key: bytes, row: bytes, says: Subject | AppliedCommand | None = None) -> None:
         self.rows.put(key, row)
 
 
@@ -185,3 +185,18 @@ def test_many_subjects_at_once_are_what_each_is_alone() -> None:
     assert scene.fold.subjects(()) == []
     scene.facts(command(NEIGHBOUR, moved_in()))
     assert scene.fold.subjects([NEIGHBOUR]) == [scene.fold.subject(NEIGHBOUR)]
+
+
+def test_where_commands_of_a_record_stand_is_known_without_reading_it_again() -> None:
+    read = list[object]()
+
+    def counted(row: bytes, kind: Any) -> Any:
+        read.append(kind)
+        return TOOLS.unpack(row, kind)
+
+    scene = Scene(tools=with_other(TOOLS, unpack=counted))
+    commands = command(METER, moved_in()), command(NEIGHBOUR, moved_in("t-2"))
+    scene.facts(*commands)
+    found = [scene.fold.applied_command(one.id) for one in commands]
+    assert [(f.offset, f.entry) for f in found if f] == [(scene.last, 0), (scene.last, 1)]
+    assert AppliedCommand not in read

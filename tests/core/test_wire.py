@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,6 +14,7 @@ from spine.consumers.v1 import consumers_pb2
 from spine.dsi.v1 import dsi_pb2
 from spine.errors import Invalid, Reason
 from spine.gb import Interval
+from spine.metering.v1 import metering_pb2
 from spine.services import terms, wire
 
 LOG_ID = bytes(32)
@@ -137,3 +139,28 @@ def test_a_time_in_the_terms_of_a_consent_is_named_by_its_path(field: str) -> No
         with pytest.raises(Invalid) as refused:
             terms.agreed(consumers_pb2.GrantConsentRequest(terms=said), "adviser", "c-1")
         assert (refused.value.reason, refused.value.field) == (reason, f"terms.{field}")
+
+
+KEYS = ("", "k", "k-1200000000003", "k" * 64, "k" * 65, "k" * 200, "ключ", "\n\x01k")
+KEYED: list[Any] = [
+    metering_pb2.RegisterMeteringPointRequest(mpxn="1200000000003", gsp_group="_A"),
+    consumers_pb2.StartTenancyRequest(mpxn="k", tenancy_id="k"),
+    consumers_pb2.GrantConsentRequest(mpxns=["k", "l"], terms={"purpose": "ENERGY_ADVICE"}),
+    consumers_pb2.GrantConsentRequest(),
+]
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("request_", KEYED, ids=lambda request: type(request).__name__)
+@pytest.mark.parametrize("later_build", [b"", b"\xfa\x7f\x02hi"])
+def test_the_digest_of_a_request_is_that_of_all_but_its_key(
+    request_: Any, key: str, later_build: bytes
+) -> None:
+    """However it is put together; also with a field of which this build knows nothing."""
+    request_.idempotency_key = ""
+    bare = type(request_).FromString(later_build + request_.SerializeToString())
+    keyed = type(request_).FromString(bare.SerializeToString())
+    keyed.idempotency_key = key
+    expected = hashlib.sha256(bare.SerializeToString(deterministic=True)).digest()
+    assert wire.request_digest(keyed) == expected
+    assert keyed.idempotency_key == key
