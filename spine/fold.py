@@ -374,9 +374,12 @@ class FaustFolds:
                 await live.passed(end - 1, timeout_s)
 
     async def _watch(self, watchdog: Watchdog) -> None:
-        """Look every so often; a fold that stands still although the log goes on is a failure."""
+        """Look every so often; a fold that stands still although the log goes on is a failure, as
+        is a store that another process, which reads it, has marked.
+        """
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
+            self.met(DamagedStore("a store was found damaged by who reads it"))
             self.still_s = await watchdog.look()
             self._unopened.tell(self._assigned.difference(self.folds))
 

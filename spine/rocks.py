@@ -83,6 +83,10 @@ def damage_of_another(
     if MOVED not in str(error) or _is_lost(db, life, seen):
         return damage(path, error)
     _log.warning("store.moved", store=path.name, reason=str(error))
+    return _moved()
+
+
+def _moved() -> FilesMoved:
     message = "the readings were moved while they were read"
     return FilesMoved(Reason.DATA_BEHIND, message, retry_after_s=REFRESHED_S)
 
@@ -94,6 +98,45 @@ def _is_lost(db: Rdict, life: Path, seen: Iterable[tuple[str, int]]) -> bool:
         return gone and _manifests(written(life)) == _manifests(seen)
     except FileNotFoundError:  # the store was begun anew
         return False
+
+
+class Onward:
+    """What a reader has seen of one opening of a store by its writer, which only goes on from it.
+
+    Where a file of rows is lost, RocksDB shows a secondary the newest state that has all its files,
+    which is an older one, and goes on from there with what the log of writes holds.
+    """
+
+    def __init__(self) -> None:
+        self._opening: object = None
+        self._offset, self._files = -1, frozenset[int]()
+
+    def check(
+        self,
+        db: Rdict,
+        life: Path,
+        seen: Iterable[tuple[str, int]],
+        opening: object,
+        offset: int,
+        marked: Path,
+    ) -> None:
+        """DamagedStore, and it is marked, if it went back; `seen` is what was `written` before it
+        was read. FilesMoved if the writer moved rows to files just then: it may look like that.
+        """
+        files = frozenset(int(Path(file["name"]).stem) for file in db.live_files())
+        back = offset < self._offset or self._names_less(life, files)
+        if opening == self._opening and back:
+            if _manifests(written(life)) != _manifests(seen):
+                raise _moved()
+            raise damage(marked, ValueError("it went back, so a file of rows is lost"))
+        self._opening, self._offset, self._files = opening, offset, files
+
+    def _names_less(self, life: Path, files: frozenset[int]) -> bool:
+        """Whether the newest are named no longer, though they are there: those that were merged go,
+        and what they were merged into is newer.
+        """
+        newest = max(files, default=0)
+        return any((life / f"{n:06}.sst").exists() for n in self._files if n > newest)
 
 
 def latest_life(path: Path) -> int | None:

@@ -6,6 +6,7 @@ them, so a change of shape is a new version of the reducers.
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -245,3 +246,11 @@ def subject_history(
 def history_row(subject: bytes, offset: int, entry: int) -> bytes:
     """The key under which a subject's state after one command is kept, for reads as of then."""
     return HISTORY_PREFIX + subject + b"\x00" + _PLACE.pack(offset, entry)
+
+
+def rows_digest(rows: Iterator[tuple[bytes, bytes]]) -> bytes:
+    """SHA-256 over rows in key order, lengths included."""
+    digest = hashlib.sha256()
+    for key, value in rows:
+        digest.update(struct.pack(">II", len(key), len(value)) + key + value)
+    return digest.digest()

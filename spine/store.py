@@ -7,9 +7,7 @@ secondary.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
-import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +24,7 @@ from spine.domain import HistoryLayout, Range, ReadableRows, Row
 from spine.history import FOLDER, HISTORY_ROW, History, HistoryFile, forget_unnamed
 from spine.history import write as write_history
 from spine.rocks import DAMAGE_MARK, LOCKED, DamagedStore
-from spine.rows import Malformed
+from spine.rows import Malformed, rows_digest
 
 _log = structlog.get_logger()
 POSITION_ROW: Final = b"\xff\xffposition"
@@ -281,6 +279,7 @@ class StoreReader:
         self._seen: frozenset[tuple[str, int]] = frozenset()
         self._opened_as: frozenset[str] = frozenset()
         self._position: StorePosition | None = None
+        self._onward = rocks.Onward()
 
     def refresh(self) -> bool:
         """See what the writer has written since; False while there is no readable store.
@@ -295,6 +294,7 @@ class StoreReader:
             if self._db is None or life != self._life:
                 self.close()
                 self._open(life or 1)
+                self._check()
             written = rocks.written(self._path / str(self._life))
             if written != self._seen:
                 opened_again = rocks.openings(written) != self._opened_as
@@ -305,6 +305,7 @@ class StoreReader:
                     self._opened().try_catch_up_with_primary()
                     self._name_history()
                 self._seen, self._position = written, None
+                self._check()
         except Exception as error:
             _log.warning("store.unreadable", store=self._path.name, reason=str(error))
             self.close()
@@ -321,6 +322,14 @@ class StoreReader:
         self._opened_as = rocks.openings(self._seen)
         self._db = rocks.open_as(self._path / str(life), rocks.options(writes=False), access)
         self._name_history()
+
+    def _check(self) -> None:
+        """DamagedStore, and nobody is answered, if it went back while its writer has it open."""
+        life, at = self._path / str(self._life), self.position()
+        # What is put back from a snapshot has the names that it had.
+        opening = (self._life, (life / "IDENTITY").stat().st_mtime_ns, self._opened_as)
+        read = self._opened(), life, self._seen, opening
+        self._onward.check(*read, -1 if at is None else at.offset, self._marked)
 
     def _name_history(self) -> None:
         stored = self._opened(), self._marked, self._life, self._layout
@@ -388,11 +397,3 @@ def read_position(rows: ReadableRows) -> StorePosition | None:
     except Malformed as error:
         raise DamagedStore(f"the position cannot be read: {error}") from error
     return position
-
-
-def rows_digest(rows: Iterator[tuple[bytes, bytes]]) -> bytes:
-    """SHA-256 over rows in key order, lengths included."""
-    digest = hashlib.sha256()
-    for key, value in rows:
-        digest.update(struct.pack(">II", len(key), len(value)) + key + value)
-    return digest.digest()

@@ -22,6 +22,7 @@ ANSWER_BYTES_MAX: Final = 4096
 # Of what a witness says that is no signature, for the log.
 SAID_MAX: Final = 200
 SILENT: Final = "no answer"
+WRONG: Final = "a signature that is not of this head by its key"
 SIZE: Final = re.compile("[0-9]{1,19}")
 AS_JSON: Final = {"Content-Type": "application/json"}
 _log = structlog.get_logger()
@@ -161,7 +162,9 @@ class Witnesses:
             remote.refused = said_so
             return
         if sealed.note.with_signatures([signature]).signed_by(remote.key, verify) is None:
-            _log.warning("witness.signature_wrong", witness=name)
+            if remote.refused != WRONG:
+                _log.warning("witness.signature_wrong", witness=name)
+            remote.refused = WRONG
             return
         remote.size, remote.refused = sealed.head.size, None
         said.signatures.append(signature)

@@ -164,6 +164,38 @@ async def test_what_a_witness_says_in_place_of_signatures_is_logged_when_it_chan
     assert told == ["unfit", "", "", "unfit"]
 
 
+async def test_a_wrong_signature_is_logged_when_it_begins_and_not_at_every_head(
+    tmp_path: Path,
+) -> None:
+    for name in ("listed", "other"):
+        (tmp_path / name).mkdir()
+    listed, other = (Witness(tmp_path / name, "example.com/w", KEY) for name in ("listed", "other"))
+    book, signs = open_book(tmp_path / "ledger"), [listed]
+    library = Library(book.public)
+
+    async def answer(request: web.Request) -> web.Response:
+        asked = await request.json()
+        lines = {each: each.add(asked) for each in (listed, other)}
+        return web.Response(text=lines[signs[-1]])
+
+    app = web.Application()
+    app.router.add_post("/add-heads", answer)
+    async with served(app) as url:
+        witnesses = Witnesses(lambda: {str(listed.key): url}, quorum=1)
+        with structlog.testing.capture_logs() as logged:
+            for offset, signer in enumerate([other, other, listed, other, other]):
+                signs.append(signer)
+                # Where it stands is not what is tried here.
+                for each in witnesses._known.values():
+                    each.size = listed.size
+                made = sealed(book, [record(offset)])
+                said = await witnesses.cosign(made, lambda old, new: library.growth(old, new.note))
+                assert len(said.signatures) == (signer is listed)
+        await witnesses.close()
+    told = [each["event"] for each in logged if each["event"].startswith("witness.")]
+    assert told == ["witness.signature_wrong"] * 2
+
+
 async def test_what_witnesses_are_shown_is_made_once_for_each_place_where_they_stand(
     tmp_path: Path,
 ) -> None:

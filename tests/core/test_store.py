@@ -23,7 +23,7 @@ from spine.event import LogRecord
 from spine.log import LogReader, LogUnfit
 from spine.replay import BUILD_ROW, RECORDS_PER_COMMIT, StoredFold, rebuild
 from spine.rocks import DAMAGE_MARK, DamagedStore
-from spine.rows import HELD_PREFIX
+from spine.rows import HELD_PREFIX, rows_digest
 from spine.store import (
     POSITION_ROW,
     MemoryRows,
@@ -31,7 +31,6 @@ from spine.store import (
     StoreInUse,
     StorePosition,
     StoreReader,
-    rows_digest,
 )
 from tests.helpers.records import (
     LOG_ID,
@@ -321,9 +320,10 @@ def many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Many
         store.commit(position(file))
         store._db.flush()
     assert reader.refresh()
-    yield ManyFiles(path, keys, store, reader)
+    made = ManyFiles(path, keys, store, reader)
+    yield made
     reader.close()
-    store.close()
+    made.store.close()
 
 
 @pytest.mark.parametrize("naive", [False, True])
@@ -357,6 +357,97 @@ def test_a_file_that_is_lost_is_damage_and_no_file_that_moved(many_files: ManyFi
         reader.get_many(keys)
     assert not isinstance(lost.value, Pushback)
     assert (path / DAMAGE_MARK).exists()
+
+
+def never_checked(*_: object) -> None:
+    """The naive variant of what is checked when a reader has caught up."""
+
+
+@pytest.mark.parametrize("naive", [False, True])
+@pytest.mark.parametrize("at_rest", [False, True])
+def test_a_store_that_goes_back_is_damaged_and_answers_nobody(
+    many_files: ManyFiles, monkeypatch: pytest.MonkeyPatch, at_rest: bool, naive: bool
+) -> None:
+    """Where a file is lost and others are written, RocksDB shows what was before that file, and
+    what the log of writes holds since: in between rows are missing, and nothing says so.
+    """
+    if naive:
+        monkeypatch.setattr(rocks.Onward, "check", never_checked)
+    path, keys, store, reader = (
+        many_files.path,
+        many_files.keys,
+        many_files.store,
+        many_files.reader,
+    )
+    sorted((path / "1").glob("*.sst"))[20].unlink()
+    store.put(b"row x", b"value")
+    store.commit(position(60))
+    store._db.flush()
+    if not at_rest:  # and the position is not lower than it was
+        store.commit(position(61))
+        reader.close()  # as where it is opened anew for another reason
+    for _ in range(3):
+        assert reader.refresh() is naive
+        assert (path / DAMAGE_MARK).exists() is not naive
+    if naive:
+        at = reader.position()
+        assert at is not None and at.offset == (19 if at_rest else 61)
+        assert reader.get(b"row x") is None and list(reader.get_many(keys)).count(None) == 800
+    else:
+        with pytest.raises(DamagedStore):
+            reader.get(keys[0])
+
+
+def test_a_store_that_is_put_back_or_begun_anew_does_not_go_back(many_files: ManyFiles) -> None:
+    """RocksDB gives it the names that it had: that of the store, and of the manifest, too."""
+    path, reader, openings = many_files.path, many_files.reader, set[frozenset[str]]()
+    many_files.store.copy_to(path.parent / "kept")
+
+    def put_back() -> Store:
+        many_files.store.close()
+        shutil.rmtree(path)
+        shutil.copytree(path.parent / "kept", path / "1")
+        many_files.store = Store(path)
+        assert reader.refresh() and reader.position() == position(59)
+        openings.add(rocks.openings(rocks.written(path / "1")))
+        return many_files.store
+
+    for _ in range(2):
+        store = put_back()
+        store.commit(position(60))
+        store._db.flush()
+        assert reader.refresh() and reader.position() == position(60)
+    store = put_back()
+    assert len(openings) == 1
+    store.discard()
+    assert reader.refresh() and reader.position() is None
+    store.commit(position(0))
+    assert reader.refresh() and reader.position() == position(0)
+    assert not (path / DAMAGE_MARK).exists()
+
+
+def test_rows_that_move_to_a_file_while_a_reader_opens_are_no_damage(
+    many_files: ManyFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it was told of the files is older than what it found of the log of writes."""
+    store, reader = many_files.store, many_files.reader
+    store.commit(position(60))
+    assert reader.refresh()
+    opened, seen = rocks.open_as, reader._onward
+    seen._offset = 70  # as if it had seen what the log of writes no longer holds
+
+    def moving(*given: Any) -> Rdict:
+        db = opened(*given)
+        store._db.flush()
+        return db
+
+    reader.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(rocks, "open_as", moving)
+        assert not reader.refresh()
+    assert not (many_files.path / DAMAGE_MARK).exists()
+    seen._offset = 60
+    assert reader.refresh() and reader.position() == position(60)
 
 
 def test_a_store_in_use_is_sound_and_left_alone(tmp_path: Path, opened: Open) -> None:

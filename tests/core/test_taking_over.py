@@ -23,7 +23,7 @@ from spine.fold import FaustFolds
 from spine.log import Kafka
 from spine.log_thread import ReaderThread
 from spine.replay import StoredFold
-from spine.rocks import DamagedStore
+from spine.rocks import DamagedStore, damage
 from spine.store import StoreInUse
 from tests.helpers.records import LOG_ID, PARTITION, TOOLS, MemoryLog
 from tests.helpers.stories import consumers_story
@@ -235,6 +235,30 @@ async def test_what_the_log_does_not_answer_for_has_a_lag_until_it_is_opened(
     *waited, opened = told[PLACE]
     assert waited == sorted(waited) and waited[-1] >= 50 and opened == 0
     assert told.keys() == {PLACE} and taking.folds.folds.keys() == {PLACE, OTHER}
+    await taking.folds.stop()
+
+
+async def test_a_store_that_a_reader_marks_as_damaged_ends_the_process_that_writes_it(
+    taking: Taking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or reads of it would fail until somebody starts that process again."""
+
+    async def look() -> float:
+        return 0.0
+
+    monkeypatch.setattr(fold, "WATCH_EVERY_S", 0.01)
+    dog: Any = SimpleNamespace(look=look)
+    taking.log.go_on.set()
+    await taking.given(PLACE, OTHER)
+    await taking.settled()
+    watching = asyncio.create_task(taking.folds._watch(dog))
+    await asyncio.sleep(0.05)
+    assert not taking.failures
+    damage(taking.folds[OTHER].stored.store.path, ValueError("lost"))
+    await asyncio.sleep(0.05)
+    watching.cancel()
+    assert {type(each) for each in taking.failures} == {DamagedStore}
+    taking.failures.clear()
     await taking.folds.stop()
 
 

@@ -13,9 +13,9 @@ from spine import trust
 from spine.errors import Pushback
 from spine.event import LogRecord
 from spine.log import LogReader
-from spine.rows import Applied
+from spine.rows import Applied, rows_digest
 from spine.runtime import Runtime
-from spine.store import POSITION_ROW, StorePosition, StoreReader, rows_digest
+from spine.store import POSITION_ROW, StorePosition, StoreReader
 
 STEADY_WITHIN_S, PATIENCE_S = 10.0, 120.0
 T = TypeVar("T")

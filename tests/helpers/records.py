@@ -59,10 +59,10 @@ from spine.opening import first_keys
 from spine.partition import PartitionFold
 from spine.policy_data import POLICY_DATA_V1, data_hash
 from spine.replay import StoredFold
-from spine.rows import Applied, Decided, Tools
+from spine.rows import Applied, Decided, Tools, rows_digest
 from spine.schemas import Schemas
 from spine.signing import Signer, signed_headers, verify
-from spine.store import MemoryRows, Store, rows_digest
+from spine.store import MemoryRows, Store
 from tests.helpers.access import access_request
 
 PARTITIONS = 4
