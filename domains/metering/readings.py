@@ -132,6 +132,12 @@ def partitions_of(mpxns: npt.NDArray[np.bytes_], partition_count: int) -> npt.ND
     return partitions_of_hashes(hashes, partition_count)
 
 
+def those_in(partitions: npt.NDArray[np.int64]) -> list[int]:
+    """Which partitions there are in a column of them, ascending; counted, not sorted."""
+    there: list[int] = np.flatnonzero(np.bincount(partitions)).tolist()
+    return there
+
+
 def split(
     meter_days: MeterDays, partition_count: int, rows_max: int = BATCH_ROWS
 ) -> Iterator[tuple[int, MeterDays]]:
@@ -155,7 +161,7 @@ def split_in_order(
     (n,).
     """
     ordered = partitions[order]
-    for partition in np.unique(ordered).tolist():
+    for partition in those_in(ordered):
         rows = order[ordered == partition]
         for start in range(0, len(rows), rows_max):
             yield partition, take(meter_days, rows[start : start + rows_max])

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import structlog
 
 from domains.metering.judging import Alike, Points, numbers_of
-from domains.metering.readings import MPXN_BYTES
+from domains.metering.readings import MPXN_BYTES, those_in
 from spine import trust
 from spine.domain import ReadableRows
 from spine.errors import Pushback, Reason
@@ -257,7 +257,7 @@ class KnownStates:
         self._drop_superseded()
         places = np.empty(len(points.names), np.int32)
         beside: dict[Any, int] = {}
-        for partition in np.unique(partitions).tolist():
+        for partition in those_in(partitions):
             fold = self._folds[self._topic, partition].stored.fold
             own = np.flatnonzero(partitions == partition)
             if fold.closed("") is not None or (fold.may_be_closed and _any_closed(fold.rows)):
