@@ -143,7 +143,6 @@ class Problem:
 
 
 @lru_cache(DAYS_KEPT_MAX)
-@lru_cache(DAYS_KEPT_MAX)
 def day_of(instant: datetime) -> date:
     """The day, as London counts days, on which something at that instant is judged."""
     return utc(instant).astimezone(london()).date()
