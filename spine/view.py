@@ -51,12 +51,8 @@ from spine.rows import (
 CLOCK_TOLERANCE_MS: Final = 5_000
 STANDINGS_CACHED_MAX: Final = 10_000
 ROWS_AHEAD_MAX: Final = 6_000
-
-
 # Of a log that was opened, so of one key; of what a stranger sends nothing is kept.
 _root_id: Final = lru_cache(4)(trust.key_id)
-
-
 # When it is, in ms and as such; version of the policy; table of equivalence.
 _Moment = tuple[int, datetime, int, trust.Equivalence | None]
 
@@ -199,8 +195,7 @@ class PartitionView:
         home = self.topic == trust.GOVERNANCE_TOPIC
         prefix = GOVERNANCE_PREFIX if home else SUBJECT_PREFIX
         key = APPLIED_PREFIX + prefix + command_id
-        stored = self._row(key)
-        if stored is None:
+        if (stored := self._row(key)) is None:
             return None
         known = self._known(key, stored)
         found: AppliedCommand = known or self.tools.unpack(stored, AppliedCommand)
