@@ -39,9 +39,9 @@ def sign(private_key: Ed25519PrivateKey, message: bytes) -> bytes:
 def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
     """Whether the signature is this key's over this message; malformed input is a no.
 
-    libsodium says yes in half the time that OpenSSL takes. Its no may be about a point of small
-    order, which RFC 8032 lets pass: OpenSSL has the last word, so that what a log was once folded
-    to it is folded to for ever.
+    libsodium says yes in half the time that OpenSSL takes, and to nothing that OpenSSL refuses.
+    Its no may be about a point of small order, which RFC 8032 lets pass: then OpenSSL has the last
+    word, so that what a log was once folded to it is folded to for ever.
     """
     try:
         _quick(public_key).verify(message, signature)

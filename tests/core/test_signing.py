@@ -1,5 +1,6 @@
 """A signature holds for one record at one place of one log, and for nothing else."""
 
+import hashlib
 from dataclasses import dataclass, replace
 from itertools import product
 from struct import pack
@@ -9,6 +10,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
+from nacl.bindings import crypto_core_ed25519_add, crypto_scalarmult_ed25519_base_noclamp
 from nacl.exceptions import BadSignatureError
 from nacl.signing import VerifyKey
 
@@ -146,7 +148,7 @@ def test_what_is_no_key_or_no_signature_is_a_no(public_key: bytes, signature: by
 
 # Encodings of the eight points of small order, and of three of them by larger numbers than need be:
 # with one of them as the key, a signature that nobody made can hold.
-P = 2**255 - 19
+P, ORDER = 2**255 - 19, 2**252 + 27742317777372353535851937790883648493
 OF_ORDER_8 = int.from_bytes(
     bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"), "little"
 )
@@ -184,6 +186,25 @@ def test_points_of_small_order_are_judged_as_they_always_were() -> None:
     assert not any(libsodium(*case) for case in cases), "alone it would judge otherwise"
 
 
+@pytest.mark.parametrize("moved", [False, True])
+def test_libsodium_says_yes_to_nothing_that_openssl_refuses(moved: bool) -> None:
+    """Some libraries multiply by eight first, and let a point pass that was moved by one of small
+    order: a log would be folded otherwise by who has such a one.
+    """
+    secret = bytearray(hashlib.sha512(bytes(range(32))).digest()[:32])
+    secret[0] &= 248
+    secret[31] = secret[31] & 127 | 64
+    nonce = int.from_bytes(b"\x05" * 32, "little") % ORDER
+    point = crypto_scalarmult_ed25519_base_noclamp(nonce.to_bytes(32, "little"))
+    if moved:
+        point = crypto_core_ed25519_add(point, OF_ORDER_8.to_bytes(32, "little"))
+    said = hashlib.sha512(point + SIGNER.public_key + b"message").digest()
+    challenge = int.from_bytes(said, "little") % ORDER
+    number = (nonce + challenge * int.from_bytes(secret, "little")) % ORDER
+    case = SIGNER.public_key, b"message", point + number.to_bytes(32, "little")
+    assert openssl(*case) is libsodium(*case) is verify(*case) is not moved
+
+
 @given(
     message=st.binary(max_size=300),
     signature=st.one_of(st.none(), st.binary(min_size=64, max_size=64)),
@@ -193,9 +214,8 @@ def test_the_quick_yes_is_one_of_openssl_too(
     message: bytes, signature: bytes | None, more: int
 ) -> None:
     """Also where the number in a signature has the group's order added to it."""
-    of_order = 2**252 + 27742317777372353535851937790883648493
     signed = signature or sign(SIGNER.private, message)
-    number = int.from_bytes(signed[32:], "little") + more * of_order
+    number = int.from_bytes(signed[32:], "little") + more * ORDER
     case = signed[:32] + (number % 2**256).to_bytes(32, "little")
     assert verify(SIGNER.public_key, message, case) == openssl(SIGNER.public_key, message, case)
     if libsodium(SIGNER.public_key, message, case):
