@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 
+import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from domains.metering.readings import MPXN_BYTES
+from domains.metering.readings import MPXN_BYTES, QUALITY_CODE_CHARS_MAX
 from domains.metering.rows import REFUSED_PREFIX, ROW_PREFIX
 from domains.metering.views import readings_as_of, readings_of_each
-from spine.answer import HalfHours, half_hours, half_hours_digest, half_hours_digests
+from spine.answer import Columns, HalfHours, half_hours, half_hours_digest, half_hours_digests
+from spine.dsi.chunks import MAX_MEMBERS_PER_MESSAGE
 from spine.dsi.rows import half_hours_in_columns
+from spine.dsi.stream import HALF_HOURS_PER_CHUNK
 from spine.gb import HALF_HOUR, Interval, half_hour_of
+from spine.listening import Limits
 from tests.core.test_days_at_once import (
     DAYS,
     ESTIMATED,
@@ -96,3 +100,22 @@ def test_large_numbers_beside_small_ones_have_the_digest_they_have_alone() -> No
     found[1].values_wh[::2] = (1 << 62) - 1
     found[1].values_wh[1::2] = -(1 << 62)
     assert half_hours_digests(rows) == [half_hours_digest(each) for each in rows]
+
+
+def test_as_many_members_as_a_message_may_hold_fit_into_one_whatever_is_recorded() -> None:
+    count = HALF_HOURS_PER_CHUNK
+    places, nothing = np.arange(count), np.zeros(count, np.uint8)
+    codes = tuple(f"{place:0{QUALITY_CODE_CHARS_MAX}}" for place in range(2))
+    most = Columns(
+        half_hour_of(datetime(2025, 6, 1, tzinfo=UTC)),
+        np.ones(count, np.bool_),
+        np.full(count, (1 << 31) - 1),
+        places % 2,
+        codes,
+        (1 << 63) - 1 - places,
+        np.full(count, (1 << 31) - 1),
+        nothing,
+    )
+    (written,) = half_hours_in_columns([HalfHours(METER, most, nothing)])
+    around = 2_000  # its decision, positions, digest and number
+    assert (len(written) + around) * MAX_MEMBERS_PER_MESSAGE < Limits().answer_bytes

@@ -810,7 +810,7 @@ CASES: Final[dict[str, dict[str, Case]]] = {
                 bad("NOT_PERMITTED", mpxns=[UNKNOWN]),
                 bad("NOT_PERMITTED", by=STRANGER),
                 bad("FIELD_INVALID", members_per_message=2),
-                bad("FIELD_INVALID", members_per_message=33, in_columns=True),
+                bad("FIELD_INVALID", members_per_message=49, in_columns=True),
                 bad("FIELD_INVALID", members_per_message=-1, in_columns=True),
                 *INTERVALS,
             ),
