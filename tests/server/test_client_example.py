@@ -173,8 +173,9 @@ async def test_the_command_goes_on_behind_refused_pages_too_and_says_that_there_
 ) -> None:
     """If there are any that are permitted; the exit code of all refused comes from the error."""
     service.uncovered, service.last = uncovered, "++"
-    times, out = [when.isoformat() for when in (START, START + 3 * HALF_HOUR)], tmp_path / "out"
-    asked = (MPXN, *times, "ENERGY_ADVICE", "bright-advice")
+    start, end = (when.isoformat() for when in (START, START + 3 * HALF_HOUR))
+    out = tmp_path / "out"
+    read = partial(reading.read, MPXN, start, end, "ENERGY_ADVICE", "bright-advice", out=out)
     ours: Any = SimpleNamespace(identity=developer.identity, _data_dir=tmp_path)
     ours._stub = partial(Client._stub, ours)
     ours.readings = partial(Client.readings, ours)
@@ -183,7 +184,7 @@ async def test_the_command_goes_on_behind_refused_pages_too_and_says_that_there_
     monkeypatch.setattr("spine.console.client.reachable_target", lambda *_: target)
     ended: int | str = 0
     try:
-        await asyncio.to_thread(reading.read, *asked, out=out)
+        await asyncio.to_thread(read)
     except typer.Exit as end:
         ended = end.exit_code
     except grpc.RpcError as error:
