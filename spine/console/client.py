@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,8 +17,9 @@ from spine.certificates import Pair
 from spine.common.v1 import common_pb2
 from spine.console.context import UP
 from spine.consumers.v1 import consumers_pb2, consumers_pb2_grpc
+from spine.dsi.refusing import OF_ONE_PAGE
 from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
-from spine.errors import Invalid, NotFound, Pushback, Reason
+from spine.errors import NEXT_CURSOR, Invalid, NotFound, Pushback, Reason
 from spine.governance.v1 import governance_pb2, governance_pb2_grpc
 from spine.identity import CA_ALIAS, Identity
 from spine.ledger.v1 import ledger_pb2, ledger_pb2_grpc
@@ -30,12 +31,15 @@ from spine.metering.v1 import (
 )
 from spine.operations.v1 import operations_pb2, operations_pb2_grpc
 from spine.reference.v1 import reference_pb2, reference_pb2_grpc
-from spine.server import connect_sync
+from spine.server import connect_sync, error_from
 from spine.shared_trust.v1 import shared_trust_pb2, shared_trust_pb2_grpc
 from spine.whereabouts import reachable_target
 
 CALL_S: Final = 20.0
 STREAM_S: Final = 3_000.0
+
+# Who is told of a page that was refused.
+Refused = Callable[[grpc.RpcError], object]
 
 
 def stamp(instant: datetime) -> Timestamp:
@@ -175,16 +179,31 @@ class Client:
             request = getattr(dsi_pb2, f"{method}Request")(**fields)
             return getattr(stub, method)(request, timeout=CALL_S)
 
-    def readings(self, mpxn: str, **terms: Any) -> Iterator[Any]:
-        """Every page of GetReadings."""
+    def readings(self, mpxn: str, refused: Refused | None = None, **terms: Any) -> Iterator[Any]:
+        """Every page of GetReadings.
+
+        `refused` is told of each that is refused though others may be permitted, and those are
+        asked for; without it the first ends all. grpc.RpcError where nothing at all is permitted.
+        """
         with self._stub("dsi", dsi_pb2_grpc.DsiStub) as stub:
-            request = dsi_pb2.GetReadingsRequest(mpxn=mpxn, **terms)
+            request, found = dsi_pb2.GetReadingsRequest(mpxn=mpxn, **terms), False
             while True:
-                page = stub.GetReadings(request, timeout=CALL_S)
-                yield page
-                if not page.next_cursor:
+                try:
+                    page = stub.GetReadings(request, timeout=CALL_S)
+                except grpc.RpcError as error:
+                    failure = error_from(error)
+                    behind = failure.facts.get(NEXT_CURSOR, "")
+                    others = failure.reason in OF_ONE_PAGE and (behind or found)
+                    if refused is None or not others:
+                        raise
+                    refused(error)
+                    request.cursor = behind
+                else:
+                    found = True
+                    yield page
+                    request.cursor = page.next_cursor
+                if not request.cursor:
                     return
-                request.cursor = page.next_cursor
 
     @contextmanager
     def stream(self, mpxns: Sequence[str], **terms: Any) -> Iterator[Any]:

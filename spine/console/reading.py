@@ -11,7 +11,7 @@ import typer
 
 from spine.console.client import interval, stamp
 from spine.console.context import CONSENTS, METERING_POINTS, As, AsJson, Mpxn, group, instant
-from spine.console.output import details, json_text, listed, say, say_json, table, when
+from spine.console.output import details, fail_rpc, json_text, listed, say, say_json, table, when
 from spine.console.parties import client
 from spine.dsi.v1 import dsi_pb2
 from spine.policy import Basis, Category
@@ -52,16 +52,29 @@ def read(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Read the half hours of a meter, if a live consent or duty covers them at this instant."""
+    """Read the half hours of a meter, if a live consent or duty covers them at this instant.
+
+    A page that is refused though others are permitted is said, and the exit code is that of it.
+    """
+    refused = list[int]()
     asked = {"purpose": purpose, "basis": basis, "interval": interval(instant(from_), instant(to))}
-    pages = list(client(as_).readings(mpxn, **asked, **clocks(known=as_of_known)))
+    asked |= clocks(known=as_of_known)
+    told = client(as_).readings(mpxn, lambda error: refused.append(fail_rpc(error)), **asked)
+    pages = list(told)
     if out is not None:
         out.write_text(json_text([page_as_dict(page) for page in pages]), "utf-8")
     if as_json:
         say_json([page_as_dict(page) for page in pages])
-        return
+    else:
+        _show(pages, rows)
+    if refused:
+        raise typer.Exit(refused[-1])
+
+
+def _show(pages: list[Any], each: bool) -> None:
+    """What was read, for people: each half hour, or the days."""
     half_hours = [row for page in pages for row in page.rows]
-    if rows:
+    if each:
         table("Half hours", ("start", "Wh", "quality"), _lines(half_hours))
     else:
         table("Readings by UTC day", ("day", "kWh", "half hours", "absent"), _days(half_hours))

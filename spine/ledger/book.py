@@ -103,6 +103,8 @@ class Book:
         self._epochs = self._open_epochs(state["epochs"], bytes.fromhex(state["root"]))
         self._note = Note.parse(state["note"]) if state["note"] else None
         self._grown: set[Place] = set()
+        # What keys.json says, and what was there then.
+        self._keys: tuple[object, object] = None, None
 
     @property
     def size(self) -> int:
@@ -223,7 +225,11 @@ class Book:
 
         A witness that is listed no longer is named until a head is published without it.
         """
-        path, published = self.public / KEYS_FILE, self.published
+        path = self.public / KEYS_FILE
+        said = {"log": str(self.key), "witnesses": [*listed], "quorum": quorum}
+        if self._keys == (said, _stands_as(path)):  # as at nearly every head: it is not even read
+            return
+        published = self.published
         try:
             before = json.loads(path.read_text("utf-8"))
             named = {key: VerifierKey.parse(key) for key in before["witnesses"]}
@@ -231,9 +237,10 @@ class Book:
             before, named = None, {}
         bears = published.signed_by if published else lambda *_: None
         still = [k for k in named if k not in listed and bears(named[k], verify) is not None]
-        said = {"log": str(self.key), "witnesses": [*listed, *still], "quorum": quorum}
+        said["witnesses"] = [*listed, *still]
         if said != before:
             write_whole(path, json.dumps(said).encode(), sync=True)
+        self._keys = said, _stands_as(path)
 
     def check_published(self, note: Note | None, verify: notes.Verify) -> None:
         """LogUnfit(LOG_DIFFERS) unless this book goes on from a head of ours seen elsewhere."""
@@ -323,6 +330,15 @@ class Book:
         except LookupError:
             pass
         raise _differs("the epochs in this folder are not those that were signed")
+
+
+def _stands_as(path: Path) -> tuple[int, int, int] | None:
+    """What tells a file from another one, or from itself after it was written again."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _last_entry(tree: StoredTree) -> bytes:

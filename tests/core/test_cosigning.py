@@ -139,6 +139,34 @@ def test_a_witness_that_is_listed_no_longer_is_named_while_its_signature_counts(
     assert said() == [keys["two"], keys["three"]]
 
 
+def test_who_must_cosign_is_written_when_it_changes_and_else_not_even_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A head comes every half second, and witnesses stay. What somebody took away comes back."""
+    (tmp_path / "w").mkdir()
+    book = open_book(tmp_path / "ledger")
+    path, keys = book.public / KEYS_FILE, [str(Witness(tmp_path / "w", "example.com/w", KEY).key)]
+    read = list[Path]()
+    reads = Path.read_text
+
+    def counted(self: Path, encoding: str | None = None) -> str:
+        read.append(self)
+        return reads(self, encoding)
+
+    monkeypatch.setattr(Path, "read_text", counted)
+    for _ in range(3):
+        book.write_keys(keys, 1, verify)
+    assert read.count(path) == 1
+    book.write_keys(keys, 2, verify)
+    book.write_keys(keys, 2, verify)
+    assert read.count(path) == 2
+    said = path.read_bytes()
+    assert json.loads(said)["quorum"] == 2
+    path.unlink()
+    book.write_keys(keys, 2, verify)
+    assert path.read_bytes() == said
+
+
 async def test_what_a_witness_says_in_place_of_signatures_is_logged_when_it_changes(
     tmp_path: Path,
 ) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -339,6 +341,38 @@ def test_a_witness_that_went_back_to_an_earlier_build_and_cosigned_goes_on(
     state.write_text(json.dumps(newer | {"sha256": carried["sha256"]}))
     with pytest.raises(Unfit, match="damaged"):
         witness(tmp_path / "w")
+
+
+def test_the_page_says_how_one_that_carried_an_undated_digest_along_goes_on(
+    book: Book, tmp_path: Path
+) -> None:
+    """A build kept a digest without where it was taken, and one before it left that as it was."""
+    one, state = witness(tmp_path / "w"), tmp_path / "w/state.json"
+    for size in range(2):
+        one.add(growth(book, size, sealed(book, [record(size)])))
+        kept = json.loads(state.read_text())
+        if size == 0:
+            del kept["sha256_at"]
+            whole = json.dumps(kept, sort_keys=True).encode()
+            carried = hashlib.sha256(whole).hexdigest()
+    page = (Path(__file__).parents[2] / "docs/ledger.md").read_text("utf-8")
+    (code,) = re.findall(r"^\$ python3 -c '(.*)' witnesses/NAME/state.json$", page, re.M)
+
+    def done() -> int:
+        return subprocess.run(
+            [sys.executable, "-c", code, state], stderr=subprocess.DEVNULL
+        ).returncode
+
+    assert done() != 0 and json.loads(state.read_text()) == kept, "its digest says something"
+    del kept["sha256_at"]
+    state.write_text(json.dumps(kept | {"sha256": carried}))
+    with pytest.raises(Unfit, match="damaged"):
+        witness(tmp_path / "w")
+    assert done() == 0
+    again = witness(tmp_path / "w")
+    assert again.size == 2 and again.key == one.key
+    again.add(growth(book, 2, sealed(book, [record(2)])))
+    assert witness(tmp_path / "w").size == 3
 
 
 def started(data_dir: Path) -> subprocess.Popen[str]:

@@ -2254,6 +2254,13 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/core/test_taking_over.py",),
     ),
     Mutant(
+        "who reads by the console goes on behind a refused page",
+        "spine/console/client.py",
+        "                    request.cursor = behind\n",
+        '                    request.cursor = ""\n',
+        ("tests/server/test_client_example.py",),
+    ),
+    Mutant(
         "a half hour of 8,191 Wh is sent as one",
         "spine/dsi/columns.py",
         "SHORT_VALUES: Final = NO_BYTE << 6",

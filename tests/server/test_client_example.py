@@ -7,17 +7,23 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import grpc
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
 from spine.answer import Absent, HalfHour, Recorded, half_hours_digest
+from spine.console import reading
+from spine.console.client import Client
+from spine.console.output import fail_rpc
 from spine.dsi.refusing import OF_ONE_PAGE
 from spine.dsi.rows import put_half_hours
 from spine.dsi.v1 import dsi_pb2, dsi_pb2_grpc
@@ -153,6 +159,42 @@ async def test_it_goes_on_behind_a_page_of_which_nothing_is_covered(
     with pytest.raises(grpc.RpcError, match="PERMISSION_DENIED"):
         await developer.run("half_hours", *interval)
     assert len(service.asked) == 8
+
+
+@pytest.mark.parametrize(("uncovered", "code"), [(0, 0), (2, 3), (3, 3)])
+async def test_the_command_goes_on_behind_refused_pages_too_and_says_that_there_were_some(
+    service: TwoPages,
+    developer: Developer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    uncovered: int,
+    code: int,
+) -> None:
+    """If there are any that are permitted; the exit code of all refused comes from the error."""
+    service.uncovered, service.last = uncovered, "++"
+    start, end = (when.isoformat() for when in (START, START + 3 * HALF_HOUR))
+    out = tmp_path / "out"
+    read = partial(reading.read, MPXN, start, end, "ENERGY_ADVICE", "bright-advice", out=out)
+    ours: Any = SimpleNamespace(identity=developer.identity, _data_dir=tmp_path)
+    ours._stub = partial(Client._stub, ours)
+    ours.readings = partial(Client.readings, ours)
+    monkeypatch.setattr(reading, "client", lambda _: ours)
+    target = f"localhost:{developer.port}"
+    monkeypatch.setattr("spine.console.client.reachable_target", lambda *_: target)
+    ended: int | str = 0
+    try:
+        await asyncio.to_thread(read)
+    except typer.Exit as end:
+        ended = end.exit_code
+    except grpc.RpcError as error:
+        ended = fail_rpc(error)
+    assert ended == code
+    assert capsys.readouterr().err.count("INTERVAL_NOT_COVERED") == min(uncovered, 3)
+    assert [request.cursor for request in service.asked] == ["", "+", "++"]
+    assert out.exists() is (uncovered < 3)
+    if out.exists():
+        assert len(json.loads(out.read_text())) == 3 - uncovered
 
 
 async def test_a_last_page_of_which_nothing_is_covered_ends_what_was_found(
