@@ -24,7 +24,7 @@ from pathlib import Path
 from tests.mutants.edits import MUTANTS, Mutant
 
 ROOT = Path(__file__).parents[2]
-COPIED = ("spine", "domains", "tests", "schemas", "proto", "pyproject.toml")
+COPIED = ("spine", "domains", "tests", "schemas", "proto", "docs", "pyproject.toml")
 WANTED = 0.95
 TIMEOUT_S = 240
 
