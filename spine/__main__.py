@@ -1,5 +1,8 @@
 """`python -m spine` is `spine`."""
 
-from spine.cli import main
+from spine.collecting import collecting_nothing
+
+with collecting_nothing():
+    from spine.cli import main
 
 main()

@@ -16,6 +16,7 @@ from typing import Final
 # New objects before a look at the newest, such looks before one at the younger, and those before
 # one at all.
 THRESHOLDS: Final = (10_000, 20, 10)
+THRESHOLDS_IN_BULK: Final = (1_000_000, 20, 10)
 
 
 @contextmanager
@@ -37,3 +38,16 @@ def collect_less_often() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*THRESHOLDS)
+
+
+@contextmanager
+def collecting_seldom() -> Iterator[None]:
+    """While a log is folded and thrown away: what is made lives until then, or is let go of at
+    once.
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(*THRESHOLDS_IN_BULK)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)

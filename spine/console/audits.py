@@ -18,6 +18,7 @@ from spine import trust
 from spine.audit import audit as audit_log
 from spine.audit_pass import AUDITED, Means
 from spine.audit_report import EVERYTHING, AuditReport, Line, Selection
+from spine.collecting import collecting_seldom
 from spine.config import Settings
 from spine.console.context import AsJson, instant, runtime, use
 from spine.console.jobs import processes
@@ -178,7 +179,7 @@ def _audit_here(
     at_hand = AtHand(this.domains.governance, this.domains.by_topic)
     keys, reader = KeysAtHand(this, vault), this.reader()
     try:
-        with scratch(this.settings.data_dir) as folder:
+        with collecting_seldom(), scratch(this.settings.data_dir) as folder:
             rebuild, stores = Rebuilder(keys), Path(folder)
             opened = partial(this.stored_fold, store=ScratchStore)
             means = Means(reader, stores, at_hand, opened, rebuild, said_at, selection)

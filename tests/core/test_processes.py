@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from spine import cli
-from spine.collecting import collecting_nothing
+from spine.collecting import collecting_nothing, collecting_seldom
 from spine.config import Settings
 from spine.console import processes
 
@@ -71,3 +71,11 @@ def test_what_fails_to_load_leaves_collecting_on() -> None:
     with pytest.raises(ImportError), collecting_nothing():
         raise ImportError
     assert gc.isenabled()
+
+
+def test_who_folds_a_log_collects_seldom_and_as_before_when_that_ends() -> None:
+    before = gc.get_threshold()
+    with pytest.raises(LookupError), collecting_seldom():
+        assert gc.isenabled() and gc.get_threshold()[0] > before[0]
+        raise LookupError
+    assert gc.get_threshold() == before
