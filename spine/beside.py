@@ -25,3 +25,8 @@ class Beside:
         permitted = len(members) == 1 and isinstance(first.decision, Permit)
         if permitted and first.request.measurement_quantity:
             self.decided[first.request.request_id] = first
+
+    def leave_out(self, request_id: bytes) -> None:
+        """Nobody waits for the answer to that one any more."""
+        self.decided.pop(request_id, None)
+        self.answers.pop(request_id, None)

@@ -31,15 +31,15 @@ def made_beside(decided: Decided, beside: Beside, sources: Callable[[], Sources]
     made: Answer | None = beside.answers.pop(request.request_id, None)
     if made is not None:
         return made
-    others = _alike(request, beside)
+    rows, others = sources(), _alike(request, beside)
     for other in others:
         del beside.decided[other.request.request_id]
     try:
-        made, *theirs = answers([decided, *others], sources())
+        made, *theirs = answers([decided, *others], rows)
     except Exception:
         if not others:
             raise
-        return answers([decided], sources())[0]  # it may be the fault of another
+        return answers([decided], rows)[0]  # it may be the fault of another
     for other, answer in zip(others, theirs, strict=True):
         beside.answers[other.request.request_id] = answer
     return made

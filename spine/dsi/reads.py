@@ -299,6 +299,8 @@ class Reads:
 
     def withhold(self, judged: Judged, why: Reason, chunk: int = 0) -> None:
         """Record that nothing went out although it was permitted."""
+        if judged.ruling.beside:
+            judged.ruling.beside.leave_out(judged.ruling.request.request_id)
         self._record([judged], Release.NOT_RELEASED, str(why), [None], [chunk])
 
     async def read_one(self, query: Query, mpxn: str, at_least: Vector) -> tuple[Judged, Answer]:

@@ -146,7 +146,7 @@ class Kept:
         if len(self._found) != len(self._runs) or not np.array_equal(self._asked, numbers):
             many = len(numbers) >= MANY
             find = _Run.places_of_many if many else _Run.places
-            self._asked, self._found = numbers, [find(run, numbers) for run in self._runs]
+            self._asked, self._found = numbers.copy(), [find(run, numbers) for run in self._runs]
         return self._found
 
     def put(

@@ -95,6 +95,16 @@ def test_what_is_asked_otherwise_is_answered_by_itself(other: dict[str, Any]) ->
     assert same(made_beside(odd, beside, lambda: SOURCES), answers([odd], SOURCES)[0])
 
 
+def test_nothing_is_made_for_who_went_away() -> None:
+    first, gone, left = record = [decided(place) for place in range(3)]
+    beside = beside_of(record)
+    beside.leave_out(gone.request.request_id)
+    made_beside(first, beside, lambda: SOURCES)
+    assert list(beside.answers) == [left.request.request_id]
+    beside.leave_out(left.request.request_id)
+    assert not beside.decided and not beside.answers
+
+
 def test_no_more_are_made_at_once_than_may_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     record = [decided(place) for place in range(len(METERS))]
     for name, most, ready in (("MOST_AT_ONCE", 3, 2), ("HALF_HOURS_AT_ONCE", 2 * 192 + 1, 1)):
