@@ -117,6 +117,14 @@ class Columns:
             self.instead[part],
         )
 
+    def alone(self) -> Columns:
+        """The same in arrays of their own: to keep a part keeps all that it is a part of."""
+        whole = self.present, self.values_wh, self.quality, self.offsets, self.rows, self.instead
+        present, values_wh, quality, offsets, rows, instead = (each.copy() for each in whole)
+        return Columns(
+            self.first, present, values_wh, quality, self.qualities, offsets, rows, instead
+        )
+
     def at(self, place: int) -> Recorded | None:
         """What is recorded of one of them."""
         if not self.present[place]:

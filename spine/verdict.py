@@ -77,12 +77,12 @@ class ToRebuild(Struct, frozen=True):
 
 
 class Rebuild(Protocol):
-    """Makes answers again. LookupError if the rows that one needs are not among those given."""
+    """Makes answers again."""
 
     def __call__(
         self, decided: Decided, rows: Mapping[str, ReadableRows], below: Mapping[str, int]
     ) -> Rebuilt:
-        """The answer to one decision."""
+        """The answer to one decision; LookupError if the rows it needs are not among those."""
 
     def half_hours(self, decided: Decided, below: Mapping[str, int]) -> int:
         """How many half hours it is about, if it may be made by `each`; 0 if by a call alone."""

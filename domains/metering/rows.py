@@ -130,9 +130,10 @@ class Versions:
         return Versions(self.days[at], self.offsets[at], self.rows[at], stored)
 
     def part(self, start: int, end: int) -> Versions:
-        """Those from a place on and before another."""
+        """Those from a place on and before another, in arrays of their own."""
         on = slice(start, end)
-        return Versions(self.days[on], self.offsets[on], self.rows[on], self.stored[on])
+        days, offsets, rows = (all_of[on].copy() for all_of in (self.days, self.offsets, self.rows))
+        return Versions(days, offsets, rows, self.stored[on])
 
     def below(self, offset: int | Ints) -> Versions:
         """Those from below an offset in the log, or each from below its own."""
@@ -355,13 +356,14 @@ def columns_as_of_each(
     count: int,
 ) -> list[Columns]:
     """The half hours [first, first + count) of each of several meters, each as of its own offset in
-    the log: as `columns_of` gives them of what stands below it, made side by side.
+    the log: as `columns_of` gives them of what stands below it, made side by side. Each may be kept
+    without the others.
     """
     _, days = _days_around(first, count)
     ends = np.array(below, np.int64)
     said, not_taken = (_joined(each, ends, first, count) for each in (kept, refused))
     every = columns_of(said, 0, len(kept) * days * _DAY, not_taken)
-    return _parts(every, len(kept), first, count)
+    return [part.alone() for part in _parts(every, len(kept), first, count)]
 
 
 def _joined(each: Sequence[Versions], below: Ints, first: int, count: int) -> Versions:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -90,6 +92,24 @@ def test_each_is_read_as_of_its_own_position(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(again, "as_of_each", naive)
         assert list(map(whole, Rebuilder().each(asked))) != anew(asked), "a later one is no secret"
         monkeypatch.setattr(again, "as_of_each", complete)
+
+
+def test_what_is_kept_of_one_meter_keeps_nothing_of_the_others() -> None:
+    rebuilder = Rebuilder()
+    rebuilder.each(ASKED)
+    kept = list(rebuilder._kept.values())
+    assert len(kept) > 1
+    for each in kept:
+        of_columns = [column for made in each.columns.values() for column in arrays(made)]
+        assert of_columns and all(column.base is None for column in of_columns)
+        assert all(column.base is None for column in arrays(each.said.kept))
+        (made,) = each.columns.values()
+        naive = made.part(0, each.said.count, made.first)
+        assert all(column.base is not None for column in arrays(naive)), "else this finds nothing"
+
+
+def arrays(of: Any) -> list[np.ndarray[Any, Any]]:
+    return [value for value in map(partial(getattr, of), of.__slots__) if hasattr(value, "base")]
 
 
 def test_only_half_hours_from_readings_are_made_together() -> None:
