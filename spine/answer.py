@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
@@ -119,11 +119,8 @@ class Columns:
 
     def alone(self) -> Columns:
         """The same in arrays of their own: to keep a part keeps all that it is a part of."""
-        whole = self.present, self.values_wh, self.quality, self.offsets, self.rows, self.instead
-        present, values_wh, quality, offsets, rows, instead = (each.copy() for each in whole)
-        return Columns(
-            self.first, present, values_wh, quality, self.qualities, offsets, rows, instead
-        )
+        columns = ("present", "values_wh", "quality", "offsets", "rows", "instead")
+        return replace(self, **{name: getattr(self, name).copy() for name in columns})
 
     def at(self, place: int) -> Recorded | None:
         """What is recorded of one of them."""

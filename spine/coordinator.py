@@ -253,14 +253,17 @@ class Coordinator:
                     await check_accredited(self._folds, live, order.actor)
                 except SpineError as error:
                     refused[order.actor] = error
-                sitting.begin(fold, kid)
+                finally:
+                    sitting.begin(fold, kid)
             if (error_ := refused[order.actor]) is not None:
                 raise error_
         row = fold.subject(order.subject)
         events = self._decided(fold, row.state, order.command, sitting.now)
         if not events and tightens:
-            await self._barrier(live)
-            sitting.begin(fold, kid)
+            try:
+                await self._barrier(live)
+            finally:  # whatever it came to, the fold may have gone on meanwhile
+                sitting.begin(fold, kid)
             row = fold.subject(order.subject)
             events = self._decided(fold, row.state, order.command, sitting.now)
         if not events:

@@ -174,11 +174,13 @@ def _draft_of(made: Any) -> type | None:
     A frozen dataclass sets each field by a call, which takes longer than to read it. None where
     more is done than to set fields, or less is known of them.
     """
-    fields = tuple(getattr(made, "__dataclass_fields__", ()))
-    plain = vars(made).get("__slots__") == fields and made.__bases__ == (object,)
+    fields = getattr(made, "__dataclass_fields__", {})
+    plain = vars(made).get("__slots__") == (*fields,) and made.__bases__ == (object,)
     if not fields or not plain or hasattr(made, "__post_init__"):
         return None
-    return type(f"{made.__name__}Draft", (), {"__slots__": fields})
+    if not made.__dataclass_params__.init or not all(field.init for field in fields.values()):
+        return None
+    return type(f"{made.__name__}Draft", (), {"__slots__": (*fields,)})
 
 
 def _fields_of(made: Any) -> dict[str, Any] | None:

@@ -94,10 +94,17 @@ def _moved() -> FilesMoved:
 def _is_lost(db: Rdict, life: Path, seen: Iterable[tuple[str, int]]) -> bool:
     """A file that was merged goes only once the manifest says so, which makes that longer."""
     gone = any(not (life / file["name"].lstrip("/")).exists() for file in db.live_files())
-    try:
-        return gone and _manifests(written(life)) == _manifests(seen)
-    except FileNotFoundError:  # the store was begun anew
-        return False
+    with suppress(FileNotFoundError):  # the store was begun anew
+        return gone and not _goes_on(life, seen)
+    return False
+
+
+def _goes_on(life: Path, seen: Iterable[tuple[str, int]]) -> bool:
+    """Whether the writer has moved rows to files since, or has begun another life: of this one
+    whatever is missing may be on its way out.
+    """
+    begun_anew = latest_life(life.parent) != int(life.name)
+    return begun_anew or _manifests(written(life)) != _manifests(seen)
 
 
 class Onward:
@@ -109,7 +116,7 @@ class Onward:
 
     def __init__(self) -> None:
         self._opening: object = None
-        self._offset, self._files = -1, frozenset[int]()
+        self._offset, self._files, self._manifests = -1, frozenset[int](), _manifests(())
 
     def check(
         self,
@@ -123,13 +130,15 @@ class Onward:
         """DamagedStore, and it is marked, if it went back; `seen` is what was `written` before it
         was read. FilesMoved if the writer moved rows to files just then: it may look like that.
         """
-        files = frozenset(int(Path(file["name"]).stem) for file in db.live_files())
-        back = offset < self._offset or self._names_less(life, files)
-        if opening == self._opening and back:
-            if _manifests(written(life)) != _manifests(seen):
+        same, manifests, files = opening == self._opening, _manifests(seen), self._files
+        if not same or manifests != self._manifests:
+            files = frozenset(int(Path(file["name"]).stem) for file in db.live_files())
+        if same and (offset < self._offset or self._names_less(life, files)):
+            if _goes_on(life, seen):
                 raise _moved()
             raise damage(marked, ValueError("it went back, so a file of rows is lost"))
-        self._opening, self._offset, self._files = opening, offset, files
+        self._opening, self._manifests = opening, manifests
+        self._offset, self._files = offset, files
 
     def _names_less(self, life: Path, files: frozenset[int]) -> bool:
         """Whether the newest are named no longer, though they are there: those that were merged go,

@@ -19,7 +19,7 @@ import msgspec
 
 from spine.errors import Pushback, Reason, Refused, SpineError
 from spine.files import claimed
-from spine.rocks import DamagedStore
+from spine.rocks import DAMAGE_MARK, DamagedStore
 from spine.store import FIRST_LIFE, Store, StoreInUse, StorePosition
 
 MANIFEST: Final = "manifest.json"
@@ -107,6 +107,8 @@ def restore(target: Path, process: str, stores: Path, log_id: bytes) -> Snapshot
             home = stores / kept.name
             shutil.rmtree(home, ignore_errors=True)
             shutil.copytree(target / kept.name, home / FIRST_LIFE)
+            # A server that reads it may have taken what went just now for lost.
+            (home / DAMAGE_MARK).unlink(missing_ok=True)
     return snapshot
 
 

@@ -64,7 +64,8 @@ class _Source:
             case {"type": "array", "items": items}:
                 many, item = self._name(), self._name()
                 each = f'b"".join([{_joined(self.parts(items, item))} for {item} in {many}])'
-                return [f'(number(len({many})) + {each} if ({many} := {value}) else b"") + b"\\0"']
+                there = f"number(len({many})) + {each}"
+                return [f'({there} if len({many} := {value}) else b"") + b"\\0"']
             case ["null", inner]:
                 given = self._name()
                 there = _joined(self.parts(inner, given))
@@ -117,8 +118,13 @@ def _number(number: int) -> bytes:
     return bytes(octets)
 
 
-@lru_cache(PARTS_KEPT)
 def _instant(instant: datetime) -> bytes:
+    # Only instants in UTC are the same whenever they are equal.
+    return _utc(instant) if instant.tzinfo is UTC else _number(epoch_ms(instant))
+
+
+@lru_cache(PARTS_KEPT)
+def _utc(instant: datetime) -> bytes:
     return _number(epoch_ms(instant))
 
 

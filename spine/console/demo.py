@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -30,7 +31,7 @@ LONDON: Final = SAMPLES / "lcl" / "lcl_MAC003718_2012-10-17_2013-06-30.csv.gz"
 PERSE_MPAN: Final = "2000027391990"
 LONDON_MPAN: Final = "1200000000011"
 JULY: Final = (datetime(2024, 7, 1, tzinfo=UTC), datetime(2024, 7, 8, tzinfo=UTC))
-TERMS: Final = {"purpose": "ENERGY_ADVICE", "basis": Basis.CONSENT}
+TERMS: Final[Mapping[str, Any]] = {"purpose": "ENERGY_ADVICE", "basis": Basis.CONSENT}
 
 
 def tell() -> None:

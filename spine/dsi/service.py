@@ -84,13 +84,14 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
         except NotPermitted as refused:
             if refused.reason in OF_ONE_PAGE and end < asked.end:
                 # Made of the request alone: positions of ours would tell of what is stored.
-                refused.facts[NEXT_CURSOR] = _cursor(request, end, of_before)
+                digest = _request_digest(request)
+                refused.facts[NEXT_CURSOR] = _cursor(digest, end, of_before)
             raise
         response = dsi_pb2.GetReadingsResponse(
             decision=decision(judged),
             positions=self._token(vector, judged),
             digest=made.digest,
-            next_cursor=_cursor(request, end, vector) if end < asked.end else "",
+            next_cursor=(_cursor(_request_digest(request), end, vector) if end < asked.end else ""),
         )
         return page_with(response, made.half_hours, request.in_columns)
 
@@ -301,10 +302,9 @@ class _Cursor(msgspec.Struct, array_like=True, frozen=True):
     vector: tuple[tuple[str, int, int], ...]
 
 
-def _cursor(request: Any, start: datetime, vector: Vector) -> str:
+def _cursor(request: bytes, start: datetime, vector: Vector) -> str:
     places = tuple((p.topic, p.partition, p.offset) for p in vector)
-    cursor = _Cursor(1, _request_digest(request), epoch_ms(start), places)
-    packed = msgspec.msgpack.encode(cursor)
+    packed = msgspec.msgpack.encode(_Cursor(1, request, epoch_ms(start), places))
     return base64.urlsafe_b64encode(packed).decode()
 
 

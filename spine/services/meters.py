@@ -111,10 +111,12 @@ class _Run(NamedTuple):
 
     def with_all_of(self, other: _Run) -> _Run:
         """Both together; no meter is in both."""
-        numbers = np.concatenate((self.numbers, other.numbers))
-        kept = np.concatenate((self.kept, other.kept), axis=1)
-        in_order = self.numbers[-1] < other.numbers[0]  # as rows are learnt
-        return _Run.sorted(numbers, kept) if in_order else _Run.of(numbers, kept)
+        if self.numbers[-1] < other.numbers[0]:  # as rows are learnt
+            numbers = np.concatenate((self.numbers, other.numbers))
+            return _Run.sorted(numbers, np.concatenate((self.kept, other.kept), axis=1))
+        places = np.searchsorted(self.numbers, other.numbers)
+        numbers = np.insert(self.numbers, places, other.numbers)
+        return _Run.sorted(numbers, np.insert(self.kept, places, other.kept, axis=1))
 
 
 class Kept:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from domains.governance.decider import GOVERNANCE
 from spine import coordinator as spine_coordinator
 from spine.coordinator import Coordinator
 from spine.domain import Actor
+from spine.errors import Pushback, Reason, SpineError
 from spine.event import Command, Facts, LogRecord, SignerRole, from_epoch_ms
 from spine.live import LiveFold
 from spine.log import Appended
@@ -135,3 +137,48 @@ async def test_after_others_had_their_turn_it_is_later(coordinator: Coordinator,
     assert [answer.changed for answer in answers] == [False, True]
     ((fact,),) = [command.facts for command in log.commands[-1]]
     assert fact.occurred_at >= from_epoch_ms(log.append_ms) > BEGUN
+
+
+async def test_so_it_is_after_a_barrier_in_doubt(
+    coordinator: Coordinator, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody acknowledged it, and yet it was folded."""
+    ended, append, doubts = commands.WithdrawConsent(BY, "k-1"), log.append, iter([True])
+    await handled(coordinator, order(METER, ended))
+
+    async def doubtful(*record: Any) -> Appended:
+        appended = await append(*record)
+        if next(doubts, False):
+            raise Pushback(Reason.INDETERMINATE, "not acknowledged")
+        return appended
+
+    monkeypatch.setattr(log, "append", doubtful)
+    log.append_ms += 4_000
+    already = order(METER, commands.RevokeConsent(BY, "k-1"))
+    (answer,) = await handled(coordinator, already, order(NEIGHBOUR, ended))
+    assert answer.changed
+    ((fact,),) = [command.facts for command in log.commands[-1]]
+    assert fact.occurred_at >= from_epoch_ms(log.append_ms)
+
+
+async def test_nothing_is_signed_with_a_key_that_was_revoked_meanwhile(
+    coordinator: Coordinator, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = commands.WithdrawConsent(BY, "k-1")
+    await handled(coordinator, order(METER, ended))
+    fold, appended = log.live.stored.fold, len(log.commands)
+    ours = fold.key(SIGNERS[SignerRole.CONSUMERS].kid)
+    assert ours is not None
+
+    async def lost(*record: Any) -> Appended:
+        monkeypatch.setattr(fold, "key", lambda kid: replace(ours, revoked=True))
+        raise Pushback(Reason.INDETERMINATE, "not acknowledged")
+
+    monkeypatch.setattr(log, "append", lost)
+    already = order(METER, commands.RevokeConsent(BY, "k-1"))
+    answers = await coordinator.handle_all([already, order(NEIGHBOUR, ended)])
+    assert [answer.reason for answer in answers if isinstance(answer, SpineError)] == [
+        Reason.INDETERMINATE,
+        Reason.KEY_NOT_SEEN,
+    ]
+    assert len(log.commands) == appended

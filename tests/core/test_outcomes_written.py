@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -93,3 +94,19 @@ def test_a_number_beyond_its_type_is_not_written() -> None:
     for number in (1 << 63, -(1 << 63) - 1):
         with pytest.raises(OverflowError):
             writer_of("long")(number)
+
+
+def test_equal_instants_of_a_clock_that_was_put_back_are_told_apart() -> None:
+    write = writer_of({"type": "long", "logicalType": "timestamp-millis"})
+    summer = datetime(2026, 10, 25, 1, 30, tzinfo=ZoneInfo("Europe/London"))
+    winter = summer.replace(fold=1)
+    assert summer == winter
+    assert write(summer) == write(summer.astimezone(UTC))
+    assert write(winter) == write(winter.astimezone(UTC)) != write(summer)
+
+
+def test_what_is_no_array_is_not_written_as_an_empty_one() -> None:
+    write = writer_of({"type": "array", "items": "string"})
+    assert write(()) == b"\0"
+    with pytest.raises(TypeError):
+        write(None)

@@ -426,6 +426,36 @@ def test_a_store_that_is_put_back_or_begun_anew_does_not_go_back(many_files: Man
     assert not (path / DAMAGE_MARK).exists()
 
 
+@pytest.mark.parametrize("naive", [False, True])
+@pytest.mark.parametrize("caught_up", [False, True])
+def test_files_that_go_because_the_store_is_begun_anew_are_no_damage(
+    many_files: ManyFiles, monkeypatch: pytest.MonkeyPatch, caught_up: bool, naive: bool
+) -> None:
+    """The mark would be one of the new and sound life, which is there before the old one goes."""
+    path, keys, store, reader = (
+        many_files.path,
+        many_files.keys,
+        many_files.store,
+        many_files.reader,
+    )
+    if naive:
+        monkeypatch.setattr(rocks, "_goes_on", lambda life, seen: False)
+    if caught_up:
+        store.put(b"row x", b"value")
+        store.commit(position(60))
+        store._db.flush()
+    (path / "2").mkdir()
+    sorted((path / "1").glob("*.sst"))[20].unlink()
+    if caught_up:
+        latest, before = rocks.latest_life, iter([1])
+        monkeypatch.setattr(rocks, "latest_life", lambda of: next(before, 0) or latest(of))
+        assert not reader.refresh()
+    else:
+        with pytest.raises(DamagedStore):
+            reader.get_many(keys)
+    assert (path / DAMAGE_MARK).exists() is naive
+
+
 def test_rows_that_move_to_a_file_while_a_reader_opens_are_no_damage(
     many_files: ManyFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
