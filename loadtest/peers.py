@@ -39,7 +39,7 @@ TARGETS: Final = (
 
 def run(meters: int, folder: Path, note: Note) -> Result:
     """Our fold and theirs, one after the other, over the same log."""
-    expect(ENVIRONMENT.exists(), "the peers are not installed: make peers")
+    expect(ENVIRONMENT.exists(), "the peers are not installed: make load-gb")
     with installation(folder, [], lambda text: note(text, 0, 0)) as spine:
         spine.stop("consumers", "governance")
         country, chosen = Country(meters), days_of(1)

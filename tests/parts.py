@@ -29,9 +29,10 @@ from spine.stopping import TOLD_BY
 
 OTHERS = "others"
 FOLDERS: Mapping[str, tuple[str, ...]] = {
-    "coordinators": ("tests/coordinators",),
     "brokers": ("tests/broker",),
+    "coordinators": ("tests/coordinators",),
     "installation": ("tests/e2e",),
+    "core": ("tests/core",),
     OTHERS: (),
     "faults": ("tests/fault",),
     "pods": ("tests/infra", "tests/loadtest"),
