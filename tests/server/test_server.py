@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -301,6 +302,11 @@ async def test_two_servers_never_share_a_port(server: SpineServer, authority: Au
 
 
 # Errors
+
+
+# Or only errors of modules would be mapped that some test before had loaded.
+import_module("spine.cli")
+import_module("spine.snapshot")
 
 
 def tree(root: type[SpineError]) -> Iterator[type[SpineError]]:
