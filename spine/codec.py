@@ -66,7 +66,6 @@ class Codec:
         (entries,) = (f for f in requests["fields"] if f["name"] == "entries")
         # By itself, or fastavro would parse it again for each entry that is written.
         self._entry = fastavro.parse_schema(entries["type"]["items"])
-        self._outcomes = writer_of(schemas.named("spine.AccessOutcomes").parsed)
         self._writers: dict[type, tuple[bytes, Writer, Said | None]] = {}
         self._last: tuple[bytes | None, object, list[bytes]] = None, None, []
         self._written: dict[bytes, object] = {}
@@ -74,10 +73,10 @@ class Codec:
 
     def encode(self, value: object) -> bytes:
         """Confluent-framed Avro of a record or event, in the latest version of its schema."""
-        schema = self.schemas.named(self._names[type(value)])
         if type(value) is AccessOutcomes:
-            return _FRAME.pack(MAGIC, schema.id) + self._outcomes(value)
-        return _framed(schema, _plain(value))
+            frame, write, _ = self._writers.get(AccessOutcomes) or self._writer(AccessOutcomes)
+            return frame + write(value)
+        return _framed(self.schemas.named(self._names[type(value)]), _plain(value))
 
     def encode_to_append(self, value: object) -> bytes:
         """The same, for what this process will meet in the log again: when it does, those very

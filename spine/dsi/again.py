@@ -15,15 +15,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final, TypeVar
 
-from domains.metering.views import Said, as_of_each, everything_said, everything_said_of_each
+from domains.metering.views import Said, as_of_each, everything_said_of_each
 from spine import trust
-from spine.answer import (
-    Columns,
-    HalfHours,
-    absent_runs,
-    half_hours_digest,
-    half_hours_digests,
-)
+from spine.answer import Columns, HalfHours, absent_runs, half_hours_digests
 from spine.domain import ReadableRows
 from spine.dsi.answering import Answer, Sources, answer, explained
 from spine.event import AbsentRun, Sealed
@@ -179,36 +173,8 @@ class Rebuilder:
         return [found[place] for place in places]
 
     def _readings(self, decided: Decided, sources: Sources) -> Answer:
-        kept = self._all_said(decided, sources.rows[trust.READINGS_TOPIC])
-        below = sources.below[trust.READINGS_TOPIC]
-        version = bisect_left(kept.said.offsets, below)
-        whole = goes_into_whole(version, decided)
-        if (made_before := kept.whole.get(whole)) is not None:
-            return made_before
-        columns = kept.columns.get(version)
-        if columns is None:
-            columns = _keep(kept.columns, version, kept.said.as_of(below), KEPT_OF_ONE_MAX)
-        made = explained(decided, columns, sources)
-        key = version, made.absent.tobytes()
-        hashed = kept.hashed.get(key)
-        if hashed is None:
-            fresh = made.recorded, half_hours_digest(made), absent_runs(made)
-            hashed = _keep(kept.hashed, key, fresh, KEPT_OF_ONE_MAX)
-        rebuilt = Answer(*hashed, made)
-        if columns.whole:
-            _keep(kept.whole, whole, rebuilt, KEPT_OF_ONE_MAX)
-        self._bound(kept)
-        return rebuilt
-
-    def _all_said(self, decided: Decided, rows: ReadableRows) -> _Kept:
-        key = _asked(decided)
-        kept = self._kept.get(key)
-        if kept is None or kept.rows is not rows:
-            self._drop(key)
-            member, quantity, start, end = key
-            said = everything_said(rows, member, quantity, Interval(start, end))
-            kept = self._kept[key] = _Kept(key, rows, said)
-        return kept
+        (made,) = self.each([ToRebuild(decided, sources.rows, sources.below)])
+        return made
 
     def _bound(self, grown: _Kept) -> None:
         """Count what one has grown to; those that came first go, if it is too much of all."""

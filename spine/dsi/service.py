@@ -91,7 +91,7 @@ class DsiService(dsi_pb2_grpc.DsiServicer):
             decision=decision(judged),
             positions=self._token(vector, judged),
             digest=made.digest,
-            next_cursor=(_cursor(_request_digest(request), end, vector) if end < asked.end else ""),
+            next_cursor=_cursor(_request_digest(request), end, vector) if end < asked.end else "",
         )
         return page_with(response, made.half_hours, request.in_columns)
 

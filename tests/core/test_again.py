@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domains.metering.events import MeterCommunicationLost
-from domains.metering.views import everything_said
+from domains.metering.views import everything_said_of_each
 from spine import trust
-from spine.answer import half_hours_digest
+from spine.answer import half_hours_digests
 from spine.dsi import again
 from spine.dsi.again import Rebuilder
 from spine.gb import Interval
@@ -88,7 +88,7 @@ def test_what_is_asked_repeatedly_is_read_and_hashed_once(monkeypatch: pytest.Mo
 
         return count
 
-    for work in (half_hours_digest, everything_said):
+    for work in (half_hours_digests, everything_said_of_each):
         name = work.__name__
         monkeypatch.setattr(again, name, counted(name, work))
     rebuilder = Rebuilder()
@@ -96,7 +96,7 @@ def test_what_is_asked_repeatedly_is_read_and_hashed_once(monkeypatch: pytest.Mo
     for later_ms in range(5):
         later = replace(READ, now_ms=READ.now_ms + later_ms)
         assert rebuilder(later, ROWS, ENDS).digest == first.digest
-    assert done == {"half_hours_digest": 1, "everything_said": 1}
+    assert done == {"half_hours_digests": 1, "everything_said_of_each": 1}
     before = {**ENDS, trust.READINGS_TOPIC: ENDS[trust.READINGS_TOPIC] - 1}
     assert rebuilder(READ, ROWS, before).digest != first.digest, "a version less is another answer"
     other = {**ROWS, trust.READINGS_TOPIC: type(ROWS[trust.READINGS_TOPIC])()}
