@@ -98,11 +98,6 @@ class Said:
     refused: Versions
     offsets: tuple[int, ...]
 
-    def as_of(self, below_offset: int) -> Columns:
-        """What `readings_as_of` gives of it."""
-        kept, refused = self.kept.below(below_offset), self.refused.below(below_offset)
-        return columns_of(kept, self.first, self.count, refused)
-
 
 def everything_said(rows: ReadableRows, mpxn: str, quantity: str, interval: Interval) -> Said:
     """All that the log says of an interval of one meter."""
@@ -128,8 +123,8 @@ def _said(first: int, count: int, kept: Versions, refused: Versions) -> Said:
 
 
 def as_of_each(said: Sequence[Said], below_offsets: Sequence[int]) -> list[Columns]:
-    """What `Said.as_of` gives of each of these, which are of the same interval and at least one,
-    each as of its own offset, made side by side.
+    """What `readings_as_of` gives of each of these, which are of the same interval and at least
+    one, each as of its own offset, made side by side.
     """
     kept, refused = [each.kept for each in said], [each.refused for each in said]
     return columns_as_of_each(kept, refused, below_offsets, said[0].first, said[0].count)

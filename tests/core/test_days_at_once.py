@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from domains.metering.adapters.report import MeterDays
 from domains.metering.readings import Delivery, batch_from_columns
 from domains.metering.rows import fold_batch, note_refused
-from domains.metering.views import everything_said, readings_as_of
+from domains.metering.views import as_of_each, everything_said, readings_as_of
 from domains.metering.withdrawals import withdrawal
 from spine.answer import ABSENT, Absent, HalfHour, Recorded, half_hours, half_hours_digest
 from spine.dsi.rows import half_hours_in, half_hours_in_columns, put_half_hours
@@ -178,7 +178,7 @@ def test_an_answer_in_columns_is_the_answer_half_hour_by_half_hour(
         columns.at(place) or str(ABSENT[columns.instead[place]] or "") for place in range(count)
     ]
     assert said == right
-    again = everything_said(store, METER, "AI", asked).as_of(below)
+    (again,) = as_of_each([everything_said(store, METER, "AI", asked)], [below])
     assert [again.at(place) for place in range(count)] == [
         columns.at(place) for place in range(count)
     ]
